@@ -1,0 +1,102 @@
+"""Rebuild an object from the arguments that made it, as JSON plus arrays: no pickled code.
+
+Classes that derive from `Recorded` remember their constructor's arguments. `to_recipe` turns an object into plain
+JSON values, its arrays set aside by number; `from_recipe` calls the constructors again.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+_CLASSES: dict[str, type] = {}
+
+
+class Recorded:
+    """Mixin: subclasses remember what they were constructed with and can be rebuilt from it."""
+
+    _recipe: dict[str, Any]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        _CLASSES[_class_name(cls)] = cls
+        if "__init__" not in cls.__dict__:
+            return
+        init = cls.__init__
+        signature = inspect.signature(init)
+
+        @functools.wraps(init)
+        def recording_init(self: Any, *args: Any, **kwargs: Any) -> None:
+            if "_recipe" not in self.__dict__:  # the outermost constructor is the one to call again
+                bound = signature.bind(self, *args, **kwargs).arguments
+                object.__setattr__(self, "_recipe", dict(list(bound.items())[1:]))
+            init(self, *args, **kwargs)
+
+        cls.__init__ = recording_init  # type: ignore[method-assign]
+
+
+def _class_name(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def to_recipe(value: Any, arrays: list[np.ndarray], known: dict[int, str] | None = None) -> Any:
+    """JSON values for `value`; arrays are appended to `arrays` and referred to by position.
+
+    Parameters
+    ----------
+    known : dict, optional
+        ``id(object) -> name`` of objects that are saved elsewhere and referred to by name.
+
+    Raises
+    ------
+    TypeError
+        If something cannot be rebuilt from JSON and arrays.
+    """
+    if known and id(value) in known:
+        return {"known": known[id(value)]}
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, Recorded):
+        made_with = {k: to_recipe(v, arrays, known) for k, v in vars(value)["_recipe"].items()}
+        return {"class": _class_name(type(value)), "arguments": made_with}
+    if isinstance(value, (list, tuple)) and not any(isinstance(v, np.ndarray) for v in value):
+        return [to_recipe(v, arrays, known) for v in value]
+    if isinstance(value, xr.DataArray):
+        arrays.append(np.array(value.to_numpy()))
+        labels = value.coords["endmember"].values.tolist() if "endmember" in value.coords else None
+        return {"array": len(arrays) - 1, "dims": list(value.dims), "endmember": labels}
+    if isinstance(value, (np.ndarray, np.generic)) or hasattr(value, "__array__"):
+        arrays.append(np.array(value))
+        return {"array": len(arrays) - 1}
+    raise TypeError(
+        f"cannot save {value!r} ({type(value).__name__}): a saved model is made of numbers, text, "
+        "arrays and parts of pyro_unmix or subclasses of them; put it into such a subclass"
+    )
+
+
+def from_recipe(recipe: Any, arrays: list[np.ndarray], known: dict[str, Any] | None = None) -> Any:
+    """The object that `to_recipe` described."""
+    if isinstance(recipe, list):
+        return [from_recipe(item, arrays, known) for item in recipe]
+    if not isinstance(recipe, dict):
+        return recipe
+    if "known" in recipe:
+        return (known or {})[recipe["known"]]
+    if "array" in recipe:
+        values = arrays[recipe["array"]]
+        if "dims" not in recipe:
+            return values
+        coords = {} if recipe["endmember"] is None else {"endmember": recipe["endmember"]}
+        return xr.DataArray(values, dims=recipe["dims"], coords=coords)
+    name = recipe["class"]
+    if name not in _CLASSES:
+        raise ValueError(
+            f"the saved result uses the class {name}, which is not defined here: import the module "
+            "that defines it before loading"
+        )
+    arguments = {k: from_recipe(v, arrays, known) for k, v in recipe["arguments"].items()}
+    return _CLASSES[name](**arguments)

@@ -1,0 +1,209 @@
+"""Small distributions that Pyro does not have, or not as fast."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from pyro.distributions import TorchDistribution, constraints
+from torch import Tensor
+
+_LOG_2PI = math.log(2 * math.pi)
+
+
+class PrecisionNormal(TorchDistribution):
+    """Gaussian ``N(loc, (C C')^-1)`` given the Cholesky factor C of its precision.
+
+    Conditionals come as precisions; unlike `MultivariateNormal` this never factorises or inverts anything. A draw is
+    ``loc + C'^-1 eps``, and the density of the last draw reuses its ``eps``.
+
+    Parameters
+    ----------
+    loc : Tensor, shape (..., D)
+    precision_tril : Tensor, shape (..., D, D)
+        C, lower triangular with a positive diagonal.
+    log_det : Tensor, shape (...), optional
+        ``log det C``, where it is known already.
+    """
+
+    arg_constraints = {"loc": constraints.real_vector}
+    support = constraints.real_vector
+    has_rsample = True
+
+    def __init__(
+        self,
+        loc: Tensor,
+        precision_tril: Tensor,
+        log_det: Tensor | None = None,
+        validate_args: bool | None = None,
+    ) -> None:
+        batch_shape = torch.broadcast_shapes(loc.shape[:-1], precision_tril.shape[:-2])
+        self.loc = loc.expand(*batch_shape, loc.shape[-1])
+        self.precision_tril = precision_tril.expand(*batch_shape, *precision_tril.shape[-2:])
+        self._log_det = log_det
+        self._last: tuple[Tensor, Tensor] | None = None
+        super().__init__(batch_shape, loc.shape[-1:], validate_args=validate_args)
+
+    def expand(self, batch_shape, _instance=None):  # type: ignore[no-untyped-def]
+        batch_shape = torch.Size(batch_shape)
+        loc = self.loc.expand(batch_shape + self.event_shape)
+        tril = self.precision_tril.expand(batch_shape + self.event_shape * 2)
+        return PrecisionNormal(loc, tril, self._log_det, validate_args=False)
+
+    @property
+    def log_det(self) -> Tensor:
+        """``log det C``, shape (...)."""
+        if self._log_det is None:
+            self._log_det = self.precision_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        return self._log_det
+
+    @property
+    def mean(self) -> Tensor:
+        return self.loc
+
+    @property
+    def variance(self) -> Tensor:
+        eye = torch.eye(self.event_shape[0], dtype=self.loc.dtype, device=self.loc.device)
+        inverse = torch.linalg.solve_triangular(self.precision_tril, eye, upper=False)
+        return inverse.square().sum(-2)
+
+    def from_noise(self, noise: Tensor) -> Tensor:
+        """``loc + C'^-1 noise`` for standard-normal noise of shape (..., D)."""
+        step = torch.linalg.solve_triangular(
+            self.precision_tril.mT, noise.unsqueeze(-1), upper=True
+        )
+        value = self.loc + step.squeeze(-1)
+        self._last = (value, noise)
+        return value
+
+    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+        shape = self._extended_shape(sample_shape)
+        return self.from_noise(torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._last is not None and value is self._last[0]:
+            noise = self._last[1]
+        else:
+            noise = (self.precision_tril.mT @ (value - self.loc).unsqueeze(-1)).squeeze(-1)
+        squared = noise.square().sum(-1)
+        return self.log_det - 0.5 * (squared + self.event_shape[0] * _LOG_2PI)
+
+
+class JumpNormal(TorchDistribution):
+    """Two isotropic Gaussians about one centre: ``(1 - rho) N(loc, s^2 I) + rho N(loc, S^2 I)``.
+
+    Parameters
+    ----------
+    loc : Tensor, shape (..., D)
+    steps : JumpSteps
+        The mixture of steps.
+    """
+
+    arg_constraints = {"loc": constraints.real_vector}
+    support = constraints.real_vector
+    has_rsample = False
+
+    def __init__(
+        self, loc: Tensor, steps: JumpSteps, validate_args: bool | None = None
+    ) -> None:
+        self.loc, self.steps = loc, steps
+        super().__init__(loc.shape[:-1], loc.shape[-1:], validate_args=validate_args)
+
+    def expand(self, batch_shape, _instance=None):  # type: ignore[no-untyped-def]
+        loc = self.loc.expand(torch.Size(batch_shape) + self.event_shape)
+        return JumpNormal(loc, self.steps, validate_args=False)
+
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+        with torch.no_grad():
+            shape = self._extended_shape(sample_shape)
+            scale = self.steps.draw_scale(shape[:-1]).unsqueeze(-1)
+            noise = torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
+            return self.loc + scale * noise
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return torch.logaddexp(*self.steps.log_joint((value - self.loc).square().sum(-1)))
+
+
+class JumpSteps:
+    """The steps of a `JumpNormal`, with everything that does not depend on the data computed once.
+
+    Parameters
+    ----------
+    log_scale, log_jump_scale : Tensor, scalar
+        ``log s`` of the drift and ``log S`` of the jumps.
+    jump_logit : Tensor, scalar
+        ``log(rho / (1 - rho))``.
+    size : int
+        D.
+    """
+
+    def __init__(
+        self, log_scale: Tensor, log_jump_scale: Tensor, jump_logit: Tensor, size: int
+    ) -> None:
+        log_scales = torch.stack([log_scale, log_jump_scale])
+        self.jump_logit, self.scales = jump_logit, log_scales.exp()
+        log_weights = torch.nn.functional.logsigmoid(torch.stack([-jump_logit, jump_logit]))
+        self.constants = (log_weights - size * (log_scales + 0.5 * _LOG_2PI)).unbind()
+        self.weights = (-0.5 * (-2 * log_scales).exp()).unbind()
+
+    def log_joint(self, squared: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-density of drift and of jump for squared steps ``||x - loc||^2``."""
+        drift, jump = (
+            torch.addcmul(constant, weight, squared)
+            for constant, weight in zip(self.constants, self.weights, strict=True)
+        )
+        return drift, jump
+
+    def jump_probability(self, squared: Tensor) -> Tensor:
+        """Posterior probability of a jump given the squared step."""
+        drift, jump = self.log_joint(squared)
+        return torch.sigmoid(jump - drift)
+
+    def draw_scale(self, shape: torch.Size) -> Tensor:
+        """Random scales, s or S."""
+        jumps = torch.bernoulli(torch.sigmoid(self.jump_logit).expand(shape)).bool()
+        return torch.where(jumps, self.scales[1], self.scales[0])
+
+
+class WhiteNormal(TorchDistribution):
+    """``N(loc, exp(log_scale)^2 I)`` with one scale for all coordinates: its density needs one pass over them.
+
+    Parameters
+    ----------
+    loc : Tensor, shape (..., D)
+    log_scale : Tensor, scalar
+    """
+
+    arg_constraints = {"loc": constraints.real_vector}
+    support = constraints.real_vector
+    has_rsample = True
+
+    def __init__(self, loc: Tensor, log_scale: Tensor, validate_args: bool | None = None) -> None:
+        self.loc, self.log_scale = loc, log_scale
+        super().__init__(loc.shape[:-1], loc.shape[-1:], validate_args=validate_args)
+
+    def expand(self, batch_shape, _instance=None):  # type: ignore[no-untyped-def]
+        loc = self.loc.expand(torch.Size(batch_shape) + self.event_shape)
+        return WhiteNormal(loc, self.log_scale, validate_args=False)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.loc
+
+    @property
+    def variance(self) -> Tensor:
+        return (2 * self.log_scale).exp().expand_as(self.loc)
+
+    def from_noise(self, noise: Tensor) -> Tensor:
+        """``loc + scale noise``."""
+        return self.loc + self.log_scale.exp() * noise
+
+    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+        shape = self._extended_shape(sample_shape)
+        return self.from_noise(torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        squared = (value - self.loc).square().sum(-1)
+        size = self.event_shape[0]
+        constant = size * (self.log_scale + 0.5 * _LOG_2PI)
+        return -0.5 * (-2 * self.log_scale).exp() * squared - constant

@@ -1,0 +1,289 @@
+"""`fit`: the one training loop."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pyro
+import torch
+from pyro import poutine
+from pyro.infer import SVI, Trace_ELBO
+from pyro.optim import ClippedAdam
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from pyro_unmix._check import in_range, positive_int
+from pyro_unmix.cubes import as_cube_sequence
+from pyro_unmix.posterior import PosteriorMean, as_tensors, prepare, quiet_pyro, read_out
+from pyro_unmix.result import Unmixing
+
+logger = logging.getLogger(__name__)
+
+#: Without a number of steps: the most epochs before training stops all the same.
+MAX_EPOCHS = 30
+_WINDOW = 50
+
+
+class NonFiniteLossError(ArithmeticError):
+    """The loss became NaN or infinite; the parameters are those before the failing step."""
+
+
+def fit(
+    model: Any,
+    guide: Any,
+    cube_sequence: Any,
+    *,
+    num_steps: int | None = None,
+    num_epochs: float | None = None,
+    batch_size: int = 128,
+    learning_rate: float | Callable[[str], float] = 1e-3,
+    learning_rate_decay: float = 1.0,
+    loss: Any = None,
+    estimate: PosteriorMean | None = None,
+    seed: int = 0,
+    device: str | torch.device | None = None,
+    progress: bool = True,
+    callback: Callable[[int, float], None] | None = None,
+    method: str = "fit",
+) -> Unmixing:
+    """Learn a model and a guide jointly by stochastic variational inference.
+
+    Maximises the ELBO of eq. (29), estimated on minibatches of pixels and scaled to all pixels that have a valid
+    date; it is optimised and reported per observed value (pixel, date and band).
+
+    Parameters
+    ----------
+    model : PyroModule
+        Generative program, such as `SGLMM`; trained in place.
+    guide : PyroModule or callable
+        Variational program with the model's latent sites, such as `ConjugateGuide`; trained in place.
+    cube_sequence
+        Anything that `as_cube_sequence` takes.
+    num_steps : int, optional
+        Exactly so many steps (0: none, only the read-out).
+    num_epochs : float, optional
+        The same, in passes over the pixels. Without both, training stops when the ELBO has converged: when the mean
+        over the last 50 steps is not above that of the 50 steps before by more than two standard errors of the
+        difference, at the latest after `MAX_EPOCHS` epochs.
+    batch_size : int
+        Pixels per step.
+    learning_rate : float or callable
+        Of ClippedAdam; a callable is given the parameter's name, such as ``"model$$$noise.log_scale"``.
+    learning_rate_decay : float in (0, 1]
+        Factor by which the learning rate has shrunk at the end of the planned steps.
+    loss : pyro.infer.ELBO, optional
+        Default ``Trace_ELBO()``.
+    estimate : PosteriorMean, optional
+        How abundances are read out; default ``PosteriorMean()``, or ``PlugInMean()``.
+    seed : int
+        Of batches and draws.
+    device : str, optional
+        Where to compute; default where the model is.
+    progress : bool
+        Show a bar with the ELBO and pixels per second.
+    callback : callable, optional
+        Called as ``callback(step, elbo)`` after every step, with the ELBO per observed value.
+    method : str
+        Name on the result.
+
+    Returns
+    -------
+    Unmixing
+        Also after an interrupt (Ctrl-C), with what was learned by then.
+
+    Raises
+    ------
+    NonFiniteLossError
+        At the first loss that is not finite, naming the site. The parameters stay as they were.
+    """
+    cubes = as_cube_sequence(cube_sequence)
+    plan = _Plan(cubes, num_steps, num_epochs, batch_size, learning_rate_decay)
+    if device is not None:
+        model.to(device)
+        if hasattr(guide, "to"):
+            guide.to(device)
+    pixels, valid = as_tensors(cubes, model)
+    if pixels.shape[-1] != getattr(model, "num_bands", pixels.shape[-1]):
+        raise ValueError(
+            f"the model has {model.num_bands} bands, the cubes {pixels.shape[-1]}: build the model "
+            "from endmembers of the same bands"
+        )
+    with _undisturbed(pixels.device):
+        torch.manual_seed(seed)
+        losses = _train(
+            model, guide, pixels, valid, plan, learning_rate, loss or Trace_ELBO(), seed,
+            progress, callback,
+        )  # fmt: skip
+        estimate = estimate or PosteriorMean()
+        dataset = read_out(model, guide, cubes, estimate=estimate, seed=seed)
+    return Unmixing(dataset, np.asarray(losses), model, guide, cubes, estimate, seed, method)
+
+
+class _Plan:
+    """How many steps, of how many pixels, at which rate of decay."""
+
+    def __init__(
+        self,
+        cubes: Any,
+        num_steps: int | None,
+        num_epochs: float | None,
+        batch_size: int,
+        decay: float,
+    ) -> None:
+        if num_steps is not None and num_epochs is not None:
+            raise ValueError("pass num_steps or num_epochs, got both: remove one of them")
+        self.num_pixels = int(cubes.notnull().all("wavelength").any("time").sum())
+        self.batch_size = min(positive_int(batch_size, "batch_size"), self.num_pixels)
+        per_epoch = self.num_pixels / self.batch_size
+        self.until_converged = num_steps is None and num_epochs is None
+        if num_steps is not None:
+            self.num_steps = positive_int(num_steps, "num_steps", minimum=0)
+        else:
+            epochs = MAX_EPOCHS if num_epochs is None else num_epochs
+            epochs = in_range(epochs, "num_epochs", 0.0, open_low=True)
+            self.num_steps = max(1, math.ceil(epochs * per_epoch))
+            if self.until_converged:
+                self.num_steps = max(self.num_steps, 2 * _WINDOW)
+        decay = in_range(decay, "learning_rate_decay", 0.0, 1.0, open_low=True)
+        self.decay_per_step = decay ** (1 / max(self.num_steps, 1))
+
+    def finished(self, losses: list[float]) -> bool:
+        """Whether the ELBO has converged (only asked for where no number of steps was given)."""
+        if not self.until_converged or len(losses) < 2 * _WINDOW or len(losses) % _WINDOW:
+            return False
+        before, after = np.array(losses[-2 * _WINDOW :]).reshape(2, _WINDOW)
+        error = math.sqrt((before.var(ddof=1) + after.var(ddof=1)) / _WINDOW)
+        return bool(before.mean() - after.mean() <= 2 * error)
+
+
+@contextmanager
+def _undisturbed(device: torch.device) -> Iterator[None]:
+    """Leave the param store, random state, validation flags and thread count as they were."""
+    threads = torch.get_num_threads()
+    devices = [device] if device.type == "cuda" else []
+    with quiet_pyro(), torch.random.fork_rng(devices):
+        try:
+            if device.type == "cpu":
+                torch.set_num_threads(1)  # the tensors of a step are too small to share
+            yield
+        finally:
+            torch.set_num_threads(threads)
+
+
+class _CheckedSVI(SVI):
+    """SVI that looks at the loss before it moves a parameter, and moves them in a fixed order."""
+
+    def step(self, *args: Any, **kwargs: Any) -> float:
+        with poutine.trace(param_only=True) as capture:
+            loss = float(self.loss_and_grads(self.model, self.guide, *args, **kwargs))
+        sites = sorted(capture.trace.nodes.items())
+        params = [site["value"].unconstrained() for _, site in sites if site["type"] == "param"]
+        finite = math.isfinite(loss)
+        if finite:
+            self.optim(params)
+        pyro.infer.util.zero_grads(params)
+        if not finite:
+            raise NonFiniteLossError(_describe_failure(self.model, self.guide, args, kwargs, loss))
+        return loss
+
+
+def _train(
+    model: Any,
+    guide: Any,
+    pixels: Tensor,
+    valid: Tensor,
+    plan: _Plan,
+    learning_rate: float | Callable[[str], float],
+    loss: Any,
+    seed: int,
+    progress: bool,
+    callback: Callable[[int, float], None] | None,
+) -> list[float]:
+    usable = valid.any(1).nonzero().squeeze(1)
+    num_values = int(valid.sum()) * pixels.shape[-1]
+    scale = 1.0 / num_values
+    svi = _CheckedSVI(
+        poutine.scale(model, scale=scale),
+        poutine.scale(guide, scale=scale),
+        _optimiser(learning_rate, plan.decay_per_step),
+        loss,
+    )
+    losses: list[float] = []
+    if not plan.num_steps:
+        return losses
+    features = prepare(guide, pixels, valid)
+    batches = _batches(usable, plan.batch_size, seed)
+    bar = tqdm(total=plan.num_steps, disable=not progress, desc="fit", unit="step")
+    started = time.perf_counter()
+    try:
+        for step in range(plan.num_steps):
+            index = next(batches)
+            value = svi.step(
+                pixels[index],
+                valid[index],
+                index=index,
+                size=plan.num_pixels,
+                features={name: feature[index] for name, feature in features.items()},
+            )
+            losses.append(value)
+            if progress:
+                rate = (step + 1) * plan.batch_size / (time.perf_counter() - started)
+                bar.set_postfix_str(f"ELBO/value {-value:.4f}, {rate:.0f} pixels/s", refresh=False)
+                bar.update()
+            if callback is not None:
+                callback(step, -value)
+            if plan.finished(losses):
+                logger.info("ELBO converged after %d steps", len(losses))
+                break
+    except KeyboardInterrupt:
+        logger.warning("interrupted after %d of %d steps", len(losses), plan.num_steps)
+    finally:
+        bar.close()
+    return losses
+
+
+def _optimiser(learning_rate: float | Callable[[str], float], decay: float) -> ClippedAdam:
+    rate = learning_rate
+    if not callable(rate):
+        constant = in_range(rate, "learning_rate", 0.0, open_low=True)
+        return ClippedAdam({"lr": constant, "lrd": decay})
+    return ClippedAdam(lambda name: {"lr": rate(name), "lrd": decay})
+
+
+def _batches(usable: Tensor, batch_size: int, seed: int) -> Iterator[Tensor]:
+    """Endless batches of equal size; every pixel comes once before any comes again."""
+    generator = torch.Generator().manual_seed(seed)
+    queue = torch.empty(0, dtype=torch.long)
+    while True:
+        while len(queue) < batch_size:
+            order = torch.randperm(len(usable), generator=generator)
+            queue = torch.cat([queue, order])
+        taken, queue = queue[:batch_size], queue[batch_size:]
+        yield usable[taken.to(usable.device)]
+
+
+def _describe_failure(model: Any, guide: Any, args: Any, kwargs: Any, loss: float) -> str:
+    """Which site is to blame, by running both programs once more."""
+    advice = "lower learning_rate, or look at the data and the priors' scales"
+    with torch.no_grad():
+        guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
+        replayed = poutine.replay(model, trace=guide_trace)
+        model_trace = poutine.trace(replayed).get_trace(*args, **kwargs)
+        for program, trace in (("guide", guide_trace), ("model", model_trace)):
+            for name, site in trace.nodes.items():
+                if site["type"] != "sample":
+                    continue
+                if not torch.isfinite(site["value"]).all():
+                    return f"the loss became {loss}: site {name!r} of the {program} is not finite; {advice}"
+                if not torch.isfinite(site["fn"].log_prob(site["value"])).all():
+                    return (
+                        f"the loss became {loss}: site {name!r} of the {program} has a density that is "
+                        f"not finite; {advice}"
+                    )
+    return f"the loss became {loss}, in this draw only; {advice}"

@@ -1,0 +1,82 @@
+"""What every guide of this package shares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+
+Noise = Callable[[str, int], Tensor]
+
+
+class Guide(PyroModule):
+    """Approximate posterior of a model, a Pyro program with the model's latent sites.
+
+    A guide is called like its model. It holds the model unregistered: the model's parameters are not the guide's.
+    Every parameter is made in ``__init__`` from `seed`, without touching the global random state.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__("guide")
+        self._held = (model,)  # inside a tuple, so that it does not become a submodule
+
+    @property
+    def model(self) -> Any:
+        """The model this guide was built for."""
+        return self._held[0]
+
+    def prepare(self, pixels: Tensor, valid: Tensor) -> dict[str, Tensor]:
+        """What depends on the data alone, computed once per fit; first axis pixels."""
+        return {}
+
+    def draw(
+        self, pixels: Tensor, valid: Tensor, features: Mapping[str, Tensor], noise: Noise
+    ) -> tuple[Tensor, Tensor] | None:
+        """Posterior draws from given noise, where a guide can do better than running its program.
+
+        Parameters
+        ----------
+        noise : callable
+            ``noise(site, size)`` gives standard-normal draws of shape (S, 1, size), the same for every pixel.
+
+        Returns
+        -------
+        tuple or None
+            Abundances (S, B, T, P) and the posterior mean of the variability (B, T, K, P).
+        """
+        return None
+
+
+class BiLSTM(nn.Module):
+    """Mean of a forward and a backward LSTM's hidden states, eqs. (41)-(43).
+
+    Glorot-initialised weights, zero biases. (torch has a second bias per gate: 8 H parameters more than Table I.)
+
+    Parameters
+    ----------
+    input_size, hidden_size : int
+    """
+
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(input_size, hidden_size, batch_first=True, bidirectional=True)
+        for name, parameter in self.lstm.named_parameters():
+            if "weight" in name:
+                for gate in parameter.data.chunk(4):
+                    nn.init.xavier_uniform_(gate)
+            else:
+                nn.init.zeros_(parameter)
+
+    def forward(self, sequence: Tensor) -> Tensor:
+        """(B, T, input_size) -> (B, T, hidden_size)."""
+        hidden = self.lstm(sequence)[0]
+        forwards, backwards = hidden.chunk(2, dim=-1)
+        return 0.5 * (forwards + backwards)
+
+
+def glorot(rows: int, columns: int) -> nn.Parameter:
+    """A Glorot-uniform matrix parameter."""
+    return nn.Parameter(nn.init.xavier_uniform_(torch.empty(rows, columns)))

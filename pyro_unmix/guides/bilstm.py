@@ -1,0 +1,107 @@
+"""The paper's guide: a bi-LSTM beside a physical step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from pyro_unmix.guides.base import BiLSTM, Guide, glorot
+from pyro_unmix.mixing import (
+    change_detector,
+    linear_regression,
+    to_abundances,
+    to_softmax_basis,
+)
+from pyro_unmix.models.sglmm import SGLMM
+
+
+class BiLSTMGuide(Guide):
+    """Structured posterior of ReDSUNN, eqs. (33)-(35), (41)-(47) and Fig. 4.
+
+    With h_t the bi-LSTM features of the pixel's whole sequence, ``v_t = M_{t-1}^+ y_t`` and
+    ``u_t = 1/2 ||s(v_t) - a_{t-1}||_1``::
+
+        c_0, psi_0     ~ N(zeta, diag(xi)^2)
+        c_t | past, y  ~ N(pi^-1(alpha_1 (1 - u_t) a_{t-1} + alpha_2 u_t (v_t + W_c h_t)), exp(V_c h_t)^2)
+        psi_t | past, y ~ N(beta psi_{t-1} + W_psi h_t, exp(V_psi h_t)^2)
+
+    Start (Sec. V-C): W = 0, alpha_1 = alpha_2 = beta = 1, zeta = 0, xi = 1, the rest Glorot. Where the printed form
+    cannot be used: ``pi^-1(v) = log(max(v, 0) + 1e-8)``, centred, and u has the factor 1/2 (the printed 1/(2P) keeps
+    u below 1/P). At a missing date u = 0: the previous abundances are carried on.
+
+    Parameters
+    ----------
+    model : SGLMM
+    change_detector : callable
+        ``(v_t, a_{t-1}) -> u_t``.
+    seed : int
+        Of the initial weights.
+
+    References
+    ----------
+    ReDSUNN paper, Sec. V and Table I.
+    """
+
+    def __init__(
+        self,
+        model: SGLMM,
+        *,
+        change_detector: Callable[[Tensor, Tensor], Tensor] = change_detector,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(model)
+        self.change_detector = change_detector
+        p, kp = model.num_endmembers, model.num_components * model.num_endmembers
+        hidden = p + kp
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.encoder = BiLSTM(model.num_bands, hidden)
+            self.scale_c, self.scale_psi = glorot(p, hidden), glorot(kp, hidden)
+        self.shift_c = nn.Parameter(torch.zeros(p, hidden))
+        self.shift_psi = nn.Parameter(torch.zeros(kp, hidden))
+        self.alpha = nn.Parameter(torch.ones(2))
+        self.beta = nn.Parameter(torch.ones(()))
+        self.initial_loc = nn.Parameter(torch.zeros(hidden))
+        self.log_initial_scale = nn.Parameter(torch.zeros(hidden))
+
+    def forward(
+        self,
+        pixels: Tensor,
+        valid: Tensor,
+        *,
+        index: Tensor | None = None,
+        size: int | None = None,
+        features: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """The variational program; arguments as `SGLMM.forward`."""
+        batch, num_dates, _ = pixels.shape
+        p = self.model.num_endmembers
+        design = self.model.design()
+        gram, projected = design.mT @ design, pixels @ design
+        hidden = self.encoder(pixels)
+        heads = torch.cat([self.shift_c, self.shift_psi, self.scale_c, self.scale_psi])
+        shift_c, shift_psi, log_scale_c, log_scale_psi = (hidden @ heads.mT).split(
+            [p, hidden.shape[-1] - p] * 2, dim=-1
+        )
+        scale_c, scale_psi = log_scale_c.exp(), log_scale_psi.exp()
+        loc, scale = self.initial_loc, self.log_initial_scale.exp()
+        (alpha_keep, alpha_new), beta = self.alpha.unbind(), self.beta
+        with pyro.plate("pixels", size or batch, subsample=index, dim=-1):
+            c = _sample("c_0", loc[:p], scale[:p])
+            psi = _sample("psi_0", loc[p:], scale[p:])
+            for t in pyro.markov(range(num_dates)):
+                previous = to_abundances(c)
+                regression = linear_regression(gram, projected[:, t], psi)
+                u = self.change_detector(regression, previous) * valid[:, t]
+                kept = alpha_keep * (1 - u).unsqueeze(-1) * previous
+                new = alpha_new * u.unsqueeze(-1) * (regression + shift_c[:, t])
+                c = _sample(f"c_{t + 1}", to_softmax_basis(kept + new), scale_c[:, t])
+                psi = _sample(f"psi_{t + 1}", beta * psi + shift_psi[:, t], scale_psi[:, t])
+
+
+def _sample(name: str, loc: Tensor, scale: Tensor) -> Tensor:
+    return pyro.sample(name, dist.Normal(loc, scale).to_event(1))

@@ -1,0 +1,259 @@
+"""Exact posterior of linear-Gaussian variability given the abundances, as a Pyro-ready chain of conditionals.
+
+Given all c, ``y_t = M0 a_t + W (e_t * psi_t) + noise`` with ``e_t = tile(a_t, K)`` is linear in psi, and psi is a
+Gaussian chain. Then ``log p(y, psi | c) - log q(psi | y, c) = log p(y | c)`` whatever psi is. Two things follow.
+A draw of psi need not carry gradients, since the derivative along it vanishes. And the gradient of
+``log q`` at a fixed draw is ``d log p(y, psi | c) - d E_q[log p(y, psi | c)]``, an expectation under fixed
+smoothed moments (Fisher's identity): no factorisation is ever differentiated.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pyro_unmix.distributions import PrecisionNormal
+from pyro_unmix.mixing import tile_components
+
+Chain = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+class ExactVariability:
+    """``q(psi_t | psi_{t-1}, c_{t:T}, y_{t:T})`` for t = 0..T, by a backward information filter.
+
+    Parameters
+    ----------
+    design : Tensor, shape (L, (K+1) P)
+    noise_scale : Tensor, scalar
+    chain : tuple of Tensor
+        ``(coefficient, step_scale, initial_loc, initial_scale)`` of the prior, each (K P,).
+    independent : bool
+        Whether all coefficients are zero, so that dates can be treated together.
+    pixels, valid : Tensor, shapes (B, T, L) and (B, T)
+    abundances : Tensor, shape (..., B, T, P)
+    """
+
+    def __init__(
+        self,
+        *,
+        design: Tensor,
+        noise_scale: Tensor,
+        chain: Chain,
+        independent: bool,
+        pixels: Tensor,
+        valid: Tensor,
+        abundances: Tensor,
+    ) -> None:
+        p = abundances.shape[-1]
+        gram = design.mT @ design
+        size = gram.shape[-1] - p
+        self.chain, self.independent = chain, independent
+        self.precision = noise_scale.pow(-2)
+        # A missing date has e = 0: no information about psi.
+        self.e = tile_components(abundances, size // p) * valid.unsqueeze(-1)
+        self.gram = gram[p:, p:]
+        self.moment = (pixels @ design)[..., p:] - abundances @ gram[:p, p:]  # W'(y - M0 a)
+        self._draws: list[tuple[Tensor, Tensor]] = []
+        self._only_draws = True
+        self._log_probs: list[Tensor] | None = None
+        self._covariance: Tensor | None = None
+        with torch.no_grad():
+            self._conditionals = self._solve()
+
+    def conditional(self, t: int, previous: Tensor | None) -> PrecisionNormal:
+        """The distribution of ``psi_t`` given ``psi_{t-1}`` (None at t = 0)."""
+        with torch.no_grad():
+            tril, vector = self._conditionals
+            exact = self._at(t, previous, tril[t], vector[t])
+        return _ExactConditional(exact.loc, exact.precision_tril, self, t, previous)
+
+    def record(self, t: int, value: Tensor, log_prob: Tensor) -> None:
+        """Remember the draw of date t and its density; draws come in order."""
+        if t == 0:
+            self._only_draws = True
+        del self._draws[t:]
+        self._draws.append((value, log_prob))
+        self._log_probs = None
+
+    def drew(self, t: int, value: Tensor) -> bool:
+        """Whether this is the draw of date t, and every density asked for so far was of such a draw.
+
+        Only the sum over dates has the right gradient, so that draws and other values cannot be mixed.
+        """
+        complete = len(self._draws) == self.moment.shape[-2] + 1
+        self._only_draws &= complete and value is self._draws[t][0]
+        return self._only_draws
+
+    def means(self) -> Tensor:
+        """Posterior means of ``psi_1 .. psi_T``, shape (..., B, T, K P)."""
+        return torch.stack(self._moments[0][1:], dim=-2)
+
+    def _at(
+        self, t: int, previous: Tensor | None, tril: Tensor, vector: Tensor
+    ) -> PrecisionNormal:
+        coefficient, step_scale, loc, scale = self.chain
+        if t == 0:
+            vector = vector + loc / scale.square()
+        elif not self.independent:
+            vector = vector + coefficient * previous / step_scale.square()
+        return PrecisionNormal(torch.cholesky_solve(vector.unsqueeze(-1), tril).squeeze(-1), tril)
+
+    def _solve(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Cholesky factors of the conditional precisions and information vectors, for t = 0..T."""
+        coefficient, step_scale, _, scale = self.chain
+        weight = step_scale.pow(-2)
+        pull = (self.precision * self.e * self.moment).unbind(-2)
+        left = self.precision * self.e
+        curvature = left.unsqueeze(-1) * self.gram * self.e.unsqueeze(-2)
+        if self.independent:
+            curvature.diagonal(dim1=-2, dim2=-1).add_(weight)
+            tril = torch.linalg.cholesky_ex(curvature).L  # the prior's weight keeps it definite
+            self._together = tril, self.precision * self.e * self.moment
+            first = torch.diag(scale.reciprocal()).expand(tril[..., 0, :, :].shape)
+            return [first, *tril.unbind(-3)], [torch.zeros_like(pull[0]), *pull]
+        observed = curvature.unbind(-3)
+        trils, vectors = [], []
+        information, vector = observed[-1], pull[-1]
+        for t in range(len(pull), 0, -1):
+            tril = torch.linalg.cholesky(information + torch.diag(weight))
+            trils.append(tril)
+            vectors.append(vector)
+            # phi (J - J Lambda^-1 J) phi = phi Q^-1 Lambda^-1 J phi, the form that does not cancel
+            scaled = (coefficient * weight).unsqueeze(-1) * torch.cholesky_inverse(tril)
+            information = (scaled @ information) * coefficient
+            information = 0.5 * (information + information.mT)
+            vector = (scaled @ vector.unsqueeze(-1)).squeeze(-1)
+            if t > 1:
+                information = information + observed[t - 2]
+                vector = vector + pull[t - 2]
+        trils.append(torch.linalg.cholesky(information + torch.diag(scale.pow(-2))))
+        return trils[::-1], [vector, *vectors[::-1]]
+
+    @property
+    def _moments(self) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """Smoothed means and covariances for t = 0..T, and ``Cov(psi_t, psi_{t-1})``'s diagonal for t = 1..T."""
+        if not hasattr(self, "_cached_moments"):
+            with torch.no_grad():
+                self._cached_moments = self._forward_moments()
+        return self._cached_moments
+
+    def _forward_moments(self) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        coefficient, step_scale, _, _ = self.chain
+        trils, vectors = self._conditionals
+        means = [self._at(0, None, trils[0], vectors[0]).loc]
+        covariances, crosses = [torch.cholesky_inverse(trils[0])], []
+        if self.independent:
+            tril, vector = self._together
+            covariance = torch.cholesky_inverse(tril)
+            means += (covariance @ vector.unsqueeze(-1)).squeeze(-1).unbind(-2)
+            covariances += covariance.unbind(-3)
+            self._covariance = covariance
+            return means, covariances, [torch.zeros_like(means[0])] * (len(means) - 1)
+        for t in range(1, len(trils)):
+            inverse = torch.cholesky_inverse(trils[t])
+            gain = inverse * (coefficient / step_scale.square())
+            vector = vectors[t] + coefficient * means[-1] / step_scale.square()
+            means.append((inverse @ vector.unsqueeze(-1)).squeeze(-1))
+            passed = gain @ covariances[-1]
+            crosses.append(passed.diagonal(dim1=-2, dim2=-1))
+            covariances.append(inverse + passed @ gain.mT)
+        return means, covariances, crosses
+
+    # ------------------------------------------------------------ densities and their gradients
+
+    def log_prob_of_draws(self, t: int) -> Tensor:
+        """``log q(psi_t | psi_{t-1}, ...)`` of the draws made, with its gradient, shape (..., B).
+
+        The first call computes all dates: by then every date has been drawn.
+        """
+        if self._log_probs is None:
+            exact = [log_prob for _, log_prob in self._draws]
+            if torch.is_grad_enabled():
+                values = [v.expand(exact[-1].shape + v.shape[-1:]) for v, _ in self._draws]
+                extra = self._surrogate(torch.stack(values, dim=-2))
+                extra = extra - extra.detach()
+                exact = [e + x for e, x in zip(exact, extra.unbind(-1), strict=True)]
+            self._log_probs = exact
+        return self._log_probs[t]
+
+    def _surrogate(self, values: Tensor) -> Tensor:
+        """Something with the gradient of log q at fixed draws (..., B, T+1, K P); shape (..., B, T+1).
+
+        ``log p(y_t, psi_t | psi_{t-1}, c) - E_q[the same]``, the expectation under fixed moments.
+        """
+        coefficient, step_scale, loc, scale = self.chain
+        with torch.no_grad():
+            mean, variance, cross, spread = self._stacked_moments()
+        first = (values[..., 0, :] - loc).square() - (mean[..., 0, :] - loc).square()
+        first = (-0.5 * (first - variance[..., 0, :]) / scale.square()).sum(-1)
+        if self.independent:
+            steps = values[..., 1:, :].square() - mean[..., 1:, :].square() - variance[..., 1:, :]
+        else:
+            before = slice(None, -1)
+            drawn = values[..., 1:, :] - coefficient * values[..., before, :]
+            moved = mean[..., 1:, :] - coefficient * mean[..., before, :]
+            moved = moved.square() + variance[..., 1:, :] - 2 * coefficient * cross
+            steps = drawn.square() - moved - coefficient.square() * variance[..., before, :]
+        chain = (-0.5 * steps / step_scale.square()).sum(-1)
+        # -1/2 ||r - W(e psi)||^2 without ||r||^2, which is in both terms
+        drawn, expected = self.e * values[..., 1:, :], self.e * mean[..., 1:, :]
+        linear = ((drawn - expected) * self.moment).sum(-1)
+        quadratic = ((drawn @ self.gram) * drawn - (expected @ self.gram) * expected).sum(-1)
+        if self.gram.requires_grad:
+            spread = spread * self.gram
+        covered = ((spread @ self.e.unsqueeze(-1)).squeeze(-1) * self.e).sum(-1)
+        observed = self.precision * (linear - 0.5 * (quadratic - covered))
+        return torch.cat([first.unsqueeze(-1), chain + observed], dim=-1)
+
+    def _stacked_moments(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Means and variances (..., T+1, K P), lagged covariances (..., T, K P), and covariances (..., T, K P, K P).
+
+        The covariances come times ``gram`` where that is a constant.
+        """
+        means, covariances, crosses = self._moments
+        batch = means[-1].shape[:-1]
+        mean = torch.stack([m.expand(*batch, m.shape[-1]) for m in means], dim=-2)
+        diagonals = [c.diagonal(dim1=-2, dim2=-1) for c in covariances]
+        variance = torch.stack([d.expand(*batch, d.shape[-1]) for d in diagonals], dim=-2)
+        cross = torch.stack(crosses, dim=-2)
+        full = torch.stack(covariances[1:], dim=-3) if self._covariance is None else self._covariance
+        return mean, variance, cross, full if self.gram.requires_grad else full * self.gram
+
+
+class _ExactConditional(PrecisionNormal):
+    """One date's conditional; its own draws are constants, with the exact density and its gradient."""
+
+    def __init__(
+        self,
+        loc: Tensor,
+        precision_tril: Tensor,
+        posterior: ExactVariability,
+        t: int,
+        previous: Tensor | None,
+    ) -> None:
+        super().__init__(loc, precision_tril, validate_args=False)
+        self._posterior, self._t, self._previous = posterior, t, previous
+
+    def expand(self, batch_shape, _instance=None):  # type: ignore[no-untyped-def]
+        if torch.Size(batch_shape) == self.batch_shape:
+            return self
+        return _ExactConditional(
+            self.loc.expand(torch.Size(batch_shape) + self.event_shape),
+            self.precision_tril.expand(torch.Size(batch_shape) + self.event_shape * 2),
+            self._posterior,
+            self._t,
+            self._previous,
+        )
+
+    def from_noise(self, noise: Tensor) -> Tensor:
+        with torch.no_grad():
+            value = super().from_noise(noise)
+            self._posterior.record(self._t, value, super().log_prob(value))
+        return value
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._posterior.drew(self._t, value):
+            return self._posterior.log_prob_of_draws(self._t)
+        tril, vector = self._posterior._solve()
+        exact = self._posterior._at(self._t, self._previous, tril[self._t], vector[self._t])
+        return exact.log_prob(value)

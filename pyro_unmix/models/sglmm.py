@@ -1,0 +1,226 @@
+"""The state-space model of ReDSUNN: smooth linear mixing, softmax abundances and variability in time."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+import pyro
+import torch
+from numpy.typing import ArrayLike
+from pyro import poutine
+from pyro.nn import PyroModule
+from torch import Tensor
+
+from pyro_unmix._check import positive_int
+from pyro_unmix.mixing import (
+    DCT,
+    Basis,
+    design_matrix,
+    mixing_features,
+    to_abundances,
+)
+from pyro_unmix.priors import (
+    AbundancePrior,
+    Endmembers,
+    FreeEndmembers,
+    Noise,
+    RandomWalk,
+    SoftmaxWalk,
+    VariabilityPrior,
+    WhiteNoise,
+)
+
+
+class SGLMM(PyroModule):
+    """Dynamical smooth generalised linear mixing model, eqs. (7)-(22) of the ReDSUNN paper.
+
+    For every pixel n, independently given the parameters::
+
+        c_0 ~ N(nu_c, diag(gamma_c)^2)              psi_0 ~ N(nu_psi, diag(gamma_psi)^2)
+        c_t ~ N(c_{t-1}, sigma_a(c_{t-1})^2 I)      psi_t ~ N(psi_{t-1}, sigma_psi^2 I)
+        a_t = softmax(c_t)                          M_t = M0 + sum_k F_k diag(psi_tk)
+        y_t ~ N(M_t a_t, sigma_r^2 I),              t = 1..T
+
+    Each line is an object that can be swapped; the defaults are the paper's. Sites: ``c_0 .. c_T`` (event P),
+    ``psi_0 .. psi_T`` (event K P, component outer, material inner) and ``y_1 .. y_T`` (event L), in the plate
+    ``pixels``. A pixel-date that is not valid is masked in the likelihood while its state still evolves.
+
+    Parameters
+    ----------
+    endmembers : array (L, P), DataArray (wavelength, endmember), or an `Endmembers` object
+        Reference spectra M0, reflectance. An array is the start of `FreeEndmembers`; wrap it in
+        `FixedEndmembers` to keep it.
+    basis : Basis
+        F. Default ``DCT(10)``.
+    abundance_prior : AbundancePrior
+        Default ``SoftmaxWalk()``.
+    variability_prior : VariabilityPrior
+        Default ``RandomWalk()``.
+    noise : Noise
+        Default ``WhiteNoise()``.
+    seed : int
+        Of the random initial weights.
+
+    Raises
+    ------
+    TypeError
+        If a part is of the wrong kind.
+    ValueError
+        If sizes do not fit together.
+
+    References
+    ----------
+    Borsoi, Imbiriba, Closas, "Dynamical hyperspectral unmixing with variational recurrent neural networks",
+    IEEE TIP 32, 2023.
+    """
+
+    def __init__(
+        self,
+        endmembers: ArrayLike | Endmembers,
+        *,
+        basis: Basis | None = None,
+        abundance_prior: AbundancePrior | None = None,
+        variability_prior: VariabilityPrior | None = None,
+        noise: Noise | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__("model")
+        reference = endmembers if isinstance(endmembers, Endmembers) else FreeEndmembers(endmembers)
+        self.reference = copy.deepcopy(reference)
+        self.basis = _part(basis, Basis, DCT, "basis")
+        self.abundance_prior = _part(
+            abundance_prior, AbundancePrior, SoftmaxWalk, "abundance_prior"
+        )
+        self.variability_prior = _part(
+            variability_prior, VariabilityPrior, RandomWalk, "variability_prior"
+        )
+        self.noise = _part(noise, Noise, WhiteNoise, "noise")
+        self.num_bands, self.num_endmembers = self.reference.value.shape
+        self.num_components = self.basis.num_components
+        self.basis.components(self.reference.value.detach())  # raises if the sizes do not fit
+        generator = torch.Generator().manual_seed(seed)
+        self.abundance_prior.setup(self.num_endmembers, generator=generator)
+        self.variability_prior.setup(
+            self.num_endmembers, self.num_components, generator=generator
+        )
+        self.noise.setup(self.num_bands, generator=generator)
+
+    @property
+    def endmember_names(self) -> list[str] | None:
+        """Names of the materials, where the given endmembers had them."""
+        return self.reference.names
+
+    def components(self) -> Tensor:
+        """F, shape (L, K, P)."""
+        return self.basis.components(self.reference.value)
+
+    def design(self) -> Tensor:
+        """``[M0, F_1, ..., F_K]``, shape (L, (K+1) P)."""
+        return design_matrix(self.reference.value, self.components())
+
+    def forward(
+        self,
+        pixels: Tensor | None,
+        valid: Tensor,
+        *,
+        index: Tensor | None = None,
+        size: int | None = None,
+        features: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """The generative program.
+
+        Parameters
+        ----------
+        pixels : Tensor, shape (B, T, L), or None to simulate
+            Reflectance; any finite value where not valid.
+        valid : Tensor of bool, shape (B, T)
+        index : Tensor of int, shape (B,), optional
+            Which pixels of the scene these are (for subsampling).
+        size : int, optional
+            Number of pixels of the whole scene; the plate scales the batch to it.
+        features : mapping, optional
+            What a guide prepared; the model does not use it.
+        """
+        batch, num_dates = valid.shape
+        design = self.design()
+        step_variability, noise = self.variability_prior.transitions(), self.noise.distributions()
+        step_abundance = self.abundance_prior.transitions(index)
+        observed = [None] * num_dates if pixels is None else pixels.unbind(1)
+        with pyro.plate("pixels", size or batch, subsample=_subsample(index, batch), dim=-1):
+            c = pyro.sample("c_0", self.abundance_prior.initial(index))
+            psi = pyro.sample("psi_0", self.variability_prior.initial())
+            for t in pyro.markov(range(1, num_dates + 1)):
+                c = pyro.sample(f"c_{t}", step_abundance(c, t))
+                psi = pyro.sample(f"psi_{t}", step_variability(psi))
+                mean = mixing_features(to_abundances(c), psi) @ design.mT
+                with poutine.mask(mask=valid[:, t - 1]):
+                    pyro.sample(f"y_{t}", noise(mean), obs=observed[t - 1])
+
+    def decode(self, latents: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Abundances (..., T, P) and variability (..., T, K, P) of site values ``c_t``, ``psi_t``."""
+        num_dates = sum(name.startswith("c_") for name in latents) - 1
+        dates = range(1, num_dates + 1)
+        c = torch.stack([latents[f"c_{t}"] for t in dates], dim=-2)
+        psi = torch.stack([latents[f"psi_{t}"] for t in dates], dim=-2)
+        return to_abundances(c), psi.unflatten(-1, (self.num_components, self.num_endmembers))
+
+    def mixing_endmembers(self, variability: Tensor) -> Tensor:
+        """Per-pixel endmembers ``M0 + sum_k F_k diag(psi_k)``.
+
+        Parameters
+        ----------
+        variability : Tensor, shape (..., K, P)
+
+        Returns
+        -------
+        Tensor, shape (..., L, P)
+        """
+        return self.reference.value + torch.einsum(
+            "lkp,...kp->...lp", self.components(), variability
+        )
+
+    def sample_sequence(
+        self, num_pixels: int, num_dates: int, *, seed: int = 0
+    ) -> dict[str, Tensor]:
+        """Simulate pixels from this very program.
+
+        Returns
+        -------
+        dict
+            ``pixels`` (N, T, L), ``abundances`` (N, T, P), ``variability`` (N, T, K, P).
+        """
+        num_pixels = positive_int(num_pixels, "num_pixels")
+        num_dates = positive_int(num_dates, "num_dates")
+        device = self.reference.value.device
+        valid = torch.ones(num_pixels, num_dates, dtype=torch.bool, device=device)
+        devices = [device] if device.type == "cuda" else []
+        with (
+            torch.no_grad(),
+            torch.random.fork_rng(devices),
+            pyro.get_param_store().scope(),
+        ):
+            torch.manual_seed(seed)
+            sites = poutine.trace(self).get_trace(None, valid).nodes
+        values = {k: v["value"] for k, v in sites.items() if v["type"] == "sample"}
+        abundances, variability = self.decode(values)
+        pixels = torch.stack([values[f"y_{t}"] for t in range(1, num_dates + 1)], dim=1)
+        return {"pixels": pixels, "abundances": abundances, "variability": variability}
+
+
+def _subsample(index: Tensor | None, batch: int) -> Tensor | None:
+    if index is not None and len(index) != batch:
+        raise ValueError(f"index must have one entry per pixel ({batch}), got {len(index)}")
+    return index
+
+
+def _part(part: object, kind: type, default: type, name: str):  # type: ignore[no-untyped-def]
+    """A private copy of the user's part, or the default one."""
+    if part is None:
+        return default()
+    if not isinstance(part, kind):
+        raise TypeError(
+            f"{name} must be a {kind.__name__} object such as {default.__name__}(), got "
+            f"{part!r} ({type(part).__name__})"
+        )
+    return copy.deepcopy(part)

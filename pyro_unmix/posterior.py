@@ -1,0 +1,303 @@
+"""Read a fitted model and guide out into labelled arrays, pixel by pixel and independent of tiling."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import torch
+import xarray as xr
+from pyro import poutine
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+
+from pyro_unmix._check import positive_int
+from pyro_unmix.cubes import from_pixels, to_pixels
+from pyro_unmix.mixing import change_detector, linear_regression
+
+_CHUNK_ELEMENTS = 6_000_000
+
+
+@dataclass(frozen=True)
+class PosteriorMean:
+    """Abundances are read out as the posterior mean on the simplex.
+
+    Parameters
+    ----------
+    num_samples : int
+        Draws behind mean and standard deviation.
+    """
+
+    num_samples: int = 64
+
+    def __post_init__(self) -> None:
+        positive_int(self.num_samples, "num_samples", minimum=2)
+
+
+@dataclass(frozen=True)
+class PlugInMean(PosteriorMean):
+    """Algorithm 1 of the ReDSUNN paper: every site's mean, fed forward; the std is of draws all the same."""
+
+
+class _FixedNoise(Messenger):
+    """Latent sites are computed from given standard-normal noise, the same for every pixel."""
+
+    def __init__(self, noise: Any) -> None:
+        super().__init__()
+        self.noise = noise
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if not msg["is_observed"] and msg["value"] is None and not _is_subsample(msg):
+            msg["value"] = _from_noise(msg["fn"], msg["name"], self.noise)
+
+
+class _Means(Messenger):
+    """Every latent site takes its distribution's mean."""
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if not msg["is_observed"] and msg["value"] is None and not _is_subsample(msg):
+            msg["value"] = msg["fn"].mean
+
+
+def _is_subsample(msg: Any) -> bool:
+    return msg["infer"].get("_subsample", False) or msg["type"] != "sample"
+
+
+def _from_noise(fn: Any, name: str, noise: Any) -> Tensor:
+    """A draw of `fn` as a function of noise, where that is known; see `Noise` in the guides."""
+    size = int(np.prod(fn.event_shape)) if fn.event_shape else 1
+    if hasattr(fn, "from_noise"):
+        return fn.from_noise(noise(name, size))
+    base = fn.base_dist if isinstance(fn, dist.Independent) else fn
+    while isinstance(base, (dist.Independent, dist.ExpandedDistribution)):
+        base = base.base_dist
+    if isinstance(base, dist.Delta):
+        return fn.mean
+    if isinstance(base, dist.Normal):
+        draws = noise(name, size)
+        return base.loc + base.scale * (draws if fn.event_shape else draws.squeeze(-1))
+    if isinstance(base, dist.MultivariateNormal):
+        step = base.scale_tril @ noise(name, size).unsqueeze(-1)
+        return base.loc + step.squeeze(-1)
+    raise TypeError(
+        f"site {name!r} of the guide is {type(base).__name__}, which cannot be drawn with common "
+        "noise: use Normal, MultivariateNormal, PrecisionNormal or Delta, or give the distribution "
+        "a from_noise(noise) method"
+    )
+
+
+class Noise:
+    """Standard-normal draws per site, from a seed, in antithetic pairs; the same for every pixel.
+
+    Parameters
+    ----------
+    num_samples : int
+    seed : int
+    like : Tensor
+        Whose dtype and device the draws have.
+    """
+
+    def __init__(self, num_samples: int, seed: int, like: Tensor) -> None:
+        self.num_samples, self.seed, self.like = num_samples, seed, like
+
+    def __call__(self, site: str, size: int) -> Tensor:
+        """Draws (S, 1, size)."""
+        seed = np.random.SeedSequence([self.seed, zlib.crc32(site.encode())])
+        half = np.random.default_rng(seed).standard_normal(((self.num_samples + 1) // 2, size))
+        draws = np.stack([half, -half], axis=1).reshape(-1, 1, size)[: self.num_samples]
+        return torch.as_tensor(draws, dtype=self.like.dtype, device=self.like.device)
+
+
+@contextmanager
+def quiet_pyro() -> Iterator[None]:
+    """A scope that leaves no parameter in the store and validates nothing."""
+    with pyro.get_param_store().scope(), pyro.validation_enabled(False):
+        yield
+
+
+def model_dtype_and_device(model: Any) -> tuple[torch.dtype, torch.device]:
+    """Where the model's first floating-point tensor lives."""
+    tensors = [*model.parameters(), *model.buffers()]
+    first = next((t for t in tensors if t.is_floating_point()), torch.zeros(()))
+    return first.dtype, first.device
+
+
+def as_tensors(cubes: xr.DataArray, model: Any) -> tuple[Tensor, Tensor]:
+    """Pixels (N, T, L) and validity (N, T) in the model's dtype and on its device."""
+    dtype, device = model_dtype_and_device(model)
+    pixels, valid = to_pixels(cubes)
+    return torch.from_numpy(pixels).to(device, dtype), torch.from_numpy(valid).to(device)
+
+
+def prepare(guide: Any, pixels: Tensor, valid: Tensor) -> dict[str, Tensor]:
+    """The guide's data-dependent features, where it has any."""
+    return guide.prepare(pixels, valid) if hasattr(guide, "prepare") else {}
+
+
+def draw_abundances(
+    model: Any,
+    guide: Any,
+    pixels: Tensor,
+    valid: Tensor,
+    features: Mapping[str, Tensor],
+    noise: Noise,
+    index: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Posterior draws of abundances (S, B, T, P) and the mean variability (B, T, K, P)."""
+    drawn = guide.draw(pixels, valid, features, noise) if hasattr(guide, "draw") else None
+    if drawn is None:
+        abundances, variability = _run(
+            model, guide, _FixedNoise(noise), pixels, valid, features, index
+        )
+        shape = (noise.num_samples, *abundances.shape[-3:])
+        drawn = abundances.expand(shape), variability.reshape(-1, *variability.shape[-4:]).mean(0)
+    return drawn
+
+
+def _run(
+    model: Any, guide: Any, handler: Messenger, pixels: Any, valid: Any, features: Any, index: Any
+) -> tuple[Tensor, Tensor]:
+    """Run the guide under a handler that fixes its draws, and decode them."""
+    with handler:
+        trace = poutine.trace(guide).get_trace(pixels, valid, index=index, features=features)
+    sites = trace.nodes.items()
+    latents = {k: site["value"] for k, site in sites if site["type"] == "sample"}
+    return model.decode(latents)
+
+
+def chunks(num_pixels: int, per_pixel: int) -> Iterator[slice]:
+    """Slices of pixels so that a chunk's largest array stays small."""
+    size = max(1, min(4096, _CHUNK_ELEMENTS // max(per_pixel, 1)))
+    for start in range(0, num_pixels, size):
+        yield slice(start, min(start + size, num_pixels))
+
+
+def iterate_draws(
+    model: Any, guide: Any, cubes: xr.DataArray, num_samples: int, seed: int
+) -> Iterator[tuple[slice, dict[str, Any]]]:
+    """Chunk by chunk: what was drawn, and the chunk's tensors."""
+    pixels, valid = as_tensors(cubes, model)
+    num_pixels, num_dates, num_bands = pixels.shape
+    with quiet_pyro(), torch.no_grad():
+        for part in chunks(num_pixels, num_dates * max(num_bands, 8 * num_samples)):
+            y, v = pixels[part], valid[part]
+            features = prepare(guide, y, v)
+            index = torch.arange(part.start, part.stop, device=y.device)
+            noise = Noise(num_samples, seed, y)
+            drawn, variability = draw_abundances(model, guide, y, v, features, noise, index)
+            yield (
+                part,
+                {
+                    "draws": drawn,
+                    "variability": variability,
+                    "pixels": y,
+                    "valid": v,
+                    "features": features,
+                    "index": index,
+                },
+            )
+
+
+def read_out(
+    model: Any,
+    guide: Any,
+    cubes: xr.DataArray,
+    *,
+    estimate: PosteriorMean,
+    seed: int = 0,
+) -> xr.Dataset:
+    """The posterior of every pixel and date as a labelled dataset.
+
+    Parameters
+    ----------
+    model, guide : fitted pair
+    cubes : DataArray
+        As `as_cube_sequence` returns.
+    estimate : PosteriorMean or PlugInMean
+    seed : int
+        Of the draws.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``abundances``, ``abundances_std`` (time, y, x, endmember), ``variability`` (time, y, x, component,
+        endmember), ``change``, ``valid`` (time, y, x), ``reference_endmembers`` (wavelength, endmember) and
+        ``components`` (wavelength, component, endmember).
+    """
+    parts: dict[str, list[np.ndarray]] = {}
+    for _, chunk in iterate_draws(model, guide, cubes, estimate.num_samples, seed):
+        drawn, variability = chunk["draws"], chunk["variability"]
+        values = {"abundances": drawn.mean(0), "abundances_std": drawn.std(0)}
+        if isinstance(estimate, PlugInMean):
+            inputs = (chunk[k] for k in ("pixels", "valid", "features", "index"))
+            values["abundances"], variability = _run(model, guide, _Means(), *inputs)
+        values["variability"] = variability
+        values["change"] = _change(model, chunk, values["abundances"], variability)
+        for name, value in values.items():
+            parts.setdefault(name, []).append(value.cpu().numpy())
+    return _to_dataset(model, cubes, {k: np.concatenate(v) for k, v in parts.items()})
+
+
+def _change(model: Any, chunk: dict[str, Any], abundances: Tensor, variability: Tensor) -> Tensor:
+    """``u_t`` (B, T) of the fitted M and a; NaN at the first date and where a date is missing."""
+    pixels, valid = chunk["pixels"], chunk["valid"]
+    change = torch.full_like(pixels[..., 0], float("nan"))
+    if pixels.shape[1] < 2:
+        return change
+    design = model.design()
+    previous = variability[:, :-1].flatten(-2)
+    regression = linear_regression(design.mT @ design, pixels[:, 1:] @ design, previous)
+    change[:, 1:] = change_detector(regression, abundances[:, :-1])
+    return change.masked_fill(~valid, float("nan"))
+
+
+def _to_dataset(model: Any, cubes: xr.DataArray, parts: dict[str, np.ndarray]) -> xr.Dataset:
+    names = model.endmember_names or list(range(model.num_endmembers))
+    material = {"endmember": names}
+    dims = {
+        "abundances": material,
+        "abundances_std": material,
+        "variability": {"component": None, **material},
+        "change": {},
+    }
+    arrays = {k: from_pixels(v, cubes, dims[k], name=k) for k, v in parts.items()}
+    with torch.no_grad():
+        reference = model.reference.value.cpu().numpy()
+        components = model.components().cpu().numpy()
+    wavelength = {"wavelength": cubes["wavelength"]} if "wavelength" in cubes.coords else {}
+    return describe(
+        xr.Dataset(
+            {
+                **arrays,
+                "valid": cubes.notnull().all("wavelength"),
+                "reference_endmembers": (("wavelength", "endmember"), reference),
+                "components": (("wavelength", "component", "endmember"), components),
+            },
+            coords=wavelength,
+        )
+    )
+
+
+_DESCRIPTIONS = {
+    "abundances": ("abundance estimate", "1"),
+    "abundances_std": ("posterior standard deviation of the abundance", "1"),
+    "variability": ("posterior mean of the endmember variability psi", "1"),
+    "change": ("change detector u_t", "1"),
+    "valid": ("pixel-date was observed", "1"),
+    "reference_endmembers": ("reference endmember reflectance", "1"),
+    "components": ("spectral components of the endmember variability", "1"),
+}
+
+
+def describe(dataset: xr.Dataset) -> xr.Dataset:
+    """Long names and units on the variables that have them here."""
+    for name, (long_name, units) in _DESCRIPTIONS.items():
+        if name in dataset:
+            dataset[name].attrs.update(long_name=long_name, units=units)
+    return dataset

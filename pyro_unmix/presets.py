@@ -1,0 +1,169 @@
+"""Whole methods in one call: the paper's `redsunn` and our `unmix`. Each ends in ``fit(model, guide, cubes)``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+
+from pyro_unmix._check import positive_int
+from pyro_unmix.cubes import as_cube_sequence, to_pixels
+from pyro_unmix.endmembers import vca
+from pyro_unmix.fit import fit
+from pyro_unmix.guides import BiLSTMGuide, ConjugateGuide
+from pyro_unmix.mixing import DCT, Basis
+from pyro_unmix.models import SGLMM
+from pyro_unmix.posterior import PlugInMean
+from pyro_unmix.priors import (
+    AutoRegressive,
+    FixedEndmembers,
+    Independent,
+    JumpWalk,
+    RandomWalk,
+    WhiteNoise,
+)
+from pyro_unmix.result import Unmixing
+from pyro_unmix.selection import choose_start, temporal_correlation
+
+#: Above this temporal correlation of the variability, `unmix` models it as AR(1), else as independent.
+MIN_CORRELATION = 0.1
+
+
+def redsunn(
+    cube_sequence: Any,
+    num_endmembers: int,
+    *,
+    endmembers: ArrayLike | None = None,
+    num_basis: int = 10,
+    sigma_psi: float = 1e-5**0.5,
+    seed: int = 0,
+    progress: bool = True,
+    num_epochs: float = 30,
+    **settings: Any,
+) -> Unmixing:
+    """ReDSUNN as its paper describes it: model, guide, settings and read-out.
+
+    `SGLMM` with its defaults, `BiLSTMGuide`, all of theta = {M0, sigma_r, sigma_a, nu_0, gamma_0} learned jointly with
+    phi by the ELBO, Adam at 1e-3, batches of 128, 30 epochs, abundances by Algorithm 1 (means fed forward).
+
+    Parameters
+    ----------
+    cube_sequence
+        Anything that `as_cube_sequence` takes.
+    num_endmembers : int
+        P.
+    endmembers : array (L, P), optional
+        Initial M0; default VCA on the spectra of all dates.
+    num_basis : int
+        K.
+    sigma_psi : float
+        Std (not variance) of the variability's steps.
+    seed : int
+    progress : bool
+    num_epochs : float
+    **settings
+        Passed on to `fit`.
+
+    Returns
+    -------
+    Unmixing
+
+    References
+    ----------
+    Borsoi, Imbiriba, Closas, IEEE TIP 32, 2023, Sec. V and VI.
+    """
+    cubes = as_cube_sequence(cube_sequence)
+    if endmembers is None:
+        pixels, valid = to_pixels(cubes)
+        endmembers = vca(pixels[valid], num_endmembers, seed=seed)
+    _check_count(endmembers, num_endmembers)
+    num_basis = min(positive_int(num_basis, "num_basis"), cubes.sizes["wavelength"])
+    model = SGLMM(
+        endmembers, basis=DCT(num_basis), variability_prior=RandomWalk(sigma_psi), seed=seed
+    )
+    guide = BiLSTMGuide(model, seed=seed)
+    return fit(
+        model, guide, cubes, num_epochs=num_epochs, seed=seed, progress=progress,
+        **{"estimate": PlugInMean(), "method": "redsunn", **settings},
+    )  # fmt: skip
+
+
+def unmix(
+    cube_sequence: Any,
+    num_endmembers: int,
+    *,
+    endmembers: ArrayLike | None = None,
+    basis: Basis | None = None,
+    correction: bool = True,
+    seed: int = 0,
+    progress: bool = True,
+    num_steps: int = 150,
+    **settings: Any,
+) -> Unmixing:
+    """Unmix a sequence with all choices made: data-driven start, jumps in time, conjugate guide.
+
+    `choose_start` picks averaging window, endmembers, basis and rank by the marginal likelihood. The abundances drift
+    and jump (`JumpWalk`); the variability is AR(1) where neighbouring dates correlate by more than 0.1 at the start,
+    else independent; M0 and basis are kept, the scales, time constants and noise are learned with `ConjugateGuide`.
+
+    Parameters
+    ----------
+    cube_sequence
+        Anything that `as_cube_sequence` takes.
+    num_endmembers : int
+        P.
+    endmembers : array (L, P), optional
+        Reference endmembers that are known; default extracted.
+    basis : Basis, optional
+        Default chosen from the data.
+    correction : bool
+        Whether the guide has its LSTM correction.
+    seed : int
+    progress : bool
+    num_steps : int
+        0 gives the start itself, without training.
+    **settings
+        Passed on to `fit`; the defaults are batches of 256 pixels and a learning rate of 0.02 that decays to a tenth
+        (the LSTM's is five times smaller).
+
+    Returns
+    -------
+    Unmixing
+    """
+    cubes = as_cube_sequence(cube_sequence)
+    start = choose_start(cubes, num_endmembers, endmembers=endmembers, basis=basis, seed=seed)
+    correlation = temporal_correlation(cubes, start)
+    chain = AutoRegressive(0.5) if correlation > MIN_CORRELATION else Independent()
+    model = SGLMM(
+        FixedEndmembers(start.endmembers),
+        basis=start.basis,
+        abundance_prior=JumpWalk(),
+        variability_prior=chain,
+        noise=WhiteNoise(start.noise_scale),
+        seed=seed,
+    )
+    guide = ConjugateGuide(model, correction=correction, seed=seed)
+    defaults: dict[str, Any] = {
+        "batch_size": 256,
+        "learning_rate": _slower_guide,
+        "learning_rate_decay": 0.1,
+        "method": "unmix",
+    }
+    if "num_epochs" not in settings:
+        defaults["num_steps"] = num_steps
+    return fit(model, guide, cubes, seed=seed, progress=progress, **{**defaults, **settings})
+
+
+def _slower_guide(name: str) -> float:
+    return 0.004 if name.startswith("guide") else 0.02
+
+
+def _check_count(endmembers: ArrayLike, num_endmembers: int) -> None:
+    shape = np.shape(endmembers) if not isinstance(endmembers, torch.Tensor) else endmembers.shape
+    if len(shape) != 2 or shape[1] != num_endmembers:
+        raise ValueError(
+            f"num_endmembers is {num_endmembers}, but endmembers has shape {tuple(shape)}: pass "
+            f"(bands, {num_endmembers})"
+        )

@@ -1,0 +1,61 @@
+"""Shared fixtures: the data folder, and a check that no test leaves global settings changed."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# Before pyplot is imported anywhere: pictures are drawn without a display.
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--data",
+        metavar="DIR",
+        default=os.environ.get("PYRO_UNMIX_DATA"),
+        help="folder of the real and published scenes (default: $PYRO_UNMIX_DATA)",
+    )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "data_dir" in getattr(item, "fixturenames", ()):
+            item.add_marker("data")
+
+
+@pytest.fixture(scope="session")
+def data_dir(request: pytest.FixtureRequest) -> Path:
+    """The folder of the real and published scenes."""
+    given = request.config.getoption("--data")
+    if not given:
+        pytest.skip("needs the data folder: set PYRO_UNMIX_DATA or pass --data DIR")
+    folder = Path(given)
+    if not folder.is_dir():
+        # A wrong path must not pass for "no data here".
+        pytest.fail(f"the data folder {folder} does not exist (PYRO_UNMIX_DATA or --data)")
+    return folder
+
+
+def _torch_settings() -> tuple[object, ...] | None:
+    # A test that does not need torch does not import it.
+    torch = sys.modules.get("torch")
+    return None if torch is None else (torch.get_num_threads(), torch.get_default_dtype())
+
+
+@pytest.fixture(autouse=True)
+def _settings_untouched() -> Iterator[None]:
+    """Fail a test that changes torch's thread count or default dtype, and put both back."""
+    before = _torch_settings()
+    yield
+    after = _torch_settings()
+    if before is not None and after != before:
+        import torch
+
+        torch.set_num_threads(before[0])
+        torch.set_default_dtype(before[1])
+        pytest.fail(f"torch's (threads, default dtype) went from {before} to {after}")
