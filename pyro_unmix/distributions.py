@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any, ClassVar
 
 import torch
 from pyro.distributions import TorchDistribution, constraints
@@ -26,7 +27,7 @@ class PrecisionNormal(TorchDistribution):
         ``log det C``, where it is known already.
     """
 
-    arg_constraints = {"loc": constraints.real_vector}
+    arg_constraints: ClassVar = {"loc": constraints.real_vector}
     support = constraints.real_vector
     has_rsample = True
 
@@ -44,7 +45,7 @@ class PrecisionNormal(TorchDistribution):
         self._last: tuple[Tensor, Tensor] | None = None
         super().__init__(batch_shape, loc.shape[-1:], validate_args=validate_args)
 
-    def expand(self, batch_shape, _instance=None):  # type: ignore[no-untyped-def]
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
         batch_shape = torch.Size(batch_shape)
         loc = self.loc.expand(batch_shape + self.event_shape)
         tril = self.precision_tril.expand(batch_shape + self.event_shape * 2)
@@ -76,7 +77,7 @@ class PrecisionNormal(TorchDistribution):
         self._last = (value, noise)
         return value
 
-    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
         shape = self._extended_shape(sample_shape)
         return self.from_noise(torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device))
 
@@ -99,21 +100,19 @@ class JumpNormal(TorchDistribution):
         The mixture of steps.
     """
 
-    arg_constraints = {"loc": constraints.real_vector}
+    arg_constraints: ClassVar = {"loc": constraints.real_vector}
     support = constraints.real_vector
     has_rsample = False
 
-    def __init__(
-        self, loc: Tensor, steps: JumpSteps, validate_args: bool | None = None
-    ) -> None:
+    def __init__(self, loc: Tensor, steps: JumpSteps, validate_args: bool | None = None) -> None:
         self.loc, self.steps = loc, steps
         super().__init__(loc.shape[:-1], loc.shape[-1:], validate_args=validate_args)
 
-    def expand(self, batch_shape, _instance=None):  # type: ignore[no-untyped-def]
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
         loc = self.loc.expand(torch.Size(batch_shape) + self.event_shape)
         return JumpNormal(loc, self.steps, validate_args=False)
 
-    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
         with torch.no_grad():
             shape = self._extended_shape(sample_shape)
             scale = self.steps.draw_scale(shape[:-1]).unsqueeze(-1)
@@ -174,7 +173,7 @@ class WhiteNormal(TorchDistribution):
     log_scale : Tensor, scalar
     """
 
-    arg_constraints = {"loc": constraints.real_vector}
+    arg_constraints: ClassVar = {"loc": constraints.real_vector}
     support = constraints.real_vector
     has_rsample = True
 
@@ -182,7 +181,7 @@ class WhiteNormal(TorchDistribution):
         self.loc, self.log_scale = loc, log_scale
         super().__init__(loc.shape[:-1], loc.shape[-1:], validate_args=validate_args)
 
-    def expand(self, batch_shape, _instance=None):  # type: ignore[no-untyped-def]
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
         loc = self.loc.expand(torch.Size(batch_shape) + self.event_shape)
         return WhiteNormal(loc, self.log_scale, validate_args=False)
 
@@ -198,7 +197,7 @@ class WhiteNormal(TorchDistribution):
         """``loc + scale noise``."""
         return self.loc + self.log_scale.exp() * noise
 
-    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
         shape = self._extended_shape(sample_shape)
         return self.from_noise(torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 import xarray as xr
@@ -69,7 +71,7 @@ def nfindr(spectra: ArrayLike, num_endmembers: int, *, seed: int = 0) -> np.ndar
 
 
 def extract_endmembers(
-    cubes: object,
+    cubes: Any,
     num_endmembers: int,
     *,
     seed: int = 0,

@@ -74,7 +74,7 @@ def fit(
     batch_size : int
         Pixels per step.
     learning_rate : float or callable
-        Of ClippedAdam; a callable is given the parameter's name, such as ``"model$$$noise.log_scale"``.
+        Of ClippedAdam; a callable is given the parameter's name, such as ``"model.noise.log_scale"``.
     learning_rate_decay : float in (0, 1]
         Factor by which the learning rate has shrunk at the end of the planned steps.
     loss : pyro.infer.ELBO, optional
@@ -183,7 +183,8 @@ class _CheckedSVI(SVI):
         with poutine.trace(param_only=True) as capture:
             loss = float(self.loss_and_grads(self.model, self.guide, *args, **kwargs))
         sites = sorted(capture.trace.nodes.items())
-        params = [site["value"].unconstrained() for _, site in sites if site["type"] == "param"]
+        values: list[Any] = [site["value"] for _, site in sites if site["type"] == "param"]
+        params = [value.unconstrained() for value in values]
         finite = math.isfinite(loss)
         if finite:
             self.optim(params)
@@ -248,12 +249,13 @@ def _train(
     return losses
 
 
-def _optimiser(learning_rate: float | Callable[[str], float], decay: float) -> ClippedAdam:
+def _optimiser(learning_rate: float | Callable[[str], float], decay: float) -> Any:
     rate = learning_rate
     if not callable(rate):
         constant = in_range(rate, "learning_rate", 0.0, open_low=True)
         return ClippedAdam({"lr": constant, "lrd": decay})
-    return ClippedAdam(lambda name: {"lr": rate(name), "lrd": decay})
+    per_parameter: Any = lambda name: {"lr": rate(name), "lrd": decay}  # noqa: E731
+    return ClippedAdam(per_parameter)
 
 
 def _batches(usable: Tensor, batch_size: int, seed: int) -> Iterator[Tensor]:

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from pyro_unmix._check import positive_int
+from pyro_unmix._recipe import Recorded
 
 LOG_FLOOR = 1e-8
 
@@ -50,7 +51,7 @@ def clip_to_simplex(values: Tensor) -> Tensor:
     return clipped / clipped.sum(-1, keepdim=True)
 
 
-class Basis(nn.Module):
+class Basis(Recorded, nn.Module):
     """Spectral basis of endmember variability: ``M_n = M0 + sum_k F_k diag(psi_k)``.
 
     Subclasses implement `components`, which returns F for given reference endmembers. With

@@ -99,7 +99,7 @@ def unmix(
     correction: bool = True,
     seed: int = 0,
     progress: bool = True,
-    num_steps: int = 150,
+    num_steps: int = 100,
     **settings: Any,
 ) -> Unmixing:
     """Unmix a sequence with all choices made: data-driven start, jumps in time, conjugate guide.
@@ -125,8 +125,7 @@ def unmix(
     num_steps : int
         0 gives the start itself, without training.
     **settings
-        Passed on to `fit`; the defaults are batches of 256 pixels and a learning rate of 0.02 that decays to a tenth
-        (the LSTM's is five times smaller).
+        Passed on to `fit`; the defaults are batches of 256 pixels and a learning rate of 0.01 that decays to a tenth.
 
     Returns
     -------
@@ -147,17 +146,13 @@ def unmix(
     guide = ConjugateGuide(model, correction=correction, seed=seed)
     defaults: dict[str, Any] = {
         "batch_size": 256,
-        "learning_rate": _slower_guide,
+        "learning_rate": 0.01,
         "learning_rate_decay": 0.1,
         "method": "unmix",
     }
     if "num_epochs" not in settings:
         defaults["num_steps"] = num_steps
     return fit(model, guide, cubes, seed=seed, progress=progress, **{**defaults, **settings})
-
-
-def _slower_guide(name: str) -> float:
-    return 0.004 if name.startswith("guide") else 0.02
 
 
 def _check_count(endmembers: ArrayLike, num_endmembers: int) -> None:

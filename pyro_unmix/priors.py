@@ -18,9 +18,9 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyro_unmix._check import as_endmembers, finite_array, in_range, positive_int
+from pyro_unmix._recipe import Recorded
 from pyro_unmix.distributions import JumpNormal, JumpSteps, WhiteNormal
 from pyro_unmix.mixing import to_softmax_basis
-
 
 Transition = Callable[[Tensor, int], TorchDistribution]
 
@@ -35,7 +35,7 @@ def _logit(probability: float) -> float:
     return math.log(probability / (1 - probability))
 
 
-class Part(PyroModule):
+class Part(Recorded, PyroModule):
     """A part of a model that learns its sizes when a model takes it."""
 
     def setup(self, *sizes: int, generator: torch.Generator) -> None:

@@ -32,7 +32,8 @@ class Unmixing:
     ----------
     dataset : xarray.Dataset
         ``abundances`` (time, y, x, endmember) and ``reference_endmembers`` (wavelength, endmember) at least;
-        ``abundances_std``, ``change``, ``valid``, and ``variability`` with ``components`` where the method has them.
+        ``abundances_std``, ``change``, ``valid``, and ``variability`` with ``components`` where the method has them;
+        or ``date_endmembers`` (time, wavelength, endmember), the spectra of each date where they differ by date only.
     losses : array
         Loss after every step: the negative ELBO per observed value.
     model, guide : optional
@@ -102,7 +103,7 @@ class Unmixing:
         DataArray (y, x, wavelength, endmember), reflectance
         """
         self._check_time(time)
-        reference = self.reference_endmembers
+        reference = self._date_reference(time)
         if "variability" not in self.dataset:
             plane = self.abundances.isel(time=time, endmember=0, drop=True)
             spectra = xr.ones_like(plane) * reference
@@ -134,7 +135,7 @@ class Unmixing:
         """
         self._check_time(time)
         fractions = self.abundances.isel(time=time).transpose("y", "x", "endmember").to_numpy()
-        reference = self.reference_endmembers.transpose("wavelength", "endmember")
+        reference = self._date_reference(time).transpose("wavelength", "endmember")
         spectra = fractions @ reference.to_numpy().T
         if "variability" in self.dataset:
             psi = self.dataset["variability"].isel(time=time)
@@ -151,6 +152,12 @@ class Unmixing:
             name="reconstruction",
             attrs={"long_name": "reconstructed reflectance", "units": "1"},
         )
+
+    def _date_reference(self, time: int) -> xr.DataArray:
+        """The spectra that the pixels of one date vary around (wavelength, endmember)."""
+        if "date_endmembers" in self.dataset:
+            return self.dataset["date_endmembers"].isel(time=time, drop=True)
+        return self.reference_endmembers
 
     def _components(self) -> np.ndarray:
         order = ("wavelength", "component", "endmember")
@@ -227,6 +234,14 @@ class Unmixing:
             raise ValueError(
                 f"expected cubes with the {bands} bands of the fit, got "
                 f"{cubes.sizes['wavelength']}: select or resample the same bands first"
+            )
+        ours = self.reference_endmembers.coords.get("wavelength")
+        theirs = cubes.coords.get("wavelength")
+        if ours is not None and theirs is not None and not np.allclose(ours, theirs, atol=0.5):
+            worst = float(np.abs(ours.to_numpy() - theirs.to_numpy()).max())
+            raise ValueError(
+                f"expected cubes at the wavelengths of the fit, got some up to {worst:.1f} nm off: "
+                "resample them to the same bands first"
             )
         estimate, seed = self.estimate, self.seed
         dataset = read_out(self.model, self.guide, cubes, estimate=estimate, seed=seed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,7 +38,7 @@ class Start:
     noise_scale : float
         Reflectance.
     log_likelihoods : dict
-        Description of each candidate -> mean marginal log-likelihood per band.
+        Description of each candidate -> median marginal log-likelihood per band.
     """
 
     endmembers: xr.DataArray
@@ -47,7 +48,7 @@ class Start:
 
 
 def choose_start(
-    cubes: object,
+    cubes: Any,
     num_endmembers: int,
     *,
     endmembers: ArrayLike | None = None,
@@ -60,7 +61,8 @@ def choose_start(
     Rule: for every averaging window (1, 3, 5) of the endmember extraction and every basis (learned with 4, 6 and 8
     components; DCT with 6 components, the constant one at twice the scale; brightness alone), the variability is
     integrated out and the abundances are solved for by marginal generalised least squares; the candidate with the
-    largest mean log-likelihood over a random subset of spectra wins. Where the endmembers were extracted, each is then
+    largest median log-likelihood over a random subset of spectra wins (the median, because pixels that no candidate
+    explains must not decide). Where the endmembers were extracted, each is then
     replaced by the mean spectrum of pixels with pure *neighbours* (see `refine_endmembers`), if that raises the
     log-likelihood.
 
@@ -86,10 +88,10 @@ def choose_start(
     best: tuple[tuple[float, float], xr.DataArray, Basis] | None = None
     for label, matrix in _starts(sequence, num_endmembers, endmembers, seed):
         for name, candidate in _bases(sequence, matrix, basis):
-            score = marginal_score(subset, matrix, candidate, noise_scale)
-            table[f"{label}, {name}"] = score[0]
-            if best is None or score[0] > best[0][0]:
-                best = (score, matrix, candidate)
+            scored = marginal_score(subset, matrix, candidate, noise_scale)
+            table[f"{label}, {name}"] = scored[0]
+            if best is None or scored[0] > best[0][0]:
+                best = (scored, matrix, candidate)
     if best is None:
         raise ValueError("no averaging window fits into the image: pass endmembers=...")
     (score, scale), matrix, chosen = best
@@ -111,7 +113,7 @@ def _relearn(cubes: xr.DataArray, endmembers: xr.DataArray, basis: Basis) -> Bas
 
 
 def refine_endmembers(
-    cubes: object,
+    cubes: Any,
     endmembers: xr.DataArray,
     basis: Basis,
     noise_scale: float,
@@ -163,7 +165,7 @@ def _marginal_abundances(
     """Marginal generalised least squares, ``psi ~ N(0, I)``, in chunks; (N, P)."""
     mixing, design = _unit_marginal(torch.from_numpy(matrix), basis, noise_scale)
     parts = [
-        mixing.solve(torch.from_numpy(chunk.astype(np.float64)) @ design).numpy()
+        mixing.solve(torch.from_numpy(chunk.astype(np.float64)) @ design, num_rounds=2).numpy()
         for chunk in np.array_split(spectra, max(1, len(spectra) // 10_000))
     ]
     return np.concatenate(parts)
@@ -179,7 +181,7 @@ def _unit_marginal(
     return MarginalMixing(design.mT @ design, noise, zeros, ones, matrix.shape[1]), design
 
 
-def temporal_correlation(cubes: object, start: Start) -> float:
+def temporal_correlation(cubes: Any, start: Start) -> float:
     """Correlation of the variability between neighbouring dates, as seen through its posterior means.
 
     Psi is estimated date by date at the marginal-GLS abundances under ``N(0, I)``; shrinkage makes the value smaller
@@ -203,7 +205,7 @@ def temporal_correlation(cubes: object, start: Start) -> float:
     return float((now * before).sum() / (now.square().sum() * before.square().sum()).sqrt())
 
 
-def learn_basis(cubes: object, endmembers: ArrayLike, num_components: int = 6) -> LearnedBasis:
+def learn_basis(cubes: Any, endmembers: ArrayLike, num_components: int = 6) -> LearnedBasis:
     """Spectral components of each material's variability, from the image itself.
 
     For each material, pixels are chosen whose *neighbours* are nearly pure (a pixel's own abundance would select on
@@ -245,7 +247,7 @@ def learn_basis(cubes: object, endmembers: ArrayLike, num_components: int = 6) -
     return LearnedBasis(np.stack(parts, axis=-1))
 
 
-def estimate_noise_scale(cubes: object) -> float:
+def estimate_noise_scale(cubes: Any) -> float:
     """Std of white noise: what the other bands do not explain of a band, median over bands.
 
     The residual variance of regressing band l on the others is ``1 / (R^-1)_ll`` for the second-moment matrix R,
@@ -272,7 +274,7 @@ def estimate_noise_scale(cubes: object) -> float:
 def marginal_score(
     spectra: np.ndarray, endmembers: ArrayLike, basis: Basis, noise_scale: float
 ) -> tuple[float, float]:
-    """Mean marginal log-likelihood per band, ``psi ~ N(0, I)`` integrated out, at the best noise scale.
+    """Median marginal log-likelihood per band, ``psi ~ N(0, I)`` integrated out, at the best noise scale.
 
     The noise scale is doubled from the given one while that helps: on real images it must also cover what the mixing
     model does not explain.
@@ -298,7 +300,7 @@ def marginal_score(
         mixing, design = _unit_marginal(matrix, basis, scale)
         projected = y @ design
         abundances = mixing.solve(projected)
-        return float(mixing.log_likelihood(energy, projected, abundances, bands).mean() / bands)
+        return float(mixing.log_likelihood(energy, projected, abundances, bands).median() / bands)
 
     best = score(noise_scale)
     for factor in (2.0, 2.0**0.5):
@@ -358,9 +360,7 @@ def _random_spectra(cubes: xr.DataArray, count: int, seed: int) -> np.ndarray:
     return spectra[chosen].astype(np.float64)
 
 
-def _neighbour_mean(
-    abundances: np.ndarray, valid: np.ndarray, rows: Sequence[slice]
-) -> np.ndarray:
+def _neighbour_mean(abundances: np.ndarray, valid: np.ndarray, rows: Sequence[slice]) -> np.ndarray:
     """Mean over the valid pixels among the eight neighbours; 0 where there are fewer than three."""
     total = np.zeros_like(abundances)
     count = np.zeros(valid.shape)

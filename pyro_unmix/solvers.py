@@ -135,6 +135,18 @@ def fcls(pixels: Tensor, endmembers: Tensor) -> Tensor:
     return solution.reshape(*pixels.shape[:-1], endmembers.shape[1])
 
 
+def simplex_scale(gram: Tensor) -> Tensor:
+    """Std of each abundance under the Gaussian likelihood on the plane ``1'a = 1``, (..., P)."""
+    p = gram.shape[-1]
+    eye = torch.eye(p, dtype=gram.dtype, device=gram.device)
+    plane = torch.linalg.svd(eye - 1 / p)[0][:, : p - 1]
+    inner = plane.mT @ gram @ plane
+    ridge = 1e-6 * inner.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None] + 1e-3
+    inner = inner + ridge * torch.eye(p - 1, dtype=gram.dtype, device=gram.device)
+    covariance = plane @ torch.linalg.inv(inner) @ plane.mT
+    return covariance.diagonal(dim1=-2, dim2=-1).clamp(min=1e-10).sqrt()
+
+
 class MarginalMixing:
     """One date's Gaussian likelihood of abundances with the variability integrated out.
 

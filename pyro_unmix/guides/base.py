@@ -9,10 +9,12 @@ import torch
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
+from pyro_unmix._recipe import Recorded
+
 Noise = Callable[[str, int], Tensor]
 
 
-class Guide(PyroModule):
+class Guide(Recorded, PyroModule):
     """Approximate posterior of a model, a Pyro program with the model's latent sites.
 
     A guide is called like its model. It holds the model unregistered: the model's parameters are not the guide's.

@@ -79,6 +79,7 @@ class BiLSTMGuide(Guide):
     ) -> None:
         """The variational program; arguments as `SGLMM.forward`."""
         batch, num_dates, _ = pixels.shape
+        pixels = torch.where(valid.unsqueeze(-1), pixels, 0.0)
         p = self.model.num_endmembers
         design = self.model.design()
         gram, projected = design.mT @ design, pixels @ design
@@ -89,18 +90,22 @@ class BiLSTMGuide(Guide):
         )
         scale_c, scale_psi = log_scale_c.exp(), log_scale_psi.exp()
         loc, scale = self.initial_loc, self.log_initial_scale.exp()
+        # unbind: the gradient of a slice per date would fill a tensor of all dates each time
+        projected, observed = projected.unbind(1), valid.to(pixels.dtype).unbind(1)
+        shift_c, shift_psi = shift_c.unbind(1), shift_psi.unbind(1)
+        scale_c, scale_psi = scale_c.unbind(1), scale_psi.unbind(1)
         (alpha_keep, alpha_new), beta = self.alpha.unbind(), self.beta
         with pyro.plate("pixels", size or batch, subsample=index, dim=-1):
             c = _sample("c_0", loc[:p], scale[:p])
             psi = _sample("psi_0", loc[p:], scale[p:])
             for t in pyro.markov(range(num_dates)):
                 previous = to_abundances(c)
-                regression = linear_regression(gram, projected[:, t], psi)
-                u = self.change_detector(regression, previous) * valid[:, t]
+                regression = linear_regression(gram, projected[t], psi)
+                u = self.change_detector(regression, previous) * observed[t]
                 kept = alpha_keep * (1 - u).unsqueeze(-1) * previous
-                new = alpha_new * u.unsqueeze(-1) * (regression + shift_c[:, t])
-                c = _sample(f"c_{t + 1}", to_softmax_basis(kept + new), scale_c[:, t])
-                psi = _sample(f"psi_{t + 1}", beta * psi + shift_psi[:, t], scale_psi[:, t])
+                new = alpha_new * u.unsqueeze(-1) * (regression + shift_c[t])
+                c = _sample(f"c_{t + 1}", to_softmax_basis(kept + new), scale_c[t])
+                psi = _sample(f"psi_{t + 1}", beta * psi + shift_psi[t], scale_psi[t])
 
 
 def _sample(name: str, loc: Tensor, scale: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import pyro
 import torch
 from torch import Tensor, nn
@@ -12,20 +13,28 @@ from pyro_unmix.distributions import PrecisionNormal
 from pyro_unmix.guides.base import BiLSTM, Guide, Noise
 from pyro_unmix.guides.smoother import backward_messages, smooth
 from pyro_unmix.guides.variability import ExactVariability
-from pyro_unmix.mixing import to_abundances, to_softmax_basis
+from pyro_unmix.mixing import tile_components, to_abundances, to_softmax_basis
 from pyro_unmix.models.sglmm import SGLMM
 from pyro_unmix.priors import Independent
-from pyro_unmix.solvers import MarginalMixing
+from pyro_unmix.solvers import MarginalMixing, simplex_scale
 
 _CHUNK = 2048
+_NUM_SWEEPS = 3  # times the marginal covariance is taken at new abundances
+_NUM_LAPLACE = 4  # Gauss-Newton rounds that start the path
+_NUM_VARIATIONAL = 5  # natural-gradient rounds per sweep
+_STEP = 0.5  # of the natural gradient
+_NUM_POINTS = 8  # draws behind its expectations
+_LONGEST = 0.5  # largest change of a state in one round
+_MEAN_BUDGET = 128  # abundance draws behind the mean variability, times its size
 
 
 class ConjugateGuide(Guide):
-    """Posterior with exact Gaussian variability and Laplace-smoothed, LSTM-corrected abundances.
+    """Posterior with exact Gaussian variability and smoothed, LSTM-corrected abundances.
 
     Abundances. With the variability integrated out, every date's likelihood of a_t is approximated by a Gaussian in
-    the softmax basis (curvature Lambda_t, pull eta_t) at a smoothed solution that starts from marginal generalised
-    least squares; this is done once per fit. Backward messages J_t, h_t through the model's own transition then give
+    the softmax basis (curvature Lambda_t, pull eta_t) along a smoothed path that starts from marginal generalised
+    least squares (see `prepare`); this is done once per fit. Backward messages J_t, h_t through the model's own
+    transition then give
     ``q(c_t | c_{t-1}, y) = N(V_t (c_{t-1} / s_t^2 + h_t) + C_t'^-1 d_t, (C_t e^{-2 l_t} C_t')^-1)`` with
     ``V_t^-1 = C_t C_t' = J_t + I / s_t^2``; the corrections d_t and l_t come from a bi-LSTM whose heads start at zero.
 
@@ -56,47 +65,48 @@ class ConjugateGuide(Guide):
 
     @torch.no_grad()
     def prepare(self, pixels: Tensor, valid: Tensor) -> dict[str, Tensor]:
-        """Laplace approximations of every date's marginal likelihood along a smoothed path.
+        """Gaussian approximations of every date's marginal likelihood along a smoothed path.
+
+        A few Gauss-Newton rounds find the path; then each approximation ``(Lambda_t, eta_t)`` follows the natural
+        gradient of the ELBO, which replaces curvature and slope at the mode by their expectations under the smoothed
+        posterior (Khan, Lin, "Conjugate-computation variational inference", AISTATS 2017). Near a corner of the
+        simplex, where the softmax is flat, the mode says little and the expectation is right.
 
         Returns
         -------
         dict
             ``curvature`` (N, T, P, P), ``pull`` (N, T, P), ``path`` (N, T+1, P) and ``mean_square`` (N, T).
         """
+        if not self.model.abundance_prior.is_random:
+            return {}
         parts = [
             self._linearise(pixels[i : i + _CHUNK], valid[i : i + _CHUNK])
             for i in range(0, len(pixels), _CHUNK)
         ]
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
-    def _linearise(
-        self, pixels: Tensor, valid: Tensor, num_sweeps: int = 2, num_rounds: int = 5
-    ) -> dict[str, Tensor]:
-        model, prior = self.model, self.model.abundance_prior
-        design = model.design()
+    def _linearise(self, pixels: Tensor, valid: Tensor) -> dict[str, Tensor]:
+        design = self.model.design()
         projected = pixels @ design
         dates = self._marginal_dates(design, pixels.shape[1])
         abundances = torch.stack([d.solve(projected[:, t]) for t, d in enumerate(dates)], dim=1)
-        batch, num_dates, p = abundances.shape
-        mean_square = abundances.new_zeros(batch, num_dates)
-        path = None
-        for _ in range(num_sweeps):
-            gram, moment = zip(
-                *(d.information(projected[:, t], abundances[:, t]) for t, d in enumerate(dates)),
-                strict=True,
-            )
-            gram, moment = torch.stack(gram, 1), torch.stack(moment, 1)
-            gram, moment = gram * valid[..., None, None], moment * valid[..., None]
-            floor = _posterior_scale(gram).clamp(max=1 / p)
-            if path is None:
-                path = _start_path(abundances, floor, valid)
-            for _ in range(num_rounds):
-                laplace = _laplace(gram, moment, path[:, 1:], floor)
-                path, mean_square = self._smooth_path(laplace, path, mean_square)
-            abundances = to_abundances(path[:, 1:])
-        curvature, pull = _laplace(gram, moment, path[:, 1:], floor)
-        if not prior.is_random:
-            path = path * 0
+        gram, moment = _information(dates, projected, abundances, valid)
+        floor = simplex_scale(gram).clamp(max=1 / abundances.shape[-1])
+        path = _start_path(abundances, floor, valid)
+        mean_square = abundances.new_zeros(valid.shape)
+        for _ in range(_NUM_LAPLACE):
+            sites = _laplace(gram, moment, path[:, 1:], floor)
+            path, covariance, mean_square = self._smooth_path(sites, path, mean_square)
+        for _ in range(_NUM_SWEEPS):
+            gram, moment = _information(dates, projected, to_abundances(path[:, 1:]), valid)
+            for _ in range(_NUM_VARIATIONAL):
+                target = _expected_laplace(gram, moment, path[:, 1:], covariance[:, 1:])
+                sites = (
+                    sites[0].lerp(target[0], _STEP),
+                    sites[1].lerp(target[1], _STEP),
+                )
+                path, covariance, mean_square = self._smooth_path(sites, path, mean_square)
+        curvature, pull = sites
         return {"curvature": curvature, "pull": pull, "path": path, "mean_square": mean_square}
 
     def _marginal_dates(self, design: Tensor, num_dates: int) -> list[MarginalMixing]:
@@ -112,14 +122,16 @@ class ConjugateGuide(Guide):
         return initial.loc, initial.scale
 
     def _smooth_path(
-        self, laplace: tuple[Tensor, Tensor], path: Tensor, mean_square: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """One damped Gauss-Newton step of the whole path."""
+        self, sites: tuple[Tensor, Tensor], path: Tensor, mean_square: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Smooth between the given Gaussian sites; the path moves by at most `_LONGEST` a state."""
         scale = self.model.abundance_prior.step_scale(path[:, :-1], mean_square)
-        target, mean_square = smooth(backward_messages(*laplace, scale), scale, *self._initial())
+        target, covariance, mean_square = smooth(
+            backward_messages(*sites, scale), scale, *self._initial()
+        )
         step = target - path
-        longest = step.abs().amax(-1, keepdim=True).clamp(min=1)
-        return path + step / longest, mean_square
+        longest = step.abs().amax(-1, keepdim=True).clamp(min=_LONGEST)
+        return path + _LONGEST * step / longest, covariance, mean_square
 
     # ---------------------------------------------------------------- the program
 
@@ -133,23 +145,23 @@ class ConjugateGuide(Guide):
         features: Mapping[str, Tensor] | None = None,
     ) -> None:
         """The variational program; arguments as `SGLMM.forward`."""
-        if not features:
+        if features is None:
             features = self.prepare(pixels, valid)
         batch, num_dates, _ = pixels.shape
         with pyro.plate("pixels", size or batch, subsample=index, dim=-1):
-            states = self._sample_abundances(pixels, features, index)
+            states = self._sample_abundances(pixels, valid, features, index)
             posterior = self._variability(pixels, valid, states)
             psi = pyro.sample("psi_0", posterior.conditional(0, None))
             for t in range(1, num_dates + 1):
                 psi = pyro.sample(f"psi_{t}", posterior.conditional(t, psi))
 
     def _sample_abundances(
-        self, pixels: Tensor, features: Mapping[str, Tensor], index: Tensor | None
+        self, pixels: Tensor, valid: Tensor, features: Mapping[str, Tensor], index: Tensor | None
     ) -> Tensor:
         """``c_1 .. c_T``, shape (..., B, T, P)."""
         prior = self.model.abundance_prior
         if prior.is_random:
-            step = self._abundance_chain(pixels, features)
+            step = self._abundance_chain(pixels, valid, features)
             c = pyro.sample("c_0", step(None, 0))
         else:
             step = prior.transitions(index)
@@ -160,7 +172,7 @@ class ConjugateGuide(Guide):
             states.append(c)
         return torch.stack(states, dim=-2)
 
-    def _abundance_chain(self, pixels: Tensor, features: Mapping[str, Tensor]):  # type: ignore[no-untyped-def]
+    def _abundance_chain(self, pixels: Tensor, valid: Tensor, features: Mapping[str, Tensor]):  # type: ignore[no-untyped-def]
         """A function ``(c_{t-1}, t) -> q(c_t | c_{t-1}, y)``."""
         with torch.no_grad():
             path = features["path"]
@@ -176,7 +188,7 @@ class ConjugateGuide(Guide):
             offset = (covariance @ vectors.unsqueeze(-1)).squeeze(-1)
             gain = covariance[:, 1:] * steps.unsqueeze(-2)
         if self.correction:
-            shift, log_scale = self._corrections(pixels, path)
+            shift, log_scale = self._corrections(pixels, valid, path)
             rest = torch.linalg.solve_triangular(
                 tril[:, 1:].mT, shift.unsqueeze(-1), upper=True
             ).squeeze(-1)
@@ -194,9 +206,10 @@ class ConjugateGuide(Guide):
 
         return conditional
 
-    def _corrections(self, pixels: Tensor, path: Tensor) -> tuple[Tensor, Tensor]:
+    def _corrections(self, pixels: Tensor, valid: Tensor, path: Tensor) -> tuple[Tensor, Tensor]:
         """Shift (in posterior stds) and log-scale of every ``q(c_t | ...)``, each (B, T, P)."""
-        hidden = self.encoder(torch.cat([pixels, path[:, 1:]], dim=-1))
+        observed = torch.where(valid.unsqueeze(-1), pixels, 0.0)
+        hidden = self.encoder(torch.cat([observed, path[:, 1:]], dim=-1))
         shift, log_scale = (hidden @ self.head.mT).chunk(2, dim=-1)
         return shift, log_scale
 
@@ -219,10 +232,14 @@ class ConjugateGuide(Guide):
     def draw(
         self, pixels: Tensor, valid: Tensor, features: Mapping[str, Tensor], noise: Noise
     ) -> tuple[Tensor, Tensor] | None:
-        """Abundance draws without the variability; its mean is exact given each of four draws."""
+        """Abundance draws, and the abundance-weighted mean of the variability.
+
+        Given each of a few draws of a the mean of psi is exact; ``E[a_p psi_kp] / E[a_p]`` makes the product of
+        estimated endmembers and abundances the posterior mean of the noiseless spectrum.
+        """
         if not self.model.abundance_prior.is_random:
             return None
-        conditional = self._abundance_chain(pixels, features)
+        conditional = self._abundance_chain(pixels, valid, features)
         size = self.model.num_endmembers
         c = conditional(None, 0).from_noise(noise("c_0", size))
         states = []
@@ -230,23 +247,26 @@ class ConjugateGuide(Guide):
             c = conditional(c, t).from_noise(noise(f"c_{t}", size))
             states.append(c)
         drawn = torch.stack(states, dim=-2)
-        kept = drawn[:4]
-        means = [self._variability(pixels, valid, one).means() for one in kept]
-        mean = torch.stack(means).mean(0)
+        weighted = torch.zeros_like(tile_components(drawn[0], self.model.num_components))
+        weights = torch.zeros_like(weighted)
+        count = max(4, _MEAN_BUDGET // (self.model.num_components * size))
+        for one in drawn[:count]:
+            weight = tile_components(to_abundances(one), self.model.num_components)
+            weighted = weighted + weight * self._variability(pixels, valid, one).means()
+            weights = weights + weight
+        mean = weighted / weights.clamp(min=1e-12)
         shape = (self.model.num_components, size)
         return to_abundances(drawn), mean.unflatten(-1, shape)
 
 
-def _posterior_scale(gram: Tensor) -> Tensor:
-    """Std of each abundance under the Gaussian likelihood on the plane ``1'a = 1``, (..., P)."""
-    p = gram.shape[-1]
-    eye = torch.eye(p, dtype=gram.dtype, device=gram.device)
-    plane = torch.linalg.svd(eye - 1 / p)[0][:, : p - 1]
-    inner = plane.mT @ gram @ plane
-    ridge = 1e-6 * inner.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None] + 1e-3
-    inner = inner + ridge * torch.eye(p - 1, dtype=gram.dtype, device=gram.device)
-    covariance = plane @ torch.linalg.inv(inner) @ plane.mT
-    return covariance.diagonal(dim1=-2, dim2=-1).clamp(min=1e-10).sqrt()
+def _information(
+    dates: list[MarginalMixing], projected: Tensor, abundances: Tensor, valid: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Curvature (B, T, P, P) and linear term (B, T, P) of every date's likelihood in a; zero where missing."""
+    parts = [d.information(projected[:, t], abundances[:, t]) for t, d in enumerate(dates)]
+    gram = torch.stack([part[0] for part in parts], dim=1)
+    moment = torch.stack([part[1] for part in parts], dim=1)
+    return gram * valid[..., None, None], moment * valid[..., None]
 
 
 def _start_path(abundances: Tensor, floor: Tensor, valid: Tensor) -> Tensor:
@@ -270,3 +290,30 @@ def _laplace(gram: Tensor, moment: Tensor, states: Tensor, floor: Tensor) -> tup
     residual = moment.unsqueeze(-1) - gram @ inside.unsqueeze(-1)
     mode = to_softmax_basis(inside, 0.0).unsqueeze(-1)
     return curvature, (slope @ residual + curvature @ mode).squeeze(-1)
+
+
+def _expected_laplace(
+    gram: Tensor, moment: Tensor, loc: Tensor, covariance: Tensor
+) -> tuple[Tensor, Tensor]:
+    """`_laplace` with slope and curvature averaged over ``c ~ N(loc, covariance)``, full Hessian included.
+
+    With ``g = moment - Gram a``, ``s = J g`` and ``J = diag(a) - a a'`` the Hessian of ``moment'a - a'Gram a / 2``
+    in c is ``-J Gram J + diag(s) - s a' - a s'``; its expectation is made positive semi-definite.
+    """
+    size = loc.shape[-1]
+    half = np.random.default_rng(0).standard_normal((_NUM_POINTS // 2, size))
+    jitter = 1e-6 * torch.eye(size, dtype=loc.dtype, device=loc.device)
+    tril = torch.linalg.cholesky_ex(covariance + jitter).L
+    curvature, slope = torch.zeros_like(gram), torch.zeros_like(loc)
+    for noise in torch.from_numpy(np.concatenate([half, -half])).to(loc):
+        a = to_abundances(loc + tril @ noise)
+        g = moment - (gram @ a.unsqueeze(-1)).squeeze(-1)
+        s = a * (g - (a * g).sum(-1, keepdim=True))
+        jacobian = torch.diag_embed(a) - a.unsqueeze(-1) * a.unsqueeze(-2)
+        cross = s.unsqueeze(-1) * a.unsqueeze(-2)
+        hessian = jacobian @ gram @ jacobian - torch.diag_embed(s) + cross + cross.mT
+        curvature += hessian / _NUM_POINTS
+        slope += s / _NUM_POINTS
+    values, vectors = torch.linalg.eigh(curvature)
+    curvature = (vectors * values.clamp(min=0).unsqueeze(-2)) @ vectors.mT
+    return curvature, slope + (curvature @ loc.unsqueeze(-1)).squeeze(-1)

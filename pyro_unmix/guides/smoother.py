@@ -45,8 +45,8 @@ def smooth(
     step_scale: Tensor,
     initial_loc: Tensor,
     initial_scale: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """Smoothed means and each step's expected squared length per coordinate.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Smoothed means and covariances, and each step's expected squared length per coordinate.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ def smooth(
     Returns
     -------
     tuple of Tensor
-        Means (B, T+1, D) and ``E ||x_t - x_{t-1}||^2 / D`` (B, T).
+        Means (B, T+1, D), covariances (B, T+1, D, D) and ``E ||x_t - x_{t-1}||^2 / D`` (B, T).
     """
     information, vectors = messages
     size = vectors.shape[-1]
@@ -70,9 +70,11 @@ def smooth(
         dim=1,
     )
     covariance = torch.linalg.inv(information + torch.diag_embed(weights))
-    loc = (covariance[:, 0] @ (weights[:, 0] * initial_loc + vectors[:, 0]).unsqueeze(-1)).squeeze(-1)
+    loc = (covariance[:, 0] @ (weights[:, 0] * initial_loc + vectors[:, 0]).unsqueeze(-1)).squeeze(
+        -1
+    )
     marginal = covariance[:, 0]
-    locs, squares = [loc], []
+    locs, marginals, squares = [loc], [marginal], []
     for t in range(1, weights.shape[1]):
         gain = covariance[:, t] * weights[:, t, None, :]
         following = (covariance[:, t] @ vectors[:, t].unsqueeze(-1)).squeeze(-1)
@@ -85,4 +87,5 @@ def smooth(
         marginal = gain @ marginal @ gain.mT + covariance[:, t]
         loc = following
         locs.append(loc)
-    return torch.stack(locs, dim=1), torch.stack(squares, dim=1)
+        marginals.append(marginal)
+    return torch.stack(locs, dim=1), torch.stack(marginals, dim=1), torch.stack(squares, dim=1)

@@ -9,6 +9,8 @@ smoothed moments (Fisher's identity): no factorisation is ever differentiated.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -86,15 +88,21 @@ class ExactVariability:
 
     def means(self) -> Tensor:
         """Posterior means of ``psi_1 .. psi_T``, shape (..., B, T, K P)."""
-        return torch.stack(self._moments[0][1:], dim=-2)
+        with torch.no_grad():
+            if self.independent:
+                tril, vector = self._together
+                return torch.cholesky_solve(vector.unsqueeze(-1), tril).squeeze(-1)
+            mean, path = None, []
+            for t, (tril, vector) in enumerate(zip(*self._conditionals, strict=True)):
+                mean = self._at(t, mean, tril, vector).loc
+                path.append(mean)
+            return torch.stack(path[1:], dim=-2)
 
-    def _at(
-        self, t: int, previous: Tensor | None, tril: Tensor, vector: Tensor
-    ) -> PrecisionNormal:
+    def _at(self, t: int, previous: Tensor | None, tril: Tensor, vector: Tensor) -> PrecisionNormal:
         coefficient, step_scale, loc, scale = self.chain
         if t == 0:
             vector = vector + loc / scale.square()
-        elif not self.independent:
+        elif previous is not None and not self.independent:
             vector = vector + coefficient * previous / step_scale.square()
         return PrecisionNormal(torch.cholesky_solve(vector.unsqueeze(-1), tril).squeeze(-1), tril)
 
@@ -216,7 +224,9 @@ class ExactVariability:
         diagonals = [c.diagonal(dim1=-2, dim2=-1) for c in covariances]
         variance = torch.stack([d.expand(*batch, d.shape[-1]) for d in diagonals], dim=-2)
         cross = torch.stack(crosses, dim=-2)
-        full = torch.stack(covariances[1:], dim=-3) if self._covariance is None else self._covariance
+        full = (
+            torch.stack(covariances[1:], dim=-3) if self._covariance is None else self._covariance
+        )
         return mean, variance, cross, full if self.gram.requires_grad else full * self.gram
 
 
@@ -234,7 +244,7 @@ class _ExactConditional(PrecisionNormal):
         super().__init__(loc, precision_tril, validate_args=False)
         self._posterior, self._t, self._previous = posterior, t, previous
 
-    def expand(self, batch_shape, _instance=None):  # type: ignore[no-untyped-def]
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
         if torch.Size(batch_shape) == self.batch_shape:
             return self
         return _ExactConditional(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from typing import Any
 
 import pyro
 import torch
@@ -13,6 +14,7 @@ from pyro.nn import PyroModule
 from torch import Tensor
 
 from pyro_unmix._check import positive_int
+from pyro_unmix._recipe import Recorded
 from pyro_unmix.mixing import (
     DCT,
     Basis,
@@ -32,7 +34,7 @@ from pyro_unmix.priors import (
 )
 
 
-class SGLMM(PyroModule):
+class SGLMM(Recorded, PyroModule):
     """Dynamical smooth generalised linear mixing model, eqs. (7)-(22) of the ReDSUNN paper.
 
     For every pixel n, independently given the parameters::
@@ -101,9 +103,7 @@ class SGLMM(PyroModule):
         self.basis.components(self.reference.value.detach())  # raises if the sizes do not fit
         generator = torch.Generator().manual_seed(seed)
         self.abundance_prior.setup(self.num_endmembers, generator=generator)
-        self.variability_prior.setup(
-            self.num_endmembers, self.num_components, generator=generator
-        )
+        self.variability_prior.setup(self.num_endmembers, self.num_components, generator=generator)
         self.noise.setup(self.num_bands, generator=generator)
 
     @property
@@ -143,6 +143,7 @@ class SGLMM(PyroModule):
             What a guide prepared; the model does not use it.
         """
         batch, num_dates = valid.shape
+        masks: Any = valid.unbind(1)
         design = self.design()
         step_variability, noise = self.variability_prior.transitions(), self.noise.distributions()
         step_abundance = self.abundance_prior.transitions(index)
@@ -154,7 +155,7 @@ class SGLMM(PyroModule):
                 c = pyro.sample(f"c_{t}", step_abundance(c, t))
                 psi = pyro.sample(f"psi_{t}", step_variability(psi))
                 mean = mixing_features(to_abundances(c), psi) @ design.mT
-                with poutine.mask(mask=valid[:, t - 1]):
+                with poutine.mask(mask=masks[t - 1]):
                     pyro.sample(f"y_{t}", noise(mean), obs=observed[t - 1])
 
     def decode(self, latents: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -202,7 +203,7 @@ class SGLMM(PyroModule):
         ):
             torch.manual_seed(seed)
             sites = poutine.trace(self).get_trace(None, valid).nodes
-        values = {k: v["value"] for k, v in sites.items() if v["type"] == "sample"}
+        values: dict[str, Any] = {k: v["value"] for k, v in sites.items() if v["type"] == "sample"}
         abundances, variability = self.decode(values)
         pixels = torch.stack([values[f"y_{t}"] for t in range(1, num_dates + 1)], dim=1)
         return {"pixels": pixels, "abundances": abundances, "variability": variability}
