@@ -117,7 +117,8 @@ def extract_endmembers(
     spectra = _spectra(spectra, num_endmembers)
     scores = _principal(spectra, num_endmembers - 1)
     rng = np.random.default_rng(seed)
-    best, largest = None, 0.0
+    # Volumes below this are rounding: the spectra lie in fewer dimensions.
+    best, largest = None, (1e-7 * float(np.abs(spectra).max())) ** (num_endmembers - 1)
     for _ in range(positive_int(num_starts, "num_starts")):
         indices, volume = _grow_simplex(scores, _vca_indices(spectra, num_endmembers, rng))
         if volume > largest:

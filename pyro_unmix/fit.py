@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyro
@@ -250,12 +250,15 @@ def _train(
 
 
 def _optimiser(learning_rate: float | Callable[[str], float], decay: float) -> Any:
-    rate = learning_rate
-    if not callable(rate):
-        constant = in_range(rate, "learning_rate", 0.0, open_low=True)
+    if not callable(learning_rate):
+        constant = in_range(learning_rate, "learning_rate", 0.0, open_low=True)
         return ClippedAdam({"lr": constant, "lrd": decay})
-    per_parameter: Any = lambda name: {"lr": rate(name), "lrd": decay}  # noqa: E731
-    return ClippedAdam(per_parameter)
+    rate = learning_rate
+
+    def settings(name: str) -> dict[str, float]:
+        return {"lr": rate(name), "lrd": decay}
+
+    return ClippedAdam(cast(Any, settings))
 
 
 def _batches(usable: Tensor, batch_size: int, seed: int) -> Iterator[Tensor]:

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 WINDOWS = (1, 3, 5)
 RANKS = (4, 6, 8)
 _MAX_PURE = 400
-_MIN_PURE = 50
+_MIN_PURE = 10
 
 
 @dataclass(frozen=True)
@@ -59,12 +59,12 @@ def choose_start(
     """Endmembers, basis and noise scale with the largest marginal likelihood.
 
     Rule: for every averaging window (1, 3, 5) of the endmember extraction and every basis (learned with 4, 6 and 8
-    components; DCT with 6 components, the constant one at twice the scale; brightness alone), the variability is
-    integrated out and the abundances are solved for by marginal generalised least squares; the candidate with the
-    largest median log-likelihood over a random subset of spectra wins (the median, because pixels that no candidate
-    explains must not decide). Where the endmembers were extracted, each is then
-    replaced by the mean spectrum of pixels with pure *neighbours* (see `refine_endmembers`), if that raises the
-    log-likelihood.
+    components; DCT with 6 components, the constant one at twice the scale; brightness at 30 %; brightness at 2 %, which
+    is hardly any variability) the variability is integrated out and the abundances are solved for by marginal
+    generalised least squares. The candidate with the largest median log-likelihood over a random subset of spectra
+    wins: the median, because pixels that no candidate explains must not decide. Where the endmembers were extracted,
+    each is then replaced by the mean spectrum of pixels with pure *neighbours* (see `refine_endmembers`), if that
+    raises the log-likelihood.
 
     Parameters
     ----------
@@ -211,7 +211,8 @@ def learn_basis(cubes: Any, endmembers: ArrayLike, num_components: int = 6) -> L
     For each material, pixels are chosen whose *neighbours* are nearly pure (a pixel's own abundance would select on
     its noise and variability), the other materials' share is subtracted, the rest divided by the abundance; the
     leading eigenvectors of the covariance, scaled by the square root of their eigenvalue above the noise, are the
-    components. Where no eigenvalue exceeds the noise the component is zero: no variability.
+    components. Where no eigenvalue exceeds the noise the component is zero: no variability; so it is for a material
+    with fewer than ten neighbourhoods in which it is the larger part.
 
     Parameters
     ----------
@@ -238,6 +239,9 @@ def learn_basis(cubes: Any, endmembers: ArrayLike, num_components: int = 6) -> L
     parts = []
     for p in range(matrix.shape[1]):
         chosen = _purest(purity[..., p])
+        if len(chosen) < _MIN_PURE:
+            parts.append(np.zeros((len(matrix), size)))
+            continue
         share = purity.reshape(-1, matrix.shape[1])[chosen]
         rest = share.copy()
         rest[:, p] = 0
@@ -251,7 +255,8 @@ def estimate_noise_scale(cubes: Any) -> float:
     """Std of white noise: what the other bands do not explain of a band, median over bands.
 
     The residual variance of regressing band l on the others is ``1 / (R^-1)_ll`` for the second-moment matrix R,
-    corrected for the degrees of freedom. With fewer than two spectra per band: the median eigenvalue of R.
+    corrected for the degrees of freedom. With fewer than two spectra per band that cannot be told, and an SNR of 40 dB
+    is returned; more than 80 dB is never believed.
 
     References
     ----------
@@ -261,14 +266,14 @@ def estimate_noise_scale(cubes: Any) -> float:
     spectra = sequence.values.reshape(-1, sequence.sizes["wavelength"]).astype(np.float64)
     spectra = spectra[np.isfinite(spectra).all(1)]
     count, bands = spectra.shape
-    moment = spectra.T @ spectra / count
+    power = float(np.mean(spectra**2))
     if count < 2 * bands or bands == 1:
-        variance = np.median(np.linalg.eigvalsh(moment))
-    else:
-        moment = moment + 1e-12 * np.trace(moment) / bands * np.eye(bands)
-        residual = 1 / np.diagonal(np.linalg.inv(moment))
-        variance = np.median(residual) * count / (count - bands + 1)
-    return float(np.sqrt(max(variance, 1e-10)))
+        return float(np.sqrt(1e-4 * power))
+    moment = spectra.T @ spectra / count
+    moment = moment + 1e-12 * power * np.eye(bands)
+    residual = 1 / np.diagonal(np.linalg.inv(moment))
+    variance = np.median(residual) * count / (count - bands + 1)
+    return float(np.sqrt(max(variance, 1e-8 * power)))
 
 
 def marginal_score(
@@ -276,8 +281,8 @@ def marginal_score(
 ) -> tuple[float, float]:
     """Median marginal log-likelihood per band, ``psi ~ N(0, I)`` integrated out, at the best noise scale.
 
-    The noise scale is doubled from the given one while that helps: on real images it must also cover what the mixing
-    model does not explain.
+    The noise scale is doubled or halved from the given one while that helps: on real images it must also cover what
+    the mixing model does not explain.
 
     Parameters
     ----------
@@ -285,7 +290,7 @@ def marginal_score(
     endmembers : array (L, P)
     basis : Basis
     noise_scale : float
-        The smallest one tried.
+        Where the search starts.
 
     Returns
     -------
@@ -293,7 +298,7 @@ def marginal_score(
         Log-likelihood per band, and the noise scale.
     """
     matrix = torch.from_numpy(np.ascontiguousarray(as_endmembers(endmembers)))
-    y = torch.from_numpy(spectra)
+    y = torch.from_numpy(np.asarray(spectra, dtype=np.float64))
     energy, bands = y.square().sum(-1), spectra.shape[1]
 
     def score(scale: float) -> float:
@@ -303,9 +308,9 @@ def marginal_score(
         return float(mixing.log_likelihood(energy, projected, abundances, bands).median() / bands)
 
     best = score(noise_scale)
-    for factor in (2.0, 2.0**0.5):
-        while (larger := score(noise_scale * factor)) > best and noise_scale < 1:
-            best, noise_scale = larger, noise_scale * factor
+    for factor in (2.0, 0.5, 2.0**0.5, 0.5**0.5):
+        while (other := score(noise_scale * factor)) > best and 1e-6 < noise_scale < 1:
+            best, noise_scale = other, noise_scale * factor
     return best, noise_scale
 
 
@@ -342,13 +347,16 @@ def _bases(
     smooth = 0.1 * np.sqrt(bands)  # psi = 1 changes reflectance by some 10 %
     scales = [2 * smooth, *[smooth] * (size - 1)]
     candidates: list[tuple[str, Basis]] = [
+        ("hardly any", Brightness(0.02)),
         ("brightness", Brightness()),
         (f"DCT {size}", DCT(size, scale=scales)),
     ]
-    ranks = sorted({min(rank, bands) for rank in RANKS})
-    largest = learn_basis(cubes, endmembers, ranks[-1]).array.numpy()
-    for rank in ranks:
-        candidates.append((f"learned {rank}", LearnedBasis(largest[:, :rank])))
+    # A covariance of few spectra says nothing about the next ones.
+    most = min(bands, int(np.isfinite(cubes.values).all(-1).sum()) // (8 * endmembers.shape[1]))
+    ranks = [rank for rank in RANKS if rank <= most]
+    if ranks:
+        largest = learn_basis(cubes, endmembers, ranks[-1]).array.numpy()
+        candidates += [(f"learned {rank}", LearnedBasis(largest[:, :rank])) for rank in ranks]
     return candidates
 
 
@@ -393,11 +401,10 @@ def _neighbour_mean(abundances: np.ndarray, valid: np.ndarray, rows: Sequence[sl
 
 
 def _purest(purity: np.ndarray) -> np.ndarray:
-    """Flat indices of up to 400 pixels of purity above 0.9, or the 50 purest if there are fewer."""
+    """Flat indices of up to 400 pixels of purity above 0.9, or of the 50 purest above one half."""
     flat = purity.ravel()
     order = np.argsort(-flat, kind="stable")[:_MAX_PURE]
-    enough = max(int((flat[order] > 0.9).sum()), min(_MIN_PURE, int((flat[order] > 0.2).sum())), 2)
-    return order[:enough]
+    return order[: max(int((flat[order] > 0.9).sum()), min(50, int((flat[order] > 0.5).sum())))]
 
 
 def _leading_components(spectra: np.ndarray, size: int) -> np.ndarray:
