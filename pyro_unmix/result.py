@@ -235,10 +235,10 @@ class Unmixing:
                 f"expected cubes with the {bands} bands of the fit, got "
                 f"{cubes.sizes['wavelength']}: select or resample the same bands first"
             )
-        ours = self.reference_endmembers.coords.get("wavelength")
-        theirs = cubes.coords.get("wavelength")
-        if ours is not None and theirs is not None and not np.allclose(ours, theirs, atol=0.5):
-            worst = float(np.abs(ours.to_numpy() - theirs.to_numpy()).max())
+        reference = self.reference_endmembers
+        known = "wavelength" in reference.coords and "wavelength" in cubes.coords
+        if known and not np.allclose(reference["wavelength"], cubes["wavelength"], atol=0.5):
+            worst = np.abs(reference["wavelength"].values - cubes["wavelength"].values).max()
             raise ValueError(
                 f"expected cubes at the wavelengths of the fit, got some up to {worst:.1f} nm off: "
                 "resample them to the same bands first"

@@ -160,7 +160,7 @@ class SGLMM(Recorded, PyroModule):
 
     def decode(self, latents: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Abundances (..., T, P) and variability (..., T, K, P) of site values ``c_t``, ``psi_t``."""
-        num_dates = sum(name.startswith("c_") for name in latents) - 1
+        num_dates = sum(name.removeprefix("c_").isdigit() for name in latents) - 1
         dates = range(1, num_dates + 1)
         c = torch.stack([latents[f"c_{t}"] for t in dates], dim=-2)
         psi = torch.stack([latents[f"psi_{t}"] for t in dates], dim=-2)

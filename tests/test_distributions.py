@@ -1,0 +1,272 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import reference
+import torch
+from pyro import poutine
+from scipy import integrate, stats
+
+from pyro_unmix.distributions import JumpNormal, JumpSteps, PrecisionNormal, WhiteNormal
+
+# A float64 log-density of a few terms of size ten loses a few units of 10 * 2e-16.
+ROUNDING = 1e-12
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
+def tensor(values) -> torch.Tensor:
+    return torch.as_tensor(np.asarray(values), dtype=torch.float64)
+
+
+def precision_normal(rng: np.random.Generator, *batch: int, size: int = 3) -> PrecisionNormal:
+    root = rng.normal(size=(*batch, size, size))
+    precision = root @ np.swapaxes(root, -1, -2) + 0.5 * np.eye(size)
+    return PrecisionNormal(
+        tensor(rng.normal(size=(*batch, size))), tensor(np.linalg.cholesky(precision))
+    )
+
+
+def covariance_of(normal: PrecisionNormal) -> np.ndarray:
+    factor = normal.precision_tril.numpy()
+    return np.linalg.inv(factor @ np.swapaxes(factor, -1, -2))
+
+
+def jump_steps(size: int, scale: float = 0.3, jump: float = 2.0, probability: float = 0.1):
+    logit = math.log(probability / (1 - probability))
+    return JumpSteps(*map(tensor, (math.log(scale), math.log(jump), logit)), size)
+
+
+# PrecisionNormal
+
+
+def test_precision_normal_has_the_density_of_scipy():
+    rng = np.random.default_rng(0)
+    normal, x = precision_normal(rng, 4, 2), rng.normal(size=(4, 2, 3))
+    expected = [
+        [reference.log_gaussian(x[i, j], normal.loc[i, j].numpy(), spread) for j, spread in row]
+        for i, row in enumerate(map(enumerate, covariance_of(normal)))
+    ]
+    np.testing.assert_allclose(normal.log_prob(tensor(x)), expected, rtol=0, atol=ROUNDING)
+
+
+def test_precision_normal_moments_come_from_the_inverse_precision():
+    normal = precision_normal(np.random.default_rng(1), 5)
+    assert torch.equal(normal.mean, normal.loc)
+    diagonal = np.diagonal(covariance_of(normal), axis1=-2, axis2=-1)
+    np.testing.assert_allclose(normal.variance, diagonal, rtol=1e-12)
+
+
+def test_precision_normal_turns_noise_into_draws_with_the_inverse_precision():
+    normal = precision_normal(np.random.default_rng(2))
+    columns = normal.from_noise(torch.eye(3, dtype=torch.float64)) - normal.loc
+    np.testing.assert_allclose(columns.mT @ columns, covariance_of(normal), atol=1e-12)
+    torch.testing.assert_close(normal.from_noise(torch.zeros(3).double()), normal.loc)
+
+
+def test_precision_normal_draws_have_its_moments():
+    normal, count = precision_normal(np.random.default_rng(3)), 20_000
+    draws = normal.sample((count,)).numpy()
+    spread = covariance_of(normal)
+    std = np.sqrt(np.diagonal(spread))
+    # Standard errors of a mean and of a covariance, times five.
+    assert (np.abs(draws.mean(0) - normal.loc.numpy()) < 5 * std / math.sqrt(count)).all()
+    error = np.sqrt((np.outer(std, std) ** 2 + spread**2) / count)
+    assert (np.abs(np.cov(draws, rowvar=False) - spread) < 5 * error).all()
+
+
+@pytest.mark.parametrize("shape", [(), (4,)])
+def test_precision_normal_knows_the_density_of_its_own_draws(shape):
+    normal = precision_normal(np.random.default_rng(4), 2)
+    normal.loc.requires_grad_()
+    normal.precision_tril.requires_grad_()
+    draw = normal.rsample(shape)
+    assert draw.shape == (*shape, 2, 3)
+    own, copied = normal.log_prob(draw), normal.log_prob(draw.clone())
+    torch.testing.assert_close(own, copied, rtol=0, atol=ROUNDING)
+    leaves = (normal.loc, normal.precision_tril)
+    expected = torch.autograd.grad(copied.sum(), leaves, retain_graph=True)
+    got = torch.autograd.grad(own.sum(), leaves, allow_unused=True)
+    # Along the draw the location drops out, and the other gradient is that of the normaliser.
+    np.testing.assert_allclose(expected[0], 0, atol=1e-10)
+    assert got[0] is None or not got[0].any()
+    np.testing.assert_allclose(got[1].tril(), expected[1].tril(), rtol=1e-9, atol=1e-10)
+
+
+def test_precision_normal_density_of_an_earlier_draw_is_not_that_of_the_last():
+    normal = precision_normal(np.random.default_rng(5))
+    first, second = normal.rsample(), normal.rsample()
+    torch.testing.assert_close(normal.log_prob(first), normal.log_prob(first.clone()))
+    assert normal.log_prob(first) != normal.log_prob(second)
+
+
+def test_precision_normal_takes_a_known_log_determinant():
+    normal = precision_normal(np.random.default_rng(6), 2)
+    expected = np.linalg.slogdet(normal.precision_tril.numpy())[1]
+    np.testing.assert_allclose(normal.log_det, expected, rtol=1e-12)
+    told = PrecisionNormal(normal.loc, normal.precision_tril, normal.log_det)
+    x = normal.loc + 0.3
+    assert torch.equal(told.log_prob(x), normal.log_prob(x))
+
+
+def test_precision_normal_gradients_match_finite_differences():
+    normal = precision_normal(np.random.default_rng(7), 2)
+
+    def density(loc, tril, x):
+        return PrecisionNormal(loc, tril.tril()).log_prob(x)
+
+    inputs = (normal.loc, normal.precision_tril, normal.loc + 0.7)
+    assert torch.autograd.gradcheck(density, tuple(x.detach().requires_grad_() for x in inputs))
+
+
+# JumpNormal
+
+
+def test_jump_normal_has_the_density_of_the_written_out_mixture():
+    rng = np.random.default_rng(8)
+    loc, x = rng.normal(size=(5, 4, 3)), rng.normal(scale=2, size=(5, 4, 3))
+    normal = JumpNormal(tensor(loc), jump_steps(3))
+    expected = reference.log_jump(x, loc, 0.3, 2.0, 0.1)
+    np.testing.assert_allclose(normal.log_prob(tensor(x)), expected, rtol=1e-12)
+
+
+def test_jump_normal_density_integrates_to_one():
+    grid = np.linspace(-12, 12, 20_001)[:, None]
+    normal = JumpNormal(tensor(np.zeros(1)), jump_steps(1))
+    density = normal.log_prob(tensor(grid)).exp().numpy()
+    # Six jump scales are left out on either side.
+    assert integrate.trapezoid(density, grid[:, 0]) == pytest.approx(1, abs=2 * stats.norm.sf(6))
+
+
+def test_jump_normal_is_finite_far_from_its_centre():
+    normal = JumpNormal(tensor([0.0, 0.0]), jump_steps(2))
+    far = tensor([200.0, -300.0])
+    jump = math.log(0.1) + stats.norm(0, 2).logpdf(far.numpy()).sum()
+    assert float(normal.log_prob(far)) == pytest.approx(jump, rel=1e-12)
+
+
+def test_jump_normal_draws_are_jumps_as_often_as_stated():
+    count, probability = 40_000, 0.1
+    normal = JumpNormal(tensor(np.zeros((2, 3))), jump_steps(3, 0.01, 10.0, probability))
+    draws = normal.sample((count,)).numpy()
+    assert draws.shape == (count, 2, 3)
+    jumped = (np.abs(draws) > 0.1).any(-1)  # ten drifts; all three coordinates jump together
+    share = math.sqrt(probability * (1 - probability) / (2 * count))
+    # Three coordinates within 0.01 jump scales are as rare as 1e-6.
+    assert abs(jumped.mean() - probability) < 5 * share
+    for scale, part in ((0.01, draws[~jumped]), (10.0, draws[jumped])):
+        assert part.std() == pytest.approx(scale, rel=5 / math.sqrt(2 * part.size))
+
+
+def test_jump_probability_is_bayes_rule():
+    squared = np.array([0.0, 0.1, 1.0, 9.0, 400.0])
+    steps = jump_steps(3)
+    drift, jump = (
+        weight * np.exp(-0.5 * squared / scale**2) / scale**3
+        for weight, scale in ((0.9, 0.3), (0.1, 2.0))
+    )
+    np.testing.assert_allclose(
+        steps.jump_probability(tensor(squared)), jump / (jump + drift), rtol=1e-12
+    )
+
+
+def test_jump_normal_gradients_match_finite_differences():
+    def density(log_scale, log_jump_scale, logit, loc, x):
+        return JumpNormal(loc, JumpSteps(log_scale, log_jump_scale, logit, 2)).log_prob(x)
+
+    rng = np.random.default_rng(9)
+    inputs = map(tensor, (-1.0, 0.6, -2.0, rng.normal(size=(3, 2)), rng.normal(size=(3, 2))))
+    assert torch.autograd.gradcheck(density, tuple(x.requires_grad_() for x in inputs))
+
+
+# WhiteNormal
+
+
+def test_white_normal_has_the_density_and_moments_of_scipy():
+    rng = np.random.default_rng(10)
+    loc, x = rng.normal(size=(4, 2, 7)), rng.normal(size=(4, 2, 7))
+    normal = WhiteNormal(tensor(loc), tensor(math.log(0.4)))
+    expected = reference.log_normal(x, loc, 0.4)
+    np.testing.assert_allclose(normal.log_prob(tensor(x)), expected, rtol=1e-12)
+    assert torch.equal(normal.mean, normal.loc)
+    np.testing.assert_allclose(normal.variance, np.full((4, 2, 7), 0.16), rtol=1e-12)
+    noise = tensor(rng.normal(size=(4, 2, 7)))
+    np.testing.assert_allclose(normal.from_noise(noise), loc + 0.4 * noise.numpy(), rtol=1e-12)
+
+
+def test_white_normal_draws_have_its_moments():
+    normal = WhiteNormal(tensor([1.0, -2.0]), tensor(math.log(0.4)))
+    draws = normal.sample((20_000,)).numpy()
+    assert (np.abs(draws.mean(0) - [1, -2]) < 5 * 0.4 / math.sqrt(20_000)).all()
+    assert draws.std(0) == pytest.approx(0.4, rel=5 / math.sqrt(2 * 20_000))
+
+
+def test_white_normal_gradients_match_finite_differences():
+    def density(loc, log_scale, x):
+        return WhiteNormal(loc, log_scale).log_prob(x)
+
+    rng = np.random.default_rng(11)
+    inputs = map(tensor, (rng.normal(size=(3, 4)), -0.5, rng.normal(size=(3, 4))))
+    assert torch.autograd.gradcheck(density, tuple(x.requires_grad_() for x in inputs))
+
+
+# All
+
+
+def every_distribution() -> dict[str, dist.TorchDistribution]:
+    rng = np.random.default_rng(12)
+    loc = tensor(rng.normal(size=(4, 3)))
+    return {
+        "precision": precision_normal(rng, 4),
+        "jump": JumpNormal(loc, jump_steps(3)),
+        "white": WhiteNormal(loc, tensor(-1.0)),
+    }
+
+
+@pytest.mark.parametrize("name", every_distribution())
+def test_shapes_and_expansion(name):
+    normal = every_distribution()[name]
+    assert normal.batch_shape == (4,)
+    assert normal.event_shape == (3,)
+    wide = normal.expand((5, 4))
+    assert (wide.batch_shape, wide.event_shape) == ((5, 4), (3,))
+    x = normal.loc + 0.2
+    np.testing.assert_allclose(wide.log_prob(x), normal.log_prob(x).expand(5, 4), rtol=1e-12)
+    assert normal.sample((2,)).shape == (2, 4, 3)
+    assert wide.sample().shape == (5, 4, 3)
+
+
+@pytest.mark.parametrize("name", every_distribution())
+def test_own_draws_have_the_density_of_a_copy(name):
+    normal = every_distribution()[name]
+    draw = normal.sample()
+    torch.testing.assert_close(
+        normal.log_prob(draw), normal.log_prob(draw.clone()), rtol=0, atol=ROUNDING
+    )
+
+
+@pytest.mark.parametrize("name", every_distribution())
+def test_plates_expand_and_masks_silence(name):
+    normal = every_distribution()[name]
+    mask = torch.tensor([True, False, True, True])
+
+    def program():
+        with pyro.plate("particles", 2, dim=-2), pyro.plate("pixels", 4, dim=-1):
+            with poutine.mask(mask=mask):
+                pyro.sample("x", normal)
+
+    trace = poutine.trace(program).get_trace()
+    trace.compute_log_prob()
+    site = trace.nodes["x"]
+    assert site["value"].shape == (2, 4, 3)
+    expected = normal.log_prob(site["value"].clone()) * mask
+    torch.testing.assert_close(site["log_prob"], expected, rtol=0, atol=ROUNDING)

@@ -1,0 +1,179 @@
+"""Examples and README run as they stand, and what they refer to exists."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.io
+from matplotlib.image import imread
+
+import pyro_unmix as pu
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+# script: arguments besides --quick and --out ("{data}" is the data folder), and its pictures
+EXAMPLES: list[tuple[str, list[str], set[str]]] = [
+    ("quickstart.py", [], {"abundances", "uncertainty", "losses"}),
+    (
+        "real_image.py",
+        ["{data}/jasper_ridge_r198.mat", "--reference", "{data}/jasper_ridge_end4.mat"],
+        {"abundances", "uncertainty", "endmembers"},
+    ),
+    (
+        "real_image.py",
+        ["{data}/samson.mat", "--names", "soil", "tree", "water"],
+        {"abundances", "uncertainty", "endmembers"},
+    ),
+    (
+        "real_sequence.py",
+        ["{data}/sentinel2_5dates.npy"],
+        {"true_colour", "abundances", "uncertainty", "change", "endmembers"},
+    ),
+    (
+        "paper_scenes.py",
+        [],
+        {
+            f"{scene}_{method}_{picture}"
+            for scene in ("scaled", "bundle")
+            for method in ("vca", "redsunn", "unmix")
+            for picture in ("abundances", "endmembers")
+        },
+    ),
+    ("ablation.py", [], {"losses"}),
+]
+
+
+def run_script(name: str, arguments: list[str]) -> None:
+    """As ``python examples/<name> <arguments>``, without a new process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [name, *arguments])
+        runpy.run_path(str(ROOT / "examples" / name), run_name="__main__")
+
+
+def check_run(
+    name: str,
+    arguments: list[str],
+    pictures: set[str],
+    out: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run_script(name, [*arguments, "--quick", "--out", str(out)])
+    assert {path.stem for path in out.iterdir()} == pictures
+    for picture in pictures:
+        image = imread(out / f"{picture}.png")
+        assert min(image.shape[:2]) > 100 and image[..., :3].std() > 0.02
+    printed = capsys.readouterr().out
+    assert re.search(r"\d\.\d\d", printed)
+    assert not re.search(r"\b(nan|inf)\b", printed)
+
+
+def test_every_script_is_tested() -> None:
+    scripts = {path.name for path in (ROOT / "examples").glob("*.py")}
+    assert scripts == {name for name, _, _ in EXAMPLES}
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "pictures"),
+    [example for example in EXAMPLES if not example[1]],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_examples(
+    name: str,
+    arguments: list[str],
+    pictures: set[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    check_run(name, arguments, pictures, tmp_path, capsys)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "pictures"),
+    [example for example in EXAMPLES if example[1]],
+    ids=[Path(arguments[0]).stem for _, arguments, _ in EXAMPLES if arguments],
+)
+def test_examples_on_real_data(
+    name: str,
+    arguments: list[str],
+    pictures: set[str],
+    data_dir: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    given = [argument.format(data=data_dir) for argument in arguments]
+    check_run(name, given, pictures, tmp_path, capsys)
+
+
+def test_a_real_image_without_reference(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image = pu.simulate.scaled_scene(num_dates=1, height=40, width=48).cubes.values[0, ..., ::10]
+    columns = image.transpose(2, 1, 0).reshape(image.shape[2], -1)  # column-major pixels
+    content = {"Y": columns, "nRow": 40, "nCol": 48}
+    scipy.io.savemat(tmp_path / "image.mat", content)
+    arguments = [str(tmp_path / "image.mat"), "--endmembers", "3"]
+    run_script("real_image.py", [*arguments, "--quick", "--out", str(tmp_path / "out")])
+    assert "RMSE" not in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="2"):
+        run_script("real_image.py", arguments[:1])
+    assert "pass --reference FILE or --endmembers N" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------- README
+
+
+def block_after(marker: str) -> str:
+    """The code block that follows a marker directly."""
+    found = re.search(rf"<!-- {marker} -->\n```\w+\n(.*?)```", README, re.DOTALL)
+    assert found, f"README.md has no code block right after <!-- {marker} -->"
+    return found[1]
+
+
+def test_readme_code_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    blocks = [block_after("fit-example"), block_after("ablation-example")]
+    assert len(blocks[0].strip().splitlines()) <= 12 and len(blocks[1].splitlines()) <= 5
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), names)
+    assert (tmp_path / "abundances.png").stat().st_size > 1000
+    result = names["result"]
+    assert isinstance(result, pu.Unmixing)
+    scene = names["scene"]
+    assert isinstance(scene, pu.simulate.Scene)
+    knowing_nothing = np.full(scene.abundances.shape, 1 / 3)
+    worst = pu.metrics.nrmse_abundances(knowing_nothing, scene.abundances)
+    assert pu.metrics.score(result, scene)["NRMSE_A"] < worst / 3
+    errors = re.findall(r"NRMSE_A (\S+)\n", capsys.readouterr().out)
+    assert len(errors) == 3 and all(np.isfinite(float(error)) for error in errors)
+
+
+def test_readme_has_two_commands() -> None:
+    commands = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+    assert len(commands) == 2
+    for command, end in zip(commands, ("pyro-unmix demo", "python -m pytest"), strict=True):
+        assert command.count("\n") == 1 and command.startswith("python3 -m venv .venv && ")
+        assert command.strip().endswith(end)
+    assert block_after("test-command") == commands[1]
+
+
+def test_readme_refers_to_what_exists() -> None:
+    for target in re.findall(r"\]\(((?!https?:)[^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
+    picture = ROOT / "docs" / "demo.png"
+    assert picture.stat().st_size < 200_000
+    parts = README.partition("## Parts")[2].partition("\n## ")[0]
+    for name in re.findall(r"`([A-Za-z_.]+)`", parts):
+        module, _, attribute = name.rpartition(".")
+        owner = __import__(f"pyro_unmix.{module}", fromlist=[attribute]) if module else pu
+        assert hasattr(owner, attribute), name
+    offers = README.partition("## What a result offers")[2].partition("\n## ")[0]
+    fields = {field.name for field in pu.Unmixing.__dataclass_fields__.values()}
+    for name in re.findall(r"`\.(\w+)", offers):
+        assert name in fields or hasattr(pu.Unmixing, name), name
