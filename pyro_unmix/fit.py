@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -28,10 +28,11 @@ logger = logging.getLogger(__name__)
 #: Without a number of steps: the most epochs before training stops all the same.
 MAX_EPOCHS = 30
 _WINDOW = 50
+_ADVICE = "lower learning_rate, or look at the data and the priors' scales"
 
 
 class NonFiniteLossError(ArithmeticError):
-    """The loss became NaN or infinite; the parameters are those before the failing step."""
+    """A loss or its gradient became NaN or infinite; the parameters are the last that gave a finite loss."""
 
 
 def fit(
@@ -100,7 +101,8 @@ def fit(
     Raises
     ------
     NonFiniteLossError
-        At the first loss that is not finite, naming the site. The parameters stay as they were.
+        At the first loss or gradient that is not finite, naming the site or parameter. The parameters are those
+        that gave the last finite loss.
     """
     cubes = as_cube_sequence(cube_sequence)
     plan = _Plan(cubes, num_steps, num_epochs, batch_size, learning_rate_decay)
@@ -177,21 +179,48 @@ def _undisturbed(device: torch.device) -> Iterator[None]:
 
 
 class _CheckedSVI(SVI):
-    """SVI that looks at the loss before it moves a parameter, and moves them in a fixed order."""
+    """SVI that looks at loss and gradients before it moves a parameter, and moves them in a fixed order."""
+
+    #: The parameters that gave the last finite loss.
+    _good: list[tuple[Tensor, Tensor]]
 
     def step(self, *args: Any, **kwargs: Any) -> float:
         with poutine.trace(param_only=True) as capture:
-            loss = float(self.loss_and_grads(self.model, self.guide, *args, **kwargs))
+            try:
+                loss = float(self.loss_and_grads(self.model, self.guide, *args, **kwargs))
+            except torch.linalg.LinAlgError:  # from factors of what is not finite
+                loss = math.nan
         sites = sorted(capture.trace.nodes.items())
-        values: list[Any] = [site["value"] for _, site in sites if site["type"] == "param"]
-        params = [value.unconstrained() for value in values]
-        finite = math.isfinite(loss)
-        if finite:
-            self.optim(params)
-        pyro.infer.util.zero_grads(params)
-        if not finite:
-            raise NonFiniteLossError(_describe_failure(self.model, self.guide, args, kwargs, loss))
+        params = {
+            name: cast(Any, site["value"]).unconstrained()
+            for name, site in sites
+            if site["type"] == "param"
+        }
+        if not math.isfinite(loss):
+            reason = _describe_failure(self.model, self.guide, args, kwargs, loss)
+            self._restore()
+            raise NonFiniteLossError(reason)
+        grads = {name: value.grad for name, value in params.items() if value.grad is not None}
+        largest = torch.nn.utils.get_total_norm(grads.values(), norm_type=math.inf)
+        if not torch.isfinite(largest):
+            bad = next(name for name, grad in grads.items() if not torch.isfinite(grad).all())
+            pyro.infer.util.zero_grads(params.values())
+            raise NonFiniteLossError(
+                f"the gradient of parameter {bad.replace('$$$', '.')!r} is not finite; {_ADVICE}"
+            )
+        self._keep(params.values())
+        self.optim(params.values())
+        pyro.infer.util.zero_grads(params.values())
         return loss
+
+    def _keep(self, params: Iterable[Tensor]) -> None:
+        self._good = [(value, value.detach().clone()) for value in params]
+
+    def _restore(self) -> None:
+        with torch.no_grad():
+            for value, good in getattr(self, "_good", []):
+                value.copy_(good)
+                value.grad = None
 
 
 def _train(
@@ -275,20 +304,29 @@ def _batches(usable: Tensor, batch_size: int, seed: int) -> Iterator[Tensor]:
 
 def _describe_failure(model: Any, guide: Any, args: Any, kwargs: Any, loss: float) -> str:
     """Which site is to blame, by running both programs once more."""
-    advice = "lower learning_rate, or look at the data and the priors' scales"
+    failed = f"the loss became {loss}"
     with torch.no_grad():
-        guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
-        replayed = poutine.replay(model, trace=guide_trace)
-        model_trace = poutine.trace(replayed).get_trace(*args, **kwargs)
-        for program, trace in (("guide", guide_trace), ("model", model_trace)):
-            for name, site in trace.nodes.items():
+        guide_sites = _sites(guide, args, kwargs)
+        replayed = poutine.replay(model, trace=guide_sites)
+        for program, sites in (("guide", guide_sites), ("model", _sites(replayed, args, kwargs))):
+            for name, site in sites.nodes.items():
                 if site["type"] != "sample":
                     continue
                 if not torch.isfinite(site["value"]).all():
-                    return f"the loss became {loss}: site {name!r} of the {program} is not finite; {advice}"
+                    return f"{failed}: site {name!r} of the {program} is not finite; {_ADVICE}"
                 if not torch.isfinite(site["fn"].log_prob(site["value"])).all():
                     return (
-                        f"the loss became {loss}: site {name!r} of the {program} has a density that is "
-                        f"not finite; {advice}"
+                        f"{failed}: site {name!r} of the {program} has a density that is not "
+                        f"finite; {_ADVICE}"
                     )
-    return f"the loss became {loss}, in this draw only; {advice}"
+    return f"{failed}, in this draw only; {_ADVICE}"
+
+
+def _sites(program: Any, args: Any, kwargs: Any) -> Any:
+    """The program's trace, as far as it runs."""
+    with poutine.trace() as capture:
+        try:
+            program(*args, **kwargs)
+        except torch.linalg.LinAlgError as error:
+            logger.warning("%s", str(error).splitlines()[0])
+    return capture.trace

@@ -148,12 +148,13 @@ def draw_abundances(
     features: Mapping[str, Tensor],
     noise: Noise,
     index: Tensor | None = None,
+    size: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Posterior draws of abundances (S, B, T, P) and the mean variability (B, T, K, P)."""
     drawn = guide.draw(pixels, valid, features, noise) if hasattr(guide, "draw") else None
     if drawn is None:
         abundances, variability = _run(
-            model, guide, _FixedNoise(noise), pixels, valid, features, index
+            model, guide, _FixedNoise(noise), pixels, valid, features, index, size
         )
         shape = (noise.num_samples, *abundances.shape[-3:])
         drawn = abundances.expand(shape), variability.reshape(-1, *variability.shape[-4:]).mean(0)
@@ -161,11 +162,20 @@ def draw_abundances(
 
 
 def _run(
-    model: Any, guide: Any, handler: Messenger, pixels: Any, valid: Any, features: Any, index: Any
+    model: Any,
+    guide: Any,
+    handler: Messenger,
+    pixels: Tensor,
+    valid: Tensor,
+    features: Mapping[str, Tensor],
+    index: Tensor | None,
+    size: int | None,
 ) -> tuple[Tensor, Tensor]:
     """Run the guide under a handler that fixes its draws, and decode them."""
     with handler:
-        trace = poutine.trace(guide).get_trace(pixels, valid, index=index, features=features)
+        trace = poutine.trace(guide).get_trace(
+            pixels, valid, index=index, size=size, features=features
+        )
     sites = trace.nodes.items()
     latents = {k: site["value"] for k, site in sites if site["type"] == "sample"}
     return model.decode(latents)
@@ -190,7 +200,9 @@ def iterate_draws(
             features = prepare(guide, y, v)
             index = torch.arange(part.start, part.stop, device=y.device)
             noise = Noise(num_samples, seed, y)
-            drawn, variability = draw_abundances(model, guide, y, v, features, noise, index)
+            drawn, variability = draw_abundances(
+                model, guide, y, v, features, noise, index, num_pixels
+            )
             yield (
                 part,
                 {
@@ -200,6 +212,7 @@ def iterate_draws(
                     "valid": v,
                     "features": features,
                     "index": index,
+                    "size": num_pixels,
                 },
             )
 
@@ -235,7 +248,7 @@ def read_out(
         drawn, variability = chunk["draws"], chunk["variability"]
         values = {"abundances": drawn.mean(0), "abundances_std": drawn.std(0)}
         if isinstance(estimate, PlugInMean):
-            inputs = (chunk[k] for k in ("pixels", "valid", "features", "index"))
+            inputs = (chunk[k] for k in ("pixels", "valid", "features", "index", "size"))
             values["abundances"], variability = _run(model, guide, _Means(), *inputs)
         values["variability"] = variability
         values["change"] = _change(model, chunk, values["abundances"], variability)
