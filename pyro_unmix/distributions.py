@@ -12,6 +12,85 @@ from torch import Tensor
 _LOG_2PI = math.log(2 * math.pi)
 
 
+def _common_shape(first: torch.Size, second: torch.Size) -> torch.Size:
+    """`torch.broadcast_shapes`, whose general case takes longer than a density."""
+    return first if first == second or not second else torch.broadcast_shapes(first, second)
+
+
+def _squared_distance(first: Tensor, second: Tensor) -> Tensor:
+    """``||first - second||^2`` over the last axis."""
+    if first.shape != second.shape:
+        first, second = torch.broadcast_tensors(first, second)
+    # one op whose gradient is one op
+    return torch.nn.functional.mse_loss(first, second, reduction="none").sum(-1)
+
+
+class DiagonalNormal(TorchDistribution):
+    """``N(loc, diag(scale)^2)``; a draw remembers its noise, so that its density is a sum of squares.
+
+    Parameters
+    ----------
+    loc : Tensor, shape (..., D)
+    scale : Tensor, shape (..., D) or (D,)
+    log_det : Tensor, shape (...), optional
+        ``sum_d log scale_d``, where it is known already.
+    """
+
+    arg_constraints: ClassVar = {
+        "loc": constraints.real_vector,
+        "scale": constraints.independent(constraints.positive, 1),
+    }
+    support = constraints.real_vector
+    has_rsample = True
+
+    def __init__(
+        self,
+        loc: Tensor,
+        scale: Tensor,
+        log_det: Tensor | None = None,
+        validate_args: bool | None = None,
+    ) -> None:
+        self.loc, self.scale, self._log_det = loc, scale, log_det
+        self._last: tuple[Tensor, Tensor] | None = None
+        batch_shape = _common_shape(loc.shape[:-1], scale.shape[:-1])
+        super().__init__(batch_shape, loc.shape[-1:], validate_args=validate_args)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
+        batch_shape = torch.Size(batch_shape)
+        if batch_shape == self.batch_shape:
+            return self
+        loc = self.loc.expand(batch_shape + self.event_shape)
+        return DiagonalNormal(loc, self.scale, self._log_det, validate_args=False)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.loc.expand(self.batch_shape + self.event_shape)
+
+    @property
+    def variance(self) -> Tensor:
+        return self.scale.square().expand(self.batch_shape + self.event_shape)
+
+    def from_noise(self, noise: Tensor) -> Tensor:
+        """``loc + scale noise``."""
+        value = torch.addcmul(self.loc, self.scale, noise)
+        self._last = (value, noise)
+        return value
+
+    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
+        shape = self._extended_shape(sample_shape)
+        return self.from_noise(torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._last is not None and value is self._last[0]:
+            noise = self._last[1]
+        else:
+            noise = (value - self.loc) / self.scale
+        if self._log_det is None:
+            self._log_det = self.scale.log().sum(-1)
+        constant = self._log_det + 0.5 * self.event_shape[0] * _LOG_2PI
+        return torch.add(-constant, noise.square().sum(-1), alpha=-0.5)
+
+
 class PrecisionNormal(TorchDistribution):
     """Gaussian ``N(loc, (C C')^-1)`` given the Cholesky factor C of its precision.
 
@@ -38,7 +117,7 @@ class PrecisionNormal(TorchDistribution):
         log_det: Tensor | None = None,
         validate_args: bool | None = None,
     ) -> None:
-        batch_shape = torch.broadcast_shapes(loc.shape[:-1], precision_tril.shape[:-2])
+        batch_shape = _common_shape(loc.shape[:-1], precision_tril.shape[:-2])
         self.loc = loc.expand(*batch_shape, loc.shape[-1])
         self.precision_tril = precision_tril.expand(*batch_shape, *precision_tril.shape[-2:])
         self._log_det = log_det
@@ -47,6 +126,8 @@ class PrecisionNormal(TorchDistribution):
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
         batch_shape = torch.Size(batch_shape)
+        if batch_shape == self.batch_shape:
+            return self
         loc = self.loc.expand(batch_shape + self.event_shape)
         tril = self.precision_tril.expand(batch_shape + self.event_shape * 2)
         return PrecisionNormal(loc, tril, self._log_det, validate_args=False)
@@ -120,7 +201,7 @@ class JumpNormal(TorchDistribution):
             return self.loc + scale * noise
 
     def log_prob(self, value: Tensor) -> Tensor:
-        return torch.logaddexp(*self.steps.log_joint((value - self.loc).square().sum(-1)))
+        return torch.logaddexp(*self.steps.log_joint(_squared_distance(value, self.loc)))
 
 
 class JumpSteps:
@@ -164,13 +245,13 @@ class JumpSteps:
         return torch.where(jumps, self.scales[1], self.scales[0])
 
 
-class WhiteNormal(TorchDistribution):
+class IsotropicNormal(TorchDistribution):
     """``N(loc, exp(log_scale)^2 I)`` with one scale for all coordinates: its density needs one pass over them.
 
     Parameters
     ----------
     loc : Tensor, shape (..., D)
-    log_scale : Tensor, scalar
+    log_scale : Tensor, scalar or shape (...)
     """
 
     arg_constraints: ClassVar = {"loc": constraints.real_vector}
@@ -179,30 +260,34 @@ class WhiteNormal(TorchDistribution):
 
     def __init__(self, loc: Tensor, log_scale: Tensor, validate_args: bool | None = None) -> None:
         self.loc, self.log_scale = loc, log_scale
-        super().__init__(loc.shape[:-1], loc.shape[-1:], validate_args=validate_args)
+        batch_shape = _common_shape(loc.shape[:-1], log_scale.shape)
+        super().__init__(batch_shape, loc.shape[-1:], validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
+        if torch.Size(batch_shape) == self.batch_shape:
+            return self
         loc = self.loc.expand(torch.Size(batch_shape) + self.event_shape)
-        return WhiteNormal(loc, self.log_scale, validate_args=False)
+        return IsotropicNormal(loc, self.log_scale, validate_args=False)
 
     @property
     def mean(self) -> Tensor:
-        return self.loc
+        return self.loc.expand(self.batch_shape + self.event_shape)
 
     @property
     def variance(self) -> Tensor:
-        return (2 * self.log_scale).exp().expand_as(self.loc)
+        variance = (2 * self.log_scale).exp().unsqueeze(-1)
+        return variance.expand(self.batch_shape + self.event_shape)
 
     def from_noise(self, noise: Tensor) -> Tensor:
         """``loc + scale noise``."""
-        return self.loc + self.log_scale.exp() * noise
+        return self.loc + self.log_scale.exp().unsqueeze(-1) * noise
 
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
         shape = self._extended_shape(sample_shape)
         return self.from_noise(torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device))
 
     def log_prob(self, value: Tensor) -> Tensor:
-        squared = (value - self.loc).square().sum(-1)
+        squared = _squared_distance(value, self.loc)
         size = self.event_shape[0]
         constant = size * (self.log_scale + 0.5 * _LOG_2PI)
-        return -0.5 * (-2 * self.log_scale).exp() * squared - constant
+        return torch.addcmul(-constant, (-2 * self.log_scale).exp(), squared, value=-0.5)

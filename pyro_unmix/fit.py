@@ -5,16 +5,16 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
 import numpy as np
-import pyro
 import torch
 from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO
-from pyro.optim import ClippedAdam
+from pyro.optim import PyroOptim
+from pyro.optim.clipped_adam import ClippedAdam
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -179,10 +179,12 @@ def _undisturbed(device: torch.device) -> Iterator[None]:
 
 
 class _CheckedSVI(SVI):
-    """SVI that looks at loss and gradients before it moves a parameter, and moves them in a fixed order."""
+    """SVI that looks at the loss before it moves a parameter, and moves them in a fixed order."""
 
-    #: The parameters that gave the last finite loss.
-    _good: list[tuple[Tensor, Tensor]]
+    def __init__(self, model: Any, guide: Any, optim: Any, loss: Any) -> None:
+        super().__init__(model, guide, optim, loss)
+        # Every parameter, and its value when the loss was last finite.
+        self._good: dict[str, tuple[Tensor, Tensor]] = {}
 
     def step(self, *args: Any, **kwargs: Any) -> float:
         with poutine.trace(param_only=True) as capture:
@@ -197,28 +199,29 @@ class _CheckedSVI(SVI):
             if site["type"] == "param"
         }
         if not math.isfinite(loss):
+            self.check_parameters()
             reason = _describe_failure(self.model, self.guide, args, kwargs, loss)
             self._restore()
             raise NonFiniteLossError(reason)
-        grads = {name: value.grad for name, value in params.items() if value.grad is not None}
-        largest = torch.nn.utils.get_total_norm(grads.values(), norm_type=math.inf)
-        if not torch.isfinite(largest):
-            bad = next(name for name, grad in grads.items() if not torch.isfinite(grad).all())
-            pyro.infer.util.zero_grads(params.values())
-            raise NonFiniteLossError(
-                f"the gradient of parameter {bad.replace('$$$', '.')!r} is not finite; {_ADVICE}"
-            )
-        self._keep(params.values())
+        self._good = {name: (value, value.detach().clone()) for name, value in params.items()}
         self.optim(params.values())
-        pyro.infer.util.zero_grads(params.values())
+        for value in params.values():
+            value.grad = None
         return loss
 
-    def _keep(self, params: Iterable[Tensor]) -> None:
-        self._good = [(value, value.detach().clone()) for value in params]
+    def check_parameters(self) -> None:
+        """Raise if the last step left a parameter that is not finite: its gradient was not."""
+        for name, (value, _) in self._good.items():
+            if not torch.isfinite(value).all():
+                self._restore()
+                name = name.replace("$$$", ".")
+                raise NonFiniteLossError(
+                    f"the gradient of parameter {name!r} is not finite; {_ADVICE}"
+                )
 
     def _restore(self) -> None:
         with torch.no_grad():
-            for value, good in getattr(self, "_good", []):
+            for value, good in self._good.values():
                 value.copy_(good)
                 value.grad = None
 
@@ -241,7 +244,7 @@ def _train(
     svi = _CheckedSVI(
         poutine.scale(model, scale=scale),
         poutine.scale(guide, scale=scale),
-        _optimiser(learning_rate, plan.decay_per_step),
+        _Optimiser(learning_rate, plan.decay_per_step),
         loss,
     )
     losses: list[float] = []
@@ -271,6 +274,7 @@ def _train(
             if plan.finished(losses):
                 logger.info("ELBO converged after %d steps", len(losses))
                 break
+        svi.check_parameters()
     except KeyboardInterrupt:
         logger.warning("interrupted after %d of %d steps", len(losses), plan.num_steps)
     finally:
@@ -278,16 +282,39 @@ def _train(
     return losses
 
 
-def _optimiser(learning_rate: float | Callable[[str], float], decay: float) -> Any:
-    if not callable(learning_rate):
-        constant = in_range(learning_rate, "learning_rate", 0.0, open_low=True)
-        return ClippedAdam({"lr": constant, "lrd": decay})
-    rate = learning_rate
+class _Optimiser(PyroOptim):
+    """ClippedAdam as one object for all parameters; `PyroOptim` makes one for each.
 
-    def settings(name: str) -> dict[str, float]:
-        return {"lr": rate(name), "lrd": decay}
+    Parameters
+    ----------
+    learning_rate : float or callable
+        One rate, or a rate by the parameter's name.
+    decay : float
+        Factor per step.
+    """
 
-    return ClippedAdam(cast(Any, settings))
+    def __init__(self, learning_rate: float | Callable[[str], float], decay: float) -> None:
+        if callable(learning_rate):
+            rate = learning_rate
+            super().__init__(ClippedAdam, lambda name: {"lr": rate(name), "lrd": decay})
+        else:
+            constant = in_range(learning_rate, "learning_rate", 0.0, open_low=True)
+            super().__init__(ClippedAdam, {"lr": constant, "lrd": decay})
+        self._adam: Any = None
+
+    def __call__(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Move the parameters along their gradients."""
+        for value in params:
+            if value not in self.optim_objs:
+                self._add({"params": [value], **self._get_optim_args(value)})
+                self.optim_objs[value] = self._adam
+        self._adam.step()
+
+    def _add(self, group: dict[str, Any]) -> None:
+        if self._adam is None:
+            self._adam = ClippedAdam([group])
+        else:
+            self._adam.add_param_group(group)
 
 
 def _batches(usable: Tensor, batch_size: int, seed: int) -> Iterator[Tensor]:

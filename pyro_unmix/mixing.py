@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from pyro_unmix._check import positive_int
 from pyro_unmix._recipe import Recorded
 
 LOG_FLOOR = 1e-8
+_RIDGE = 1e-6
 
 
 def to_abundances(c: Tensor) -> Tensor:
@@ -212,19 +214,56 @@ def linear_regression(gram: Tensor, projected: Tensor, variability: Tensor) -> T
     -------
     Tensor, shape (..., P)
     """
-    size = projected.shape[-1]
-    num_endmembers = size - variability.shape[-1]
-    ones = torch.ones_like(variability[..., :num_endmembers])
-    weights = torch.cat([ones, variability], dim=-1)
-    blocks = (size // num_endmembers, num_endmembers)
-    # (..., Q, K+1, P) -> sum over the inner components -> (..., K+1, P, P) -> sum over the outer ones
-    right = (gram * weights.unsqueeze(-2)).unflatten(-1, blocks).sum(-2)
-    normal = (right * weights.unsqueeze(-1)).unflatten(-2, blocks).sum(-3)
-    moment = (projected * weights).unflatten(-1, blocks).sum(-2)
-    ridge = 1e-6 * normal.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
-    eye = torch.eye(num_endmembers, dtype=normal.dtype, device=normal.device)
-    factor = torch.linalg.cholesky(normal + ridge * eye)
-    return torch.cholesky_solve(moment.unsqueeze(-1), factor).squeeze(-1)
+    return _Regression.apply(gram, projected, variability)
+
+
+class _Regression(torch.autograd.Function):
+    """`linear_regression` with its gradient in closed form: it is called at every date of every step.
+
+    With ``w = [1, psi]``, ``E = diag(w)`` summed over components (P x Q), ``N = E G E'`` and ``m = E b``, where
+    ``G = design'design`` and ``b = design'y``: ``x = (N + kappa tr(N) I)^-1 m``.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, gram: Tensor, projected: Tensor, variability: Tensor) -> Tensor:
+        size = projected.shape[-1]
+        num_endmembers = size - variability.shape[-1]
+        select = torch.eye(num_endmembers, dtype=gram.dtype, device=gram.device)
+        select = select.repeat(1, size // num_endmembers)
+        ones = variability.new_ones(*variability.shape[:-1], num_endmembers)
+        weights = torch.cat([ones, variability], dim=-1)
+        spread = weights.unsqueeze(-2) * select
+        spread_gram = spread @ gram
+        normal = spread_gram @ spread.mT
+        diagonal = normal.diagonal(dim1=-2, dim2=-1)
+        diagonal += _RIDGE * diagonal.mean(-1, keepdim=True)
+        factor = torch.linalg.cholesky(normal)
+        moment = (projected * weights) @ select.mT
+        solution = torch.cholesky_solve(moment.unsqueeze(-1), factor)
+        ctx.save_for_backward(projected, select, weights, spread, spread_gram, factor, solution)
+        return solution.squeeze(-1)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        projected, select, weights, spread, spread_gram, factor, solution = ctx.saved_tensors
+        num_endmembers = len(select)
+        # dL = l'(dm - dN x - kappa tr(dN) x) with l = (N + kappa tr(N) I)^-1 grad
+        adjoint = torch.cholesky_solve(grad.unsqueeze(-1), factor)
+        outer = adjoint @ solution.mT
+        diagonal = outer.diagonal(dim1=-2, dim2=-1)
+        diagonal += _RIDGE / num_endmembers * diagonal.sum(-1, keepdim=True)
+        tiled = tile_components(adjoint.squeeze(-1), select.shape[1] // num_endmembers)
+        by_gram = by_projected = by_variability = None
+        if ctx.needs_input_grad[0]:
+            by_gram = -(spread.flatten(0, -2).mT @ (outer @ spread).flatten(0, -2))
+        if ctx.needs_input_grad[1]:
+            by_projected = (tiled * weights).sum_to_size(projected.shape)
+        if ctx.needs_input_grad[2]:
+            pulled = ((outer + outer.mT) @ spread_gram).mul_(select).sum(-2)
+            by_weights = (tiled * projected).sub_(pulled).sum_to_size(weights.shape)
+            by_variability = by_weights[..., num_endmembers:]
+        return by_gram, by_projected, by_variability
 
 
 def change_detector(regression: Tensor, previous: Tensor) -> Tensor:

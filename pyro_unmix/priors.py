@@ -19,16 +19,12 @@ from torch import Tensor, nn
 
 from pyro_unmix._check import as_endmembers, finite_array, in_range, positive_int
 from pyro_unmix._recipe import Recorded
-from pyro_unmix.distributions import JumpNormal, JumpSteps, WhiteNormal
+from pyro_unmix.distributions import DiagonalNormal, IsotropicNormal, JumpNormal, JumpSteps
 from pyro_unmix.mixing import to_softmax_basis
 
 Transition = Callable[[Tensor, int], TorchDistribution]
 
 _MAX_LOG_SCALE = 5.0
-
-
-def _normal(loc: Tensor, scale: Tensor) -> TorchDistribution:
-    return dist.Normal(loc, scale).to_event(1)
 
 
 def _logit(probability: float) -> float:
@@ -134,7 +130,7 @@ class GaussianStart(AbundancePrior):
         self.log_initial_scale = nn.Parameter(start)
 
     def initial(self, index: Tensor | None = None) -> TorchDistribution:
-        return _normal(self.initial_loc, self.log_initial_scale.exp())
+        return DiagonalNormal(self.initial_loc, self.log_initial_scale.exp())
 
 
 class SoftmaxWalk(GaussianStart):
@@ -171,6 +167,9 @@ class SoftmaxWalk(GaussianStart):
 
     def scale(self, c: Tensor) -> Tensor:
         """sigma_a(c), shape (..., 1)."""
+        return self._log_scale(c).exp()
+
+    def _log_scale(self, c: Tensor) -> Tensor:
         hidden = c
         for layer in range(self.num_layers):
             if layer:
@@ -178,10 +177,13 @@ class SoftmaxWalk(GaussianStart):
             weight, bias = getattr(self, f"weight_{layer}"), getattr(self, f"bias_{layer}")
             hidden = nn.functional.linear(hidden, weight, bias)
         # a simulated walk whose scale grows with |c| must not overflow
-        return hidden.clamp(-_MAX_LOG_SCALE, _MAX_LOG_SCALE).exp()
+        return hidden.clamp(-_MAX_LOG_SCALE, _MAX_LOG_SCALE)
 
     def transitions(self, index: Tensor | None = None) -> Transition:
-        return lambda previous, step: _normal(previous, self.scale(previous))
+        def transition(previous: Tensor, step: int) -> TorchDistribution:
+            return IsotropicNormal(previous, self._log_scale(previous).squeeze(-1))
+
+        return transition
 
     def step_scale(self, previous: Tensor, mean_square: Tensor) -> Tensor:
         return self.scale(previous).squeeze(-1).expand(mean_square.shape)
@@ -303,12 +305,13 @@ class VariabilityPrior(Part):
 
     def initial(self) -> TorchDistribution:
         _, _, loc, scale = self.chain()
-        return _normal(loc, scale)
+        return DiagonalNormal(loc, scale)
 
     def transitions(self) -> Callable[[Tensor], TorchDistribution]:
         """A function ``previous -> distribution`` with the chain's vectors computed once."""
         coefficient, scale, _, _ = self.chain()
-        return lambda previous: _normal(coefficient * previous, scale)
+        log_det = scale.log().sum(-1)
+        return lambda previous: DiagonalNormal(coefficient * previous, scale, log_det)
 
     def marginals(self, num_dates: int) -> tuple[Tensor, Tensor]:
         """Means and variances of ``psi_1 .. psi_T``, each of shape (T, K P)."""
@@ -466,4 +469,4 @@ class WhiteNoise(Noise):
 
     def distributions(self) -> Callable[[Tensor], TorchDistribution]:
         log_scale = self.log_scale
-        return lambda mean: WhiteNormal(mean, log_scale)
+        return lambda mean: IsotropicNormal(mean, log_scale)

@@ -11,7 +11,13 @@ import torch
 from pyro import poutine
 from scipy import integrate, stats
 
-from pyro_unmix.distributions import JumpNormal, JumpSteps, PrecisionNormal, WhiteNormal
+from pyro_unmix.distributions import (
+    DiagonalNormal,
+    IsotropicNormal,
+    JumpNormal,
+    JumpSteps,
+    PrecisionNormal,
+)
 
 # A float64 log-density of a few terms of size ten loses a few units of 10 * 2e-16.
 ROUNDING = 1e-12
@@ -188,13 +194,48 @@ def test_jump_normal_gradients_match_finite_differences():
     assert torch.autograd.gradcheck(density, tuple(x.requires_grad_() for x in inputs))
 
 
-# WhiteNormal
+# DiagonalNormal
 
 
-def test_white_normal_has_the_density_and_moments_of_scipy():
+@pytest.mark.parametrize("told", [True, False])
+def test_diagonal_normal_has_the_density_and_moments_of_scipy(told):
+    rng = np.random.default_rng(13)
+    loc, x = rng.normal(size=(4, 2, 3)), rng.normal(size=(4, 2, 3))
+    scale = rng.uniform(0.2, 2, size=(2, 3))
+    log_det = tensor(np.log(scale).sum(-1)) if told else None
+    normal = DiagonalNormal(tensor(loc), tensor(scale), log_det)
+    expected = stats.norm(loc, scale).logpdf(x).sum(-1)
+    np.testing.assert_allclose(normal.log_prob(tensor(x)), expected, rtol=1e-12)
+    assert normal.batch_shape == (4, 2)
+    assert torch.equal(normal.mean, normal.loc)
+    np.testing.assert_allclose(normal.variance, np.broadcast_to(scale**2, loc.shape), rtol=1e-12)
+    noise = tensor(rng.normal(size=(4, 2, 3)))
+    np.testing.assert_allclose(normal.from_noise(noise), loc + scale * noise.numpy(), rtol=1e-12)
+
+
+def test_diagonal_normal_gradient_of_an_own_draw_is_that_of_the_density():
+    rng = np.random.default_rng(14)
+    loc, scale = (tensor(rng.uniform(0.5, 2, size=(5, 3))).requires_grad_() for _ in range(2))
+    grads = []
+    for own in (True, False):
+        normal = DiagonalNormal(loc, scale)
+        torch.manual_seed(0)
+        draw = normal.rsample()
+        density = normal.log_prob(draw if own else draw.clone()).sum()
+        grads.append(torch.autograd.grad(density, (loc, scale), allow_unused=True))
+    (own_loc, own_scale), (loc_grad, scale_grad) = grads
+    assert own_loc is None
+    np.testing.assert_allclose(loc_grad, 0, atol=1e-12)
+    np.testing.assert_allclose(own_scale, scale_grad, rtol=1e-10)
+
+
+# IsotropicNormal
+
+
+def test_isotropic_normal_has_the_density_and_moments_of_scipy():
     rng = np.random.default_rng(10)
     loc, x = rng.normal(size=(4, 2, 7)), rng.normal(size=(4, 2, 7))
-    normal = WhiteNormal(tensor(loc), tensor(math.log(0.4)))
+    normal = IsotropicNormal(tensor(loc), tensor(math.log(0.4)))
     expected = reference.log_normal(x, loc, 0.4)
     np.testing.assert_allclose(normal.log_prob(tensor(x)), expected, rtol=1e-12)
     assert torch.equal(normal.mean, normal.loc)
@@ -203,16 +244,16 @@ def test_white_normal_has_the_density_and_moments_of_scipy():
     np.testing.assert_allclose(normal.from_noise(noise), loc + 0.4 * noise.numpy(), rtol=1e-12)
 
 
-def test_white_normal_draws_have_its_moments():
-    normal = WhiteNormal(tensor([1.0, -2.0]), tensor(math.log(0.4)))
+def test_isotropic_normal_draws_have_its_moments():
+    normal = IsotropicNormal(tensor([1.0, -2.0]), tensor(math.log(0.4)))
     draws = normal.sample((20_000,)).numpy()
     assert (np.abs(draws.mean(0) - [1, -2]) < 5 * 0.4 / math.sqrt(20_000)).all()
     assert draws.std(0) == pytest.approx(0.4, rel=5 / math.sqrt(2 * 20_000))
 
 
-def test_white_normal_gradients_match_finite_differences():
+def test_isotropic_normal_gradients_match_finite_differences():
     def density(loc, log_scale, x):
-        return WhiteNormal(loc, log_scale).log_prob(x)
+        return IsotropicNormal(loc, log_scale).log_prob(x)
 
     rng = np.random.default_rng(11)
     inputs = map(tensor, (rng.normal(size=(3, 4)), -0.5, rng.normal(size=(3, 4))))
@@ -228,7 +269,9 @@ def every_distribution() -> dict[str, dist.TorchDistribution]:
     return {
         "precision": precision_normal(rng, 4),
         "jump": JumpNormal(loc, jump_steps(3)),
-        "white": WhiteNormal(loc, tensor(-1.0)),
+        "diagonal": DiagonalNormal(loc, tensor(rng.uniform(0.2, 2, size=(4, 3)))),
+        "isotropic": IsotropicNormal(loc, tensor(-1.0)),
+        "isotropic, a scale each": IsotropicNormal(loc, tensor(rng.normal(size=4))),
     }
 
 

@@ -405,6 +405,35 @@ def test_a_gradient_that_is_not_finite_does_not_reach_the_parameters(name):
             assert torch.isfinite(value).all(), key
 
 
+def test_a_bad_gradient_of_the_last_step_is_noticed():
+    model, guide = paper(noise=BadGradient())
+    with pytest.raises(NonFiniteLossError, match=r"gradient of parameter 'model.noise.log_scale'"):
+        fit(model, guide, CUBES, num_steps=1, progress=False)
+    assert torch.isfinite(model.noise.log_scale)
+
+
+def test_the_optimiser_moves_parameters_as_clipped_adam_of_pyro():
+    """Same gradients, some of them clipped, a rate for each parameter: same path."""
+    generator = torch.Generator().manual_seed(0)
+    rates = {"a": 0.1, "b": 0.01}
+    ended = []
+    for optimiser in (
+        fit_module._Optimiser(rates.__getitem__, 0.9),
+        pyro.optim.ClippedAdam(lambda name: {"lr": rates[name], "lrd": 0.9}),
+    ):
+        generator.manual_seed(1)
+        with pyro.get_param_store().scope():
+            values = [pyro.param(name, torch.ones(3)).unconstrained() for name in rates]
+            for step in range(6):
+                for value in values[: 1 + (step > 1)]:  # the second is met later
+                    value.grad = 20 * torch.randn(3, generator=generator)
+                optimiser(values[: 1 + (step > 1)])
+            ended.append([value.detach().clone() for value in values])
+    for ours, theirs in zip(*ended, strict=True):
+        assert not torch.equal(ours, torch.ones(3))
+        torch.testing.assert_close(ours, theirs)
+
+
 @pytest.mark.parametrize("name", PAIRS)
 def test_divergence_is_reported_as_such(name):
     model, guide = PAIRS[name]()

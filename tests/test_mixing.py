@@ -211,6 +211,25 @@ def test_linear_regression_is_least_squares_up_to_its_ridge(particles):
         np.testing.assert_allclose(got[index], inverse @ matrix.T @ y[index[-1]], rtol=1e-8)
 
 
+@pytest.mark.parametrize("particles", [(), (2,)])
+def test_linear_regression_gradients_match_finite_differences(particles):
+    rng = np.random.default_rng(6)
+    endmembers = spectra(7)
+    components = tensor(reference.dct_components(endmembers, 2))
+
+    def solve(reference_endmembers, pixels, psi):
+        design = design_matrix(reference_endmembers, components)
+        return linear_regression(design.mT @ design, pixels @ design, psi)
+
+    inputs = (
+        endmembers,
+        rng.uniform(0, 1, size=(4, 7)),
+        0.3 * rng.normal(size=(*particles, 4, 6)),
+    )
+    given = tuple(tensor(x).requires_grad_() for x in inputs)
+    assert torch.autograd.gradcheck(solve, given)
+
+
 def test_linear_regression_survives_equal_spectra():
     endmembers = tensor(np.repeat(spectra(9, 1), 2, axis=1))
     design = design_matrix(endmembers, torch.zeros(9, 1, 2, dtype=torch.float64))

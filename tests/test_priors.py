@@ -9,7 +9,7 @@ import torch
 import xarray as xr
 from torch import nn
 
-from pyro_unmix.distributions import JumpNormal, WhiteNormal
+from pyro_unmix.distributions import IsotropicNormal, JumpNormal
 from pyro_unmix.priors import (
     AbundancePrior,
     AutoRegressive,
@@ -359,7 +359,7 @@ def test_white_noise_is_a_normal_around_the_mean(learn):
     rng = np.random.default_rng(7)
     mean, x = rng.uniform(size=(4, 5)), rng.uniform(size=(4, 5))
     site = noise.distributions()(tensor(mean))
-    assert isinstance(site, WhiteNormal)
+    assert isinstance(site, IsotropicNormal)
     expected = reference.log_normal(x, mean, float(noise.scale.detach()))
     np.testing.assert_allclose(site.log_prob(tensor(x)).detach(), expected, rtol=1e-12)
 

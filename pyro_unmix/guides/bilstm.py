@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import pyro
-import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from pyro_unmix.distributions import DiagonalNormal
 from pyro_unmix.guides.base import BiLSTM, Guide, glorot
 from pyro_unmix.mixing import (
     change_detector,
@@ -88,25 +88,25 @@ class BiLSTMGuide(Guide):
         shift_c, shift_psi, log_scale_c, log_scale_psi = (hidden @ heads.mT).split(
             [p, hidden.shape[-1] - p] * 2, dim=-1
         )
-        scale_c, scale_psi = log_scale_c.exp(), log_scale_psi.exp()
+        log_det_c, log_det_psi = log_scale_c.sum(-1).unbind(1), log_scale_psi.sum(-1).unbind(1)
         loc, scale = self.initial_loc, self.log_initial_scale.exp()
         # unbind: the gradient of a slice per date would fill a tensor of all dates each time
         projected, observed = projected.unbind(1), valid.to(pixels.dtype).unbind(1)
         shift_c, shift_psi = shift_c.unbind(1), shift_psi.unbind(1)
-        scale_c, scale_psi = scale_c.unbind(1), scale_psi.unbind(1)
+        scale_c, scale_psi = log_scale_c.exp().unbind(1), log_scale_psi.exp().unbind(1)
         (alpha_keep, alpha_new), beta = self.alpha.unbind(), self.beta
         with pyro.plate("pixels", size or batch, subsample=index, dim=-1):
-            c = _sample("c_0", loc[:p], scale[:p])
-            psi = _sample("psi_0", loc[p:], scale[p:])
+            c = pyro.sample("c_0", DiagonalNormal(loc[:p], scale[:p]))
+            psi = pyro.sample("psi_0", DiagonalNormal(loc[p:], scale[p:]))
             for t in pyro.markov(range(num_dates)):
                 previous = to_abundances(c)
                 regression = linear_regression(gram, projected[t], psi)
                 u = self.change_detector(regression, previous) * observed[t]
                 kept = alpha_keep * (1 - u).unsqueeze(-1) * previous
                 new = alpha_new * u.unsqueeze(-1) * (regression + shift_c[t])
-                c = _sample(f"c_{t + 1}", to_softmax_basis(kept + new), scale_c[t])
-                psi = _sample(f"psi_{t + 1}", beta * psi + shift_psi[t], scale_psi[t])
-
-
-def _sample(name: str, loc: Tensor, scale: Tensor) -> Tensor:
-    return pyro.sample(name, dist.Normal(loc, scale).to_event(1))
+                mean = to_softmax_basis(kept + new)
+                c = pyro.sample(f"c_{t + 1}", DiagonalNormal(mean, scale_c[t], log_det_c[t]))
+                mean = torch.addcmul(shift_psi[t], beta, psi)
+                psi = pyro.sample(
+                    f"psi_{t + 1}", DiagonalNormal(mean, scale_psi[t], log_det_psi[t])
+                )

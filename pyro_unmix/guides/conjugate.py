@@ -118,7 +118,7 @@ class ConjugateGuide(Guide):
         return [MarginalMixing(gram, noise, *pair, model.num_endmembers) for pair in pairs]
 
     def _initial(self) -> tuple[Tensor, Tensor]:
-        initial = self.model.abundance_prior.initial().base_dist
+        initial = self.model.abundance_prior.initial()
         return initial.loc, initial.scale
 
     def _smooth_path(

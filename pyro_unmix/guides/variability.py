@@ -17,6 +17,8 @@ from torch import Tensor
 from pyro_unmix.distributions import PrecisionNormal
 from pyro_unmix.mixing import tile_components
 
+_TINY = 1e-20  # an abundance that no gradient can move
+
 Chain = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
@@ -58,7 +60,7 @@ class ExactVariability:
         self._draws: list[tuple[Tensor, Tensor]] = []
         self._only_draws = True
         self._log_probs: list[Tensor] | None = None
-        self._covariance: Tensor | None = None
+        self._means: tuple[Tensor, ...] | None = None
         with torch.no_grad():
             self._conditionals = self._solve()
 
@@ -66,8 +68,11 @@ class ExactVariability:
         """The distribution of ``psi_t`` given ``psi_{t-1}`` (None at t = 0)."""
         with torch.no_grad():
             tril, vector = self._conditionals
-            exact = self._at(t, previous, tril[t], vector[t])
-        return _ExactConditional(exact.loc, exact.precision_tril, self, t, previous)
+            if self.independent and t:
+                loc = self._together_means()[t - 1]
+            else:
+                loc = self._at(t, previous, tril[t], vector[t]).loc
+        return _ExactConditional(loc, tril[t], self, t, previous)
 
     def record(self, t: int, value: Tensor, log_prob: Tensor) -> None:
         """Remember the draw of date t and its density; draws come in order."""
@@ -90,13 +95,19 @@ class ExactVariability:
         """Posterior means of ``psi_1 .. psi_T``, shape (..., B, T, K P)."""
         with torch.no_grad():
             if self.independent:
-                tril, vector = self._together
-                return torch.cholesky_solve(vector.unsqueeze(-1), tril).squeeze(-1)
+                return torch.stack(self._together_means(), dim=-2)
             mean, path = None, []
             for t, (tril, vector) in enumerate(zip(*self._conditionals, strict=True)):
                 mean = self._at(t, mean, tril, vector).loc
                 path.append(mean)
             return torch.stack(path[1:], dim=-2)
+
+    def _together_means(self) -> tuple[Tensor, ...]:
+        """Posterior means of ``psi_1 .. psi_T`` where dates are independent."""
+        if self._means is None:
+            tril, vector = self._together
+            self._means = torch.cholesky_solve(vector.unsqueeze(-1), tril).squeeze(-1).unbind(-2)
+        return self._means
 
     def _at(self, t: int, previous: Tensor | None, tril: Tensor, vector: Tensor) -> PrecisionNormal:
         coefficient, step_scale, loc, scale = self.chain
@@ -112,7 +123,7 @@ class ExactVariability:
         weight = step_scale.pow(-2)
         pull = (self.precision * self.e * self.moment).unbind(-2)
         left = self.precision * self.e
-        curvature = left.unsqueeze(-1) * self.gram * self.e.unsqueeze(-2)
+        curvature = (left.unsqueeze(-1) * self.e.unsqueeze(-2)).mul_(self.gram)
         if self.independent:
             curvature.diagonal(dim1=-2, dim2=-1).add_(weight)
             tril = torch.linalg.cholesky_ex(curvature).L  # the prior's weight keeps it definite
@@ -150,13 +161,6 @@ class ExactVariability:
         trils, vectors = self._conditionals
         means = [self._at(0, None, trils[0], vectors[0]).loc]
         covariances, crosses = [torch.cholesky_inverse(trils[0])], []
-        if self.independent:
-            tril, vector = self._together
-            covariance = torch.cholesky_inverse(tril)
-            means += (covariance @ vector.unsqueeze(-1)).squeeze(-1).unbind(-2)
-            covariances += covariance.unbind(-3)
-            self._covariance = covariance
-            return means, covariances, [torch.zeros_like(means[0])] * (len(means) - 1)
         for t in range(1, len(trils)):
             inverse = torch.cholesky_inverse(trils[t])
             gain = inverse * (coefficient / step_scale.square())
@@ -191,7 +195,7 @@ class ExactVariability:
         """
         coefficient, step_scale, loc, scale = self.chain
         with torch.no_grad():
-            mean, variance, cross, spread = self._stacked_moments()
+            mean, variance, cross, covariance = self._stacked_moments()
         first = (values[..., 0, :] - loc).square() - (mean[..., 0, :] - loc).square()
         first = (-0.5 * (first - variance[..., 0, :]) / scale.square()).sum(-1)
         if self.independent:
@@ -207,27 +211,40 @@ class ExactVariability:
         drawn, expected = self.e * values[..., 1:, :], self.e * mean[..., 1:, :]
         linear = ((drawn - expected) * self.moment).sum(-1)
         quadratic = ((drawn @ self.gram) * drawn - (expected @ self.gram) * expected).sum(-1)
-        if self.gram.requires_grad:
-            spread = spread * self.gram
-        covered = ((spread @ self.e.unsqueeze(-1)).squeeze(-1) * self.e).sum(-1)
+        covered = self._covered(variance[..., 1:, :], covariance)
         observed = self.precision * (linear - 0.5 * (quadratic - covered))
         return torch.cat([first.unsqueeze(-1), chain + observed], dim=-1)
 
-    def _stacked_moments(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Means and variances (..., T+1, K P), lagged covariances (..., T, K P), and covariances (..., T, K P, K P).
+    def _covered(self, variance: Tensor, covariance: Tensor) -> Tensor:
+        """``e' (Cov * G) e`` with its gradients in e and G, shape (..., B, T)."""
+        if self.gram.requires_grad or not self.independent:
+            with torch.set_grad_enabled(self.gram.requires_grad):
+                spread = covariance * self.gram
+            return ((spread @ self.e.unsqueeze(-1)).squeeze(-1) * self.e).sum(-1)
+        # Cov (tau E G E + S^-2) = I: the diagonal is enough for value and gradient.
+        with torch.no_grad():
+            known = (1 - variance * self.chain[1].pow(-2)) / self.precision
+            slope = torch.where(self.e > _TINY, known / self.e, 0.0)
+            value = (slope * self.e).sum(-1)
+        return 2 * (slope * self.e).sum(-1) - value
 
-        The covariances come times ``gram`` where that is a constant.
-        """
+    def _stacked_moments(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Means and variances (..., T+1, K P), lagged covariances (..., T, K P), and covariances (..., T, K P, K P)."""
+        if self.independent:
+            full = torch.cholesky_inverse(self._together[0])
+            rest = torch.stack(self._together_means(), dim=-2)
+            loc, scale = (x.expand_as(rest[..., :1, :]) for x in self.chain[2:])
+            mean = torch.cat([loc, rest], dim=-2)
+            variances = full.diagonal(dim1=-2, dim2=-1)
+            variance = torch.cat([scale.square(), variances], dim=-2)
+            return mean, variance, torch.zeros_like(rest), full
         means, covariances, crosses = self._moments
         batch = means[-1].shape[:-1]
         mean = torch.stack([m.expand(*batch, m.shape[-1]) for m in means], dim=-2)
         diagonals = [c.diagonal(dim1=-2, dim2=-1) for c in covariances]
         variance = torch.stack([d.expand(*batch, d.shape[-1]) for d in diagonals], dim=-2)
-        cross = torch.stack(crosses, dim=-2)
-        full = (
-            torch.stack(covariances[1:], dim=-3) if self._covariance is None else self._covariance
-        )
-        return mean, variance, cross, full if self.gram.requires_grad else full * self.gram
+        full = torch.stack(covariances[1:], dim=-3)
+        return mean, variance, torch.stack(crosses, dim=-2), full
 
 
 class _ExactConditional(PrecisionNormal):
