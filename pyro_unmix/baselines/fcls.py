@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from numbers import Integral
 from typing import Any
 
 import numpy as np
-import torch
 import xarray as xr
 from numpy.typing import ArrayLike
 from tqdm.auto import tqdm
 
 from pyro_unmix._check import as_endmembers, positive_int
-from pyro_unmix.cubes import as_cube_sequence, from_pixels, to_pixels
+from pyro_unmix.baselines._common import fcls_of_date, is_count, names_of, observed, to_result
+from pyro_unmix.cubes import as_cube_sequence, to_pixels
 from pyro_unmix.endmembers import match_endmembers, vca
-from pyro_unmix.posterior import describe
 from pyro_unmix.result import Unmixing
-from pyro_unmix.solvers import fcls as solve_fcls
-
-_CHUNK = 50_000
 
 
 def fcls(
@@ -63,7 +58,8 @@ def fcls(
     """
     sequence = as_cube_sequence(cubes)
     pixels, valid = to_pixels(sequence)
-    if _is_count(endmembers):
+    counted = is_count(endmembers)
+    if counted:
         count = positive_int(endmembers, "endmembers", minimum=2)
         by_date = _vca_by_date(pixels, valid, count, seed)
         found = np.isfinite(by_date).all(axis=(1, 2))
@@ -72,30 +68,21 @@ def fcls(
     else:
         reference = as_endmembers(endmembers, sequence.sizes["wavelength"])
         by_date = np.broadcast_to(reference, (valid.shape[1], *reference.shape))
-        names = _names(endmembers, reference.shape[1])
+        names = names_of(endmembers, reference.shape[1])
 
     abundances = np.full((*valid.shape, reference.shape[1]), np.nan)
     for date in tqdm(range(len(by_date)), disable=not progress, desc="fcls", unit="date"):
         if np.isfinite(by_date[date]).all():
-            seen = valid[:, date]
-            abundances[seen, date] = _solve(pixels[seen, date], by_date[date])
-
-    dataset = _dataset(sequence, abundances, reference, names)
-    if _is_count(endmembers):
-        attributes = {"long_name": "endmember reflectance of each date", "units": "1"}
-        dataset["date_endmembers"] = (("time", "wavelength", "endmember"), by_date, attributes)
-    return Unmixing(describe(dataset), cubes=sequence, seed=seed, method="fcls")
-
-
-def _is_count(endmembers: Any) -> bool:
-    return isinstance(endmembers, Integral) and not isinstance(endmembers, bool)
+            abundances[:, date] = fcls_of_date(pixels[:, date], valid[:, date], by_date[date])
+    spectra = by_date if counted else None
+    return to_result(sequence, abundances, reference, names, spectra, seed=seed, method="fcls")
 
 
 def _vca_by_date(pixels: np.ndarray, valid: np.ndarray, count: int, seed: int) -> np.ndarray:
     """Endmembers (T, L, P) of each date in the order of the first; NaN where a date has too few."""
     num_dates, num_bands = pixels.shape[1:]
     by_date = np.full((num_dates, num_bands, count), np.nan)
-    seen = valid & pixels.any(axis=2)  # zero spectra are fill, not darkness
+    seen = observed(pixels, valid)
     usable = np.flatnonzero(seen.sum(axis=0) >= count)
     if not usable.size:
         raise ValueError(
@@ -108,32 +95,3 @@ def _vca_by_date(pixels: np.ndarray, valid: np.ndarray, count: int, seed: int) -
             found = found[:, match_endmembers(found, by_date[usable[0]])]
         by_date[date] = found
     return by_date
-
-
-def _names(endmembers: Any, count: int) -> np.ndarray:
-    coords = getattr(endmembers, "coords", {})
-    return coords["endmember"].values if "endmember" in coords else np.arange(count)
-
-
-def _solve(spectra: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """Abundances (N, P) of spectra (N, L), in double precision and in chunks."""
-    endmembers = torch.tensor(matrix, dtype=torch.float64)
-    starts = range(0, len(spectra), _CHUNK)
-    parts = [spectra[start : start + _CHUNK].astype(np.float64) for start in starts]
-    solved = [solve_fcls(torch.from_numpy(part), endmembers).numpy() for part in parts]
-    return np.concatenate(solved) if solved else np.empty((0, matrix.shape[1]))
-
-
-def _dataset(
-    cubes: xr.DataArray, abundances: np.ndarray, reference: np.ndarray, names: np.ndarray
-) -> xr.Dataset:
-    maps = from_pixels(abundances, cubes, {"endmember": names}, name="abundances")
-    wavelength = {"wavelength": cubes["wavelength"]} if "wavelength" in cubes.coords else {}
-    return xr.Dataset(
-        {
-            "abundances": maps,
-            "valid": maps.notnull().all("endmember"),
-            "reference_endmembers": (("wavelength", "endmember"), reference),
-        },
-        coords=wavelength,
-    )
