@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 import pyro_unmix as pu
 
@@ -96,12 +97,13 @@ def draw(losses: dict[str, np.ndarray]) -> Figure:
     lowest = min(values.min() for values in means.values())
     figure = Figure(figsize=(7.5, 4.5), layout="constrained")
     ax = figure.subplots()
+    colours = (*pu.plots.MATERIAL_COLOURS[:6], "black", "0.5")  # yellow is faint on white
     for position, (name, values) in enumerate(means.items()):
-        steps = size * (np.arange(len(values)) + 0.5)
+        steps = size * np.arange(len(values)) + (size + 1) / 2  # middles; the first step is 1
         line = "-" if position < 4 else "--"
-        colour = pu.plots.MATERIAL_COLOURS[position]
-        ax.plot(steps, values - lowest + 1e-3, line, label=name, color=colour)
+        ax.plot(steps, values - lowest + 1e-3, line, label=name, color=colours[position])
     ax.set_yscale("log")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set(xlabel="step", ylabel="loss above the lowest, + 0.001 (nats per observed value)")
     ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
     return figure

@@ -49,11 +49,15 @@ RED, GREEN, BLUE = 3, 2, 1
 
 
 def plot_true_colour(cubes: xr.DataArray) -> Figure:
-    """The images as the eye sees them, each date stretched by itself."""
+    """The images in natural colours, each channel of each date stretched by itself.
+
+    With one stretch for all channels the haze, .04 brighter in blue than in red, paints the forest
+    blue. The hues of two dates do not compare exactly.
+    """
     figure = Figure(figsize=(2.4 * cubes.sizes["time"], 2.7), layout="constrained")
     for time_, ax in enumerate(figure.subplots(1, cubes.sizes["time"], squeeze=False)[0]):
         image = cubes.values[time_][..., [RED, GREEN, BLUE]]
-        low, high = np.nanpercentile(image, [1, 99])
+        low, high = np.nanpercentile(image, [1, 99], axis=(0, 1))
         ax.imshow(((image - low) / (high - low)).clip(0, 1))
         ax.set(title=f"t = {time_}", xticks=[], yticks=[])
     return figure

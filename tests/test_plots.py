@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import itertools
 import random
+import runpy
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,6 +23,8 @@ from matplotlib.patches import PathPatch
 from matplotlib.text import Text
 
 from pyro_unmix import plots
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
 
 NAMES = ["water", "vegetation", "soil", "road", "snow", "sand", "tree", "roof", "ice"]
 
@@ -253,10 +257,37 @@ def test_missing_pixels_are_hatched_and_outlined():
         for dy, dx in ((0, 1), (1, 0), (0, -1), (-1, 0)):
             r, c = row + dy, column + dx
             sides += not (0 <= r < 7 and 0 <= c < 6) or bool(valid[r, c])
-    (outline,) = [c for c in hatched.collections if isinstance(c, LineCollection)]
-    assert len(outline.get_segments()) == sides
+    outlines = [c for c in hatched.collections if isinstance(c, LineCollection)]
+    # White above a wider black one: visible on any colour.
+    assert [to_rgb(line.get_color()[0]) for line in outlines] == [(0, 0, 0), (1, 1, 1)]
+    assert outlines[0].get_linewidth()[0] > outlines[1].get_linewidth()[0]
+    assert {len(line.get_segments()) for line in outlines} == {sides}
     assert legend_texts(figure) == ["no valid data"]
     assert not legend_texts(plots.plot_abundances(truth))
+
+
+def rendered(figure: Figure) -> np.ndarray:
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3]
+
+
+@pytest.mark.parametrize(
+    "draw", [plots.plot_uncertainty, plots.plot_abundances, plots.plot_abundance_composite]
+)
+def test_the_marks_of_missing_pixels_do_not_cover_the_values(draw):
+    result = make_result(1, 12, 12)
+    columns = 1 if draw is plots.plot_abundance_composite else 3
+    clear = draw(result, axes=Figure(figsize=(9, 3)).subplots(1, columns))
+    result.valid.values[0, 2:10, 2:10] = False
+    marked = draw(result, axes=Figure(figsize=(9, 3)).subplots(1, columns))
+    clear_pixels, marked_pixels = rendered(clear), rendered(marked)
+    ax = marked.axes[0]
+    (left, bottom), (right, top) = ax.transData.transform([(1.6, 9.4), (9.4, 1.6)]).astype(int)
+    height = len(marked_pixels)
+    cloud = np.s_[height - top : height - bottom, left:right]
+    same = (clear_pixels[cloud] == marked_pixels[cloud]).all(axis=-1)
+    assert 0.6 < same.mean() < 1  # thin lines: most of the cloud has the colour of its value
 
 
 def test_valid_of_another_shape():
@@ -289,11 +320,42 @@ def test_uncertainty_has_its_own_bar():
     drawn = images(figure)
     for p, (k, t) in itertools.product(range(3), enumerate([0, 2])):
         np.testing.assert_array_equal(drawn[2 * p + k], result.abundances_std.values[t, :, :, p])
-    largest = result.abundances_std.values[[0, 2]].max()
-    assert figure.axes[0].images[0].get_clim() == (0.0, pytest.approx(largest))
-    assert figure.axes[-1].get_ylabel() == "posterior std (fraction)"
+    assert figure.axes[-1].get_ylabel().startswith("posterior std (fraction)")
     result.abundances_std = 0 * result.abundances_std
     assert plots.plot_uncertainty(result).axes[0].images[0].get_clim() == (0.0, 1.0)
+
+
+def uncertainty_of(std: np.ndarray) -> tuple[tuple[float, float], str, str]:
+    """Colour limits, extension and label of the bar, for a std of shape (time, y, x, 3)."""
+    result = make_result(*std.shape[:3])
+    result.abundances_std = result.abundances.copy(data=std)
+    figure = plots.plot_uncertainty(result)
+    (limits,) = {ax.images[0].get_clim() for ax in figure.axes[:-1]}
+    bar = figure.axes[0].images[0].colorbar
+    return limits, bar.extend, bar.ax.get_ylabel()
+
+
+def test_a_few_jumps_do_not_blacken_the_uncertainty():
+    rng = np.random.default_rng(0)
+    std = rng.uniform(0.01, 0.02, size=(3, 20, 20, 3))
+    std[1, 4:7, 4:7] = 0.37  # 27 of 3600 values
+    std[0, 0] = np.nan  # no result there
+    limits, extend, label = uncertainty_of(std)
+    # 99 of 100 values are not above the end of the scale.
+    known = np.sort(std[np.isfinite(std)])
+    below = known.size * 99 // 100
+    assert limits[0] == 0 and known[below - 1] <= limits[1] <= known[below]
+    assert limits[1] < 0.021
+    assert (extend, label) == ("max", "posterior std (fraction)\nlargest: 0.37")
+
+
+def test_uncertainty_without_values_above_the_scale():
+    even = np.full((2, 20, 20, 3), 0.05)
+    assert uncertainty_of(even) == ((0.0, 0.05), "neither", "posterior std (fraction)")
+    # The 99th percentile is 0: it cannot end the scale.
+    single = np.zeros((2, 20, 20, 3))
+    single[0, 3, 3, 1] = 0.2
+    assert uncertainty_of(single) == ((0.0, 0.2), "neither", "posterior std (fraction)")
 
 
 def test_uncertainty_of_a_method_without_posterior():
@@ -329,7 +391,7 @@ def test_composite_mixes_the_colours_of_the_materials():
     figure = plots.plot_abundance_composite(result, truth=truth)
     drawn = images(figure)
     assert len(drawn) == len(figure.axes) == 2 * 3
-    palette = [to_rgb(colour) for colour in plots.MATERIAL_COLOURS[:3]]
+    palette = [to_rgb(colour) for colour in plots.COMPOSITE_COLOURS]
     for row, source in enumerate((result, truth)):
         for t in range(3):
             expected = sum(
@@ -344,7 +406,7 @@ def test_composite_of_some_materials():
     result = make_result(num_endmembers=5)
     figure = plots.plot_abundance_composite(result, materials=["snow", 0])
     a = result.abundances.values[0, 2, 3]
-    orange, blue = (np.array(to_rgb(colour)) for colour in plots.MATERIAL_COLOURS[:2])
+    orange, blue = (np.array(to_rgb(colour)) for colour in plots.COMPOSITE_COLOURS[:2])
     expected = a[4] * orange + a[0] * blue + (a[1] + a[2] + a[3]) * np.ones(3)
     np.testing.assert_allclose(images(figure)[0][2, 3], expected, atol=1e-12)
     assert legend_texts(figure) == ["snow", "water", "other materials"]
@@ -388,43 +450,49 @@ def cielab(rgb: np.ndarray, deficiency: np.ndarray) -> np.ndarray:
     return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)
 
 
+# Normal sight and Machado, Oliveira, Fernandes (2009), severity 1.
+SIGHTS = [
+    np.eye(3),
+    np.array(  # protanopia
+        [
+            [0.152286, 1.052583, -0.204868],
+            [0.114503, 0.786281, 0.099216],
+            [-0.003882, -0.048116, 1.051998],
+        ]
+    ),
+    np.array(  # deuteranopia
+        [
+            [0.367322, 0.860646, -0.227968],
+            [0.280085, 0.672501, 0.047413],
+            [-0.011820, 0.042940, 0.968881],
+        ]
+    ),
+    np.array(  # tritanopia
+        [
+            [1.255528, -0.076749, -0.178779],
+            [-0.078411, 0.930809, 0.147602],
+            [0.004733, 0.691367, 0.303900],
+        ]
+    ),
+]
+
+
 def test_the_composite_triple_is_the_safest_of_the_palette():
-    """Machado, Oliveira, Fernandes (2009), severity 1, against mixtures half an image apart."""
-    sights = [
-        np.eye(3),
-        np.array(  # protanopia
-            [
-                [0.152286, 1.052583, -0.204868],
-                [0.114503, 0.786281, 0.099216],
-                [-0.003882, -0.048116, 1.051998],
-            ]
-        ),
-        np.array(  # deuteranopia
-            [
-                [0.367322, 0.860646, -0.227968],
-                [0.280085, 0.672501, 0.047413],
-                [-0.011820, 0.042940, 0.968881],
-            ]
-        ),
-        np.array(  # tritanopia
-            [
-                [1.255528, -0.076749, -0.178779],
-                [-0.078411, 0.930809, 0.147602],
-                [0.004733, 0.691367, 0.303900],
-            ]
-        ),
-    ]
+    """Of Okabe and Ito's eight colours, by mixtures that are half an image apart."""
     grid = np.array([(i, j, 4 - i - j) for i in range(5) for j in range(5 - i)]) / 4
     far = np.abs(grid[:, None] - grid).sum(axis=-1) / 2 >= 0.5
-    palette = np.array([to_rgb(colour) for colour in plots.MATERIAL_COLOURS])
+    eight = [*plots.MATERIAL_COLOURS, "#000000"]
 
-    def separation(triple: tuple[int, ...]) -> float:
-        seen = [cielab(grid @ palette[list(triple)], sight) for sight in sights]
+    def separation(triple: tuple[str, ...]) -> float:
+        palette = np.array([to_rgb(colour) for colour in triple])
+        seen = [cielab(grid @ palette, sight) for sight in SIGHTS]
         return min(np.linalg.norm(s[:, None] - s, axis=-1)[far].min() for s in seen)
 
-    scores = {triple: separation(triple) for triple in itertools.combinations(range(8), 3)}
-    assert max(scores, key=lambda triple: scores[triple]) == (0, 1, 2)
-    assert len(set(plots.MATERIAL_COLOURS)) == 8
+    scores = {frozenset(triple): separation(triple) for triple in itertools.combinations(eight, 3)}
+    best = max(scores, key=lambda triple: scores[triple])
+    assert best == set(plots.COMPOSITE_COLOURS) and len(scores) == 56
+    others = [score for triple, score in scores.items() if "#000000" not in triple]
+    assert scores[best] > 2 * max(others)
 
 
 # ---------------------------------------------------------------------------------- endmembers
@@ -454,6 +522,26 @@ def test_fans_over_space():
     assert figure.axes[0].get_ylabel() == "reflectance"
     assert figure.get_suptitle() == "endmembers over space, t = 1"
     assert legend_texts(figure) == ["7 of 30 pixels", "5–95 %", "median", "reference"]
+
+
+def test_every_line_of_a_fan_can_be_told_apart_whatever_the_material():
+    """Also by colour-blind readers; 10 is some four times the just noticeable difference."""
+    result = make_result(num_endmembers=7)
+    figure = plots.plot_endmembers(result, truth=make_result(num_endmembers=7, seed=1))
+    labels = ("reference", "median", "truth")
+    drawn = []
+    for ax in figure.axes:
+        colours = {line.get_label(): to_rgb(line.get_color()) for line in ax.lines}
+        assert colours["_spectrum"] == colours["reference"]  # bold and thin
+        drawn.append([colours[label] for label in labels])
+    for sight in SIGHTS:
+        lab = cielab(np.array(drawn), sight)
+        for one, other in itertools.combinations(range(3), 2):
+            assert np.linalg.norm(lab[:, one] - lab[:, other], axis=-1).min() > 10
+        # Nor are two materials alike.
+        between = np.linalg.norm(lab[:, None, 0] - lab[None, :, 0], axis=-1)
+        assert between[~np.eye(7, dtype=bool)].min() > 10
+    assert len(set(plots.MATERIAL_COLOURS)) == len(plots.MATERIAL_COLOURS) == 7
 
 
 def test_the_draw_of_pixels_depends_on_the_seed_only():
@@ -503,28 +591,56 @@ def test_truth_of_the_fans():
         assert not lines(ax, "_truth band")
 
 
+def reference_line(ax: Any) -> Any:
+    return next(line for line in ax.lines if line.get_label() == "reference")
+
+
 def test_wavelengths_are_sorted_and_gaps_break_the_lines():
-    # Sorted: 400, 410, 420, 430, (gap of 60) 490, 500, 530: 30 is not more than three times 10.
-    wavelength = np.array([430.0, 400.0, 500.0, 410.0, 420.0, 490.0, 530.0])
-    order = [1, 3, 4, 0, 5, 2, 6]
-    result = make_result(wavelength=wavelength)
-    ax = plots.plot_endmembers(result).axes[2]
-    x, y = (line := next(ln for ln in ax.lines if ln.get_label() == "reference")).get_data()
-    np.testing.assert_array_equal(np.delete(x, 4), wavelength[order])
-    np.testing.assert_array_equal(np.delete(y, 4), result.reference_endmembers.values[order, 2])
-    assert np.isnan(y[4]) and 430 < x[4] < 490
+    # 400, 410, ..., 670, (gap of 60) 730, 740, 770: 30 is not more than three times 10.
+    sorted_ = np.array([*range(400, 680, 10), 730, 740, 770], dtype=float)
+    order = np.random.default_rng(0).permutation(31)
+    result = make_result(wavelength=sorted_[order])
+    line = reference_line(plots.plot_endmembers(result).axes[2])
+    x, y = line.get_data()
+    np.testing.assert_array_equal(np.delete(x, 28), sorted_)
+    given = result.reference_endmembers.values[:, 2]
+    np.testing.assert_array_equal(np.delete(y, 28), given[np.argsort(order)])
+    assert np.isnan(y[28]) and 670 < x[28] < 730
     assert list(line.get_markevery()) == []
 
 
 def test_a_band_between_two_gaps_gets_a_marker():
-    result = make_result(wavelength=np.array([400.0, 410.0, 420.0, 430.0, 900.0, 1600.0]))
-    ax = plots.plot_endmembers(result).axes[0]
-    line = next(line for line in ax.lines if line.get_label() == "reference")
+    wavelength = np.array([*range(400, 680, 10), 900, 1600], dtype=float)
+    assert len(wavelength) == 30
+    result = make_result(wavelength=wavelength)
+    line = reference_line(plots.plot_endmembers(result).axes[0])
     x, y = line.get_data()
     np.testing.assert_array_equal(x[line.get_markevery()], [900.0, 1600.0])
     np.testing.assert_array_equal(
-        y[line.get_markevery()], result.reference_endmembers.values[[4, 5], 0]
+        y[line.get_markevery()], result.reference_endmembers.values[[28, 29], 0]
     )
+
+
+@pytest.mark.parametrize(
+    "wavelength",
+    [
+        # Sentinel-2, B1 to B12 with B8A after B8
+        [443, 490, 560, 665, 705, 740, 783, 842, 865, 945, 1375, 1610, 2190],
+        [*range(400, 670, 10), 900, 1600],  # 29 bands
+        [550],
+    ],
+)
+def test_few_bands_are_all_marked_and_connected(wavelength):
+    wavelength = np.array(wavelength, dtype=float)
+    result = make_result(wavelength=wavelength)
+    figure = plots.plot_endmembers(result, truth=make_result(seed=1, wavelength=wavelength))
+    for ax in figure.axes:
+        for line in ax.lines:
+            x, y = line.get_data()
+            np.testing.assert_array_equal(x, wavelength)
+            assert np.isfinite(y).all()
+            assert line.get_linestyle() != "None" and line.get_marker() == "o"
+            np.testing.assert_array_equal(x[line.get_markevery()], wavelength)
 
 
 def test_without_wavelengths_the_axis_is_the_band():
@@ -723,4 +839,37 @@ def test_axes_of_the_user():
 def test_more_materials_than_colours():
     figure = plots.plot_endmembers(make_result(num_endmembers=9))
     assert len(figure.axes) == 9
-    assert figure.axes[8].lines[0].get_color() == plots.MATERIAL_COLOURS[0]
+    assert figure.axes[8].lines[0].get_color() == plots.MATERIAL_COLOURS[1]
+
+
+# --------------------------------------------------------------------- pictures of the examples
+
+
+def test_haze_does_not_tint_the_true_colour_images():
+    draw = runpy.run_path(str(EXAMPLES / "real_sequence.py"))["plot_true_colour"]
+    rng = np.random.default_rng(0)
+    # A grey surface, bands B1 to B12, under haze that is brighter the shorter the wavelength.
+    surface = rng.uniform(0.0, 0.05, size=(2, 30, 30, 1))
+    cubes = xr.DataArray(surface + np.linspace(0.1, 0.0, 13), dims=("time", "y", "x", "wavelength"))
+    cubes[1] *= 3  # thin cloud: does not darken the other date
+    for ax in draw(cubes).axes:
+        image = np.asarray(ax.images[0].get_array())
+        assert image.shape == (30, 30, 3)
+        np.testing.assert_allclose(image, image[..., [2, 0, 1]], atol=1e-9)
+        assert image.min() == 0 and image.max() == 1
+
+
+def test_steps_of_the_ablation_are_whole_numbers():
+    draw = runpy.run_path(str(EXAMPLES / "ablation.py"))["draw"]
+    names = [f"model {k}" for k in range(8)]
+    quick = draw({name: np.linspace(2.0, 1.0, 3) for name in names})
+    (ax,) = quick.axes
+    FigureCanvasAgg(quick).draw()
+    assert all(float(tick).is_integer() for tick in ax.get_xticks())
+    np.testing.assert_array_equal(ax.lines[0].get_xdata(), [1, 2, 3])
+    looks = {(to_rgb(line.get_color()), line.get_linestyle()) for line in ax.lines}
+    assert len(looks) == 8
+    # The mean of steps 1 to 5 stands at step 3.
+    (ax,) = draw({"model": np.arange(100.0)}).axes
+    np.testing.assert_array_equal(ax.lines[0].get_xdata()[:2], [3, 8])
+    np.testing.assert_allclose(ax.lines[0].get_ydata()[:2], [0.001, 5.001])

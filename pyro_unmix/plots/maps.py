@@ -1,0 +1,154 @@
+"""Maps of one quantity: abundances, their uncertainty, and change."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from pyro_unmix.plots.grid import ColourScale, Grid, draw_scalar_grid, material_grid
+from pyro_unmix.plots.reading import (
+    MAP_DIMS,
+    choose_dates,
+    missing_pixels,
+    read_field,
+    tile_edges,
+    truth_maps,
+)
+
+
+def plot_abundances(
+    result: Any,
+    *,
+    truth: Any = None,
+    dates: Sequence[int] | None = None,
+    names: Sequence[str] | None = None,
+    axes: Any = None,
+) -> Figure:
+    """Draw abundance maps: one row per material, one column per date (paper, Figs. 5 and 11).
+
+    Parameters
+    ----------
+    result
+        Anything with `.abundances`, a DataArray ``(time, y, x, endmember)``; `.valid`
+        ``(time, y, x)``, when there, marks the missing pixel-dates, which are hatched.
+    truth
+        Known abundances: a DataArray with the same dims, a numpy array in that order, or anything
+        with `.abundances`. Each material then has a second row. Materials go together by label
+        when both sides have the same labels, else by position (match the endmembers first).
+    dates
+        Positions of the dates to draw. By default all, or `MAX_DATES` evenly spaced ones of a
+        longer sequence; the titles then say which.
+    names
+        Names of the P materials; by default the labels of the `endmember` coordinate.
+    axes
+        Axes to draw into, as many as there are maps, in the order of the rows.
+
+    Returns
+    -------
+    Figure
+        With one date the materials lie side by side (one column each) instead.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `result` has no abundances, or shapes, labels, `dates` or the number of axes disagree.
+    """
+    maps = read_field(result, "abundances", MAP_DIMS)
+    sources = [("estimate", maps)]
+    if truth is not None:
+        sources.append(("truth", truth_maps(truth, maps)))
+    grid = material_grid(sources, dates, names, missing_pixels(result, maps))
+    return draw_scalar_grid(grid, axes, ColourScale("abundance (fraction)", "viridis"))
+
+
+def plot_uncertainty(
+    result: Any,
+    *,
+    dates: Sequence[int] | None = None,
+    names: Sequence[str] | None = None,
+    axes: Any = None,
+) -> Figure:
+    """Draw maps of the posterior standard deviation of the abundances.
+
+    The colour bar runs from 0 to the 99th percentile of the values drawn: a few abrupt changes
+    would leave everything else black. Larger values have the colour of its end, an arrow there
+    points to them, and its label gives the largest. `dates`, `names`, `axes` and the layout
+    are those of `plot_abundances`.
+
+    Parameters
+    ----------
+    result
+        Anything with `.abundances_std`, a DataArray ``(time, y, x, endmember)``.
+
+    Raises
+    ------
+    ValueError
+        If the standard deviation is NaN everywhere: the method has no posterior.
+    """
+    std = read_field(result, "abundances_std", MAP_DIMS)
+    if not np.isfinite(std.values).any():
+        raise ValueError(
+            "expected posterior standard deviations, got `.abundances_std` that is NaN everywhere: "
+            "the method gives a point estimate only; use one with a posterior, such as "
+            "`pyro_unmix.unmix` or `pyro_unmix.redsunn`"
+        )
+    grid = material_grid([("", std)], dates, names, missing_pixels(result, std))
+    drawn = np.concatenate([image.ravel() for row in grid.images for image in row])
+    return draw_scalar_grid(grid, axes, _uncertainty_scale(drawn[np.isfinite(drawn)]))
+
+
+def _uncertainty_scale(std: NDArray[np.floating]) -> ColourScale:
+    """Colours of standard deviations, of which the largest percent may lie above the scale."""
+    label, cmap = "posterior std (fraction)", "magma"
+    largest = float(std.max()) if std.size else 0.0
+    if largest <= 0:
+        # A bar from 0 to 0 cannot be drawn; a std of exactly 0 everywhere keeps the unit range.
+        return ColourScale(label, cmap)
+    high = float(np.percentile(std, 99))
+    if not 0 < high < largest:
+        return ColourScale(label, cmap, vmax=largest)
+    return ColourScale(f"{label}\nlargest: {largest:.2g}", cmap, vmax=high, extend="max")
+
+
+def plot_change(result: Any, *, dates: Sequence[int] | None = None, axes: Any = None) -> Figure:
+    """Draw maps of the change measure ``u_t = 1/2 ||s(M_{t-1}^+ y_t) - a_{t-1}||_1``, 0 to 1.
+
+    Parameters
+    ----------
+    result
+        Anything with `.change`, a DataArray ``(time, y, x)``, NaN at the first date.
+    dates
+        Positions of the dates to draw; by default all that have a value, at most `MAX_DATES`.
+    axes
+        Axes to draw into, one per date.
+
+    Raises
+    ------
+    ValueError
+        If there is no change to show, as with a single date.
+
+    Notes
+    -----
+    ReDSUNN paper, eq. (44), without its division by P.
+    """
+    change = read_field(result, "change", MAP_DIMS[:3])
+    known = np.flatnonzero(np.isfinite(change.values).any(axis=(1, 2)))
+    if not known.size:
+        raise ValueError(
+            "expected `.change` with a value at some date, got NaN everywhere "
+            f"({change.sizes['time']} date(s)); a change needs at least two dates"
+        )
+    shown, titles = choose_dates(dates, change, available=known)
+    missing = missing_pixels(result, change)
+    grid = Grid(
+        images=[[change.values[t] for t in shown]],
+        missing=[[missing[t] for t in shown]],
+        row_labels=[""],
+        column_titles=titles,
+        tile_edges=tile_edges(change),
+    )
+    return draw_scalar_grid(grid, axes, ColourScale("change $u_t$", "magma"))

@@ -1,0 +1,84 @@
+"""Colours, sizes, labels and legends that all pictures share."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import Any
+
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Seven of the eight colours of Okabe and Ito (2008): no black, which the truth is drawn in and
+# which has no darker shade for the median.
+MATERIAL_COLOURS: tuple[str, ...] = (
+    "#E69F00",  # orange
+    "#56B4E9",  # sky blue
+    "#009E73",  # bluish green
+    "#CC79A7",  # reddish purple
+    "#0072B2",  # blue
+    "#D55E00",  # vermillion
+    "#F0E442",  # yellow: last, it is the faintest on white
+)
+
+# Of the 56 triples of all eight, mixtures of these three stay furthest apart (CIELAB, the worst of
+# normal sight and simulated protanopia, deuteranopia and tritanopia): twice as far as those of any
+# triple without black.
+COMPOSITE_COLOURS: tuple[str, ...] = ("#E69F00", "#56B4E9", "#000000")  # orange, sky blue, black
+
+NO_DATA_COLOUR = "0.85"
+TITLE_SIZE, LABEL_SIZE, TICK_SIZE = 10, 10, 9  # in points
+CHARACTER_WIDTH = 0.6 * LABEL_SIZE / 72  # of an average character of a label, in inches
+
+
+def wrapped_lines(text: str, inches: float) -> list[str]:
+    """Lines of a label, broken between words where they would be longer than `inches`."""
+    characters = max(int(inches / CHARACTER_WIDTH), 8)
+    wrapped = (textwrap.wrap(line, characters, break_long_words=False) for line in text.split("\n"))
+    return [line for lines in wrapped for line in lines] or [""]
+
+
+def wrap(text: str, inches: float) -> str:
+    return "\n".join(wrapped_lines(text, inches))
+
+
+def flat_axes(axes: Any, count: int) -> list[Axes]:
+    """The axes to draw into, checked."""
+    flat = list(np.asarray(axes, dtype=object).ravel())
+    if not all(isinstance(ax, Axes) for ax in flat):
+        raise TypeError(f"expected matplotlib Axes, got {type(axes).__name__}")
+    if len(flat) != count:
+        raise ValueError(f"expected {count} axes for this picture, got {len(flat)}")
+    return flat
+
+
+def root_figure(ax: Axes) -> Figure:
+    figure = ax.figure
+    return figure if isinstance(figure, Figure) else figure.figure
+
+
+def _legend_columns(handles: list[Artist], width: float) -> int:
+    """Columns of a legend in a figure `width` inches wide: one row when that fits."""
+    # Inches of the entries: handle and spacing, then about 0.075 per character.
+    widths = [0.5 + 0.075 * len(str(handle.get_label())) for handle in handles]
+    return len(handles) if sum(widths) <= width else max(1, int(width / max(widths)))
+
+
+def legend_height(handles: list[Artist], width: float) -> float:
+    if not handles:
+        return 0.0
+    return 0.2 + 0.18 * -(-len(handles) // _legend_columns(handles, width))
+
+
+def add_legend(figure: Figure, handles: list[Artist]) -> None:
+    """Legend below everything else in one of our own figures."""
+    if handles:
+        figure.legend(
+            handles=handles,
+            loc="outside lower center",
+            ncols=_legend_columns(handles, figure.get_figwidth()),
+            fontsize=TICK_SIZE,
+            handlelength=1.6,
+            columnspacing=1.0,
+        )
