@@ -1,6 +1,6 @@
 """Multitemporal hyperspectral unmixing as probabilistic programs in Pyro."""
 
-from pyro_unmix import metrics, plots, simulate
+from pyro_unmix import baselines, io, metrics, plots, simulate
 from pyro_unmix.cubes import as_cube_sequence
 from pyro_unmix.endmembers import extract_endmembers, match_endmembers, nfindr, vca
 from pyro_unmix.fit import NonFiniteLossError, fit
@@ -46,9 +46,11 @@ __all__ = [
     "Unmixing",
     "WhiteNoise",
     "as_cube_sequence",
+    "baselines",
     "choose_start",
     "extract_endmembers",
     "fit",
+    "io",
     "learn_basis",
     "match_endmembers",
     "metrics",

@@ -5,6 +5,7 @@ A *pixel-date* is one spectrum: one pixel at one date. It is missing when any of
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,11 @@ from scipy import ndimage
 from pyro_unmix._check import as_times, as_wavelengths, plausible_reflectance, positive_int
 
 DIMS = ("time", "y", "x", "wavelength")
+
+#: nm; two lists of bands that differ by less are the same bands.
+MAX_WAVELENGTH_DIFFERENCE = 0.5
+
+logger = logging.getLogger(__name__)
 
 
 def as_cube_sequence(
@@ -35,8 +41,9 @@ def as_cube_sequence(
         Reflectance (about 0 to 1), floating point. One of: an array (T, H, W, L); one image
         (H, W, L), then T = 1; a list of T images (H, W, L); a DataArray with the dims time, y, x
         and wavelength in any order (without time: one image); a list of such DataArrays, which are
-        joined in time. NaN or a masked value in any band marks the whole pixel-date as missing. An
-        integer coordinate `tile` on y marks disjoint tiles of one scene.
+        joined in time. NaN or a masked value in any band marks the whole pixel-date as missing; so
+        do zeros in all bands, which are the fill of many products and no reflectance. An integer
+        coordinate `tile` on y marks disjoint tiles of one scene.
     wavelength : array_like (L,), optional
         Band centres in nm, in any order. Default: the coordinate of `x`, if it has one.
     time : array_like (T,), optional
@@ -66,12 +73,13 @@ def as_cube_sequence(
         raise TypeError(
             "a cube sequence must be a numpy array, a DataArray or a list of either, got "
             f"{type(x).__name__}: take one variable of a Dataset, x.numpy() of a tensor, "
-            "pyro_unmix.io.read_cubes for a file"
+            "pyro_unmix.io.read_sequence for a file"
         )
     if 0 in cubes.shape:
         raise ValueError(f"a cube sequence must not be empty, got sizes {dict(cubes.sizes)}")
     cubes = _with_times(cubes, time)
     cubes = _with_wavelengths(cubes, wavelength)
+    cubes = _without_fill(cubes)
     plausible_reflectance(cubes.to_numpy())
     tiles(cubes)
     return cubes.rename("reflectance")
@@ -349,6 +357,50 @@ def _check_same_grid(first: xr.DataArray, other: xr.DataArray, position: int) ->
                 f"{position} differ: bring them to one grid first, for example with "
                 "interp_like or rioxarray's reproject_match"
             )
+
+
+def _without_fill(cubes: xr.DataArray) -> xr.DataArray:
+    """Zeros in all bands marked as missing, in a copy if there are any."""
+    values = cubes.to_numpy()
+    # Most spectra are told apart by their first band.
+    candidates = np.argwhere(values[..., 0] == 0)
+    fill = candidates[~values[tuple(candidates.T)].any(axis=-1)]
+    if not len(fill):
+        return cubes
+    logger.info("%d pixel-dates are zero in all bands: taken as missing", len(fill))
+    marked = values.copy()
+    marked[tuple(fill.T)] = np.nan
+    return cubes.copy(data=marked)
+
+
+def check_bands(wavelength: Any, cubes: xr.DataArray) -> None:
+    """Refuse cubes whose wavelengths are not those that endmembers were given at.
+
+    Parameters
+    ----------
+    wavelength : array (L,), or None if it is not known
+        nm, of the endmembers.
+    cubes : xarray.DataArray
+
+    Raises
+    ------
+    ValueError
+        If numbers of bands differ, or wavelengths by more than 0.5 nm.
+    """
+    if wavelength is None or "wavelength" not in cubes.coords:
+        return
+    ours, theirs = np.asarray(wavelength), cubes.coords["wavelength"].to_numpy()
+    if ours.shape != theirs.shape:
+        raise ValueError(
+            f"the endmembers have {ours.size} bands, the cubes {theirs.size}: select or resample "
+            "the same bands first"
+        )
+    worst = np.abs(ours - theirs).max()
+    if worst > MAX_WAVELENGTH_DIFFERENCE:
+        raise ValueError(
+            f"expected cubes at the wavelengths of the endmembers, got some up to {worst:.1f} nm "
+            "off: bring both to the same bands in the same order first"
+        )
 
 
 def _with_times(cubes: xr.DataArray, time: Any) -> xr.DataArray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 import time
@@ -19,8 +20,17 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from pyro_unmix._check import in_range, positive_int
-from pyro_unmix.cubes import as_cube_sequence
-from pyro_unmix.posterior import PosteriorMean, as_tensors, prepare, quiet_pyro, read_out
+from pyro_unmix._random import seeded
+from pyro_unmix.cubes import as_cube_sequence, check_bands, valid_mask
+from pyro_unmix.guides.base import Guide
+from pyro_unmix.posterior import (
+    PosteriorMean,
+    as_tensors,
+    loose_params,
+    prepare,
+    quiet_pyro,
+    read_out,
+)
 from pyro_unmix.result import Unmixing
 
 logger = logging.getLogger(__name__)
@@ -105,7 +115,12 @@ def fit(
         that gave the last finite loss.
     """
     cubes = as_cube_sequence(cube_sequence)
+    seed = positive_int(seed, "seed", minimum=0)
     plan = _Plan(cubes, num_steps, num_epochs, batch_size, learning_rate_decay)
+    loss = Trace_ELBO() if loss is None else loss
+    estimate = PosteriorMean() if estimate is None else estimate
+    _check_programs(model, guide)
+    _check_settings(loss, estimate, callback)
     if device is not None:
         model.to(device)
         if hasattr(guide, "to"):
@@ -116,15 +131,78 @@ def fit(
             f"the model has {model.num_bands} bands, the cubes {pixels.shape[-1]}: build the model "
             "from endmembers of the same bands"
         )
-    with _undisturbed(pixels.device):
-        torch.manual_seed(seed)
-        losses = _train(
-            model, guide, pixels, valid, plan, learning_rate, loss or Trace_ELBO(), seed,
-            progress, callback,
-        )  # fmt: skip
-        estimate = estimate or PosteriorMean()
-        dataset = read_out(model, guide, cubes, estimate=estimate, seed=seed)
-    return Unmixing(dataset, np.asarray(losses), model, guide, cubes, estimate, seed, method)
+    check_bands(getattr(getattr(model, "reference", None), "wavelength", None), cubes)
+    with _undisturbed(seed, pixels.device):
+        scale = 1.0 / (int(valid.sum()) * pixels.shape[-1])
+        _forget_gradients(model, guide)
+        svi = _CheckedSVI(
+            poutine.scale(model, scale=scale),
+            poutine.scale(guide, scale=scale),
+            _Optimiser(learning_rate, plan.decay_per_step),
+            loss,
+        )
+        losses = _train(svi, guide, pixels, valid, plan, seed, progress, callback)
+        store = loose_params(model, guide)
+        try:
+            dataset = read_out(
+                model, guide, cubes, estimate=estimate, seed=seed, store=store, progress=progress
+            )
+        except torch.linalg.LinAlgError as error:
+            raise svi.failed(f"the last step left no posterior ({error})") from error
+        if not np.isfinite(dataset["abundances"]).all():
+            raise svi.failed("the last step left abundances that are not finite")
+    model, guide = _copies(model, guide)
+    return Unmixing(dataset, np.asarray(losses), model, guide, cubes, estimate, seed, method, store)
+
+
+def _copies(model: Any, guide: Any) -> tuple[Any, Any]:
+    """Copies that belong together; a later fit of the originals leaves them alone."""
+    modules = guide.modules() if isinstance(guide, torch.nn.Module) else ()
+    # Pyro's autoguides keep a trace that cannot be copied and never changes.
+    traces = [getattr(module, "prototype_trace", None) for module in modules]
+    return copy.deepcopy((model, guide), {id(trace): trace for trace in traces if trace})
+
+
+def _check_programs(model: Any, guide: Any) -> None:
+    for name, program in (("model", model), ("guide", guide)):
+        if isinstance(program, type) or not callable(program):
+            raise TypeError(
+                f"{name} must be a Pyro program, such as SGLMM(endmembers) and "
+                f"ConjugateGuide(model), got {program!r}"
+            )
+    if isinstance(model, Guide) or not isinstance(model, torch.nn.Module):
+        raise TypeError(
+            "expected fit(model, guide, cubes) with a module such as SGLMM(endmembers) for the "
+            f"model, got a {type(model).__name__}"
+        )
+    if isinstance(guide, Guide) and guide.model is not model:
+        raise ValueError(
+            "the guide was built for another model: build it from the model that is fitted, "
+            f"{type(guide).__name__}(model)"
+        )
+    modules = [program for program in (model, guide) if isinstance(program, torch.nn.Module)]
+    dtypes = {p.dtype for module in modules for p in module.parameters() if p.is_floating_point()}
+    if len(dtypes) > 1:
+        raise TypeError(
+            f"model and guide must have one floating-point type, got {sorted(map(str, dtypes))}: "
+            "call .double() or .float() on both"
+        )
+
+
+def _forget_gradients(*programs: Any) -> None:
+    """Drop gradients that somebody left on the parameters: the first step would add to them."""
+    for program in programs:
+        if isinstance(program, torch.nn.Module):
+            program.zero_grad(set_to_none=True)
+
+
+def _check_settings(loss: Any, estimate: Any, callback: Any) -> None:
+    if not hasattr(loss, "loss_and_grads"):
+        raise TypeError(f"loss must be an ELBO of Pyro, such as Trace_ELBO(), got {loss!r}")
+    if not isinstance(estimate, PosteriorMean):
+        raise TypeError(f"estimate must be PosteriorMean() or PlugInMean(), got {estimate!r}")
+    if callback is not None and not callable(callback):
+        raise TypeError(f"callback must be a function (step, elbo), got {callback!r}")
 
 
 class _Plan:
@@ -140,7 +218,7 @@ class _Plan:
     ) -> None:
         if num_steps is not None and num_epochs is not None:
             raise ValueError("pass num_steps or num_epochs, got both: remove one of them")
-        self.num_pixels = int(cubes.notnull().all("wavelength").any("time").sum())
+        self.num_pixels = int(valid_mask(cubes).any("time").sum())
         self.batch_size = min(positive_int(batch_size, "batch_size"), self.num_pixels)
         per_epoch = self.num_pixels / self.batch_size
         self.until_converged = num_steps is None and num_epochs is None
@@ -165,11 +243,10 @@ class _Plan:
 
 
 @contextmanager
-def _undisturbed(device: torch.device) -> Iterator[None]:
+def _undisturbed(seed: int, device: torch.device) -> Iterator[None]:
     """Leave the param store, random state, validation flags and thread count as they were."""
     threads = torch.get_num_threads()
-    devices = [device] if device.type == "cuda" else []
-    with quiet_pyro(), torch.random.fork_rng(devices):
+    with quiet_pyro(), seeded(seed, device):
         try:
             if device.type == "cpu":
                 torch.set_num_threads(1)  # the tensors of a step are too small to share
@@ -187,6 +264,7 @@ class _CheckedSVI(SVI):
         self._good: dict[str, tuple[Tensor, Tensor]] = {}
 
     def step(self, *args: Any, **kwargs: Any) -> float:
+        random_state = torch.random.get_rng_state()
         with poutine.trace(param_only=True) as capture:
             try:
                 loss = float(self.loss_and_grads(self.model, self.guide, *args, **kwargs))
@@ -200,24 +278,25 @@ class _CheckedSVI(SVI):
         }
         if not math.isfinite(loss):
             self.check_parameters()
-            reason = _describe_failure(self.model, self.guide, args, kwargs, loss)
-            self._restore()
-            raise NonFiniteLossError(reason)
+            torch.random.set_rng_state(random_state)
+            raise self.failed(_describe_failure(self.model, self.guide, args, kwargs, loss))
         self._good = {name: (value, value.detach().clone()) for name, value in params.items()}
         self.optim(params.values())
         for value in params.values():
             value.grad = None
         return loss
 
+    def failed(self, reason: str) -> NonFiniteLossError:
+        """The error to raise; the last good parameters are back."""
+        self._restore()
+        return NonFiniteLossError(f"{reason}; {_ADVICE}")
+
     def check_parameters(self) -> None:
         """Raise if the last step left a parameter that is not finite: its gradient was not."""
         for name, (value, _) in self._good.items():
             if not torch.isfinite(value).all():
-                self._restore()
                 name = name.replace("$$$", ".")
-                raise NonFiniteLossError(
-                    f"the gradient of parameter {name!r} is not finite; {_ADVICE}"
-                )
+                raise self.failed(f"the gradient of parameter {name!r} is not finite")
 
     def _restore(self) -> None:
         with torch.no_grad():
@@ -227,34 +306,23 @@ class _CheckedSVI(SVI):
 
 
 def _train(
-    model: Any,
+    svi: _CheckedSVI,
     guide: Any,
     pixels: Tensor,
     valid: Tensor,
     plan: _Plan,
-    learning_rate: float | Callable[[str], float],
-    loss: Any,
     seed: int,
     progress: bool,
     callback: Callable[[int, float], None] | None,
 ) -> list[float]:
-    usable = valid.any(1).nonzero().squeeze(1)
-    num_values = int(valid.sum()) * pixels.shape[-1]
-    scale = 1.0 / num_values
-    svi = _CheckedSVI(
-        poutine.scale(model, scale=scale),
-        poutine.scale(guide, scale=scale),
-        _Optimiser(learning_rate, plan.decay_per_step),
-        loss,
-    )
     losses: list[float] = []
     if not plan.num_steps:
         return losses
-    features = prepare(guide, pixels, valid)
-    batches = _batches(usable, plan.batch_size, seed)
+    batches = _batches(valid.any(1).nonzero().squeeze(1), plan.batch_size, seed)
     bar = tqdm(total=plan.num_steps, disable=not progress, desc="fit", unit="step")
     started = time.perf_counter()
     try:
+        features = prepare(guide, pixels, valid)
         for step in range(plan.num_steps):
             index = next(batches)
             value = svi.step(
@@ -340,13 +408,12 @@ def _describe_failure(model: Any, guide: Any, args: Any, kwargs: Any, loss: floa
                 if site["type"] != "sample":
                     continue
                 if not torch.isfinite(site["value"]).all():
-                    return f"{failed}: site {name!r} of the {program} is not finite; {_ADVICE}"
+                    return f"{failed}: site {name!r} of the {program} is not finite"
                 if not torch.isfinite(site["fn"].log_prob(site["value"])).all():
                     return (
-                        f"{failed}: site {name!r} of the {program} has a density that is not "
-                        f"finite; {_ADVICE}"
+                        f"{failed}: site {name!r} of the {program} has a density that is not finite"
                     )
-    return f"{failed}, in this draw only; {_ADVICE}"
+    return f"{failed}, in this draw only"
 
 
 def _sites(program: Any, args: Any, kwargs: Any) -> Any:

@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyro
@@ -16,9 +16,10 @@ import xarray as xr
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from pyro_unmix._check import positive_int
-from pyro_unmix.cubes import from_pixels, to_pixels
+from pyro_unmix.cubes import from_pixels, to_pixels, valid_mask
 from pyro_unmix.mixing import change_detector, linear_regression
 
 _CHUNK_ELEMENTS = 6_000_000
@@ -114,11 +115,31 @@ class Noise:
         return torch.as_tensor(draws, dtype=self.like.dtype, device=self.like.device)
 
 
+ParamStore = Mapping[str, Mapping[str, Any]]
+
+
 @contextmanager
-def quiet_pyro() -> Iterator[None]:
-    """A scope that leaves no parameter in the store and validates nothing."""
-    with pyro.get_param_store().scope(), pyro.validation_enabled(False):
+def quiet_pyro(store: ParamStore | None = None) -> Iterator[None]:
+    """A scope that leaves no parameter in the store and validates nothing; it starts with those of `store`."""
+    state = {name: dict(values) for name, values in (store or _NO_PARAMS).items()}
+    with pyro.get_param_store().scope(cast(Any, state)), pyro.validation_enabled(False):
         yield
+
+
+_NO_PARAMS: ParamStore = {"params": {}, "constraints": {}}
+
+
+def loose_params(*programs: Any) -> ParamStore:
+    """What the store holds besides the parameters of modules: those of plain functions, copied."""
+    modules = [program for program in programs if isinstance(program, torch.nn.Module)]
+    owned = {id(parameter) for module in modules for parameter in module.parameters()}
+    state = pyro.get_param_store().get_state()
+    loose = {
+        name: value.detach().clone().requires_grad_()
+        for name, value in state["params"].items()
+        if id(value) not in owned
+    }
+    return {"params": loose, "constraints": {n: state["constraints"][n] for n in loose}}
 
 
 def model_dtype_and_device(model: Any) -> tuple[torch.dtype, torch.device]:
@@ -189,12 +210,17 @@ def chunks(num_pixels: int, per_pixel: int) -> Iterator[slice]:
 
 
 def iterate_draws(
-    model: Any, guide: Any, cubes: xr.DataArray, num_samples: int, seed: int
+    model: Any,
+    guide: Any,
+    cubes: xr.DataArray,
+    num_samples: int,
+    seed: int,
+    store: ParamStore | None = None,
 ) -> Iterator[tuple[slice, dict[str, Any]]]:
-    """Chunk by chunk: what was drawn, and the chunk's tensors."""
+    """Chunk by chunk: what was drawn, and the chunk's tensors; `store` as `loose_params` gave it."""
     pixels, valid = as_tensors(cubes, model)
     num_pixels, num_dates, num_bands = pixels.shape
-    with quiet_pyro(), torch.no_grad():
+    with quiet_pyro(store), torch.no_grad():
         for part in chunks(num_pixels, num_dates * max(num_bands, 8 * num_samples)):
             y, v = pixels[part], valid[part]
             features = prepare(guide, y, v)
@@ -224,6 +250,8 @@ def read_out(
     *,
     estimate: PosteriorMean,
     seed: int = 0,
+    store: ParamStore | None = None,
+    progress: bool = False,
 ) -> xr.Dataset:
     """The posterior of every pixel and date as a labelled dataset.
 
@@ -235,6 +263,10 @@ def read_out(
     estimate : PosteriorMean or PlugInMean
     seed : int
         Of the draws.
+    store : mapping, optional
+        Trained parameters of plain functions, from `loose_params`.
+    progress : bool
+        Show a bar over the pixels.
 
     Returns
     -------
@@ -244,7 +276,14 @@ def read_out(
         ``components`` (wavelength, component, endmember).
     """
     parts: dict[str, list[np.ndarray]] = {}
-    for _, chunk in iterate_draws(model, guide, cubes, estimate.num_samples, seed):
+    bar = tqdm(
+        total=cubes.sizes["y"] * cubes.sizes["x"],
+        disable=not progress,
+        desc="read out",
+        unit="pixel",
+    )
+    draws = iterate_draws(model, guide, cubes, estimate.num_samples, seed, store)
+    for part, chunk in draws:
         drawn, variability = chunk["draws"], chunk["variability"]
         values = {"abundances": drawn.mean(0), "abundances_std": drawn.std(0)}
         if isinstance(estimate, PlugInMean):
@@ -254,6 +293,8 @@ def read_out(
         values["change"] = _change(model, chunk, values["abundances"], variability)
         for name, value in values.items():
             parts.setdefault(name, []).append(value.cpu().numpy())
+        bar.update(part.stop - part.start)
+    bar.close()
     return _to_dataset(model, cubes, {k: np.concatenate(v) for k, v in parts.items()})
 
 
@@ -288,7 +329,7 @@ def _to_dataset(model: Any, cubes: xr.DataArray, parts: dict[str, np.ndarray]) -
         xr.Dataset(
             {
                 **arrays,
-                "valid": cubes.notnull().all("wavelength"),
+                "valid": valid_mask(cubes),
                 "reference_endmembers": (("wavelength", "endmember"), reference),
                 "components": (("wavelength", "component", "endmember"), components),
             },

@@ -54,6 +54,8 @@ class Endmembers(Part):
     def __init__(self, endmembers: ArrayLike) -> None:
         super().__init__()
         self.names = _endmember_names(endmembers)
+        #: nm, where the given endmembers had them
+        self.wavelength = _wavelengths(endmembers)
         # Pyro's store would train a contiguous copy of a parameter that is not contiguous.
         matrix = np.ascontiguousarray(as_endmembers(endmembers))
         self._store(torch.tensor(matrix, dtype=torch.get_default_dtype()).contiguous())
@@ -81,6 +83,13 @@ def _endmember_names(endmembers: object) -> list[str] | None:
     if "endmember" not in coords or coords["endmember"].dtype.kind not in "USO":
         return None
     return [str(name) for name in coords["endmember"].values]
+
+
+def _wavelengths(endmembers: object) -> np.ndarray | None:
+    coords = getattr(endmembers, "coords", {})
+    if "wavelength" not in coords or coords["wavelength"].dims != ("wavelength",):
+        return None
+    return np.array(coords["wavelength"].values, dtype=float)
 
 
 # ------------------------------------------------------------------------------- abundances
@@ -137,7 +146,8 @@ class SoftmaxWalk(GaussianStart):
     """``c_t ~ N(c_{t-1}, sigma_a(c_{t-1})^2 I)``, eq. (18), sigma_a a small learned network.
 
     ``sigma_a = exp(W_R relu(... relu(W_1 c + b_1) ...) + b_R)`` with `num_layers` layers, hidden ones of P neurons,
-    Glorot initialisation and zero biases. (Table I counts P outputs for the last layer; a scalar needs one.)
+    Glorot initialisation and zero biases. (Table I counts P outputs for the last layer; a scalar needs one.) The
+    exponent is held within -5 and 5, so that a simulated walk whose scale grows with |c| does not overflow.
 
     Parameters
     ----------
@@ -176,7 +186,6 @@ class SoftmaxWalk(GaussianStart):
                 hidden = hidden.relu()
             weight, bias = getattr(self, f"weight_{layer}"), getattr(self, f"bias_{layer}")
             hidden = nn.functional.linear(hidden, weight, bias)
-        # a simulated walk whose scale grows with |c| must not overflow
         return hidden.clamp(-_MAX_LOG_SCALE, _MAX_LOG_SCALE)
 
     def transitions(self, index: Tensor | None = None) -> Transition:
@@ -276,6 +285,13 @@ class KnownAbundances(AbundancePrior):
             )
 
     def _at(self, step: int, index: Tensor | None) -> TorchDistribution:
+        largest = len(self.values) if index is None or not len(index) else int(index.max()) + 1
+        if step >= self.values.shape[1] or largest > len(self.values):
+            raise ValueError(
+                f"KnownAbundances holds {len(self.values)} pixels and {self.values.shape[1] - 1} "
+                f"dates, asked for pixel {largest - 1} at date {step}: pass abundances of the "
+                "whole scene that is fitted"
+            )
         values = self.values[:, step] if index is None else self.values[index, step]
         return dist.Delta(values).to_event(1)
 

@@ -233,7 +233,7 @@ class MarginalMixing:
     def _whiten(self, projected: Tensor, abundances: Tensor) -> tuple[Tensor, Tensor]:
         """Cholesky factor C of ``sigma^2 I + V'V``, V = W diag(scale e), and ``C^-1 V'[M, y]``."""
         e = tile_components(abundances, self.num_components).unsqueeze(-1)
-        precision = e * self.spread * e.mT
+        precision = (e * e.mT).mul_(self.spread)
         precision.diagonal(dim1=-2, dim2=-1).add_(self.noise_variance)
         factor = torch.linalg.cholesky(precision)
         cross = self.cross.expand(len(e), *self.cross.shape)

@@ -55,6 +55,21 @@ def make_labelled() -> xr.DataArray:
 # --- what comes in ---------------------------------------------------------------------------
 
 
+def test_zeros_in_all_bands_are_missing(caplog):
+    values = np.random.default_rng(0).uniform(0.1, 0.9, size=(2, 3, 4, 5))
+    values[0, 1] = 0
+    values[1, 2, 3, 0] = 0  # one band only: a spectrum
+    given = values.copy()
+    with caplog.at_level("INFO", logger="pyro_unmix"):
+        cubes = as_cube_sequence(values)
+    np.testing.assert_array_equal(values, given)
+    expected = np.ones((2, 3, 4), dtype=bool)
+    expected[0, 1] = False
+    np.testing.assert_array_equal(valid_mask(cubes), expected)
+    assert np.isnan(cubes.values[0, 1]).all()
+    assert "4 pixel-dates are zero in all bands" in caplog.text
+
+
 def test_numpy_sequence_is_labelled() -> None:
     x = make_array()
     cubes = as_cube_sequence(x, wavelength=WAVELENGTH, time=DATES)
@@ -243,7 +258,7 @@ def changed(index: tuple[int, ...] | slice, value: float) -> np.ndarray:
         ),
         (make_array().tolist(), TypeError, "numpy arrays only or DataArrays only, got list"),
         (xr.Dataset({"a": 1}), TypeError, "got Dataset: take one variable of a Dataset"),
-        ("scene.nc", TypeError, "got str: .*read_cubes for a file"),
+        ("scene.nc", TypeError, "got str: .*read_sequence for a file"),
         (make_array().astype("i2"), TypeError, "integers int16 without a scale: multiply by"),
         (list(make_array().astype("u2")), TypeError, "item 0 of the list .*uint16 without a scale"),
         (make_array().astype(complex), TypeError, "in floating point, got complex128"),

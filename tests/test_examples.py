@@ -149,7 +149,11 @@ def test_readme_code_runs(
     assert isinstance(scene, pu.simulate.Scene)
     knowing_nothing = np.full(scene.abundances.shape, 1 / 3)
     worst = pu.metrics.nrmse_abundances(knowing_nothing, scene.abundances)
-    assert pu.metrics.score(result, scene)["NRMSE_A"] < worst / 3
+    error = pu.metrics.score(result, scene)["NRMSE_A"]
+    assert error < worst / 3
+    fresh = pu.SGLMM(names["endmembers"], variability_prior=pu.AutoRegressive(0.5), **names["parts"])
+    untrained = pu.fit(fresh, pu.ConjugateGuide(fresh), scene.cubes, num_steps=0, progress=False)
+    assert error < pu.metrics.score(untrained, scene)["NRMSE_A"]
     errors = re.findall(r"NRMSE_A (\S+)\n", capsys.readouterr().out)
     assert len(errors) == 3 and all(np.isfinite(float(error)) for error in errors)
 

@@ -441,6 +441,65 @@ def test_divergence_is_reported_as_such(name):
         fit(model, guide, CUBES, num_steps=50, learning_rate=1e6, progress=False)
 
 
+@pytest.mark.parametrize("learning_rate", [1e3, 1e8, 1e20])
+@pytest.mark.parametrize("name", PAIRS)
+def test_divergence_at_the_last_step_is_noticed(name, learning_rate):
+    model, guide = PAIRS[name]()
+    before = weights_of(model, guide)
+    try:
+        result = fit(model, guide, CUBES, num_steps=1, learning_rate=learning_rate, progress=False)
+    except NonFiniteLossError as error:
+        assert "lower learning_rate" in str(error)
+        assert not changed(before, model, guide)
+    else:
+        assert np.isfinite(result.abundances).all()
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_a_read_out_that_fails_gives_the_last_good_parameters_back(name, monkeypatch):
+    model, guide = PAIRS[name]()
+
+    def fails(*args, **kwargs):
+        raise torch.linalg.LinAlgError("not positive-definite")
+
+    kept = []
+    monkeypatch.setattr(fit_module, "read_out", fails)
+    with pytest.raises(NonFiniteLossError, match=r"left no posterior \(not positive-definite\)"):
+        fit(
+            model, guide, CUBES, num_steps=3, progress=False,
+            callback=lambda step, elbo: kept.append(weights_of(model, guide)),
+        )  # fmt: skip
+    assert not changed(kept[1], model, guide)  # the third step moved on from there
+    assert changed(kept[2], model, guide)
+
+
+def test_an_interrupt_of_the_preparation_returns_the_start(monkeypatch):
+    model, guide = ours()
+    expected = fit(model, guide, CUBES, num_steps=0, progress=False)
+
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fit_module, "prepare", stop)
+    result = fit(model, guide, CUBES, num_steps=9, progress=False)
+    assert len(result.losses) == 0
+    xr.testing.assert_identical(result.abundances, expected.abundances)
+
+
+def test_the_site_to_blame_is_found_with_the_noise_that_failed():
+    """A site whose draw is not finite in one of five calls only."""
+
+    class Rarely(WhiteNoise):
+        def distributions(self):
+            bad = torch.rand(()) < 0.2
+            return lambda mean: dist.Normal(mean + (float("nan") if bad else 0), 0.1).to_event(1)
+
+    for seed in range(5):
+        model, guide = paper(noise=Rarely())
+        with pytest.raises(NonFiniteLossError, match="site 'y_1' of the model has a density"):
+            fit(model, guide, CUBES, num_steps=200, seed=seed, progress=False)
+
+
 @pytest.mark.parametrize("step", [0, 2])
 def test_an_interrupt_returns_what_is_there(step, caplog):
     def stop(at: int, elbo: float) -> None:
@@ -491,6 +550,49 @@ def test_errors_of_a_callback_come_through():
 def test_fit_errors(settings, error, text):
     with pytest.raises(error, match=text):
         run(**settings)
+
+
+def mismatched_wavelengths():
+    cubes = as_cube_sequence(CUBES)
+    return cubes.assign_coords(wavelength=cubes["wavelength"].values[::-1])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings", "error", "text"),
+    [
+        (lambda: (*paper()[::-1], CUBES), {}, TypeError, r"expected fit\(model, guide, cubes\)"),
+        (lambda: (paper()[0], paper()[1], CUBES), {}, ValueError, "built for another model"),
+        (lambda: (paper()[0], BiLSTMGuide, CUBES), {}, TypeError, "guide must be a Pyro program"),
+        (lambda: (SGLMM, paper()[1], CUBES), {}, TypeError, "model must be a Pyro program"),
+        (lambda: (paper, paper()[1], CUBES), {}, TypeError, "a module such as SGLMM"),
+        (
+            lambda: (*(lambda m, g: (m.double(), g))(*paper()), CUBES),
+            {},
+            TypeError,
+            "one floating-point type, got .'torch.float32', 'torch.float64'.",
+        ),
+        (lambda: (*paper(), CUBES), {"loss": "elbo"}, TypeError, "loss must be an ELBO of Pyro"),
+        (lambda: (*paper(), CUBES), {"callback": 3}, TypeError, "callback must be a function"),
+        (lambda: (*paper(), CUBES), {"estimate": "mean"}, TypeError, "estimate must be Posterior"),
+        (lambda: (*paper(), CUBES), {"seed": -1}, ValueError, "seed must be at least 0, got -1"),
+        (lambda: (*paper(), CUBES), {"seed": 1.5}, TypeError, "seed must be an integer"),
+        (
+            lambda: (*paper(), mismatched_wavelengths()),
+            {},
+            ValueError,
+            "expected cubes at the wavelengths of the endmembers, got some up to 1950.0 nm off",
+        ),
+    ],
+)
+def test_what_does_not_fit_together_is_refused_before_training(arguments, settings, error, text):
+    steps = []
+    with pytest.raises(error, match=text):
+        fit(
+            *arguments(),
+            **{"num_steps": 2, "progress": False, "callback": lambda *s: steps.append(s)}
+            | settings,
+        )
+    assert not steps
 
 
 # No trace left behind
@@ -646,6 +748,40 @@ def test_progress_shows_the_elbo_and_the_rate(capfd):
     assert capfd.readouterr() == ("", "")
 
 
+def test_gradients_that_were_left_behind_do_not_count():
+    model, guide = ours()
+    for parameter in [*model.parameters(), *guide.parameters()]:
+        parameter.grad = torch.full_like(parameter, 3.0)
+    result = fit(model, guide, CUBES, num_steps=3, batch_size=10, progress=False)
+    clean = fit(*ours(), CUBES, num_steps=3, batch_size=10, progress=False)
+    np.testing.assert_array_equal(result.losses, clean.losses)
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_a_result_stays_as_it_was_when_training_goes_on(name):
+    model, guide = PAIRS[name]()
+    first = fit(model, guide, CUBES, num_steps=2, progress=False)
+    draws = first.sample(3)
+    second = fit(model, guide, CUBES, num_steps=5, learning_rate=0.1, progress=False)
+    xr.testing.assert_identical(first.sample(3), draws)
+    assert np.abs(second.sample(3) - draws).max() > 1e-3
+
+
+def test_the_seed_may_be_an_integer_of_numpy():
+    xr.testing.assert_identical(run(seed=np.int64(3)).abundances, run(seed=3).abundances)
+
+
+def test_cuda_generators_are_left_alone_on_the_cpu(monkeypatch):
+    calls = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", calls.append)
+    monkeypatch.setattr(torch.cuda, "manual_seed", calls.append)
+    for name in PAIRS:
+        model, guide = PAIRS[name](seed=5)
+        fit(model, guide, CUBES, num_steps=1, progress=False)
+        model.sample_sequence(3, 2)
+    assert calls == []
+
+
 def test_device_and_dtype_are_the_models():
     model, guide = ours()
     model, guide = model.double(), guide.double()
@@ -657,8 +793,8 @@ def test_device_and_dtype_are_the_models():
 def test_the_result_knows_what_was_fitted():
     model, guide = ours()
     result = fit(model, guide, CUBES, num_steps=1, method="mine", seed=4, progress=False)
-    assert result.model is model
-    assert result.guide is guide
+    assert result.guide.model is result.model
+    assert not changed(weights_of(result.model, result.guide), model, guide)
     assert result.method == "mine"
     assert result.seed == 4
     xr.testing.assert_identical(result.cubes, as_cube_sequence(CUBES))
@@ -716,9 +852,21 @@ def test_a_plain_function_is_a_guide():
                 pyro.sample(f"c_{t}", dist.Normal(loc, 0.1).to_event(1))
                 pyro.sample(f"psi_{t}", dist.Normal(torch.zeros(3), 0.1).to_event(1))
 
-    result = fit(model, guide, one_date(), num_steps=3, progress=False)
-    assert result.losses.shape == (3,)
-    assert np.isfinite(result.abundances).all()
+    trained = {}
+    result = fit(
+        model, guide, one_date(), num_steps=60, learning_rate=0.3, progress=False,
+        callback=lambda step, elbo: trained.update(loc=pyro.param("loc").detach().clone()),
+    )  # fmt: skip
+    assert trained["loc"].abs().max() > 0.5
+    # Read out where it was trained to, now and later.
+    rng = np.random.default_rng(0)
+    draws = trained["loc"].numpy() + 0.1 * rng.normal(size=(4000, 3))
+    expected = np.exp(draws) / np.exp(draws).sum(-1, keepdims=True)
+    for got in (result.abundances, result.sample(64).mean("sample"), result.quantile(0.5)):
+        np.testing.assert_allclose(
+            got, np.broadcast_to(expected.mean(0), got.shape), atol=5 * 0.1 / np.sqrt(64)
+        )
+    assert "loc" not in pyro.get_param_store()
 
 
 class TwoStates(nn.Module):

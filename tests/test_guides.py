@@ -914,9 +914,16 @@ def test_values_at_missing_dates_do_not_matter(name):
 
 
 def test_base_guide_prepares_and_draws_nothing():
-    guide = Guide(None)
+    guide = Guide(SGLMM(np.eye(3, 2)))
     assert guide.prepare(None, None) == {}
     assert guide.draw(None, None, {}, None) is None
+
+
+@pytest.mark.parametrize("guide", [BiLSTMGuide, ConjugateGuide])
+@pytest.mark.parametrize("model", [None, np.eye(3, 2), SGLMM])
+def test_guides_are_built_from_a_model(guide, model):
+    with pytest.raises(TypeError, match=r"Guide is built from its model, such as SGLMM"):
+        guide(model)
 
 
 # ------------------------------------------------------------- against the exact posterior

@@ -11,9 +11,9 @@ PACKAGE = Path(__file__).parents[1] / "pyro_unmix"
 
 # The ground floor first. A package stands for all its modules, unless one is named by itself.
 ROWS = [
-    ["_check", "_recipe"],
-    ["cubes", "distributions", "mixing", "priors", "solvers", "_spectra"],
-    ["io", "endmembers", "selection", "posterior", "result"],
+    ["_check", "_random", "_recipe"],
+    ["cubes", "distributions", "libraries", "mixing", "priors", "solvers", "_spectra"],
+    ["io", "endmembers", "num_endmembers", "selection", "posterior", "result"],
     ["metrics", "plots", "baselines", "models"],
     ["guides", "losses", "simulate"],
     ["fit"],

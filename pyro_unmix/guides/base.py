@@ -23,6 +23,11 @@ class Guide(Recorded, PyroModule):
 
     def __init__(self, model: Any) -> None:
         super().__init__("guide")
+        if isinstance(model, type) or not hasattr(model, "design"):
+            raise TypeError(
+                f"{type(self).__name__} is built from its model, such as SGLMM(endmembers), got "
+                f"{model!r}"
+            )
         self._held = (model,)  # inside a tuple, so that it does not become a submodule
 
     @property

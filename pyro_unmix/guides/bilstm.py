@@ -8,6 +8,7 @@ import pyro
 import torch
 from torch import Tensor, nn
 
+from pyro_unmix._random import seeded
 from pyro_unmix.distributions import DiagonalNormal
 from pyro_unmix.guides.base import BiLSTM, Guide, glorot
 from pyro_unmix.mixing import (
@@ -31,7 +32,8 @@ class BiLSTMGuide(Guide):
 
     Start (Sec. V-C): W = 0, alpha_1 = alpha_2 = beta = 1, zeta = 0, xi = 1, the rest Glorot. Where the printed form
     cannot be used: ``pi^-1(v) = log(max(v, 0) + 1e-8)``, centred, and u has the factor 1/2 (the printed 1/(2P) keeps
-    u below 1/P). At a missing date u = 0: the previous abundances are carried on.
+    u below 1/P). ``M^+ y`` is by normal equations with a small ridge, see `linear_regression`. At a missing date the
+    LSTM sees zeros and u = 0: the previous abundances are carried on.
 
     Parameters
     ----------
@@ -57,8 +59,7 @@ class BiLSTMGuide(Guide):
         self.change_detector = change_detector
         p, kp = model.num_endmembers, model.num_components * model.num_endmembers
         hidden = p + kp
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             self.encoder = BiLSTM(model.num_bands, hidden)
             self.scale_c, self.scale_psi = glorot(p, hidden), glorot(kp, hidden)
         self.shift_c = nn.Parameter(torch.zeros(p, hidden))

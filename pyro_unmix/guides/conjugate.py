@@ -9,6 +9,7 @@ import pyro
 import torch
 from torch import Tensor, nn
 
+from pyro_unmix._random import seeded
 from pyro_unmix.distributions import PrecisionNormal
 from pyro_unmix.guides.base import BiLSTM, Guide, Noise
 from pyro_unmix.guides.smoother import backward_messages, smooth
@@ -38,6 +39,11 @@ class ConjugateGuide(Guide):
     ``q(c_t | c_{t-1}, y) = N(V_t (c_{t-1} / s_t^2 + h_t) + C_t'^-1 d_t, (C_t e^{-2 l_t} C_t')^-1)`` with
     ``V_t^-1 = C_t C_t' = J_t + I / s_t^2``; the corrections d_t and l_t come from a bi-LSTM whose heads start at zero.
 
+    The approximations belong to the model's parameters of the moment: training keeps those of its start, while the
+    LSTM learns on top of them, and a read-out makes them anew with the trained parameters. ``losses`` are therefore
+    those of a slightly worse posterior than the one that is read out. No gradient reaches the abundance prior through
+    them, only through the model's own densities.
+
     Variability. Given all c, psi is linear-Gaussian, and ``q(psi_t | psi_{t-1}, c_{t:T}, y_{t:T})`` is its exact
     conditional, by a backward information filter and draws forward in time.
 
@@ -56,8 +62,7 @@ class ConjugateGuide(Guide):
         hidden = p * (model.num_components + 1)
         self.correction = correction
         if correction:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
+            with seeded(seed):
                 self.encoder = BiLSTM(model.num_bands + p, hidden)
             self.head = nn.Parameter(torch.zeros(2 * p, hidden))
 
@@ -297,23 +302,25 @@ def _expected_laplace(
 ) -> tuple[Tensor, Tensor]:
     """`_laplace` with slope and curvature averaged over ``c ~ N(loc, covariance)``, full Hessian included.
 
-    With ``g = moment - Gram a``, ``s = J g`` and ``J = diag(a) - a a'`` the Hessian of ``moment'a - a'Gram a / 2``
-    in c is ``-J Gram J + diag(s) - s a' - a s'``; its expectation is made positive semi-definite.
+    With ``b = Gram a``, ``q = a'b``, ``u = moment - b - a'(moment - b)`` and ``s = a * u`` the slope of
+    ``moment'a - a'Gram a / 2`` in c is s, and its negative Hessian
+    ``a a' * Gram + w a' + a w' - diag(s)`` with ``w = a * (u - b + q / 2)``; its expectation is made positive
+    semi-definite.
     """
     size = loc.shape[-1]
     half = np.random.default_rng(0).standard_normal((_NUM_POINTS // 2, size))
     jitter = 1e-6 * torch.eye(size, dtype=loc.dtype, device=loc.device)
     tril = torch.linalg.cholesky_ex(covariance + jitter).L
-    curvature, slope = torch.zeros_like(gram), torch.zeros_like(loc)
-    for noise in torch.from_numpy(np.concatenate([half, -half])).to(loc):
-        a = to_abundances(loc + tril @ noise)
-        g = moment - (gram @ a.unsqueeze(-1)).squeeze(-1)
-        s = a * (g - (a * g).sum(-1, keepdim=True))
-        jacobian = torch.diag_embed(a) - a.unsqueeze(-1) * a.unsqueeze(-2)
-        cross = s.unsqueeze(-1) * a.unsqueeze(-2)
-        hessian = jacobian @ gram @ jacobian - torch.diag_embed(s) + cross + cross.mT
-        curvature += hessian / _NUM_POINTS
-        slope += s / _NUM_POINTS
+    noise = torch.from_numpy(np.concatenate([half, -half])).to(loc).mT
+    a = torch.softmax(loc.unsqueeze(-1) + tril @ noise, dim=-2)  # (..., P, points)
+    b = gram @ a
+    u = moment.unsqueeze(-1) - b
+    u = u - (a * u).sum(-2, keepdim=True)
+    w = a * (u - b + 0.5 * (a * b).sum(-2, keepdim=True))
+    slope = (a * u).mean(-1)
+    cross = w @ a.mT
+    curvature = (gram * (a @ a.mT) + cross + cross.mT) / _NUM_POINTS
+    curvature.diagonal(dim1=-2, dim2=-1).sub_(slope)
     values, vectors = torch.linalg.eigh(curvature)
     curvature = (vectors * values.clamp(min=0).unsqueeze(-2)) @ vectors.mT
     return curvature, slope + (curvature @ loc.unsqueeze(-1)).squeeze(-1)
