@@ -67,8 +67,13 @@ def to_recipe(value: Any, arrays: list[np.ndarray], known: dict[int, str] | None
         return [to_recipe(v, arrays, known) for v in value]
     if isinstance(value, xr.DataArray):
         arrays.append(np.array(value.to_numpy()))
-        labels = value.coords["endmember"].values.tolist() if "endmember" in value.coords else None
-        return {"array": len(arrays) - 1, "dims": list(value.dims), "endmember": labels}
+        # Of the coordinates only names and classes matter to a model.
+        labels = {
+            name: value.coords[name].values.tolist()
+            for name in ("endmember", "label")
+            if name in value.coords and value.coords[name].dims == ("endmember",)
+        }
+        return {"array": len(arrays) - 1, "dims": list(value.dims), "endmember": None, **labels}
     if isinstance(value, (np.ndarray, np.generic)) or hasattr(value, "__array__"):
         arrays.append(np.array(value))
         return {"array": len(arrays) - 1}
@@ -90,7 +95,8 @@ def from_recipe(recipe: Any, arrays: list[np.ndarray], known: dict[str, Any] | N
         values = arrays[recipe["array"]]
         if "dims" not in recipe:
             return values
-        coords = {} if recipe["endmember"] is None else {"endmember": recipe["endmember"]}
+        known_labels = [n for n in ("endmember", "label") if recipe.get(n) is not None]
+        coords = {name: ("endmember", recipe[name]) for name in known_labels}
         return xr.DataArray(values, dims=recipe["dims"], coords=coords)
     name = recipe["class"]
     if name not in _CLASSES:

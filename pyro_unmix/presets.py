@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import numpy as np
 import torch
+import xarray as xr
 from numpy.typing import ArrayLike
 
-from pyro_unmix._check import positive_int
+from pyro_unmix._check import as_endmembers, choice, positive_int
 from pyro_unmix.cubes import as_cube_sequence, to_pixels
 from pyro_unmix.endmembers import vca
 from pyro_unmix.fit import fit
 from pyro_unmix.guides import BiLSTMGuide, ConjugateGuide
+from pyro_unmix.libraries import is_library
 from pyro_unmix.mixing import DCT, Basis
 from pyro_unmix.models import SGLMM
+from pyro_unmix.num_endmembers import estimate_num_endmembers
 from pyro_unmix.posterior import PlugInMean
 from pyro_unmix.priors import (
     AutoRegressive,
@@ -27,8 +31,14 @@ from pyro_unmix.priors import (
 from pyro_unmix.result import Unmixing
 from pyro_unmix.selection import choose_start, temporal_correlation
 
+logger = logging.getLogger(__name__)
+
 #: Above this temporal correlation of the variability, `unmix` models it as AR(1), else as independent.
 MIN_CORRELATION = 0.1
+#: Steps of `unmix`.
+NUM_STEPS = 100
+#: Passes over the pixels of `redsunn`, as in its paper.
+NUM_EPOCHS = 30.0
 
 
 def redsunn(
@@ -40,7 +50,7 @@ def redsunn(
     sigma_psi: float = 1e-5**0.5,
     seed: int = 0,
     progress: bool = True,
-    num_epochs: float = 30,
+    num_epochs: float | None = None,
     **settings: Any,
 ) -> Unmixing:
     """ReDSUNN as its paper describes it: model, guide, settings and read-out.
@@ -57,12 +67,13 @@ def redsunn(
     endmembers : array (L, P), optional
         Initial M0; default VCA on the spectra of all dates.
     num_basis : int
-        K.
+        K; no more than there are bands.
     sigma_psi : float
         Std (not variance) of the variability's steps.
     seed : int
     progress : bool
-    num_epochs : float
+    num_epochs : float, optional
+        Default 30, unless `num_steps` is given.
     **settings
         Passed on to `fit`.
 
@@ -84,6 +95,8 @@ def redsunn(
         endmembers, basis=DCT(num_basis), variability_prior=RandomWalk(sigma_psi), seed=seed
     )
     guide = BiLSTMGuide(model, seed=seed)
+    if num_epochs is None and settings.get("num_steps") is None:
+        num_epochs = NUM_EPOCHS
     return fit(
         model, guide, cubes, num_epochs=num_epochs, seed=seed, progress=progress,
         **{"estimate": PlugInMean(), "method": "redsunn", **settings},
@@ -92,14 +105,14 @@ def redsunn(
 
 def unmix(
     cube_sequence: Any,
-    num_endmembers: int,
+    num_endmembers: int | str | None = None,
     *,
     endmembers: ArrayLike | None = None,
     basis: Basis | None = None,
     correction: bool = True,
     seed: int = 0,
     progress: bool = True,
-    num_steps: int = 100,
+    num_steps: int | None = None,
     **settings: Any,
 ) -> Unmixing:
     """Unmix a sequence with all choices made: data-driven start, jumps in time, conjugate guide.
@@ -112,18 +125,19 @@ def unmix(
     ----------
     cube_sequence
         Anything that `as_cube_sequence` takes.
-    num_endmembers : int
-        P.
-    endmembers : array (L, P), optional
-        Reference endmembers that are known; default extracted.
+    num_endmembers : int or "auto"
+        P; ``"auto"`` takes it from `estimate_num_endmembers`. May be left out if `endmembers` are given.
+    endmembers : array (L, P) or library, optional
+        Reference endmembers that are known; default extracted. A library (a DataArray with the coordinate ``label``,
+        see `read_library`) gives the mean spectra of its classes at the bands of the cubes, and a candidate basis.
     basis : Basis, optional
         Default chosen from the data.
     correction : bool
         Whether the guide has its LSTM correction.
     seed : int
     progress : bool
-    num_steps : int
-        0 gives the start itself, without training.
+    num_steps : int, optional
+        Default 100, unless `num_epochs` is given; 0 gives the start itself, without training.
     **settings
         Passed on to `fit`; the defaults are batches of 256 pixels and a learning rate of 0.01 that decays to a tenth.
 
@@ -132,7 +146,8 @@ def unmix(
     Unmixing
     """
     cubes = as_cube_sequence(cube_sequence)
-    start = choose_start(cubes, num_endmembers, endmembers=endmembers, basis=basis, seed=seed)
+    count = _count(cubes, num_endmembers, endmembers, seed)
+    start = choose_start(cubes, count, endmembers=endmembers, basis=basis, seed=seed)
     correlation = temporal_correlation(cubes, start)
     chain = AutoRegressive(0.5) if correlation > MIN_CORRELATION else Independent()
     model = SGLMM(
@@ -150,9 +165,31 @@ def unmix(
         "learning_rate_decay": 0.1,
         "method": "unmix",
     }
-    if "num_epochs" not in settings:
-        defaults["num_steps"] = num_steps
-    return fit(model, guide, cubes, seed=seed, progress=progress, **{**defaults, **settings})
+    if num_steps is None and settings.get("num_epochs") is None:
+        num_steps = NUM_STEPS
+    return fit(
+        model, guide, cubes, num_steps=num_steps, seed=seed, progress=progress,
+        **{**defaults, **settings},
+    )  # fmt: skip
+
+
+def _count(
+    cubes: xr.DataArray, num_endmembers: int | str | None, endmembers: Any, seed: int
+) -> int:
+    """P as a number; given endmembers say it themselves."""
+    if isinstance(num_endmembers, str):
+        choice(num_endmembers, "num_endmembers, if it is no number,", ["auto"])
+    elif num_endmembers is not None:
+        return num_endmembers
+    if is_library(endmembers):
+        return len(np.unique(endmembers["label"]))
+    if endmembers is not None:
+        return as_endmembers(endmembers, cubes.sizes["wavelength"]).shape[1]
+    if num_endmembers is None:
+        raise ValueError("expected num_endmembers (a number or 'auto'), or endmembers: got neither")
+    count = estimate_num_endmembers(cubes, seed=seed)
+    logger.info("num_endmembers='auto': %d", count)
+    return count
 
 
 def _check_count(endmembers: ArrayLike, num_endmembers: int) -> None:

@@ -13,8 +13,9 @@ import xarray as xr
 from numpy.typing import ArrayLike
 
 from pyro_unmix._check import as_endmembers, positive_int
-from pyro_unmix.cubes import as_cube_sequence, tiles, to_pixels
+from pyro_unmix.cubes import as_cube_sequence, check_bands, tiles, to_pixels
 from pyro_unmix.endmembers import extract_endmembers
+from pyro_unmix.libraries import at_bands_of, is_library, library_basis
 from pyro_unmix.mixing import DCT, Basis, Brightness, LearnedBasis, design_matrix
 from pyro_unmix.solvers import MarginalMixing, fcls
 
@@ -72,7 +73,9 @@ def choose_start(
         Anything that `as_cube_sequence` takes.
     num_endmembers : int
     endmembers : array, optional
-        Given ones are not extracted; only the basis is chosen.
+        Given ones are not extracted; only the basis is chosen. A library (DataArray with the coordinate ``label``)
+        gives the mean spectra of its classes, at the bands of the cubes, and another candidate for the basis: the
+        spread within its classes (`library_basis` with up to 6 components).
     basis : Basis, optional
         A given one is not chosen; only the window is.
     seed : int
@@ -83,12 +86,20 @@ def choose_start(
     sequence = as_cube_sequence(cubes)
     positive_int(num_endmembers, "num_endmembers", minimum=2)
     noise_scale = estimate_noise_scale(sequence)
+    library = at_bands_of(endmembers, sequence) if is_library(endmembers) else None  # type: ignore[arg-type]
+    if library is not None:
+        endmembers = extract_endmembers(sequence, num_endmembers, library=library)
+    elif "wavelength" in getattr(endmembers, "coords", {}):
+        check_bands(endmembers["wavelength"], sequence)  # type: ignore[index, call-overload]
+    if basis is not None and not isinstance(basis, Basis):
+        raise TypeError(f"basis must be a Basis object such as DCT(6), got {basis!r}")
     subset = _random_spectra(sequence, num_spectra, seed)
     table: dict[str, float] = {}
     best: tuple[tuple[float, float], xr.DataArray, Basis] | None = None
     for label, matrix in _starts(sequence, num_endmembers, endmembers, seed):
-        for name, candidate in _bases(sequence, matrix, basis):
+        for name, candidate in _bases(sequence, matrix, basis, library):
             scored = marginal_score(subset, matrix, candidate, noise_scale)
+            noise_scale = scored[1]  # the next candidate's is not far
             table[f"{label}, {name}"] = scored[0]
             if best is None or scored[0] > best[0][0]:
                 best = (scored, matrix, candidate)
@@ -98,7 +109,7 @@ def choose_start(
     if endmembers is None:
         refined = refine_endmembers(sequence, matrix, chosen, scale)
         again = _relearn(sequence, refined, chosen)
-        table["refined"], refined_scale = marginal_score(subset, refined, again, noise_scale)
+        table["refined"], refined_scale = marginal_score(subset, refined, again, scale)
         if table["refined"] > score:
             matrix, chosen, scale = refined, again, refined_scale
     logger.info("chosen by marginal log-likelihood per band: %s", max(table, key=table.__getitem__))
@@ -281,8 +292,8 @@ def marginal_score(
 ) -> tuple[float, float]:
     """Median marginal log-likelihood per band, ``psi ~ N(0, I)`` integrated out, at the best noise scale.
 
-    The noise scale is doubled or halved from the given one while that helps: on real images it must also cover what
-    the mixing model does not explain.
+    From the given noise scale on, it is changed by factors of ``2^(1/2)`` while that helps: on real images it must also
+    cover what the mixing model does not explain.
 
     Parameters
     ----------
@@ -307,10 +318,12 @@ def marginal_score(
         abundances = mixing.solve(projected)
         return float(mixing.log_likelihood(energy, projected, abundances, bands).median() / bands)
 
-    best = score(noise_scale)
-    for factor in (2.0, 0.5, 2.0**0.5, 0.5**0.5):
+    best, start = score(noise_scale), noise_scale
+    for factor in (2.0**0.5, 0.5**0.5):
         while (other := score(noise_scale * factor)) > best and 1e-6 < noise_scale < 1:
             best, noise_scale = other, noise_scale * factor
+        if noise_scale != start:
+            break
     return best, noise_scale
 
 
@@ -338,7 +351,10 @@ def _starts(
 
 
 def _bases(
-    cubes: xr.DataArray, endmembers: xr.DataArray, basis: Basis | None
+    cubes: xr.DataArray,
+    endmembers: xr.DataArray,
+    basis: Basis | None,
+    library: xr.DataArray | None = None,
 ) -> list[tuple[str, Basis]]:
     if basis is not None:
         return [(type(basis).__name__, basis)]
@@ -357,6 +373,11 @@ def _bases(
     if ranks:
         largest = learn_basis(cubes, endmembers, ranks[-1]).array.numpy()
         candidates += [(f"learned {rank}", LearnedBasis(largest[:, :rank])) for rank in ranks]
+    if library is not None:
+        spread = int(np.unique(library["label"], return_counts=True)[1].max()) - 1
+        if spread:
+            rank = min(size, spread)
+            candidates.append((f"library {rank}", library_basis(library, rank)))
     return candidates
 
 

@@ -14,7 +14,9 @@ from pyro.nn import PyroModule
 from torch import Tensor
 
 from pyro_unmix._check import positive_int
+from pyro_unmix._random import seeded
 from pyro_unmix._recipe import Recorded
+from pyro_unmix.libraries import is_library, library_endmembers
 from pyro_unmix.mixing import (
     DCT,
     Basis,
@@ -52,7 +54,8 @@ class SGLMM(Recorded, PyroModule):
     ----------
     endmembers : array (L, P), DataArray (wavelength, endmember), or an `Endmembers` object
         Reference spectra M0, reflectance. An array is the start of `FreeEndmembers`; wrap it in
-        `FixedEndmembers` to keep it.
+        `FixedEndmembers` to keep it. A library (a DataArray with the coordinate ``label``) stands for the mean
+        spectra of its classes, see `library_endmembers`; `library_basis` is the basis that goes with them.
     basis : Basis
         F. Default ``DCT(10)``.
     abundance_prior : AbundancePrior
@@ -88,6 +91,8 @@ class SGLMM(Recorded, PyroModule):
         seed: int = 0,
     ) -> None:
         super().__init__("model")
+        if is_library(endmembers):
+            endmembers = library_endmembers(endmembers)  # type: ignore[arg-type]
         reference = endmembers if isinstance(endmembers, Endmembers) else FreeEndmembers(endmembers)
         self.reference = copy.deepcopy(reference)
         self.basis = _part(basis, Basis, DCT, "basis")
@@ -101,6 +106,7 @@ class SGLMM(Recorded, PyroModule):
         self.num_bands, self.num_endmembers = self.reference.value.shape
         self.num_components = self.basis.num_components
         self.basis.components(self.reference.value.detach())  # raises if the sizes do not fit
+        seed = positive_int(seed, "seed", minimum=0)
         generator = torch.Generator().manual_seed(seed)
         self.abundance_prior.setup(self.num_endmembers, generator=generator)
         self.variability_prior.setup(self.num_endmembers, self.num_components, generator=generator)
@@ -159,7 +165,10 @@ class SGLMM(Recorded, PyroModule):
                     pyro.sample(f"y_{t}", noise(mean), obs=observed[t - 1])
 
     def decode(self, latents: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Abundances (..., T, P) and variability (..., T, K, P) of site values ``c_t``, ``psi_t``."""
+        """Abundances (..., T, P) and variability (..., T, K, P) of site values ``c_t``, ``psi_t``.
+
+        Endmembers follow by `mixing_endmembers`, date by date: all at once they would be L times as large.
+        """
         num_dates = sum(name.removeprefix("c_").isdigit() for name in latents) - 1
         dates = range(1, num_dates + 1)
         c = torch.stack([latents[f"c_{t}"] for t in dates], dim=-2)
@@ -195,13 +204,8 @@ class SGLMM(Recorded, PyroModule):
         num_dates = positive_int(num_dates, "num_dates")
         device = self.reference.value.device
         valid = torch.ones(num_pixels, num_dates, dtype=torch.bool, device=device)
-        devices = [device] if device.type == "cuda" else []
-        with (
-            torch.no_grad(),
-            torch.random.fork_rng(devices),
-            pyro.get_param_store().scope(),
-        ):
-            torch.manual_seed(seed)
+        seed = positive_int(seed, "seed", minimum=0)
+        with torch.no_grad(), seeded(seed, device), pyro.get_param_store().scope():
             sites = poutine.trace(self).get_trace(None, valid).nodes
         values: dict[str, Any] = {k: v["value"] for k, v in sites.items() if v["type"] == "sample"}
         abundances, variability = self.decode(values)

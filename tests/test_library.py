@@ -1,0 +1,628 @@
+"""Spectral libraries: reading, resampling, class means and class variability.
+
+The ECOSTRESS and USGS files are built here to the products' public specifications (the ECOSTRESS library's ASCII
+format, and the ASCIIdata of USGS splib07, Data Series 1035); the values are invented.
+"""
+
+from __future__ import annotations
+
+import csv
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+from scipy.stats import norm
+
+from pyro_unmix import SGLMM, FixedEndmembers, extract_endmembers, simulate, unmix
+from pyro_unmix._recipe import from_recipe, to_recipe
+from pyro_unmix.io.errors import FileError
+from pyro_unmix.io.library import read_library
+from pyro_unmix.libraries import (
+    at_bands_of,
+    is_library,
+    library_basis,
+    library_endmembers,
+    resample_library,
+)
+from pyro_unmix.selection import choose_start
+
+pytest.importorskip("spectral")
+
+
+def make_library(
+    spectra: np.ndarray, labels: list[str], wavelength: np.ndarray | None = None
+) -> xr.DataArray:
+    coords: dict[str, Any] = {
+        "endmember": [f"s{i}" for i in range(len(labels))],
+        "label": ("endmember", labels),
+    }
+    if wavelength is not None:
+        coords["wavelength"] = wavelength
+    return xr.DataArray(spectra, dims=("wavelength", "endmember"), coords=coords)
+
+
+# Resampling
+
+
+def fine_library(order: np.ndarray | slice = slice(None)) -> xr.DataArray:
+    """A straight line and a parabola at bands 1 nm apart."""
+    nm = np.arange(400.0, 1001.0)[order]
+    spectra = np.stack([1e-3 * nm, ((nm - 700) / 400) ** 2], axis=1)
+    return make_library(spectra, ["line", "parabola"], nm)
+
+
+def test_gaussian_bands_leave_a_line_and_raise_a_parabola_by_the_variance_of_the_response():
+    centres, fwhm = np.array([500.0, 700.0, 650.0]), np.array([20.0, 40.0, 10.0])
+    got = resample_library(fine_library(), centres, fwhm)
+    np.testing.assert_array_equal(got["wavelength"], centres)
+    np.testing.assert_array_equal(got["fwhm"], fwhm)
+    np.testing.assert_array_equal(got["label"], ["line", "parabola"])
+    np.testing.assert_allclose(got[:, 0], 1e-3 * centres, rtol=1e-6)
+    # A Gaussian cut off at half its maximum, z = sqrt(2 ln 2): variance s^2 (1 - 2 z phi / (2 Phi - 1)).
+    z = np.sqrt(2 * np.log(2))
+    variance = (fwhm / (2 * z)) ** 2 * (1 - 2 * z * norm.pdf(z) / (2 * norm.cdf(z) - 1))
+    # Source bands are flat over their 1 nm, which moves the mean square by up to 1 / 12 nm^2.
+    expected = ((centres - 700) ** 2 + variance) / 400**2
+    np.testing.assert_allclose(got[:, 1], expected, rtol=0, atol=0.2 / 400**2)
+
+
+def test_the_order_of_source_bands_does_not_matter():
+    shuffled = np.random.default_rng(0).permutation(601)
+    centres, fwhm = np.array([480.0, 760.0, 512.5]), np.full(3, 12.0)
+    given = fine_library().assign_coords(fwhm=("wavelength", np.full(601, 1.0)))
+    got = resample_library(given[shuffled], centres, fwhm)
+    np.testing.assert_allclose(got, resample_library(given, centres, fwhm), rtol=1e-12)
+
+
+def test_cubes_give_wavelengths_and_fwhm():
+    centres, fwhm = np.array([500.0, 700.0]), np.array([20.0, 40.0])
+    cubes = xr.DataArray(
+        np.full((1, 2, 2, 2), 0.5),
+        dims=("time", "y", "x", "wavelength"),
+        coords={"wavelength": centres, "fwhm": ("wavelength", fwhm)},
+    )
+    expected = resample_library(fine_library(), centres, fwhm)
+    xr.testing.assert_allclose(resample_library(fine_library(), cubes), expected)
+    xr.testing.assert_allclose(at_bands_of(fine_library(), cubes), expected)
+    same = expected.assign_coords(wavelength=centres + 0.05)
+    assert at_bands_of(same, cubes) is same
+    with pytest.raises(ValueError, match="no coordinate wavelength.*pass wavelength= to as_cube"):
+        resample_library(fine_library(), cubes.drop_vars(["wavelength", "fwhm"]))
+    with pytest.raises(ValueError, match="601 bands and the cubes have 2"):
+        at_bands_of(fine_library(), cubes.drop_vars(["wavelength", "fwhm"]))
+
+
+def test_an_unknown_fwhm_is_the_usual_spacing_around_a_band():
+    # Two detectors that overlap, as EnMAP's and AVIRIS's do, and a hole.
+    centres = np.array([500.0, 510, 520, 530, 540, 534, 544, 554, 564, 574, 784, 794, 804, 814])
+    got = resample_library(fine_library(), centres)
+    expected = resample_library(fine_library(), centres, np.full(14, 10.0))
+    np.testing.assert_allclose(got, expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("centre", [390.0, 1012.0])
+def test_bands_that_the_library_does_not_cover_are_an_error(centre):
+    with pytest.raises(ValueError, match=rf"nothing at 1 of 2 bands \({centre:g} nm.*drop those"):
+        resample_library(fine_library(), [500.0, centre], [30.0, 30.0])
+
+
+def test_nothing_is_made_up_in_a_hole_of_the_library():
+    nm = np.concatenate([np.arange(400, 700, 10.0), np.arange(800, 1000, 10.0)])
+    library = make_library(np.full((len(nm), 2), 0.5), ["a", "b"], nm)
+    with pytest.raises(ValueError, match=r"nothing at 1 of 2 bands \(750 nm"):
+        resample_library(library, [500.0, 750.0], [10.0, 10.0])
+    assert resample_library(library, [500.0, 850.0], [10.0, 10.0]).shape == (2, 2)
+
+
+@pytest.mark.parametrize(
+    "wavelength, fwhm, text",
+    [
+        ([500.0, 600.0], [10.0], r"one positive width per band, shape \(2,\), got shape \(1,\)"),
+        ([500.0, 600.0], [10.0, 0.0], "smallest value of 0"),
+        ([500.0], None, "single band has no spacing: pass fwhm="),
+        ([0.5, 0.6], None, "multiply by 1000"),
+    ],
+)
+def test_bad_target_bands_are_refused(wavelength, fwhm, text):
+    with pytest.raises(ValueError, match=text):
+        resample_library(fine_library(), wavelength, fwhm)
+
+
+# CSV
+
+
+def write(path: Path, text: str, encoding: str = "utf-8") -> Path:
+    path.write_text(text, encoding=encoding)
+    return path
+
+
+def test_the_emit_library_is_read_as_it_stands(data_dir):
+    path = data_dir / "emit_endmember_library.csv"
+    with path.open(encoding="utf-8-sig") as file:
+        rows = list(csv.reader(file))
+    got = read_library(path, scale=1e-4)
+    assert got.dims == ("wavelength", "endmember") and is_library(got)
+    np.testing.assert_array_equal(got["wavelength"], [float(v) for v in rows[0][1:]])
+    assert got["label"].values.tolist() == [row[0] for row in rows[1:]]
+    assert got["endmember"].values.tolist() == ["SOIL 1", "SOIL 2", "SOIL 3", "PV", "NPV"]
+    expected = np.array([[float(v) for v in row[1:]] for row in rows[1:]]) * 1e-4
+    np.testing.assert_allclose(got.values.T, expected, rtol=1e-14)
+    with pytest.raises(
+        FileError, match=r"'SOIL' has a median.*pass scale=, for example scale=1e-4"
+    ):
+        read_library(path)
+
+
+def test_class_and_name_columns_are_found_by_rule(tmp_path):
+    text = "Name,0.5,Site,Material,0.6\nq1,0.1,x,clay,0.2\nq1,0.3,x,clay,0.4\nw,0.5,y,water,0.6\n"
+    path = write(tmp_path / "a.csv", text)
+    got = read_library(path, unit="um")
+    assert got["endmember"].values.tolist() == ["q1 1", "q1 2", "w"]
+    assert got["label"].values.tolist() == ["clay", "clay", "water"]
+    np.testing.assert_allclose(got["wavelength"], [500, 600])
+    np.testing.assert_allclose(got.values, [[0.1, 0.3, 0.5], [0.2, 0.4, 0.6]])
+    assert read_library(path, unit="um", label="site")["label"].values.tolist() == ["x", "x", "y"]
+    given = read_library(path, unit="um", label=["a", "b", "c"])
+    assert given["label"].values.tolist() == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    "text, options, message",
+    [
+        ("Site,Date,500,600\na,b,.1,.2\n", {}, "class: cannot tell .* among site, date: pass label="),
+        ("500,600\n.1,.2\n", {}, "class: cannot tell .* no text columns"),
+        ("Class,500,600\na,.1,.2\n", {"label": "kind"}, "no column 'kind': the text columns are class"),
+        ("Class,500,600\na,.1,.2\n", {"label": ["a", "b"]}, "got 2 classes for 1 spectra"),
+        ("Class,500,600\na,.1\n", {}, "row 2: has 2 cells, the header has 3"),
+        ("Class,500,600\na,.1,x\n", {}, "row 2: the value at 600 is no finite number"),
+        ("Class,500,600\na,nan,.1\n", {}, "row 2: the value at 500 is no finite number"),
+        ("Class,500,600\n,.1,.1\n", {}, "row 2: has no class"),
+        ("Class,b1,b2\na,.1,.2\n", {}, "expected wavelengths as column names, got Class, b1, b2"),
+        ("Class,500,600\n", {}, "expected a header and spectra, got 1 rows"),
+        ("Class,0.5,0.6\na,.1,.2\n", {}, "wavelength: the unit 'nm' contradicts .*unit='um' to read_l"),
+        ("Class,500,600\na,1900,2100\n", {}, "pass scale="),
+    ],
+)  # fmt: skip
+def test_a_csv_that_cannot_be_understood_is_an_error(tmp_path, text, options, message):
+    path = write(tmp_path / "a.csv", text)
+    with pytest.raises(FileError, match=message) as caught:
+        read_library(path, **options)
+    assert str(caught.value).startswith(str(path))
+
+
+def test_a_csv_that_is_not_utf8_and_unknown_files_are_errors(tmp_path):
+    with pytest.raises(FileError, match="text: is not UTF-8.*save it as UTF-8"):
+        read_library(write(tmp_path / "a.csv", "Class,500,600\nrêche,.1,.2\n", "latin-1"))
+    with pytest.raises(FileError, match="format: no known spectral library: expected ENVI .sli"):
+        read_library(write(tmp_path / "a.bin", "anything"))
+    with pytest.raises(FileNotFoundError, match="no such spectral library"):
+        read_library(tmp_path / "b.csv")
+    with pytest.raises(FileError, match="neither .*ECOSTRESS.* nor .*USGS"):
+        read_library(tmp_path)
+
+
+def test_a_library_is_resampled_while_it_is_read(tmp_path):
+    nm = np.arange(400, 701, 5.0)
+    lines = ["class," + ",".join(map(str, nm)), "a," + ",".join(map(str, 1e-3 * nm))]
+    path = write(tmp_path / "a.csv", "\n".join(lines))
+    got = read_library(path, wavelength=[650.0, 500.0], fwhm=[20.0, 15.0])
+    np.testing.assert_allclose(got[:, 0], [0.65, 0.5], rtol=1e-6)
+    np.testing.assert_array_equal(got["fwhm"], [20, 15])
+    with pytest.raises(FileError, match="'a' spans 400 to 700 nm and has nothing at 1 of 2 bands"):
+        read_library(path, wavelength=[650.0, 900.0])
+    with pytest.raises(ValueError, match="pass wavelength= with it"):
+        read_library(path, fwhm=[20.0])
+
+
+# ENVI
+
+
+def write_sli(folder: Path, stored: np.ndarray, order: str = "<", **fields: Any) -> Path:
+    """A spectral library by the ENVI format's description, byte by byte; None leaves a field out."""
+    codes = {"f4": 4, "i2": 2, "f8": 5}
+    header = {
+        "samples": stored.shape[1],
+        "lines": stored.shape[0],
+        "bands": 1,
+        "header offset": 0,
+        "file type": "ENVI Spectral Library",
+        "data type": codes[stored.dtype.str[1:]],
+        "interleave": "bsq",
+        "byte order": int(order == ">"),
+        "wavelength units": "Micrometers",
+        "wavelength": "{0.5, 0.6, 0.7, 0.8}",
+        "spectra names": "{grass, soil a, water}",
+    } | {name.replace("_", " "): value for name, value in fields.items()}
+    text = "".join(f"{k} = {v}\n" for k, v in header.items() if v is not None)
+    (folder / "lib.hdr").write_text("ENVI\n" + text)
+    data = (
+        bytes(int(header["header offset"])) + stored.astype(order + stored.dtype.str[1:]).tobytes()
+    )
+    (folder / "lib.sli").write_bytes(data)
+    return folder / "lib.sli"
+
+
+SPECTRA = np.random.default_rng(0).uniform(0.05, 0.9, size=(3, 4)).astype("f4")
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("offset", [0, 17])
+def test_an_envi_library_is_read(tmp_path, order, offset):
+    path = write_sli(tmp_path, SPECTRA, order, header_offset=offset, fwhm="{.01, .02, .03, .04}")
+    for given in (path, path.with_suffix(".hdr")):
+        got = read_library(given)
+        np.testing.assert_array_equal(got.values, SPECTRA.T)
+        np.testing.assert_allclose(got["wavelength"], [500, 600, 700, 800])
+        np.testing.assert_allclose(got["fwhm"], [10, 20, 30, 40])
+        assert got["endmember"].values.tolist() == ["grass", "soil a", "water"]
+        assert got["label"].values.tolist() == ["grass", "soil a", "water"]
+    assert read_library(path, label=["v", "s", "w"])["label"].values.tolist() == ["v", "s", "w"]
+
+
+def test_scale_factor_bad_bands_and_ignore_value_are_applied(tmp_path, caplog):
+    stored = np.array([[1000, 2000, -1, 4000], [10, 20, -1, 40], [1, 2, -1, 4]], dtype="i2")
+    path = write_sli(
+        tmp_path, stored, reflectance_scale_factor=5000, bbl="{1, 0, 1, 1}", data_ignore_value=-1
+    )
+    with caplog.at_level(logging.INFO, "pyro_unmix"):
+        got = read_library(path)
+    np.testing.assert_allclose(got.values, stored[:, [0, 3]].T / 5000, rtol=1e-14)
+    np.testing.assert_allclose(got["wavelength"], [500, 800])
+    assert "dropped the bad bands at [600" in caplog.text
+    with pytest.raises(FileError, match="scale: the file says 0.0002, but scale=0.1 was passed"):
+        read_library(path, scale=0.1)
+
+
+def test_what_spy_writes_is_read(tmp_path):
+    from spectral.io.envi import SpectralLibrary
+
+    header = {
+        "wavelength": [500, 600, 700, 800],
+        "wavelength units": "nm",
+        "spectra names": list("abc"),
+    }
+    SpectralLibrary(SPECTRA, header).save(str(tmp_path / "spy"))
+    got = read_library(tmp_path / "spy.sli")
+    np.testing.assert_array_equal(got.values, SPECTRA.T)
+    np.testing.assert_allclose(got["wavelength"], [500, 600, 700, 800])
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"lines": 4}, "size: 4 spectra of 4 bands of float32 behind 0 bytes take 64 bytes, .* has 48"),
+        ({"lines": 2}, "size: .*take 32 bytes, the file has 48"),
+        ({"lines": 10**9, "samples": 10**9}, "size: "),
+        ({"lines": 0}, "size: "),
+        ({"lines": "many"}, "header: cannot be read"),
+        ({"samples": None}, "header: cannot be read"),
+        ({"data_type": 99}, "header: cannot be read"),
+        ({"wavelength_units": None}, "wavelength units: .*pass unit='nm' or unit='um' to read_library"),
+        ({"wavelength_units": "Unknown"}, "wavelength units: are not given"),
+        ({"wavelength_units": "nm"}, "contradicts"),
+        ({"wavelength": None}, "wavelength: the header has no wavelengths"),
+        ({"wavelength": "{0.5, 0.6}"}, "wavelength: expected 4 numbers, got 2"),
+        ({"wavelength": "{0.5, 0.6, x, 1}"}, "wavelength: expected numbers"),
+        ({"wavelength": "{0.5, 0.6, nan, 1}"}, "wavelength: must be finite"),
+        ({"spectra_names": "{a, b}"}, "spectra names: got 2 names for 3 spectra"),
+        ({"reflectance_scale_factor": 0}, "reflectance scale factor: must be positive"),
+        ({"file_type": "ENVI Standard"}, "file type: expected 'ENVI Spectral Library'.*is it an image"),
+    ],
+)  # fmt: skip
+def test_a_broken_envi_library_is_an_error(tmp_path, fields, message):
+    path = write_sli(tmp_path, SPECTRA, **fields) if "lines" not in fields else None
+    if path is None:
+        path = write_sli(tmp_path, SPECTRA)
+        header = tmp_path / "lib.hdr"
+        for name, value in fields.items():
+            old = {"lines": "lines = 3", "samples": "samples = 4"}[name]
+            header.write_text(header.read_text().replace(old, f"{name} = {value}"))
+    with pytest.raises(FileError, match=message) as caught:
+        read_library(path)
+    assert str(tmp_path / "lib") in str(caught.value)
+
+
+def test_the_unit_can_be_given_where_the_file_does_not_say_it(tmp_path):
+    path = write_sli(tmp_path, SPECTRA, wavelength_units=None)
+    np.testing.assert_allclose(read_library(path, unit="um")["wavelength"], [500, 600, 700, 800])
+
+
+# earthlib
+
+
+def test_earthlib_is_a_name():
+    config = pytest.importorskip("earthlib.config")
+    got = read_library("earthlib")
+    stored = np.fromfile(config.endmember_path, "<f4").reshape(len(config.metadata), -1)
+    np.testing.assert_array_equal(got.values, stored.T)
+    assert got["wavelength"].values[[0, -1]] == pytest.approx([400, 2450])
+    assert got["label"].values.tolist() == config.metadata["LEVEL_2"].tolist()
+    assert len(set(got["endmember"].values)) == len(stored)
+    finer = read_library("earthlib", label="LEVEL_1")
+    assert set(finer["label"].values) == {"pervious", "impervious"}
+    with pytest.raises(FileError, match="no column 'kind': there are NAME"):
+        read_library("earthlib", label="kind")
+    near = read_library("earthlib", wavelength=[550.0, 860.0, 2200.0], fwhm=[10.0, 10.0, 10.0])
+    bands = [int(np.abs(got["wavelength"].values - w).argmin()) for w in (550, 860, 2200)]
+    np.testing.assert_allclose(near, got[bands], atol=0.01)
+
+
+# ECOSTRESS
+
+
+def write_ecostress(
+    folder: Path, name: str, cls: str, x: np.ndarray, y: np.ndarray, **fields: str
+) -> Path:
+    """The ASCII format of the ECOSTRESS spectral library, version 1."""
+    values = {
+        "Name": name, "Type": "vegetation", "Class": cls, "Subclass": "none",
+        "Particle Size": "Unknown", "Sample No.": "1", "Owner": "nobody", "Wavelength Range": "All",
+        "Origin": "nowhere", "Collection Date": "N/A", "Description": "invented: for a test",
+        "Measurement": "Bidirectional reflectance", "First Column": "X", "Second Column": "Y",
+        "X Units": "Wavelength (micrometers)", "Y Units": "Reflectance (percent)",
+        "First X Value": str(x[0]), "Last X Value": str(x[-1]), "Number of X Values": str(len(x)),
+        "Additional Information": "none",
+    } | {k.replace("_", " "): v for k, v in fields.items()}  # fmt: skip
+    text = "".join(f"{k}: {v}\n" for k, v in values.items()) + "\n"
+    text += "".join(f" {a:.4f}\t{b:.4f}\n" for a, b in zip(x, y, strict=True))
+    stem = name.replace(" ", "_").lower()
+    return write(folder / f"{cls}.all.{stem}.ucsb.asd.spectrum.txt", text, "iso-8859-1")
+
+
+def ecostress_folder(folder: Path) -> Path:
+    folder.mkdir()
+    x = np.arange(0.4, 1.0, 0.002)
+    write_ecostress(folder, "Abies one", "tree", x, 50 * x)
+    write_ecostress(folder, "Abies two", "tree", x[::-1], 40 * x[::-1])  # many run downwards
+    other = np.arange(0.35, 14, 0.01)
+    write_ecostress(folder, "Sand", "soil", other, 2 * other, Type="soil")
+    thermal = np.arange(3, 14, 0.01)
+    write_ecostress(folder, "Hot", "rock", thermal, thermal, Type="rock")
+    write_ecostress(folder, "Clear", "glass", x, x, Y_Units="Transmittance (percent)")
+    return folder
+
+
+BANDS = {"wavelength": [600.0, 500.0, 900.0], "fwhm": [20.0, 15.0, 30.0]}
+
+
+def test_a_folder_of_ecostress_spectra_is_read(tmp_path, caplog):
+    folder = ecostress_folder(tmp_path / "eco")
+    with caplog.at_level(logging.INFO, "pyro_unmix"):
+        got = read_library(folder, **BANDS)
+    assert got["endmember"].values.tolist() == ["Sand", "Abies one", "Abies two"]
+    assert got["label"].values.tolist() == ["soil", "tree", "tree"]
+    slopes = dict(zip(["Abies one", "Abies two", "Sand"], [0.5e-3, 0.4e-3, 0.02e-3], strict=True))
+    for name, slope in slopes.items():
+        expected = slope * np.array(BANDS["wavelength"])
+        np.testing.assert_allclose(got.sel(endmember=name), expected, rtol=1e-3)
+    assert "dropped 1 of 4 spectra that do not cover the bands: Hot" in caplog.text
+    assert "skipped Clear, which is Transmittance" in caplog.text
+    kinds = read_library(folder, label="type", **BANDS)["label"].values.tolist()
+    assert kinds == ["soil", "vegetation", "vegetation"]
+    with pytest.raises(FileError, match="different bands: pass wavelength="):
+        read_library(folder)
+
+
+def test_spys_database_of_ecostress_gives_the_same_as_its_files(tmp_path):
+    from spectral.database import EcostressDatabase
+
+    folder = ecostress_folder(tmp_path / "eco")
+    EcostressDatabase.create(str(tmp_path / "eco.db"), str(folder)).db.close()
+    files = read_library(folder, **BANDS)
+    got = read_library(tmp_path / "eco.db", **BANDS).sel(endmember=files["endmember"])
+    np.testing.assert_allclose(got, files, rtol=1e-6)  # SPy stores float32
+    assert got["label"].values.tolist() == files["label"].values.tolist()
+
+
+def test_one_ecostress_spectrum_is_a_library_of_one(tmp_path):
+    x = np.arange(0.4, 1.0, 0.1)
+    got = read_library(write_ecostress(tmp_path, "Only", "tree", x, 100 * x))
+    np.testing.assert_allclose(got[:, 0], x, atol=1e-6)
+    np.testing.assert_allclose(got["wavelength"], 1000 * x, atol=0.1)
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"X_Units": "Wavenumber (cm-1)"}, "x units: expected a wavelength, got Wavenumber"),
+        ({"X_Units": ""}, "wavelength units: are not given"),
+        ({"Y_Units": "Reflectance"}, "pass scale="),
+    ],
+)
+def test_odd_units_of_ecostress_are_errors(tmp_path, fields, message):
+    x = np.arange(0.4, 1.0, 0.1)
+    with pytest.raises(FileError, match=message):
+        read_library(write_ecostress(tmp_path, "Only", "tree", x, 100 * x, **fields))
+
+
+def test_truncated_ecostress_spectra_and_databases_are_errors(tmp_path):
+    x = np.arange(0.4, 1.0, 0.1)
+    path = write_ecostress(tmp_path, "Only", "tree", x, 100 * x)
+    text = path.read_text()
+    for size in (6, 60, text.index("X Units"), text.index(" 0.4")):
+        path.write_text(text[:size])
+        with pytest.raises(FileError, match="only.ucsb"):
+            read_library(path)
+    broken = tmp_path / "a.db"
+    broken.write_bytes(b"SQLite format 3\0" + bytes(500))
+    with pytest.raises(FileError, match="a.db: database: cannot be read as a database of SPy"):
+        read_library(broken)
+
+
+# USGS
+
+
+def usgs_folder(root: Path) -> Path:
+    """``ASCIIdata`` of splib07 with two samples of one spectrometer."""
+    library = root / "ASCIIdata_splib07a"
+    chapters = library / "ChapterM_Minerals", library / "ChapterV_Vegetation"
+    for chapter in chapters:
+        chapter.mkdir(parents=True)
+    x = np.arange(0.4, 1.0, 0.01)
+
+    def column(path: Path, head: str, values: np.ndarray) -> None:
+        write(path, f" splib07a Record={head}\n" + "".join(f" {v:.6e}\n" for v in values))
+
+    column(
+        library / "splib07a_Wavelengths_BECK_Beckman_0.2-3.0_microns.txt",
+        "1: Wavelengths BECK Beckman 0.2-3.0 microns", x,
+    )  # fmt: skip
+    mineral = 0.8 * x
+    mineral[20] = -1.23e34  # a deleted channel, amid one of BANDS
+    column(chapters[0] / "a_BECKa_AREF.txt", "10: Acmite NMNH133746 Pyroxene BECKa AREF", mineral)
+    column(chapters[1] / "b_BECKb_AREF.txt", "11: Aspen_Leaf-A DW92-2 BECKb AREF", 0.3 * x)
+    return root
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_folder_of_usgs_spectra_is_read(tmp_path, inside):
+    folder = usgs_folder(tmp_path / "ASCIIdata")
+    got = read_library(folder / "ASCIIdata_splib07a" if inside else folder, **BANDS)
+    assert got["label"].values.tolist() == ["Minerals", "Vegetation"]
+    assert "Acmite" in str(got["endmember"].values[0])
+    nm = np.array(BANDS["wavelength"])
+    np.testing.assert_allclose(got[:, 0], 0.8e-3 * nm, rtol=2e-3)
+    np.testing.assert_allclose(got[:, 1], 0.3e-3 * nm, rtol=2e-3)
+
+
+def test_spys_database_of_usgs_gives_the_same_as_its_files(tmp_path):
+    from spectral.database import USGSDatabase
+
+    folder = usgs_folder(tmp_path / "ASCIIdata")
+    USGSDatabase.create(str(tmp_path / "usgs.db"), str(folder)).db.close()
+    got, files = read_library(tmp_path / "usgs.db", **BANDS), read_library(folder, **BANDS)
+    np.testing.assert_allclose(got.sel(endmember=files["endmember"]), files, rtol=1e-12)
+
+
+def test_a_usgs_file_that_spy_cannot_read_is_reported(tmp_path, caplog):
+    folder = usgs_folder(tmp_path / "ASCIIdata")
+    bad = folder / "ASCIIdata_splib07a" / "ChapterM_Minerals" / "bad.txt"
+    bad.write_text("nothing of the kind\n")
+    with caplog.at_level(logging.WARNING, "pyro_unmix"):
+        assert read_library(folder, **BANDS).sizes["endmember"] == 2
+    assert "bad.txt: left out, SPy cannot read it" in caplog.text
+
+
+# Class means and class variability
+
+
+def random_library(seed: int = 0) -> xr.DataArray:
+    """Classes b (4 spectra), a (1), c (3), mixed up; 6 bands."""
+    labels = ["b", "a", "b", "c", "c", "b", "b", "c"]
+    values = np.random.default_rng(seed).uniform(0.1, 0.9, size=(6, 8))
+    return make_library(values, labels, np.linspace(500, 900, 6))
+
+
+def test_class_means_in_the_order_of_the_classes():
+    library = random_library()
+    got = library_endmembers(library.transpose("endmember", "wavelength"))
+    assert got["endmember"].values.tolist() == ["b", "a", "c"]
+    for name in "abc":
+        members = library.values[:, library["label"].values == name]
+        np.testing.assert_allclose(got.sel(endmember=name), members.mean(1), rtol=1e-14)
+    np.testing.assert_array_equal(got["wavelength"], library["wavelength"])
+
+
+def test_the_basis_has_the_covariance_of_each_class():
+    library = random_library()
+    array = library_basis(library, 4).array.double().numpy()
+    assert array.shape == (6, 4, 3)
+    for p, name in enumerate("bac"):
+        members = library.values[:, library["label"].values == name]
+        expected = np.cov(members) if members.shape[1] > 1 else np.zeros((6, 6))
+        np.testing.assert_allclose(array[..., p] @ array[..., p].T, expected, atol=1e-6)
+    # With fewer components it is the best approximation of that rank.
+    one = library_basis(library, 1).array.double().numpy()[:, 0, 0]
+    values, vectors = np.linalg.eigh(np.cov(library.values[:, library["label"].values == "b"]))
+    expected = values[-1] * np.outer(vectors[:, -1], vectors[:, -1])
+    np.testing.assert_allclose(np.outer(one, one), expected, atol=1e-6)
+
+
+def test_what_is_no_library_is_refused():
+    library = random_library()
+    assert is_library(library) and not is_library(library.values)
+    assert not is_library(library.drop_vars("label"))
+    with pytest.raises(ValueError, match="must have the coordinate label along endmember"):
+        library_endmembers(library.drop_vars("label"))
+    with pytest.raises(ValueError, match=r"dims \('wavelength', 'endmember'\), got ndarray"):
+        library_basis(library.values, 2)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="one spectrum per class.*use another basis"):
+        library_basis(library[:, [0, 1, 3]], 1)
+    with pytest.raises(ValueError, match="num_components is 7, but the library has 6 bands"):
+        library_basis(library, 7)
+    with pytest.raises(ValueError, match="library must be finite, got 1 NaN"):
+        library_endmembers(library.where(library != library[0, 0]))
+
+
+# Where a library is accepted
+
+
+@pytest.fixture(scope="module")
+def scene() -> simulate.Scene:
+    return simulate.bundle_scene(num_dates=2, height=16, width=16, num_endmembers=3, seed=0)
+
+
+@pytest.fixture(scope="module")
+def scene_library(scene) -> xr.DataArray:
+    """Pixels' own spectra of each material from a few places of the scene."""
+    spots = scene.endmembers(0).values[::4, ::4].reshape(16, -1, 3)  # (S, L, P)
+    names = [str(n) for n in scene.reference_endmembers["endmember"].values]
+    values = np.moveaxis(spots, 0, 1).reshape(spots.shape[1], -1)  # (L, S P), material inner
+    return make_library(values, names * 16, scene.cubes["wavelength"].values)
+
+
+def test_a_model_takes_the_class_means_and_is_rebuilt_with_them(scene_library):
+    model = SGLMM(scene_library, basis=library_basis(scene_library, 3))
+    means = library_endmembers(scene_library)
+    assert model.endmember_names == means["endmember"].values.tolist()
+    np.testing.assert_allclose(model.reference.value.detach(), means, rtol=1e-6)
+    arrays: list[np.ndarray] = []
+    again = from_recipe(to_recipe(model, arrays), arrays)
+    assert again.endmember_names == model.endmember_names
+    again.load_state_dict(model.state_dict())
+    fixed = SGLMM(FixedEndmembers(library_endmembers(scene_library)))
+    assert fixed.num_endmembers == 3
+
+
+def test_extract_endmembers_takes_a_library_at_the_bands_of_the_cubes(scene, scene_library):
+    means = library_endmembers(scene_library)
+    np.testing.assert_array_equal(extract_endmembers(scene.cubes, library=scene_library), means)
+    every_other = scene.cubes[..., ::2]
+    got = extract_endmembers(every_other, 3, library=scene_library)
+    np.testing.assert_array_equal(got["wavelength"], every_other["wavelength"])
+    np.testing.assert_allclose(got, means[::2], atol=0.02)
+    with pytest.raises(ValueError, match="num_endmembers is 4, but the library has the 3 classes"):
+        extract_endmembers(scene.cubes, 4, library=scene_library)
+    with pytest.raises(ValueError, match="expected a number of endmembers or a library"):
+        extract_endmembers(scene.cubes)
+
+
+def test_the_spread_of_a_library_is_a_candidate_for_the_basis(scene, scene_library):
+    start = choose_start(scene.cubes, 3, endmembers=scene_library)
+    scores = {name.partition(", ")[2]: value for name, value in start.log_likelihoods.items()}
+    # The library holds the true endmembers of the scene: its basis fits better than brightness.
+    assert scores["library 6"] > scores["brightness"]
+    np.testing.assert_allclose(start.endmembers, library_endmembers(scene_library), rtol=1e-12)
+    alone = scene_library[:, :3]
+    none = choose_start(scene.cubes, 3, endmembers=alone).log_likelihoods
+    assert not any("library" in name for name in none)
+
+
+def test_unmix_takes_a_library_and_names_the_materials(scene, scene_library):
+    result = unmix(
+        scene.cubes,
+        endmembers=scene_library.isel(wavelength=slice(None)),
+        num_steps=0,
+        progress=False,
+    )
+    names = [str(n) for n in scene.reference_endmembers["endmember"].values]
+    assert result.abundances["endmember"].values.tolist() == names
+    error = np.sqrt(np.mean((result.abundances.values - scene.abundances.values) ** 2))
+    assert error < 0.1
+    with pytest.raises(ValueError, match="expected num_endmembers .* or endmembers: got neither"):
+        unmix(scene.cubes)
+    with pytest.raises(ValueError, match="must be one of 'auto', got 'all'"):
+        unmix(scene.cubes, "all")
