@@ -17,14 +17,15 @@ import xarray as xr
 
 from pyro_unmix._check import in_range, positive_int
 from pyro_unmix._recipe import from_recipe, to_recipe
-from pyro_unmix.cubes import as_cube_sequence, from_pixels
-from pyro_unmix.posterior import PlugInMean, PosteriorMean, iterate_draws, read_out
+from pyro_unmix.cubes import as_cube_sequence, check_bands, from_pixels
+from pyro_unmix.io import rasters, writers
+from pyro_unmix.posterior import ParamStore, PlugInMean, PosteriorMean, iterate_draws, read_out
 
 _FORMAT = 1
 _ESTIMATES = {cls.__name__: cls for cls in (PosteriorMean, PlugInMean)}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Unmixing:
     """Abundances and endmembers of a cube sequence, as posterior where the method has one.
 
@@ -37,14 +38,16 @@ class Unmixing:
     losses : array
         Loss after every step: the negative ELBO per observed value.
     model, guide : optional
-        The fitted pair.
+        The fitted pair: copies, which further training of the originals does not touch.
     cubes : DataArray, optional
-        The images that were unmixed; draws need them.
+        The images that were unmixed; draws need them. Not a copy.
     estimate : PosteriorMean or PlugInMean
         What `abundances` is an estimate of.
     seed : int
         Of the draws behind the estimate.
     method : str
+    store : mapping, optional
+        Trained parameters of a guide that is a plain function, as Pyro's store had them.
     """
 
     dataset: xr.Dataset
@@ -55,6 +58,12 @@ class Unmixing:
     estimate: PosteriorMean = field(default_factory=PosteriorMean)
     seed: int = 0
     method: str = "fit"
+    store: ParamStore | None = None
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{name}: {size}" for name, size in self.abundances.sizes.items())
+        posterior = "" if self.model is None else f", {len(self.losses)} steps"
+        return f"<Unmixing by {self.method} ({sizes}){posterior}>"
 
     @property
     def abundances(self) -> xr.DataArray:
@@ -186,10 +195,15 @@ class Unmixing:
     # ------------------------------------------------------------------ the posterior
 
     def sample(self, num_samples: int = 100, *, seed: int = 0) -> xr.DataArray:
-        """Posterior draws of the abundances (sample, time, y, x, endmember)."""
+        """Posterior draws of the abundances (sample, time, y, x, endmember).
+
+        One draw uses the same noise at every pixel, so that a pixel's draws do not depend on its neighbours. The
+        spread of a mean over pixels therefore cannot be read off them: it comes out as large as one pixel's.
+        """
         cubes = self._need_posterior("sample")
         num_samples = positive_int(num_samples, "num_samples")
-        parts = iterate_draws(self.model, self.guide, cubes, num_samples, seed)
+        seed = positive_int(seed, "seed", minimum=0)
+        parts = iterate_draws(self.model, self.guide, cubes, num_samples, seed, self.store)
         draws = np.concatenate([chunk["draws"].cpu().numpy() for _, chunk in parts], axis=1)
         labels = {"endmember": self.abundances["endmember"].values}
         maps = [from_pixels(draw, cubes, labels, name="abundances") for draw in draws]
@@ -212,8 +226,13 @@ class Unmixing:
         """
         cubes = self._need_posterior("quantile")
         levels = [in_range(level, "q", 0.0, 1.0) for level in np.atleast_1d(np.asarray(q))]
+        if not levels:
+            raise ValueError("q must hold at least one number in [0, 1], got an empty list")
+        num_samples = positive_int(num_samples, "num_samples", minimum=2)
+        seed = positive_int(seed, "seed", minimum=0)
+        draws = iterate_draws(self.model, self.guide, cubes, num_samples, seed, self.store)
         parts = []
-        for _, chunk in iterate_draws(self.model, self.guide, cubes, num_samples, seed):
+        for _, chunk in draws:
             at = chunk["draws"].new_tensor(levels)
             ordered = chunk["draws"].sort(dim=0).values
             parts.append(_interpolate_ranks(ordered, at).cpu().numpy())
@@ -236,15 +255,12 @@ class Unmixing:
                 f"{cubes.sizes['wavelength']}: select or resample the same bands first"
             )
         reference = self.reference_endmembers
-        known = "wavelength" in reference.coords and "wavelength" in cubes.coords
-        if known and not np.allclose(reference["wavelength"], cubes["wavelength"], atol=0.5):
-            worst = np.abs(reference["wavelength"].values - cubes["wavelength"].values).max()
-            raise ValueError(
-                f"expected cubes at the wavelengths of the fit, got some up to {worst:.1f} nm off: "
-                "resample them to the same bands first"
-            )
+        if "wavelength" in reference.coords:
+            check_bands(reference["wavelength"], cubes)
         estimate, seed = self.estimate, self.seed
-        dataset = read_out(self.model, self.guide, cubes, estimate=estimate, seed=seed)
+        dataset = read_out(
+            self.model, self.guide, cubes, estimate=estimate, seed=seed, store=self.store
+        )
         return replace(self, dataset=dataset, cubes=cubes)
 
     def _need_posterior(self, what: str) -> xr.DataArray:
@@ -265,6 +281,10 @@ class Unmixing:
 
     def _check_time(self, time: int) -> None:
         num_dates = self.dataset.sizes["time"]
+        if isinstance(time, bool) or not isinstance(time, (int, np.integer)):
+            raise TypeError(
+                f"time must be the position of a date (0 to {num_dates - 1}), got {time!r}"
+            )
         if not -num_dates <= time < num_dates:
             raise IndexError(
                 f"time must be the position of one of {num_dates} dates "
@@ -274,12 +294,39 @@ class Unmixing:
     # ------------------------------------------------------------------ out
 
     def to_dataset(self) -> xr.Dataset:
-        """A copy of everything as one `xarray.Dataset`, ready for ``to_netcdf``."""
+        """A copy of everything as one `xarray.Dataset`."""
         dataset = self.dataset.copy()
         dataset["abundances_std"] = self.abundances_std
         dataset["losses"] = ("step", self.losses)
         dataset.attrs["method"] = self.method
         return dataset
+
+    def to_netcdf(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+        """Write everything but the model as CF NetCDF; see `pyro_unmix.io.writers.write_netcdf`."""
+        return writers.write_netcdf(self._known(), path, overwrite=overwrite)
+
+    def to_zarr(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+        """Write the same as a Zarr store; see `pyro_unmix.io.writers.write_zarr`."""
+        return writers.write_zarr(self._known(), path, overwrite=overwrite)
+
+    def to_geotiff(
+        self, directory: str | os.PathLike[str], *, overwrite: bool = False
+    ) -> list[Path]:
+        """Write a GeoTIFF of the abundances and one of their std per date; see
+        `pyro_unmix.io.rasters.write_geotiff`.
+        """
+        return rasters.write_geotiff(self._known(), directory, overwrite=overwrite)
+
+    def to_envi(self, directory: str | os.PathLike[str], *, overwrite: bool = False) -> list[Path]:
+        """Write ENVI images of every date and a spectral library of the endmembers; see
+        `pyro_unmix.io.rasters.write_envi`.
+        """
+        return rasters.write_envi(self._known(), directory, overwrite=overwrite)
+
+    def _known(self) -> xr.Dataset:
+        """`to_dataset` without the std that a method does not have."""
+        dataset = self.to_dataset()
+        return dataset if "abundances_std" in self.dataset else dataset.drop_vars("abundances_std")
 
     def save(
         self, path: str | os.PathLike[str], *, cubes: bool = True, overwrite: bool = False
