@@ -17,7 +17,7 @@ import numpy.typing as npt
 import scipy.io
 import xarray as xr
 
-from pyro_unmix.io import read_cubes
+from pyro_unmix.io import read_sequence
 from pyro_unmix.simulate import Scene
 
 Array = npt.NDArray[Any]
@@ -147,7 +147,7 @@ def _ds2(folder: Path) -> Case:
 
 
 def _jasper_ridge(folder: Path) -> Case:
-    cubes = read_cubes(folder / "jasper_ridge_r198.mat")
+    cubes = read_sequence(folder / "jasper_ridge_r198.mat")
     truth = scipy.io.loadmat(folder / "jasper_ridge_end4.mat")
     height, width = cubes.sizes["y"], cubes.sizes["x"]
     # Pixels are stored column by column.
@@ -160,7 +160,7 @@ def _samson(folder: Path) -> Case:
     path = folder / "samson.mat"
     truth = scipy.io.loadmat(path, variable_names=["GT", "S_GT"])
     names = ["soil", "tree", "water"]
-    return _image("Samson", read_cubes(path), truth["S_GT"], truth["GT"].T, names)
+    return _image("Samson", read_sequence(path), truth["S_GT"], truth["GT"].T, names)
 
 
 def _image(

@@ -41,7 +41,7 @@ import xarray as xr
 
 import pyro_unmix as pu
 from pyro_unmix.baselines import fcls
-from pyro_unmix.io import read_cubes
+from pyro_unmix.io import read_sequence
 
 
 def read_reference(path: Path, cubes: xr.DataArray) -> tuple[np.ndarray, xr.DataArray] | None:
@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="every fourth pixel and few steps")
     arguments = parser.parse_args(argv)
 
-    cubes = read_cubes(arguments.image)
+    cubes = read_sequence(arguments.image)
     reference = read_reference(arguments.reference or arguments.image, cubes)
     if reference is None and arguments.endmembers is None:
         parser.error("there is no reference: pass --reference FILE or --endmembers N")

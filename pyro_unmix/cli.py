@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import inspect
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,9 +16,9 @@ from pyro_unmix import plots
 from pyro_unmix.baselines import fcls
 from pyro_unmix.endmembers import match_endmembers
 from pyro_unmix.fit import NonFiniteLossError
-from pyro_unmix.io import read_cubes
+from pyro_unmix.io import read_sequence
 from pyro_unmix.metrics import score
-from pyro_unmix.presets import redsunn, unmix
+from pyro_unmix.presets import NUM_EPOCHS, NUM_STEPS, redsunn, unmix
 from pyro_unmix.result import Unmixing
 from pyro_unmix.simulate import Scene, scaled_scene
 
@@ -124,12 +123,10 @@ def _add_unmix(commands: Any) -> None:
     command.add_argument(
         "--method", choices=list(_METHODS), default="unmix", help="default: %(default)s"
     )
-    steps = inspect.signature(unmix).parameters["num_steps"].default
-    epochs = inspect.signature(redsunn).parameters["num_epochs"].default
     command.add_argument(
         "--steps",
         type=_whole_number(0),
-        help=f"optimisation steps (default: {steps} for unmix, {epochs} passes over the pixels for "
+        help=f"optimisation steps (default: {NUM_STEPS} for unmix, {NUM_EPOCHS:g} passes over the pixels for "
         "redsunn)",
     )
     _add_seed(command)
@@ -194,7 +191,7 @@ def _demo(arguments: argparse.Namespace) -> None:
 
 def _unmix(arguments: argparse.Namespace) -> None:
     with _bad_input():
-        cubes = read_cubes(arguments.files)
+        cubes = read_sequence(arguments.files)
     out = _folder(arguments.out)
     settings: dict[str, Any] = {"seed": arguments.seed, "progress": sys.stderr.isatty()}
     if arguments.steps is not None:

@@ -176,9 +176,9 @@ def test_errors_are_one_line_and_exit_with_2(
         ("unmix", good, *two, "--method", "nmf"): "invalid choice: 'nmf'",
         ("unmix", good, *two, "--out", good / "x"): "cannot write to --out",
         ("unmix", tmp_path / "none.nc", *two): f"no such file: {tmp_path / 'none.nc'}",
-        ("unmix", text, *two): "the suffix of",
-        ("unmix", broken, *two): "cannot be read as .mat",
-        ("unmix", integers, *two): "holds integers without a scale",
+        ("unmix", text, *two): "is none of the formats",
+        ("unmix", broken, *two): "is neither a MATLAB v5 nor a v7.3 file, or cut off",
+        ("unmix", integers, *two): "holds integers (int16) without a scale",
         ("unmix", good, integers, *two): str(integers),
     }
     for arguments, message in cases.items():

@@ -1,0 +1,170 @@
+"""NumPy archives (.npz) and arrays (.npy) of a stated layout."""
+
+from __future__ import annotations
+
+import math
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from pyro_unmix.io.errors import FileError, parsing
+from pyro_unmix.io.image import Image
+
+CUBE_NAMES = ("cubes", "reflectance", "Y")
+_TEXTS = ("wavelength_unit",)
+_OTHERS = ("wavelength", "fwhm", "good", "nodata", "scale", "offset", "time", *_TEXTS)
+_BLOCK = 2**16
+
+
+class _Npz:
+    """One of `cubes`, `reflectance`, `Y`: (T, H, W, L) or (H, W, L).
+
+    Optional: `wavelength`, `fwhm` (L,) in `wavelength_unit` (default nm), `good` (L,), `nodata`
+    (the stored value that marks missing), `scale` and `offset` (one number or (L,); reflectance =
+    stored x scale + offset), `time` (T,).
+    """
+
+    name = "NumPy archive"
+    suffixes = (".npz", ".npy")
+
+    def sniff(self, path: Path) -> bool:
+        if not path.is_file():
+            return False
+        with path.open("rb") as file:
+            if file.read(6) == b"\x93NUMPY":
+                return True
+        if not zipfile.is_zipfile(path):
+            return False
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith(".npy") for name in archive.namelist())
+
+    def read(self, path: Path) -> Image:
+        with parsing(path, "content", "a NumPy file"):
+            if path.suffix.lower() == ".npy" or not zipfile.is_zipfile(path):
+                return _image({"cubes": _load_npy(path)}, path, self.name)
+            return _image(_load_npz(path), path, self.name)
+
+
+READER = _Npz()
+
+
+def _load_npy(path: Path) -> np.ndarray:
+    with path.open("rb") as file:
+        _check_header(file, path.stat().st_size, path, "array")
+    return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+
+
+def _load_npz(path: Path) -> dict[str, np.ndarray]:
+    with zipfile.ZipFile(path) as archive:
+        members = {name.removesuffix(".npy"): name for name in archive.namelist()}
+        cube = only_key(members, CUBE_NAMES, path)
+        return {
+            key: _load_member(archive, members[key], path)
+            for key in (cube, *_OTHERS)
+            if key in members
+        }
+
+
+def _load_member(archive: zipfile.ZipFile, member: str, path: Path) -> np.ndarray:
+    field = member.removesuffix(".npy")
+    with parsing(path, field, "an array of .npz"):
+        declared = archive.getinfo(member).file_size
+        with archive.open(member) as file:
+            _check_header(file, declared, path, field)
+            # To the end, where the checksum is compared, before memory is taken for all of it.
+            total = file.tell()
+            while block := file.read(_BLOCK):
+                total += len(block)
+        if total != declared:
+            raise FileError(path, field, f"has {total} bytes, not {declared}: it is incomplete")
+        with archive.open(member) as file:
+            return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def _check_header(file: IO[bytes], size: int, path: Path, field: str) -> None:
+    """Compare the declared shape with the number of bytes that are there."""
+    with parsing(path, field, "a NumPy array"):
+        version = np.lib.format.read_magic(file)
+        read = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }
+        if version not in read:
+            raise FileError(path, field, f"is of the unknown version {version}")
+        shape, _, dtype = read[version](file)
+        if dtype.hasobject:
+            problem = "holds Python objects (a pickle), which are never loaded: save plain arrays"
+            raise FileError(path, field, problem)
+        expected = file.tell() + math.prod(shape) * dtype.itemsize
+        if any(n < 0 for n in shape) or expected != size:
+            problem = (
+                f"{dtype} of shape {shape} needs {expected} bytes with its header, but there are "
+                f"{size}: it is incomplete or damaged"
+            )
+            raise FileError(path, field, problem)
+
+
+def _image(content: Mapping[str, np.ndarray], path: Path, kind: str) -> Image:
+    name = only_key(content, CUBE_NAMES, path)
+    values = content[name]
+    if values.ndim not in (3, 4):
+        problem = (
+            "must have the axes (time, y, x, wavelength) or (y, x, wavelength), got the shape "
+            f"{values.shape}"
+        )
+        raise FileError(path, name, problem)
+    return Image(
+        values=values,
+        format=kind,
+        dates=list(np.atleast_1d(content["time"])) if "time" in content else None,
+        notes=[f"array {name}"],
+        **spectral_fields(content, "nm", path),
+    )
+
+
+def spectral_fields(
+    content: Mapping[str, np.ndarray], unit: str | None, path: Path
+) -> dict[str, Any]:
+    """Wavelength, fwhm, good, nodata, scale and offset of a file of named arrays."""
+    found: dict[str, Any] = {"wavelength_unit": unit}
+    if "wavelength_unit" in content:
+        found["wavelength_unit"] = _text(content["wavelength_unit"], path)
+    for key in ("wavelength", "fwhm", "good"):
+        if key in content:
+            found[key] = _numeric(content, key, path).reshape(-1)
+    if "good" in found:
+        found["good"] = found["good"] != 0
+    for key in ("nodata", "scale", "offset"):
+        if key in content:
+            array = _numeric(content, key, path)
+            found[key] = array.item() if array.size == 1 else array.reshape(-1)
+    return found
+
+
+def _text(array: np.ndarray, path: Path) -> str:
+    if array.size != 1 or array.dtype.kind not in "US":
+        raise FileError(path, "wavelength_unit", f"must be one text, got {array.dtype}")
+    value = array.item()
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def _numeric(content: Mapping[str, np.ndarray], key: str, path: Path) -> np.ndarray:
+    array = np.asarray(content[key])
+    if array.dtype.kind not in "biuf":
+        raise FileError(path, key, f"must hold numbers, got {array.dtype}")
+    return array
+
+
+def only_key(content: Mapping[str, Any], names: tuple[str, ...], path: Path) -> str:
+    """Return the one of `names` that is in the file."""
+    present = [name for name in names if name in content]
+    if len(present) != 1:
+        problem = (
+            f"expected exactly one of {', '.join(names)}, got {', '.join(present) or 'none'} of "
+            f"them among: {', '.join(content) or 'nothing'}"
+        )
+        raise FileError(path, "variables", problem)
+    return present[0]

@@ -1,0 +1,413 @@
+"""GeoTIFF: metadata of several writers, and files that are not complete."""
+
+from __future__ import annotations
+
+import struct
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+import rioxarray  # noqa: F401
+from broken_products import CASES, assert_refused
+from products import GRID, UTM33, cube, write_tiff
+from rasterio.errors import NotGeoreferencedWarning
+from rasterio.transform import Affine
+
+from pyro_unmix.io.errors import FileError
+from pyro_unmix.io.geotiff import READER
+from pyro_unmix.io.metadata import parse_time
+from pyro_unmix.io.registry import find_reader
+from pyro_unmix.io.sequence import read_sequence
+from pyro_unmix.io.tiff import check_tiff
+
+NM = [450.0, 550.0, 650.0, 860.0, 1600.0, 2200.0]
+
+
+def test_the_real_enmap_tile(data_dir: Path) -> None:
+    path = data_dir / "readers" / "enmap_l2a_tile.tif"
+    with rasterio.open(path) as source:
+        stored = source.read()
+        tags = [source.tags(band) for band in source.indexes]
+        transform, crs = source.transform, source.crs
+    kept = [i for i in range(224) if (stored[i] != -32768).any()]
+    cubes = read_sequence(path)
+    assert cubes.shape == (1, 32, 32, len(kept))
+    assert len(kept) < 224
+    expected = np.where(stored == -32768, np.nan, stored * np.float64(1e-4))[kept]
+    # Spectra of zeros are fill, in any format.
+    expected[:, (stored[kept] == 0).all(axis=0)] = np.nan
+    np.testing.assert_allclose(cubes[0].transpose("wavelength", "y", "x"), expected, rtol=1e-6)
+    wavelength = [float(tags[i]["wavelength"]) for i in kept]
+    np.testing.assert_allclose(cubes.wavelength, wavelength)
+    assert (np.diff(wavelength) < 0).any()  # the detectors overlap
+    np.testing.assert_allclose(cubes.fwhm, [float(tags[i]["fwhm"]) for i in kept])
+    assert cubes.time[0] == np.datetime64("2022-07-24T10:45:26")
+    assert cubes.rio.crs == crs
+    assert cubes.rio.transform() == transform
+    assert float(cubes.x[0]) == 366015.0 + 15
+    assert float(cubes.y[-1]) == 5806125.0 - 31.5 * 30
+
+
+def test_a_tiff_is_found_by_its_content(tmp_path: Path) -> None:
+    path = write_tiff(tmp_path / "image.dat", cube(), driver="GTiff")
+    assert find_reader(path).name == "GeoTIFF"
+    (tmp_path / "garbage.tif").write_bytes(b"this is no image")
+    assert not READER.sniff(tmp_path / "garbage.tif")
+    assert not READER.sniff(tmp_path)
+    with pytest.raises(FileError, match=r"garbage.tif: header: is no TIFF header \(16 bytes"):
+        READER.read(tmp_path / "garbage.tif")
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        READER.read(tmp_path / "none.tif")
+
+
+LAYOUTS = {
+    "strips": {},
+    "pixel": {"interleave": "pixel"},
+    "tiled": {"tiled": True, "blockxsize": 16, "blockysize": 16},
+    "deflate": {"compress": "deflate", "tiled": True, "blockxsize": 16, "blockysize": 16},
+    "lzw": {"compress": "lzw", "predictor": 2},
+    "zstd": {"compress": "zstd"},
+    "big": {"BIGTIFF": "YES"},
+    "big-endian": {"ENDIANNESS": "BIG"},
+    "big both": {"BIGTIFF": "YES", "ENDIANNESS": "BIG", "compress": "packbits"},
+    "cog": {"driver": "COG", "compress": "deflate"},
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_gives_the_same_numbers(tmp_path: Path, layout: str) -> None:
+    values = cube(33, 21, 3)
+    image = READER.read(write_tiff(tmp_path / "a.tif", values, **LAYOUTS[layout]))
+    np.testing.assert_array_equal(image.values, values)
+    assert image.values.dtype == np.int16
+    assert image.transform == tuple(GRID)[:6]
+    assert "33N" in str(image.crs)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_no_truncated_file_is_read(tmp_path: Path, layout: str) -> None:
+    """GDAL opens them; each cut is an error, or the part that is lost holds no data."""
+    values = cube(33, 21, 3)
+    whole = write_tiff(tmp_path / "a.tif", values, **LAYOUTS[layout]).read_bytes()
+    path = tmp_path / "cut.tif"
+    errors = 0
+    for size in [*range(0, len(whole), 97), len(whole) - 1]:
+        path.write_bytes(whole[:size])
+        try:
+            read = READER.read(path).values
+        except FileError as error:
+            errors += 1
+            assert str(error).startswith(str(path))
+        else:
+            np.testing.assert_array_equal(read, values)
+    assert errors > 0.9 * len(whole) / 97
+
+
+def _change_tag(path: Path, tag: int, value: int) -> None:
+    """Set a tag of a small little-endian TIFF to another number."""
+    raw = bytearray(path.read_bytes())
+    start = struct.unpack("<I", raw[4:8])[0]
+    for entry in range(struct.unpack("<H", raw[start : start + 2])[0]):
+        position = start + 2 + 12 * entry
+        found, kind = struct.unpack("<HH", raw[position : position + 4])
+        if found == tag:
+            size = {3: "<HH", 4: "<I"}[kind]
+            content = (value, 0) if kind == 3 else (value,)
+            raw[position + 8 : position + 12] = struct.pack(size, *content)
+            path.write_bytes(raw)
+            return
+    raise LookupError(tag)
+
+
+@pytest.mark.parametrize(
+    ("tag", "value", "message"),
+    [
+        (256, 0, "ImageWidth: must be positive, got \\[0\\]"),
+        (256, 60, "declares .* bytes of pixels, but the blocks hold only"),
+        (256, 60000, "declares .* bytes of pixels, but the blocks hold only"),
+        (257, 60000, "StripOffsets: lists 1 blocks, but 60000 rows, 21 columns and 3 bands need "),
+        (277, 60000, "declares .* bytes of pixels, but the blocks hold only"),
+        (258, 64, "declares .* bytes of pixels"),
+    ],
+)
+def test_header_and_size_must_agree(tmp_path: Path, tag: int, value: int, message: str) -> None:
+    path = write_tiff(tmp_path / "a.tif", cube(33, 21, 3))
+    if tag == 258:
+        # One value per band stands elsewhere in the file: a file of one band has it inline.
+        path = write_tiff(tmp_path / "a.tif", cube(33, 21, 1))
+    _change_tag(path, tag, value)
+    size = path.stat().st_size
+    tracemalloc.start()
+    try:
+        with pytest.raises(FileError, match=message):
+            READER.read(path)
+        assert tracemalloc.get_traced_memory()[1] < 2 * size + 200_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_blocks_beyond_the_end_are_noticed_without_reading_them(tmp_path: Path) -> None:
+    path = write_tiff(tmp_path / "a.tif", cube(33, 21, 1), compress="deflate")
+    check_tiff(path)
+    _change_tag(path, 279, 100_000)
+    with pytest.raises(FileError, match="size: 1 of 1 blocks of page 0 lie beyond the [0-9]+ byte"):
+        check_tiff(path)
+
+
+def test_a_compressed_header_cannot_declare_without_bound(tmp_path: Path) -> None:
+    path = write_tiff(tmp_path / "a.tif", cube(33, 21, 1), compress="deflate")
+    _change_tag(path, 257, 65000)
+    _change_tag(path, 278, 65000)
+    with pytest.raises(FileError, match="size: the header declares 2730000 bytes"):
+        check_tiff(path)
+
+
+def test_a_list_of_pages_without_end_is_refused(tmp_path: Path) -> None:
+    path = write_tiff(tmp_path / "a.tif", cube())
+    raw = bytearray(path.read_bytes())
+    start = struct.unpack("<I", raw[4:8])[0]
+    end = start + 2 + 12 * struct.unpack("<H", raw[start : start + 2])[0]
+    raw[end : end + 4] = struct.pack("<I", start)
+    path.write_bytes(raw)
+    with pytest.raises(FileError, match="pages: the list of pages does not end"):
+        READER.read(path)
+
+
+def test_pages_are_not_dropped_silently(tmp_path: Path) -> None:
+    path = write_tiff(tmp_path / "a.tif", cube(bands=1))
+    raw = bytearray(path.read_bytes())
+    start = struct.unpack("<I", raw[4:8])[0]
+    length = 2 + 12 * struct.unpack("<H", raw[start : start + 2])[0] + 4
+    page = raw[start : start + length]
+    # Link a copy of the page behind the first one.
+    raw[start + length - 4 : start + length] = struct.pack("<I", len(raw))
+    path.write_bytes(raw + page)
+    with pytest.raises(FileError, match="pages: the file holds 2 full-size images"):
+        READER.read(path)
+
+
+def test_overviews_are_no_pages(tmp_path: Path) -> None:
+    values = cube(64, 64, 2)
+    path = write_tiff(tmp_path / "a.tif", values)
+    with rasterio.open(path, "r+") as file:
+        file.build_overviews([2, 4])
+    np.testing.assert_array_equal(READER.read(path).values, values)
+
+
+def test_blocks_that_were_never_written(tmp_path: Path) -> None:
+    values = np.zeros((40, 40, 1), dtype="int16")
+    values[:16, :16] = 7
+    tiles = {"tiled": True, "blockxsize": 16, "blockysize": 16, "SPARSE_OK": True}
+    path = write_tiff(tmp_path / "a.tif", values, **tiles)
+    with pytest.raises(FileError, match="TileByteCounts: 8 of 9 blocks were never written"):
+        READER.read(path)
+    path = write_tiff(tmp_path / "b.tif", values, nodata=0, **tiles)
+    np.testing.assert_array_equal(READER.read(path).values, values)
+
+
+def _band_tags(unit: str | None, values: list[float], **more: str) -> list[dict[str, str]]:
+    unit_tag = {} if unit is None else {"wavelength_units": unit}
+    return [{"wavelength": str(value), **unit_tag, **more} for value in values]
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        {"band_tags": _band_tags("Nanometers", NM)},
+        {"band_tags": _band_tags("Micrometers", [nm / 1000 for nm in NM])},
+        {"band_tags": _band_tags(None, NM), "tags": {"wavelength_units": "nm"}},
+        {"descriptions": [f"band {i} ({nm:.2f} Nanometers)" for i, nm in enumerate(NM)]},
+        {"descriptions": [f"{nm / 1000:.3f} um" for nm in NM]},
+        {"tags": {"wavelength": str(NM).strip("[]"), "wavelength units": "nm"}},
+        {
+            "namespaced": {
+                "ENVI": {
+                    "wavelength": "{" + ", ".join(map(str, NM)) + "}",
+                    "wavelength_units": "nm",
+                }
+            }
+        },
+    ],
+)
+def test_wavelengths_of_several_writers(tmp_path: Path, written: dict) -> None:
+    cubes = read_sequence(write_tiff(tmp_path / "a.tif", cube() / 1e4, **written))
+    np.testing.assert_allclose(cubes.wavelength, NM)
+
+
+def test_wavelengths_of_the_imagery_domain(tmp_path: Path) -> None:
+    path = write_tiff(tmp_path / "a.tif", cube() / 1e4)
+    with rasterio.open(path, "r+") as file:
+        for band, nm in enumerate(NM, start=1):
+            um = {"CENTRAL_WAVELENGTH_UM": nm / 1000, "FWHM_UM": 0.01}
+            file.update_tags(band, ns="IMAGERY", **um)
+        file.update_tags(ns="IMAGERY", ACQUISITIONDATETIME="2021-05-06 10:11:12")
+    cubes = read_sequence(path)
+    np.testing.assert_allclose(cubes.wavelength, NM)
+    np.testing.assert_allclose(cubes.fwhm, 10.0)
+    assert cubes.time[0] == np.datetime64("2021-05-06T10:11:12")
+
+
+def test_width_and_bad_bands_in_band_tags(tmp_path: Path) -> None:
+    tags = _band_tags("nm", NM, fwhm="9.5", bbl="1")
+    tags[2]["bbl"] = "0"
+    cubes = read_sequence(write_tiff(tmp_path / "a.tif", cube() / 1e4, band_tags=tags))
+    np.testing.assert_allclose(cubes.wavelength, NM[:2] + NM[3:])
+    np.testing.assert_allclose(cubes.fwhm, 9.5)
+
+
+def test_a_missing_unit_is_an_error_with_its_cure(tmp_path: Path) -> None:
+    path = write_tiff(tmp_path / "a.tif", cube() / 1e4, band_tags=_band_tags(None, NM))
+    with pytest.raises(FileError, match="wavelength units: are not given .* wavelength_unit='nm'"):
+        read_sequence(path)
+    cubes = read_sequence(path, wavelength_unit="nm")
+    np.testing.assert_allclose(cubes.wavelength, NM)
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ({"band_tags": _band_tags("nm", [0.45, 0.5, 0.6, 0.7, 0.8, 0.9])}, "contradicts the val"),
+        (
+            {"band_tags": _band_tags("nm", NM), "descriptions": [f"{nm + 30} nm" for nm in NM]},
+            "wavelength: band 1 is at 450 nm in one place of the file and at 480 nm in another",
+        ),
+        ({"band_tags": _band_tags("nm", NM)[:4]}, "wavelength: is given for 4 of 6 bands only"),
+        ({"band_tags": _band_tags("nm", [1.0] * 5 + [np.nan])}, "wavelength: must be finite"),
+        ({"band_tags": [{"wavelength": "red"}] * 6}, "wavelength: must be numbers: could not"),
+        ({"tags": {"wavelength": "450, 550"}}, "must hold one number per band \\(6\\), got 2"),
+        (
+            {"band_tags": _band_tags("nm", NM[:3]) + _band_tags("um", [0.86, 1.6, 2.2])},
+            "wavelength_units: must be the same in all bands, got nm, um",
+        ),
+    ],
+)
+def test_contradictions(tmp_path: Path, written: dict, message: str) -> None:
+    path = write_tiff(tmp_path / "a.tif", cube() / 1e4, **written)
+    with pytest.raises(FileError, match=message):
+        read_sequence(path)
+
+
+def test_scale_offset_and_nodata(tmp_path: Path) -> None:
+    values = cube()
+    values[1, 2] = -9999
+    scales, offsets = [1e-4, 2e-4, 1e-4, 1e-4, 1e-4, 1e-4], [0.0, 0.01, -0.02, 0, 0, 0]
+    path = write_tiff(tmp_path / "a.tif", values, nodata=-9999, scales=scales, offsets=offsets)
+    cubes = read_sequence(path)
+    expected = values * np.array(scales) + np.array(offsets)
+    expected[1, 2] = np.nan
+    np.testing.assert_allclose(cubes[0], expected, rtol=1e-6)
+
+
+def test_the_reflectance_scale_factor_of_envi(tmp_path: Path) -> None:
+    tags = {"namespaced": {"ENVI": {"reflectance_scale_factor": "10000"}}}
+    cubes = read_sequence(write_tiff(tmp_path / "a.tif", cube(), **tags))
+    np.testing.assert_allclose(cubes[0], cube() / 1e4, rtol=1e-6)
+    both = write_tiff(tmp_path / "b.tif", cube(), **tags, scales=[1e-3] * 6)
+    with pytest.raises(FileError, match="scale 0.001, but the reflectance scale factor is 10000"):
+        read_sequence(both)
+    broken = {"namespaced": {"ENVI": {"reflectance_scale_factor": "0"}}}
+    with pytest.raises(FileError, match="reflectance scale factor: must be positive, got 0"):
+        read_sequence(write_tiff(tmp_path / "c.tif", cube(), **broken))
+
+
+def test_integers_without_a_scale_need_one(tmp_path: Path) -> None:
+    path = write_tiff(tmp_path / "a.tif", cube())
+    with pytest.raises(FileError, match="scale: the file holds integers .* pass scale="):
+        read_sequence(path)
+    np.testing.assert_allclose(read_sequence(path, scale=1e-3)[0], cube() * 1e-3, rtol=1e-6)
+
+
+def test_a_mask_in_the_file_marks_missing_pixels(tmp_path: Path) -> None:
+    path = write_tiff(tmp_path / "a.tif", cube())
+    mask = np.full((4, 5), 255, dtype="uint8")
+    mask[0, 1] = 0
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(path, "r+") as file:
+        file.write_mask(mask)
+    expected = cube().astype("float32")
+    expected[0, 1] = np.nan
+    image = READER.read(path)
+    np.testing.assert_array_equal(image.values, expected)
+    assert "1 pixels are masked in the file" in image.notes
+
+
+def test_an_alpha_band_is_no_spectral_band(tmp_path: Path) -> None:
+    values = cube(bands=4).astype("uint16")
+    values[..., 3] = 65535
+    values[2, 3, 3] = 0
+    path = write_tiff(tmp_path / "a.tif", values, photometric="RGB", ALPHA="YES")
+    image = READER.read(path)
+    assert image.values.shape == (4, 5, 3)
+    assert np.isnan(image.values[2, 3]).all()
+    assert np.isfinite(image.values).sum() == 3 * 19
+
+
+def test_a_rotated_transform_is_kept(tmp_path: Path) -> None:
+    rotated = Affine(26.0, 15.0, 5e5, 15.0, -26.0, 5e6)
+    cubes = read_sequence(write_tiff(tmp_path / "a.tif", cube() / 1e4, transform=rotated))
+    np.testing.assert_allclose(tuple(cubes.rio.transform()), tuple(rotated))
+    assert "x" not in cubes.coords
+
+
+def test_a_file_without_a_map(tmp_path: Path) -> None:
+    with pytest.warns(NotGeoreferencedWarning):
+        path = write_tiff(tmp_path / "a.tif", cube() / 1e4, crs=None, transform=None)
+    cubes = read_sequence(path)
+    assert "x" not in cubes.coords
+    assert "spatial_ref" not in cubes.coords
+    assert UTM33 not in str(cubes.coords)
+
+
+def test_complex_numbers_are_refused(tmp_path: Path) -> None:
+    path = write_tiff(tmp_path / "a.tif", cube(dtype="complex64"))
+    with pytest.raises(FileError, match="data type: must be real numbers of one type, got comp"):
+        READER.read(path)
+
+
+@pytest.mark.parametrize(
+    ("tags", "expected"),
+    [
+        ({"ACQUISITIONDATE": "2021-03-04"}, "2021-03-04"),
+        ({"TIFFTAG_DATETIME": "2021:03:04 05:06:07"}, "2021-03-04T05:06:07"),
+        (
+            {"TIFFTAG_DATETIME": "2024:01:01 00:00:00", "start_time": "2021-03-04T05:06:07Z"},
+            "2021-03-04T05:06:07",
+        ),
+    ],
+)
+def test_dates_in_tags(tmp_path: Path, tags: dict[str, str], expected: str) -> None:
+    cubes = read_sequence(write_tiff(tmp_path / "a.tif", cube() / 1e4, tags=tags))
+    assert cubes.time[0] == np.datetime64(expected)
+
+
+def test_a_date_that_is_none_is_told(tmp_path: Path) -> None:
+    path = write_tiff(tmp_path / "a.tif", cube(), tags={"acquisition_date": "last spring"})
+    image = READER.read(path)
+    assert image.dates is None
+    assert "the date 'last spring' in the tag acquisition_date is not understood" in image.notes
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("2022-07-24T10:45:26.123456Z", "2022-07-24T10:45:26.123456"),
+        ("2022-08-17T10:05:33+0000", "2022-08-17T10:05:33"),
+        ("2022-08-17T00:05:33+02:00", "2022-08-16T22:05:33"),
+        ("20240830T100559", "2024-08-30T10:05:59"),
+        ("2024:02:29 10:05:59", "2024-02-29T10:05:59"),
+    ],
+)
+def test_parse_time(text: str, expected: str) -> None:
+    assert parse_time(text) == np.datetime64(expected)
+
+
+@pytest.mark.parametrize("text", ["", "2023-02-29", "2023", "2023-01-01T25:00", "yesterday"])
+def test_what_is_no_date(text: str) -> None:
+    with pytest.raises(ValueError):
+        parse_time(text)
+
+
+@pytest.mark.parametrize("case", CASES["geotiff"])
+def test_the_corpus_of_broken_files(tmp_path: Path, case: str) -> None:
+    assert_refused(CASES["geotiff"][case](tmp_path))

@@ -1,0 +1,354 @@
+"""Several files of one place: dates, grids and bands must fit; readers are found and can be added."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from pyro_unmix.cubes import as_cube_sequence
+from pyro_unmix.io import registry
+from pyro_unmix.io.errors import FileError
+from pyro_unmix.io.image import Image
+from pyro_unmix.io.registry import READERS, Reader, find_reader, read_image
+from pyro_unmix.io.sequence import read_sequence
+
+T, H, W, L = 3, 3, 4, 5
+WAVELENGTH = [450.0, 550.0, 650.0, 850.0, 1600.0]
+DATES = ["2020-01-01", "2020-02-10", "2021-01-01"]
+
+
+def make_cubes() -> xr.DataArray:
+    cubes = as_cube_sequence(
+        np.random.default_rng(0).random((T, H, W, L)), wavelength=WAVELENGTH, time=DATES
+    )
+    x, y = 500_015 + 30.0 * np.arange(W), 4_000_000 - 30.0 * np.arange(H)
+    return cubes.assign_coords(x=x, y=y)
+
+
+def write(path: Path, cubes: xr.DataArray) -> Path:
+    cubes.to_dataset().to_netcdf(path, engine="h5netcdf")
+    return path
+
+
+def write_dates(folder: Path, cubes: xr.DataArray | None = None) -> list[Path]:
+    cubes = make_cubes() if cubes is None else cubes
+    return [write(folder / f"{t}.nc", cubes.isel(time=t)) for t in range(cubes.sizes["time"])]
+
+
+# --- dates -----------------------------------------------------------------------------------
+
+
+def test_files_are_joined_in_time(tmp_path: Path) -> None:
+    found = read_sequence(write_dates(tmp_path)).drop_vars("spatial_ref")
+    xr.testing.assert_equal(found, make_cubes())
+
+
+def test_any_order_of_the_files(tmp_path: Path) -> None:
+    paths = write_dates(tmp_path)
+    xr.testing.assert_equal(
+        read_sequence([paths[2], paths[0], paths[1]]).drop_vars("spatial_ref"), make_cubes()
+    )
+
+
+def test_files_of_one_and_of_several_dates(tmp_path: Path) -> None:
+    cubes = make_cubes()
+    one = write(tmp_path / "a.nc", cubes.isel(time=[0, 2]))
+    two = write(tmp_path / "b.nc", cubes.isel(time=1))
+    xr.testing.assert_equal(read_sequence([one, two]).drop_vars("spatial_ref"), cubes)
+
+
+def test_dates_of_the_caller_go_with_the_paths(tmp_path: Path) -> None:
+    paths = write_dates(tmp_path)
+    found = read_sequence(paths, dates=["2022-01-03", "2022-01-01", "2022-01-02"])
+    assert found.time.dt.day.values.tolist() == [1, 2, 3]
+    np.testing.assert_array_equal(found.values, make_cubes().values[[1, 2, 0]])
+    found = read_sequence(paths, dates=[1.5, 2.5, 3.5])
+    assert found.time.values.tolist() == [1.5, 2.5, 3.5]
+    with pytest.raises(ValueError, match="time must hold one date per image"):
+        read_sequence(paths, dates=DATES[:2])
+
+
+def test_without_dates_the_order_of_the_paths_stands(tmp_path: Path) -> None:
+    paths = write_dates(tmp_path, make_cubes().drop_vars("time"))
+    found = read_sequence(paths[::-1])
+    assert "time" not in found.coords
+    np.testing.assert_array_equal(found.values, make_cubes().values[::-1])
+
+
+def test_duplicated_dates(tmp_path: Path) -> None:
+    paths = write_dates(tmp_path)
+    with pytest.raises(FileError, match="1.nc: dates: 2020-02-10.* appears twice, also in .*1.nc"):
+        read_sequence([*paths, paths[1]])
+    with pytest.raises(FileError, match="2.nc: dates: 2022-01-02.* also in .*1.nc"):
+        read_sequence(paths, dates=["2022-01-01", "2022-01-02", "2022-01-02"])
+
+
+def test_dates_in_some_files_only(tmp_path: Path) -> None:
+    one = write(tmp_path / "a.nc", make_cubes().isel(time=0))
+    two = write(tmp_path / "b.nc", make_cubes().isel(time=1, drop=True))
+    with pytest.raises(FileError, match="b.nc: dates: is missing here.*pass dates="):
+        read_sequence([one, two])
+    three = write(tmp_path / "c.nc", make_cubes().assign_coords(time=[1.0, 2.0, 3.0]))
+    with pytest.raises(FileError, match="dates: are numbers in some files and dates in others"):
+        read_sequence([one, three])
+
+
+# --- grids -----------------------------------------------------------------------------------
+
+GRIDS: list[tuple[Callable[[xr.DataArray], xr.DataArray], str]] = [
+    (lambda c: c.isel(x=slice(3)), r"it has 3 rows and 3 columns, not \(3, 4\)"),
+    (lambda c: c.assign_coords(x=c.x + 15), "its transform is"),
+    (lambda c: c.assign_coords(x=c.x * 1.0001), "its transform is"),
+    (lambda c: c.drop_vars(["x", "y"]), "it has no transform"),
+    (lambda c: c.assign_coords(x=[0.0, 1, 2, 4]), "it has no transform"),
+    (lambda c: c.assign_coords(tile=("y", [0, 1, 1])), "it has a tile"),
+    (
+        lambda c: c.assign_coords(crs=xr.Variable((), 0, {"crs_wkt": 'LOCAL_CS["b"]'})),
+        r"its coordinate reference system is LOCAL_CS\[\"b\"\] ..., not missing",
+    ),
+]
+
+
+@pytest.mark.parametrize(("change", "text"), GRIDS)
+def test_other_grids_are_refused(
+    tmp_path: Path, change: Callable[[xr.DataArray], xr.DataArray], text: str
+) -> None:
+    one = write(tmp_path / "a.nc", make_cubes().isel(time=0))
+    two = write(tmp_path / "b.nc", change(make_cubes().isel(time=1)))
+    with pytest.raises(FileError, match=f"b.nc: grid: {text}.*a.nc: .*rio.reproject_match"):
+        read_sequence([one, two])
+
+
+def test_uneven_axes_are_compared(tmp_path: Path) -> None:
+    uneven = make_cubes().assign_coords(x=[0.0, 1, 2, 4])
+    one = write(tmp_path / "a.nc", uneven.isel(time=0))
+    two = write(tmp_path / "b.nc", uneven.isel(time=1).assign_coords(x=[0.0, 1, 2, 5]))
+    with pytest.raises(FileError, match="b.nc: grid: its x runs from 0.0 to 5.0, not from 0.0 to"):
+        read_sequence([one, two])
+    write(two, uneven.isel(time=1))
+    assert read_sequence([one, two]).x.values.tolist() == [0, 1, 2, 4]
+
+
+def test_rounding_is_no_other_grid(tmp_path: Path) -> None:
+    one = write(tmp_path / "a.nc", make_cubes().isel(time=0))
+    two = write(
+        tmp_path / "b.nc", make_cubes().isel(time=1).assign_coords(x=make_cubes().x.values + 1e-4)
+    )
+    assert read_sequence([one, two]).sizes["time"] == 2
+
+
+def test_one_crs_in_two_spellings(tmp_path: Path) -> None:
+    crs = pytest.importorskip("rasterio.crs").CRS.from_epsg(32610)
+    paths = []
+    for t, version in enumerate(("WKT1_GDAL", "WKT2_2019")):
+        place = xr.Variable((), 0, {"crs_wkt": crs.to_wkt(version=version)})
+        cubes = make_cubes().isel(time=t).assign_coords(spatial_ref=place)
+        paths.append(write(tmp_path / f"{t}.nc", cubes))
+    assert read_sequence(paths).sizes["time"] == 2
+
+
+# --- bands -----------------------------------------------------------------------------------
+
+
+def test_other_bands_are_refused(tmp_path: Path) -> None:
+    one = write(tmp_path / "a.nc", make_cubes().isel(time=0))
+    other = make_cubes().isel(time=1)
+    two = write(tmp_path / "b.nc", other.isel(wavelength=slice(4)))
+    with pytest.raises(FileError, match="b.nc: bands: has 4 bands, but .*a.nc has 5"):
+        read_sequence([one, two])
+    attrs = {"units": "nm"}
+    shifted = ("wavelength", [450.0, 550.0, 652.0, 850.0, 1600.0], attrs)
+    write(two, other.assign_coords(wavelength=shifted))
+    with pytest.raises(FileError, match="b.nc: wavelength: band 2 is at 652 nm, but at 650 nm in"):
+        read_sequence([one, two])
+    write(two, other.drop_vars("wavelength"))
+    with pytest.raises(FileError, match="b.nc: wavelength: is missing in .*b.nc"):
+        read_sequence([one, two])
+
+
+def test_one_unit_or_the_other(tmp_path: Path) -> None:
+    one = write(tmp_path / "a.nc", make_cubes().isel(time=0))
+    other = make_cubes().isel(time=1)
+    micro = ("wavelength", np.array(WAVELENGTH) / 1000, {"units": "um"})
+    two = write(tmp_path / "b.nc", other.assign_coords(wavelength=micro))
+    np.testing.assert_array_equal(read_sequence([one, two]).wavelength, WAVELENGTH)
+
+
+def test_a_band_without_data_at_one_date_is_dropped_at_all(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    cubes = make_cubes().copy(deep=True)
+    cubes[1, :, :, 3] = np.nan
+    paths = write_dates(tmp_path, cubes)
+    found = read_sequence(paths)
+    np.testing.assert_array_equal(found.values, np.delete(make_cubes().values, 3, axis=-1))
+    assert [r.getMessage() for r in caplog.records] == [
+        f"{paths[1]}: dropped 1 of 5 bands (counted from 0): no data: 3"
+    ]
+
+
+def test_a_date_without_any_data_is_a_missing_date(tmp_path: Path) -> None:
+    cubes = make_cubes().copy(deep=True)
+    cubes[1] = np.nan
+    found = read_sequence(write_dates(tmp_path, cubes))
+    assert np.isnan(found.values[1]).all()
+    assert found.sizes["wavelength"] == L
+
+
+def test_no_band_has_data_everywhere(tmp_path: Path) -> None:
+    cubes = make_cubes().copy(deep=True)
+    cubes[0, ..., :3] = np.nan
+    cubes[1, ..., 3:] = np.nan
+    with pytest.raises(FileError, match="0.nc: bands: no band has data in all files"):
+        read_sequence(write_dates(tmp_path, cubes))
+
+
+def test_settings_hold_for_all_files(tmp_path: Path) -> None:
+    stored = np.random.default_rng(0).integers(100, 5000, (T, H, W, L)).astype("i2")
+    stored[:, 0, 0] = -7
+    for t in range(T):
+        np.savez(tmp_path / f"{t}.npz", Y=stored[t], wavelength=[0.5, 0.6, 0.7, 0.8, 1.4])
+    paths = [tmp_path / f"{t}.npz" for t in range(T)]
+    found = read_sequence(
+        paths,
+        dates=DATES,
+        scale=2e-4,
+        bands=slice(1, None),
+        drop_water=True,
+        wavelength_unit="um",
+        nodata=-7,
+    )
+    expected = stored[..., 1:4] * 2e-4
+    expected[:, 0, 0] = np.nan
+    np.testing.assert_allclose(found.values, expected, rtol=2.0**-24)
+    np.testing.assert_allclose(found.wavelength, [600, 700, 800], rtol=1e-15)
+
+
+def test_the_file_at_fault_is_named(tmp_path: Path) -> None:
+    paths = write_dates(tmp_path)
+    write(paths[1], make_cubes().isel(time=1) * 1e4)
+    with pytest.raises(FileError, match="1.nc: values: ") as info:
+        read_sequence(paths)
+    assert "0.nc" not in str(info.value)
+
+
+def test_chunks(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.nc", make_cubes())
+    try:
+        import dask.array  # type: ignore[import-not-found]
+    except ImportError:
+        with pytest.raises(ImportError, match=r'chunks= needs dask: pip install "pyro-unmix\[sca'):
+            read_sequence(path, chunks={"y": 1})
+    else:
+        found = read_sequence(path, chunks={"y": 1})
+        assert isinstance(found.data, dask.array.Array)
+        assert found.chunksizes["y"] == (1, 1, 1)
+        xr.testing.assert_equal(found.compute(), read_sequence(path))
+
+
+# --- the table of readers --------------------------------------------------------------------
+
+
+def test_missing_files_and_empty_lists(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no such file: .*b.nc"):
+        read_sequence([tmp_path / "b.nc"])
+    with pytest.raises(ValueError, match="at least one file, got an empty list"):
+        read_sequence([])
+
+
+def test_an_unknown_format_lists_the_known_ones(tmp_path: Path) -> None:
+    (tmp_path / "a.xyz").write_bytes(b"hello")
+    with pytest.raises(FileError, match=r"a.xyz: format: .*ENVI image \(.hdr.*NumPy .*\.npz"):
+        read_sequence(tmp_path / "a.xyz")
+
+
+def test_the_content_goes_before_the_suffix(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", Y=make_cubes().values)
+    (tmp_path / "a.npz").rename(tmp_path / "a.nc")
+    np.testing.assert_array_equal(read_sequence(tmp_path / "a.nc").values, make_cubes().values)
+    # Content that no reader knows is left to the reader of the suffix, which says what is wrong.
+    (tmp_path / "b.nc").write_bytes(b"hello")
+    with pytest.raises(FileError, match="b.nc: format: is neither NetCDF nor HDF5"):
+        read_sequence(tmp_path / "b.nc")
+
+
+def test_every_reader_keeps_the_protocol(tmp_path: Path) -> None:
+    for reader in READERS:
+        assert isinstance(reader, Reader)
+        assert reader.name
+        assert all(s.startswith(".") and s == s.lower() for s in reader.suffixes)
+    assert len({reader.name for reader in READERS}) == len(READERS)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\0", b"II*\0", b"\x89HDF\r\n\x1a\n", b"PK\3\4", b"ENVI"]
+)
+def test_sniffing_garbage_raises_nothing(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a").write_bytes(content)
+    (tmp_path / "folder").mkdir()
+    for reader in READERS:
+        reader.sniff(tmp_path / "a")
+        reader.sniff(tmp_path / "folder")
+
+
+class _Entry:
+    """As an installed package declares it."""
+
+    def __init__(self, thing: object) -> None:
+        self.name, self.value, self._thing = "mine", "package:READER", thing
+
+    def load(self) -> object:
+        if isinstance(self._thing, Exception):
+            raise self._thing
+        return self._thing
+
+
+class _Mine:
+    name = "my format"
+    suffixes = (".mine",)
+
+    def sniff(self, path: Path) -> bool:
+        return path.is_file() and path.read_bytes()[:4] == b"MINE"
+
+    def read(self, path: Path) -> Image:
+        return Image(np.full((2, 3, 4), int(path.read_bytes()[4:]), "u1"), self.name, scale=0.01)
+
+
+def _declare(monkeypatch: pytest.MonkeyPatch, *things: object) -> None:
+    def entry_points(*, group: str) -> list[_Entry]:
+        assert group == "pyro_unmix.readers"
+        return [_Entry(thing) for thing in things]
+
+    monkeypatch.setattr(registry, "entry_points", entry_points)
+
+
+def test_another_package_adds_a_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert registry.entry_points is importlib.metadata.entry_points
+    _declare(monkeypatch, _Mine())
+    (tmp_path / "a.dat").write_bytes(b"MINE25")
+    assert find_reader(tmp_path / "a.dat").name == "my format"
+    np.testing.assert_array_equal(read_sequence(tmp_path / "a.dat").values, np.float32(0.25))
+    (tmp_path / "b.mine").write_bytes(b"MINEtext")
+    with pytest.raises(FileError, match="b.mine: content: cannot be read as my format.*ValueError"):
+        read_image(tmp_path / "b.mine")
+
+
+def test_a_broken_reader_does_not_take_the_others_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Raises(_Mine):
+        def sniff(self, path: Path) -> bool:
+            raise RuntimeError("no sniffing today")
+
+    _declare(monkeypatch, ImportError("no such package"), "no reader", Raises())
+    path = write(tmp_path / "a.nc", make_cubes())
+    assert read_sequence(path).sizes["time"] == T
+    for text in ("cannot be loaded: no such package", "is no Reader", "no sniffing today"):
+        assert text in caplog.text
