@@ -25,6 +25,7 @@ WINDOWS = (1, 3, 5)
 RANKS = (4, 6, 8)
 _MAX_PURE = 400
 _MIN_PURE = 10
+_LEAST_NOISE = 1e-3  # of the signal
 
 
 @dataclass(frozen=True)
@@ -293,7 +294,8 @@ def marginal_score(
     """Median marginal log-likelihood per band, ``psi ~ N(0, I)`` integrated out, at the best noise scale.
 
     From the given noise scale on, it is changed by factors of ``2^(1/2)`` while that helps: on real images it must also
-    cover what the mixing model does not explain.
+    cover what the mixing model does not explain. It stays above a thousandth of the signal (60 dB), below which its
+    square is lost in single precision.
 
     Parameters
     ----------
@@ -318,9 +320,14 @@ def marginal_score(
         abundances = mixing.solve(projected)
         return float(mixing.log_likelihood(energy, projected, abundances, bands).median() / bands)
 
+    smallest = _LEAST_NOISE * float(y.square().mean().sqrt())
+    noise_scale = max(noise_scale, smallest)
     best, start = score(noise_scale), noise_scale
     for factor in (2.0**0.5, 0.5**0.5):
-        while (other := score(noise_scale * factor)) > best and 1e-6 < noise_scale < 1:
+        while smallest <= noise_scale * factor < 1:
+            other = score(noise_scale * factor)
+            if other <= best:
+                break
             best, noise_scale = other, noise_scale * factor
         if noise_scale != start:
             break

@@ -914,7 +914,7 @@ def test_values_at_missing_dates_do_not_matter(name):
 
 
 def test_base_guide_prepares_and_draws_nothing():
-    guide = Guide(SGLMM(np.eye(3, 2)))
+    guide = Guide(SGLMM(np.eye(3, 2), basis=DCT(1)))
     assert guide.prepare(None, None) == {}
     assert guide.draw(None, None, {}, None) is None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import sys
 import tracemalloc
 from pathlib import Path
 
@@ -60,6 +61,15 @@ def test_a_tiff_is_found_by_its_content(tmp_path: Path) -> None:
         READER.read(tmp_path / "garbage.tif")
     with pytest.raises(FileNotFoundError, match="no such file"):
         READER.read(tmp_path / "none.tif")
+
+
+def test_without_rasterio_it_is_said_how_to_get_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_tiff(tmp_path / "a.tif", cube())
+    monkeypatch.setitem(sys.modules, "rasterio", None)
+    with pytest.raises(ImportError, match='pip install "pyro-unmix\\[io\\]"'):
+        read_sequence(path)
 
 
 LAYOUTS = {

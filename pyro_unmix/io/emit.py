@@ -13,7 +13,6 @@ import numpy as np
 
 from pyro_unmix.io.errors import FileError
 from pyro_unmix.io.hdf5 import open_hdf5, read_dataset
-from pyro_unmix.io.hdf5_heap import check_heaps
 from pyro_unmix.io.image import Image
 from pyro_unmix.io.metadata import attribute_text, read_time
 
@@ -36,7 +35,6 @@ class EmitReader:
             return False
 
     def read(self, path: Path) -> Image:
-        check_heaps(path)
         with open_hdf5(path, "a NetCDF-4 file") as file:
             return _image(file, path)
 

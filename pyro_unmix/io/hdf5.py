@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 
 from pyro_unmix.io.errors import FileError, parsing
+from pyro_unmix.io.hdf5_heap import check_heaps
 
 # No deflated byte unpacks to more than 1032 (https://zlib.net/zlib_tech.html).
 MAX_DEFLATE = 1032
@@ -21,6 +22,7 @@ _RATIO_KNOWN = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTE
 @contextmanager
 def open_hdf5(path: str | os.PathLike[str], what: str = "an HDF5 file") -> Iterator[h5py.File]:
     """Open for reading; what fails inside the block is a FileError of the field `content`."""
+    check_heaps(Path(path))
     with parsing(path, "content", what), h5py.File(path, "r") as file:
         yield file
 

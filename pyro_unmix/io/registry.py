@@ -132,4 +132,5 @@ def read_image(path: str | os.PathLike[str]) -> Image:
 
 
 def _listed(table: Sequence[Reader]) -> str:
-    return "; ".join(f"{reader.name} ({', '.join(reader.suffixes)})" for reader in table)
+    known = [(reader.name, ", ".join(reader.suffixes)) for reader in table]
+    return "; ".join(f"{name} ({suffixes})" if suffixes else name for name, suffixes in known)
