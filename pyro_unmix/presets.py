@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from typing import Any
 
@@ -85,6 +86,7 @@ def redsunn(
     ----------
     Borsoi, Imbiriba, Closas, IEEE TIP 32, 2023, Sec. V and VI.
     """
+    seed = _checked(seed, settings)
     cubes = as_cube_sequence(cube_sequence)
     if endmembers is None:
         pixels, valid = to_pixels(cubes)
@@ -145,6 +147,9 @@ def unmix(
     -------
     Unmixing
     """
+    seed = _checked(seed, settings)
+    if not isinstance(correction, bool):
+        raise TypeError(f"correction must be True or False, got {correction!r}")
     cubes = as_cube_sequence(cube_sequence)
     count = _count(cubes, num_endmembers, endmembers, seed)
     start = choose_start(cubes, count, endmembers=endmembers, basis=basis, seed=seed)
@@ -171,6 +176,16 @@ def unmix(
         model, guide, cubes, num_steps=num_steps, seed=seed, progress=progress,
         **{**defaults, **settings},
     )  # fmt: skip
+
+
+def _checked(seed: int, settings: dict[str, Any]) -> int:
+    """The seed as an int; what `fit` would refuse is refused before anything is computed."""
+    unknown = sorted(set(settings) - set(inspect.signature(fit).parameters))
+    if unknown:
+        raise TypeError(
+            f"got an unexpected keyword argument {unknown[0]!r}: settings are those of `fit`"
+        )
+    return positive_int(seed, "seed", minimum=0)
 
 
 def _count(

@@ -16,7 +16,7 @@ from pyro_unmix._check import as_endmembers, positive_int
 from pyro_unmix.cubes import as_cube_sequence, check_bands, tiles, to_pixels
 from pyro_unmix.endmembers import extract_endmembers
 from pyro_unmix.libraries import at_bands_of, is_library, library_basis
-from pyro_unmix.mixing import DCT, Basis, Brightness, LearnedBasis, design_matrix
+from pyro_unmix.mixing import DCT, Basis, Brightness, LearnedBasis, design_matrix, tile_components
 from pyro_unmix.solvers import MarginalMixing, fcls
 
 logger = logging.getLogger(__name__)
@@ -197,7 +197,8 @@ def temporal_correlation(cubes: Any, start: Start) -> float:
     """Correlation of the variability between neighbouring dates, as seen through its posterior means.
 
     Psi is estimated date by date at the marginal-GLS abundances under ``N(0, I)``; shrinkage makes the value smaller
-    than the true correlation, and independent variability gives about zero.
+    than the true correlation, and independent variability gives about zero. What is the same in all pixels is taken
+    out first (its regression on the abundances, through which it is seen): an error of the endmembers lasts, too.
     """
     sequence = as_cube_sequence(cubes)
     if sequence.sizes["time"] < 2:
@@ -212,7 +213,11 @@ def temporal_correlation(cubes: Any, start: Start) -> float:
     chosen = rng.permutation(np.flatnonzero(both))[:500]
     projected = torch.from_numpy(pixels[chosen].astype(np.float64)) @ design
     flat = projected.reshape(-1, projected.shape[-1])
-    psi = mixing.variability_mean(flat, mixing.solve(flat)).reshape(*projected.shape[:2], -1)
+    abundances = mixing.solve(flat)
+    psi = mixing.variability_mean(flat, abundances)
+    seen = tile_components(abundances, start.basis.num_components)
+    common = (psi * seen).sum(0) / seen.square().sum(0).clamp(min=1e-12)
+    psi = (psi - common * seen).reshape(*projected.shape[:2], -1)
     now, before = psi[:, 1:].flatten(), psi[:, :-1].flatten()
     return float((now * before).sum() / (now.square().sum() * before.square().sum()).sqrt())
 
