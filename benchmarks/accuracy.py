@@ -1,4 +1,4 @@
-"""Errors and seconds of the methods on four scenes, as Markdown tables.
+"""Errors and seconds of the methods on five scenes, as Markdown tables.
 
     OMP_NUM_THREADS=1 python benchmarks/accuracy.py --data DIR
 
@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import _vegetation
 import numpy as np
 import torch
 import xarray as xr
@@ -30,6 +31,7 @@ from pyro_unmix.posterior import as_tensors, prepare, quiet_pyro
 
 SCORES = ("NRMSE_A", "RMSE_A", "NRMSE_M", "SAM_M", "NRMSE_Y")
 COLUMNS = (*SCORES, "CPU s", "wall s", "ELBO")
+VEGETATION = "enmap-potsdam"
 LINEAR, UNIT_MAXIMUM = "linear", "unit maximum"
 _ELBO_DRAWS = 4
 _ELBO_SEED = 0
@@ -230,26 +232,41 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
     print(_threads())
     with one_thread():
         for name in options.scenes:
-            case = load(name, folder)
-            if options.quick:
-                case = Case(case.title, corner(case.scene, *_QUICK), case.unit_maximum)
-            methods = [METHODS[row] for row in options.rows]
-            methods = [m for m in methods if case.unit_maximum or not m.images_only]
-            found = [
-                record
-                for method in methods
-                for seed in options.seeds
-                for record in measure(method, case, seed, options.quick)
-            ]
-            print(f"\n{heading(case, options.seeds)}\n\n{table(found)}", flush=True)
-            if options.each and len(options.seeds) > 1:
-                for seed in options.seeds:
-                    mine = [record for record in found if record["seed"] == seed]
-                    print(f"\nSeed {seed}:\n\n{table(mine)}", flush=True)
-            records += found
+            measured = _vegetation_records if name == VEGETATION else _scene_records
+            records += measured(name, options, folder)
             if options.json:
                 options.json.write_text(json.dumps(records, indent=1, default=_plain))
     return records
+
+
+def _scene_records(name: str, options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
+    case = load(name, folder)
+    if options.quick:
+        case = Case(case.title, corner(case.scene, *_QUICK), case.unit_maximum)
+    methods = [METHODS[row] for row in options.rows]
+    methods = [m for m in methods if case.unit_maximum or not m.images_only]
+    found = [
+        record
+        for method in methods
+        for seed in options.seeds
+        for record in measure(method, case, seed, options.quick)
+    ]
+    print(f"\n{heading(case, options.seeds)}\n\n{table(found)}", flush=True)
+    if options.each and len(options.seeds) > 1:
+        for seed in options.seeds:
+            mine = [record for record in found if record["seed"] == seed]
+            print(f"\nSeed {seed}:\n\n{table(mine)}", flush=True)
+    return found
+
+
+def _vegetation_records(
+    name: str, options: argparse.Namespace, folder: Path
+) -> list[dict[str, Any]]:
+    found = [r for seed in options.seeds for r in _vegetation.measure(folder, seed, options.quick)]
+    print("\n### EnMAP Potsdam: 18 tiles together, 6 materials; 100 reference pixels\n")
+    print(f"The vegetation fraction is {_vegetation.VEGETATION_RULE}.\n")
+    print(_vegetation.table(found), flush=True)
+    return found
 
 
 def _plain(value: Any) -> Any:
@@ -259,8 +276,9 @@ def _plain(value: Any) -> Any:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", metavar="DIR", help="folder of the scenes ($PYRO_UNMIX_DATA)")
-    parser.add_argument("--scenes", nargs="+", choices=CASES, default=list(CASES), metavar="SCENE",
-                        help=f"of {', '.join(CASES)} (all)")  # fmt: skip
+    scenes = [*CASES, VEGETATION]
+    parser.add_argument("--scenes", nargs="+", choices=scenes, default=scenes, metavar="SCENE",
+                        help=f"of {', '.join(scenes)} (all)")  # fmt: skip
     parser.add_argument("--rows", nargs="+", choices=METHODS, default=list(METHODS), metavar="ROW",
                         help=f"of {', '.join(METHODS)} (all)")  # fmt: skip
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="one fit each (0)")

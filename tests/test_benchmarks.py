@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import _data
 import _floor
 import _programs
+import _vegetation
 import accuracy
 import speed
 
@@ -89,6 +90,27 @@ def test_a_corner_is_a_part_of_the_scene(cases: dict[str, _data.Case]) -> None:
         )[:5, :4])  # fmt: skip
         rows = part.variation(0, slice(1, 3))
         np.testing.assert_array_equal(rows, part.endmembers(0)[1:3])
+
+
+def test_vegetation_lies_where_the_tiles_have_a_red_edge(data_dir: Path) -> None:
+    cubes, reference = _vegetation.load(data_dir)
+    assert cubes.sizes["y"] == 18 * 32 and len(np.unique(cubes["tile"])) == 18
+    row, column = reference[:, :2].astype(int).T
+    # The wavelengths are not sorted, so that xarray cannot look for the nearest one.
+    bands = [int(np.abs(cubes["wavelength"].values - nm).argmin()) for nm in (670, 780)]
+    edge = cubes.values[0, ..., bands[1]] - cubes.values[0, ..., bands[0]]
+    here = np.corrcoef(edge[row, column], reference[:, 2])[0, 1]
+    assert here > 0.7
+    # Rows and columns exchanged, within their tiles, mean nothing.
+    tile = row // 32
+    exchanged = np.corrcoef(edge[tile * 32 + column, row % 32], reference[:, 2])[0, 1]
+    assert exchanged < 0.45
+    spectra = xr.DataArray(
+        [[0.05, 0.3, 0.002], [0.4, 0.35, 0.09]],
+        dims=("wavelength", "endmember"),
+        coords={"wavelength": [670.0, 780.0]},
+    )  # leaves, soil, and something dark
+    np.testing.assert_array_equal(_vegetation.is_vegetation(spectra), [True, False, False])
 
 
 def test_the_accuracy_benchmark_runs(
