@@ -626,3 +626,22 @@ def test_unmix_takes_a_library_and_names_the_materials(scene, scene_library):
         unmix(scene.cubes)
     with pytest.raises(ValueError, match="must be one of 'auto', got 'all'"):
         unmix(scene.cubes, "all")
+
+
+def test_a_csv_beside_the_header_of_an_image_is_a_csv(tmp_path):
+    (tmp_path / "found.csv").write_text("class,400,500,600\nsoil,0.1,0.2,0.3\nleaf,0.1,0.1,0.2\n")
+    (tmp_path / "found.hdr").write_text("ENVI\nsamples = 3\nlines = 2\nbands = 1\n")
+    assert read_library(tmp_path / "found.csv", scale=1.0).sizes["endmember"] == 2
+
+
+def test_the_same_bands_are_not_resampled():
+    rng = np.random.default_rng(0)
+    centres = np.linspace(400, 900, 20)
+    library = xr.DataArray(
+        rng.uniform(size=(20, 2)),
+        dims=("wavelength", "endmember"),
+        coords={"wavelength": centres, "fwhm": ("wavelength", np.full(20, 20.0))},
+    )
+    np.testing.assert_array_equal(resample_library(library, centres + 0.05), library)
+    wider = resample_library(library, centres, fwhm=np.full(20, 60.0))
+    assert np.abs(wider.values - library.values).max() > 0.01

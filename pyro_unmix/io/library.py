@@ -122,10 +122,10 @@ def _reader(path: Path) -> Callable[..., list[Spectrum]]:
         return read_database
     if start.lstrip()[:5].lower() == b"name:":
         return read_ecostress
+    if path.suffix.lower() == ".csv":  # also beside the header of another file
+        return read_csv
     if start.startswith(b"ENVI") or envi_header(path) is not None:
         return read_sli
-    if path.suffix.lower() == ".csv":
-        return read_csv
     raise FileError(
         path,
         "format",

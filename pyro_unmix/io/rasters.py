@@ -193,7 +193,7 @@ def write_envi(
                 ext=".img",
             )
             _move(folder, directory, f"{header.stem}.img", header.name)
-        _write_library(envi, dataset, names, folder)
+        write_sli(envi, dataset, names, folder)
         _move(folder, directory, "endmembers.sli", "endmembers.hdr")
     return [*headers, library]
 
@@ -203,7 +203,7 @@ def _move(folder: Path, directory: Path, *names: str) -> None:
         os.replace(folder / name, directory / name)
 
 
-def _write_library(envi: Any, dataset: xr.Dataset, names: list[str], folder: Path) -> None:
+def write_sli(envi: Any, dataset: xr.Dataset, names: list[str], folder: Path) -> None:
     spectra = dataset["reference_endmembers"].transpose("endmember", "wavelength").to_numpy()
     fields = {
         "description": "reference endmembers",

@@ -1,0 +1,180 @@
+"""Options that several commands share, and the conversion of their texts."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import xarray as xr
+
+from pyro_unmix.cli.console import BadInput, bad_input
+from pyro_unmix.io import read_sequence
+
+READING = ("scale", "wavelength_unit", "nodata", "drop_water")
+
+
+class _Help(argparse.HelpFormatter):
+    """Two columns, the second one far enough to the right for all options."""
+
+    def __init__(self, prog: str, **settings: Any) -> None:
+        super().__init__(prog, **{"max_help_position": 26, **settings})
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without the usage around it."""
+
+    def __init__(self, **settings: Any) -> None:
+        settings.setdefault("formatter_class", _Help)
+        super().__init__(**settings)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+def add_files(parser: argparse.ArgumentParser, *, dates: bool = True) -> None:
+    """FILE..., and how files are read."""
+    parser.add_argument(
+        "files",
+        nargs="+",
+        metavar="FILE",
+        help="image; several are joined in time, sorted by their dates, if they have any",
+    )
+    group = parser.add_argument_group("reading (by default as the files say)")
+    group.add_argument(
+        "--scale",
+        type=_number(positive=True),
+        metavar="S",
+        help="reflectance = stored x S + offset (default: of the file)",
+    )
+    group.add_argument(
+        "--wavelength-unit",
+        choices=["nm", "um"],
+        help="unit of the wavelengths (default: of the file)",
+    )
+    group.add_argument(
+        "--nodata",
+        type=_number(),
+        metavar="V",
+        help="stored value that marks missing pixels (default: of the file)",
+    )
+    group.add_argument(
+        "--drop-water",
+        action="store_true",
+        help="drop 1340-1450 and 1790-1960 nm, where water vapour absorbs (default: off)",
+    )
+    if dates:
+        group.add_argument(
+            "--dates",
+            type=_dates,
+            metavar="D,D,...",
+            help="ISO dates or numbers, in the order of the images (default: of the files)",
+        )
+
+
+def read_files(arguments: argparse.Namespace) -> xr.DataArray:
+    """The files of the command line as one sequence."""
+    settings = {name: getattr(arguments, name) for name in READING}
+    with bad_input():
+        return read_sequence(arguments.files, dates=arguments.dates, **settings)
+
+
+def add_out_folder(parser: argparse.ArgumentParser, default: str) -> None:
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path(default),
+        metavar="DIR",
+        help="folder to write to; files of an earlier run are replaced (default: ./%(default)s)",
+    )
+
+
+def add_seed(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--seed", type=whole_number(0), default=0, help="of everything random (default: 0)"
+    )
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--json", action="store_true", help="print a JSON object instead (default: off)"
+    )
+
+
+def make_folder(path: Path) -> Path:
+    """Made before the work, so that a bad path does not cost the result."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"cannot write to --out {path}: {error.strerror}") from error
+    return path
+
+
+def out_file(path: Path, suffixes: tuple[str, ...]) -> Path:
+    """A file with one of the suffixes, in a folder that is there."""
+    if path.suffix.lower() not in suffixes:
+        raise BadInput(f"expected --out with one of the suffixes {', '.join(suffixes)}, got {path}")
+    if path.is_dir():
+        raise BadInput(f"cannot write to --out {path}: it is a folder")
+    make_folder(path.parent)
+    return path
+
+
+def whole_number(minimum: int) -> Callable[[str], int]:
+    def convert(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = minimum - 1
+        if value < minimum:
+            raise argparse.ArgumentTypeError(
+                f"expected a whole number of at least {minimum}, got {text!r}"
+            )
+        return value
+
+    return convert
+
+
+def count_or_auto(text: str) -> int | str:
+    """A number of materials, or "auto"."""
+    return text if text == "auto" else whole_number(2)(text)
+
+
+def materials(text: str) -> int | str | Path:
+    """A number of materials, "auto", or a spectral library."""
+    if re.fullmatch(r"[-+]?[\d.]+", text) or text == "auto":
+        return count_or_auto(text)
+    if text == "earthlib" or Path(text).exists():
+        return Path(text)
+    raise argparse.ArgumentTypeError(
+        "expected a whole number of at least 2, 'auto' or the file of a spectral library, got "
+        f"{text!r}: there is no such file"
+    )
+
+
+def _number(*, positive: bool = False) -> Callable[[str], float]:
+    def convert(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value) or (positive and value <= 0):
+            kind = "a positive number" if positive else "a number"
+            raise argparse.ArgumentTypeError(f"expected {kind}, got {text!r}")
+        return value
+
+    return convert
+
+
+def _dates(text: str) -> list[Any]:
+    parts = [part.strip() for part in text.split(",")]
+    if any(re.fullmatch(r"\d{8}", part) for part in parts):
+        # A date or a number of days: not to be guessed.
+        raise argparse.ArgumentTypeError(f"write dates as 2021-07-31, got {text!r}")
+    try:
+        return [float(part) for part in parts]
+    except ValueError:
+        return parts

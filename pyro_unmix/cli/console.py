@@ -1,0 +1,126 @@
+"""What the command line says: errors in one line, notes, tables and JSON."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from pyro_unmix.fit import NonFiniteLossError
+
+# Arguments of the readers in their messages, and the options that pass them on.
+_ARGUMENT = re.compile(
+    r"\b(scale|nodata|dates|wavelength_unit|unit|label)=(?:'(\w+)'|([\d.]\S*\d))?"
+)
+
+
+class BadInput(Exception):
+    """Something that the caller can mend; its text is all that is shown."""
+
+
+@contextmanager
+def bad_input(prefix: str = "") -> Iterator[None]:
+    """What these errors say is meant for the user; anywhere else they would be a fault of ours.
+
+    Parameters
+    ----------
+    prefix : str
+        Of the options that the arguments named in the texts have here, such as "library-".
+    """
+    try:
+        yield
+    except (OSError, TypeError, ValueError, ImportError, NonFiniteLossError) as error:
+        raise BadInput(as_options(str(error), prefix)) from error
+
+
+def as_options(text: str, prefix: str = "") -> str:
+    """A message of the library in the words of the command line: ``scale=1e-4`` is ``--scale 1e-4``."""
+
+    def option(found: re.Match[str]) -> str:
+        name, *values = found.groups(default="")
+        value = "".join(values)
+        return f"--{prefix}{name.replace('_', '-')}" + (f" {value}" if value else "")
+
+    return _ARGUMENT.sub(option, text.replace(" to read_sequence", ""))
+
+
+def complain(problem: object) -> None:
+    """One line on stderr."""
+    say(f"pyro-unmix: error: {' '.join(str(problem).split())}", to_stderr=True)
+
+
+def say(*lines: str, to_stderr: bool = False) -> None:
+    """Lines for the user."""
+    for line in lines:
+        print(line, file=sys.stderr if to_stderr else sys.stdout)
+
+
+class _Notes(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        level = "warning" if record.levelno >= logging.WARNING else "note"
+        say(f"pyro-unmix: {level}: {record.getMessage()}", to_stderr=True)
+
+
+@contextmanager
+def notes_to_stderr(lowest: int = logging.INFO) -> Iterator[None]:
+    """Show what the package logs: dropped bands, choices made, warnings."""
+    logger = logging.getLogger("pyro_unmix")
+    handler, level = _Notes(lowest), logger.level
+    logger.addHandler(handler)
+    logger.setLevel(min(lowest, logger.getEffectiveLevel()))
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+def say_json(content: Mapping[str, Any]) -> None:
+    """One JSON object on stdout; what is not finite is null there."""
+    say(json.dumps(_plain(content), indent=1, allow_nan=False, ensure_ascii=False))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, np.datetime64):
+        return date_text(value)
+    if isinstance(value, np.ndarray):
+        return _plain(list(value) if value.ndim else value[()])
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if value is None or isinstance(value, bool | int | float) else str(value)
+
+
+def date_text(date: Any) -> str:
+    """Dates without a time of day that is midnight; numbers as they are."""
+    if isinstance(date, np.datetime64):
+        return str(np.datetime_as_string(date, unit="auto"))
+    return f"{date:g}" if isinstance(date, float | np.floating) else str(date)
+
+
+def facts(rows: Mapping[str, str]) -> list[str]:
+    """Indented lines "name  text", the texts below each other."""
+    width = max(map(len, rows))
+    return [f"  {name:<{width}}  {text}" for name, text in rows.items()]
+
+
+def table(rows: Mapping[str, Mapping[str, float]], columns: Sequence[str]) -> str:
+    """Numbers with three decimals, seconds with one."""
+    width = max(map(len, rows))
+    lines = [f"{'':<{width}}" + "".join(f"{column:>9}" for column in columns)]
+    for name, values in rows.items():
+        cells = (f"{values[c]:>9.{1 if c == 'seconds' else 3}f}" for c in columns)
+        lines.append(f"{name:<{width}}{''.join(cells)}")
+    return "\n".join(lines)

@@ -1,0 +1,145 @@
+"""Results and truths from files: what `unmix` and `simulate` wrote, for `plot` and `score`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from pyro_unmix.cli.console import bad_input
+from pyro_unmix.io import FileError
+from pyro_unmix.io.errors import parsing
+from pyro_unmix.result import Unmixing
+from pyro_unmix.simulate import Scene
+
+_NEEDED = {"abundances", "reference_endmembers"}
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """What a result is compared with, date by date: `images` (y, x, wavelength) and `spectra`, the
+    endmembers of every pixel (y, x, wavelength, endmember), or None where the file has none.
+    """
+
+    abundances: xr.DataArray
+    reference_endmembers: xr.DataArray
+    images: Callable[[int], xr.DataArray]
+    spectra: Callable[[int], xr.DataArray] | None
+
+    @property
+    def cubes(self) -> Any:
+        """The images, one after the other."""
+        return (self.images(time) for time in range(self.abundances.sizes["time"]))
+
+    def endmembers(self, time: int = 0) -> xr.DataArray:
+        assert self.spectra is not None
+        return self.spectra(time)
+
+    def where(self, known: xr.DataArray) -> Truth:
+        """The same, with NaN at the pixel-dates (time, y, x) that are not to be compared."""
+        spectra = self.spectra
+        order = ("time", "y", "x")
+        sizes = [tuple(part.sizes[dim] for dim in order) for part in (known, self.abundances)]
+        if sizes[0] != sizes[1]:
+            raise ValueError(
+                f"expected a result and a truth of the same (time, y, x), got {sizes[0]} and "
+                f"{sizes[1]}: compare results of the same images"
+            )
+        # Without coordinates: their files may count dates differently.
+        mask = known.drop_vars(list(known.coords)).transpose(*order)
+        return Truth(
+            self.abundances.where(mask),
+            self.reference_endmembers,
+            lambda time: self.images(time).where(mask.isel(time=time)),
+            None if spectra is None else lambda time: spectra(time).where(mask.isel(time=time)),
+        )
+
+
+def load_result(path: Path) -> Unmixing:
+    """A result from a folder of `Unmixing.save` (or of the command ``unmix``) or its NetCDF."""
+    with bad_input():
+        if not path.exists():
+            raise FileNotFoundError(f"no such file or folder: {path}")
+        if path.is_dir():
+            for folder in (path, path / "saved"):
+                if (folder / "recipe.json").is_file():
+                    return Unmixing.load(folder)
+            problem = "holds no result: expected a folder that Unmixing.save or unmix wrote"
+            raise FileError(path, "recipe.json", problem)
+        return _as_result(_open(path), path)
+
+
+def load_truth(path: Path) -> Truth:
+    """A scene that `write_scene` wrote, or a result."""
+    if path.is_file():
+        with bad_input():
+            dataset = _open(path)
+            if "reflectance" in dataset:
+                return _of_scene(dataset)
+    return _of_result(load_result(path))
+
+
+def write_scene(scene: Scene, path: Path, *, endmembers: bool = True) -> None:
+    """NetCDF of the images (``reflectance``) and the truth, with the names of a result.
+
+    The endmembers of every pixel take as many numbers as P sequences.
+    """
+    dataset = xr.Dataset(
+        {
+            "reflectance": scene.cubes,
+            "abundances": scene.abundances,
+            "reference_endmembers": scene.reference_endmembers,
+        }
+    )
+    if endmembers:
+        dates = [scene.endmembers(t).astype(np.float32) for t in range(scene.cubes.sizes["time"])]
+        dataset["endmembers"] = xr.concat(dates, "time", coords="minimal", compat="override")
+    dataset.attrs = {"title": "Simulated scene", "source": "pyro_unmix simulate"}
+    packing = {name: {"zlib": True, "complevel": 1, "shuffle": True} for name in dataset.data_vars}
+    dataset.to_netcdf(path, engine="h5netcdf", encoding=packing)
+
+
+def _open(path: Path) -> xr.Dataset:
+    with parsing(path, "content", "the NetCDF of a result or a scene"):
+        with xr.open_dataset(path, engine="h5netcdf", decode_coords="all") as dataset:
+            lacking = _NEEDED - set(dataset.variables)
+            if lacking:
+                problem = (
+                    f"lacks {', '.join(sorted(lacking))}: expected a file that pyro-unmix unmix or "
+                    "simulate wrote"
+                )
+                raise FileError(path, "variables", problem)
+            return dataset.load()
+
+
+def _as_result(dataset: xr.Dataset, path: Path) -> Unmixing:
+    with parsing(path, "variables", "a result"):
+        losses = dataset["losses"].to_numpy() if "losses" in dataset else np.zeros(0)
+        dataset = dataset.drop_vars("losses", errors="ignore")
+        order = ("time", "y", "x", ..., "endmember")
+        dataset = dataset.transpose(*order, missing_dims="ignore")
+        method = str(dataset.attrs.get("method", "unknown"))
+        return Unmixing(dataset, losses=losses, method=method)
+
+
+def _of_scene(dataset: xr.Dataset) -> Truth:
+    def spectra(time: int) -> xr.DataArray:
+        return dataset["endmembers"].isel(time=time)
+
+    return Truth(
+        dataset["abundances"],
+        dataset["reference_endmembers"],
+        lambda time: dataset["reflectance"].isel(time=time),
+        spectra if "endmembers" in dataset else None,
+    )
+
+
+def _of_result(result: Unmixing) -> Truth:
+    def images(time: int) -> xr.DataArray:
+        return result.reconstruct(time) if result.cubes is None else result.cubes.isel(time=time)
+
+    return Truth(result.abundances, result.reference_endmembers, images, result.endmembers)

@@ -1,0 +1,233 @@
+"""``pyro-unmix unmix``: image files in, maps, pictures and a result out."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+from pyro_unmix.baselines import fcls, kalman_em, online_unmixing
+from pyro_unmix.cli import arguments as options
+from pyro_unmix.cli.console import BadInput, bad_input, facts, say, say_json
+from pyro_unmix.cli.pictures import write_pictures
+from pyro_unmix.endmembers import extract_endmembers
+from pyro_unmix.io import FileError, read_library
+from pyro_unmix.libraries import SAME_BAND
+from pyro_unmix.num_endmembers import estimate_num_endmembers
+from pyro_unmix.presets import NUM_EPOCHS, NUM_STEPS, redsunn, unmix
+from pyro_unmix.result import Unmixing
+
+_TRAINED = ("unmix", "redsunn")
+_CLASSICAL: dict[str, Callable[..., Unmixing]] = {
+    "fcls": fcls,
+    "online": online_unmixing,
+    "kalman-em": kalman_em,
+}
+
+
+def add_command(commands: Any) -> None:
+    command = commands.add_parser(
+        "unmix",
+        help="unmix image files",
+        usage="%(prog)s FILE... --endmembers N|auto|LIBRARY [options]",
+        description="Unmix a sequence of images. Writes result.nc (CF NetCDF), saved/ (for "
+        "Unmixing.load), geotiff/ (where rasterio is installed) and pictures.",
+    )
+    options.add_files(command)
+    command.add_argument(
+        "--endmembers",
+        type=options.materials,
+        required=True,
+        metavar="N",
+        help="number of materials, 'auto', or a spectral library: .sli, .csv, ECOSTRESS or USGS "
+        "folder, 'earthlib', .nc of the command endmembers (no default)",
+    )
+    options.add_out_folder(command, "pyro_unmix_result")
+    command.add_argument(
+        "--method", choices=[*_TRAINED, *_CLASSICAL], default="unmix", help="default: %(default)s"
+    )
+    command.add_argument(
+        "--steps",
+        type=options.whole_number(0),
+        metavar="N",
+        help=f"optimisation steps (default: {NUM_STEPS} for unmix, {NUM_EPOCHS:g} passes over the "
+        "pixels for redsunn)",
+    )
+    options.add_seed(command)
+    options.add_json(command)
+    group = command.add_argument_group("spectral library (by default as it says)")
+    group.add_argument("--library-label", metavar="COLUMN", help="the class (default: of the file)")
+    group.add_argument(
+        "--library-unit", choices=["nm", "um"], help="of its wavelengths (default: of the file)"
+    )
+    group.add_argument(
+        "--library-scale",
+        type=float,
+        metavar="S",
+        help="reflectance = stored x S (default: of the file)",
+    )
+    command.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    if arguments.steps is not None and arguments.method not in _TRAINED:
+        raise BadInput(f"--steps is for {' and '.join(_TRAINED)}, not for {arguments.method}")
+    cubes = options.read_files(arguments)
+    library = _library(arguments, cubes)
+    out = options.make_folder(arguments.out)
+    started = time.perf_counter()
+    with bad_input(), _interrupts() as interrupts:
+        result = _unmix(arguments, cubes, library)
+    seconds = time.perf_counter() - started
+    with bad_input():
+        result.save(out / "saved", overwrite=True)
+        result.to_netcdf(out / "result.nc", overwrite=True)
+    maps, problem = _write_maps(result, out / "geotiff")
+    written = [out / "saved", out / "result.nc", *maps, *write_pictures(result, out)]
+    summary = {**_summary(result, arguments), "seconds": seconds, "written": written}
+    if arguments.json:
+        say_json({**summary, "no_geotiff": problem})
+    else:
+        say(*facts(_texts(summary)))
+        say(f"Wrote {_named(written, out)}")
+    if problem:
+        say(f"pyro-unmix: note: no GeoTIFF: {problem}", to_stderr=True)
+    return 130 if interrupts else 0
+
+
+def _library(arguments: argparse.Namespace, cubes: xr.DataArray) -> xr.DataArray | None:
+    path = arguments.endmembers
+    if not isinstance(path, Path):
+        return None
+    if path.suffix.lower() == ".nc":
+        with bad_input():
+            return _of_command(path)
+    if "wavelength" not in cubes.coords:
+        raise BadInput(f"the images have no wavelengths, which the bands of {path} need")
+    given = {
+        "unit": arguments.library_unit,
+        "scale": arguments.library_scale,
+        "label": arguments.library_label,
+    }
+    with bad_input("library-"):
+        with suppress(FileError):  # such as spectra that have no bands in common
+            library = read_library(path, **given)
+            if _same_bands(library, cubes):
+                return library  # without the blur of resampling to the same bands
+        return read_library(path, wavelength=cubes, **given)
+
+
+def _same_bands(library: xr.DataArray, cubes: xr.DataArray) -> bool:
+    ours, theirs = library["wavelength"].values, cubes["wavelength"].values
+    return ours.shape == theirs.shape and bool((abs(ours - theirs) <= SAME_BAND).all())
+
+
+def _of_command(path: Path) -> xr.DataArray:
+    """The NetCDF of the command ``endmembers``."""
+    with xr.open_dataset(path, engine="h5netcdf") as dataset:
+        if "reference_endmembers" not in dataset or "label" not in dataset.coords:
+            raise ValueError(f"{path}: expected a file that pyro-unmix endmembers wrote")
+        return dataset["reference_endmembers"].load()
+
+
+def _unmix(
+    arguments: argparse.Namespace, cubes: xr.DataArray, library: xr.DataArray | None
+) -> Unmixing:
+    method = arguments.method
+    settings: dict[str, Any] = {"seed": arguments.seed, "progress": sys.stderr.isatty()}
+    if arguments.steps is not None:
+        settings["num_steps"] = arguments.steps
+    if method == "unmix" and library is not None:
+        return unmix(cubes, endmembers=library, **settings)
+    # Only unmix takes the spread within the classes of a library; the others their means.
+    means = None if library is None else extract_endmembers(cubes, library=library)
+    count = arguments.endmembers if means is None else means.sizes["endmember"]
+    if count == "auto":
+        count = estimate_num_endmembers(cubes, seed=arguments.seed)
+    if method == "unmix":
+        return unmix(cubes, count, **settings)
+    if method == "redsunn":
+        result = redsunn(cubes, count, endmembers=means, **settings)
+        return result if means is None else _named_as(means, result)
+    return _CLASSICAL[method](cubes, count if means is None else means, **settings)
+
+
+def _named_as(means: xr.DataArray, result: Unmixing) -> Unmixing:
+    """The classes of the library as names; redsunn keeps the order of what it starts from."""
+    names = means["endmember"].values
+    return replace(result, dataset=result.dataset.assign_coords(endmember=names))
+
+
+@contextmanager
+def _interrupts() -> Iterator[list[int]]:
+    """The interrupts (Ctrl-C) meanwhile: training ends with what it has, and it shall be written."""
+    seen: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield seen
+        return
+
+    def note(number: int, frame: Any) -> None:
+        seen.append(number)
+        signal.default_int_handler(number, frame)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield seen
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _write_maps(result: Unmixing, folder: Path) -> tuple[list[Path], str | None]:
+    """GeoTIFFs, or why there are none."""
+    for path in folder.glob("abundances_*.tif"):  # of an earlier run
+        path.unlink()
+    try:
+        return result.to_geotiff(folder, overwrite=True), None
+    except (ImportError, ValueError) as error:
+        return [], str(error)
+
+
+def _named(written: list[Path], out: Path) -> str:
+    """What was written, in short."""
+    pictures = ", ".join(path.name for path in written if path.suffix == ".png")
+    maps = sum(path.suffix == ".tif" for path in written)
+    folder = f", {out / 'geotiff'} ({maps} files)" if maps else ""
+    return f"{out / 'saved'} (for Unmixing.load){folder}, {out / 'result.nc'}, {pictures}"
+
+
+def _summary(result: Unmixing, arguments: argparse.Namespace) -> dict[str, Any]:
+    abundances = result.abundances
+    names = [str(name) for name in abundances["endmember"].values]
+    means = abundances.where(result.valid).mean(("time", "y", "x")).values
+    return {
+        "method": result.method,
+        "files": arguments.files,
+        "sizes": {**abundances.sizes, "wavelength": result.dataset.sizes["wavelength"]},
+        "dates": list(abundances["time"].values) if "time" in abundances.coords else None,
+        "valid_share": float(result.valid.mean()),
+        "mean_abundances": dict(zip(names, means.tolist(), strict=True)),
+        "steps": len(result.losses),
+        "loss": float(result.losses[-1]) if len(result.losses) else None,
+        "seed": result.seed,
+    }
+
+
+def _texts(summary: dict[str, Any]) -> dict[str, str]:
+    shares = (f"{name}: {share:.3f}" for name, share in summary["mean_abundances"].items())
+    loss = summary["loss"]
+    return {
+        "method": summary["method"] + ("" if loss is None else f", {summary['steps']} steps"),
+        "sizes": ", ".join(f"{name} {size}" for name, size in summary["sizes"].items()),
+        "valid": f"{100 * summary['valid_share']:.1f} %",
+        "mean abundances": ", ".join(shares),
+        "seconds": f"{summary['seconds']:.1f}",
+    }
