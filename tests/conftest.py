@@ -11,6 +11,8 @@ import pytest
 
 # Before pyplot is imported anywhere: pictures are drawn without a display.
 os.environ.setdefault("MPLBACKEND", "Agg")
+# Before numpy and torch are: workers that share the cores would wait for each other's threads.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
