@@ -151,7 +151,9 @@ def test_readme_code_runs(
     worst = pu.metrics.nrmse_abundances(knowing_nothing, scene.abundances)
     error = pu.metrics.score(result, scene)["NRMSE_A"]
     assert error < worst / 3
-    fresh = pu.SGLMM(names["endmembers"], variability_prior=pu.AutoRegressive(0.5), **names["parts"])
+    fresh = pu.SGLMM(
+        names["endmembers"], variability_prior=pu.AutoRegressive(0.5), **names["parts"]
+    )
     untrained = pu.fit(fresh, pu.ConjugateGuide(fresh), scene.cubes, num_steps=0, progress=False)
     assert error < pu.metrics.score(untrained, scene)["NRMSE_A"]
     errors = re.findall(r"NRMSE_A (\S+)\n", capsys.readouterr().out)
