@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from scipy.optimize import linear_sum_assignment
 
 from pyro_unmix._check import as_endmembers, finite_array, positive_int
+from pyro_unmix._threads import one_thread
 from pyro_unmix.cubes import as_cube_sequence, window_mean
 from pyro_unmix.libraries import at_bands_of, library_endmembers
 from pyro_unmix.solvers import fcls
@@ -42,7 +43,7 @@ def vca(spectra: ArrayLike, num_endmembers: int, *, seed: int = 0) -> np.ndarray
     Nascimento, Bioucas-Dias, IEEE TGRS 43(4), 2005.
     """
     array = _spectra(spectra, num_endmembers)
-    return array[_vca_indices(array, num_endmembers, np.random.default_rng(seed))].T
+    return array[_vca_indices(_projected(array, num_endmembers), np.random.default_rng(seed))].T
 
 
 def nfindr(spectra: ArrayLike, num_endmembers: int, *, seed: int = 0) -> np.ndarray:
@@ -67,11 +68,12 @@ def nfindr(spectra: ArrayLike, num_endmembers: int, *, seed: int = 0) -> np.ndar
     Winter, "N-FINDR: an algorithm for fast autonomous spectral end-member determination", Proc. SPIE 3753, 1999.
     """
     array = _spectra(spectra, num_endmembers)
-    start = _vca_indices(array, num_endmembers, np.random.default_rng(seed))
+    start = _vca_indices(_projected(array, num_endmembers), np.random.default_rng(seed))
     indices, _ = _grow_simplex(_principal(array, num_endmembers - 1), start)
     return array[indices].T
 
 
+@one_thread()
 def extract_endmembers(
     cubes: Any,
     num_endmembers: int | None = None,
@@ -130,8 +132,9 @@ def extract_endmembers(
     rng = np.random.default_rng(seed)
     # Volumes below this are rounding: the spectra lie in fewer dimensions.
     best, largest = None, (1e-7 * float(np.abs(spectra).max())) ** (num_endmembers - 1)
+    projected = _projected(spectra, num_endmembers)
     for _ in range(positive_int(num_starts, "num_starts")):
-        indices, volume = _grow_simplex(scores, _vca_indices(spectra, num_endmembers, rng))
+        indices, volume = _grow_simplex(scores, _vca_indices(projected, rng))
         if volume > largest:
             best, largest = indices, volume
     if best is None:
@@ -209,14 +212,19 @@ def _principal(spectra: np.ndarray, size: int) -> np.ndarray:
     return centred @ directions
 
 
-def _vca_indices(spectra: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Indices of the P spectra that VCA picks (the projective variant, for high SNR)."""
+def _projected(spectra: np.ndarray, size: int) -> np.ndarray:
+    """Scores (N, P) on the P leading directions, perspectively on a hyperplane: what VCA looks at."""
     directions = np.linalg.eigh(spectra.T @ spectra)[1][:, ::-1][:, :size]
     scores = spectra @ directions
     along = scores @ scores.mean(0)
     # A spectrum that is nearly orthogonal to the mean would be projected to infinity.
     along = np.maximum(along, 1e-3 * np.median(np.abs(along)) + np.finfo(float).tiny)
-    projected = scores / along[:, None]
+    return scores / along[:, None]
+
+
+def _vca_indices(projected: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Indices of the P spectra that VCA picks (the projective variant, for high SNR)."""
+    size = projected.shape[1]
     vertices = np.zeros((size, size))
     vertices[-1, 0] = 1
     indices = np.zeros(size, dtype=int)

@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 
 from pyro_unmix._check import in_range, positive_int
 from pyro_unmix._random import seeded
+from pyro_unmix._threads import one_thread
 from pyro_unmix.cubes import as_cube_sequence, check_bands, valid_mask
 from pyro_unmix.guides.base import Guide
 from pyro_unmix.posterior import (
@@ -245,14 +246,8 @@ class _Plan:
 @contextmanager
 def _undisturbed(seed: int, device: torch.device) -> Iterator[None]:
     """Leave the param store, random state, validation flags and thread count as they were."""
-    threads = torch.get_num_threads()
-    with quiet_pyro(), seeded(seed, device):
-        try:
-            if device.type == "cpu":
-                torch.set_num_threads(1)  # the tensors of a step are too small to share
-            yield
-        finally:
-            torch.set_num_threads(threads)
+    with quiet_pyro(), seeded(seed, device), one_thread():
+        yield
 
 
 class _CheckedSVI(SVI):

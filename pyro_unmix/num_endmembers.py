@@ -10,6 +10,7 @@ import xarray as xr
 from scipy.stats import norm
 
 from pyro_unmix._check import choice, in_range, positive_int
+from pyro_unmix._threads import one_thread
 from pyro_unmix.cubes import as_cube_sequence
 from pyro_unmix.selection import choose_start
 
@@ -21,6 +22,7 @@ METHODS = ("likelihood", "hysime", "hfc", "nwhfc")
 MIN_GAIN = 1.0
 
 
+@one_thread()
 def estimate_num_endmembers(
     cubes: Any, method: str = "likelihood", *, max_endmembers: int = 8, seed: int = 0
 ) -> int:

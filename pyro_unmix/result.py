@@ -17,6 +17,7 @@ import xarray as xr
 
 from pyro_unmix._check import in_range, positive_int
 from pyro_unmix._recipe import from_recipe, to_recipe
+from pyro_unmix._threads import one_thread
 from pyro_unmix.cubes import as_cube_sequence, check_bands, from_pixels
 from pyro_unmix.io import rasters, writers
 from pyro_unmix.posterior import ParamStore, PlugInMean, PosteriorMean, iterate_draws, read_out
@@ -194,6 +195,7 @@ class Unmixing:
 
     # ------------------------------------------------------------------ the posterior
 
+    @one_thread()
     def sample(self, num_samples: int = 100, *, seed: int = 0) -> xr.DataArray:
         """Posterior draws of the abundances (sample, time, y, x, endmember).
 
@@ -209,6 +211,7 @@ class Unmixing:
         maps = [from_pixels(draw, cubes, labels, name="abundances") for draw in draws]
         return xr.concat(maps, dim="sample")
 
+    @one_thread()
     def quantile(
         self, q: float | Sequence[float], *, num_samples: int = 200, seed: int = 0
     ) -> xr.DataArray:
@@ -243,6 +246,7 @@ class Unmixing:
             return maps[0].assign_coords(quantile=levels[0])
         return xr.concat(maps, dim=xr.IndexVariable("quantile", levels))
 
+    @one_thread()
     def predict(self, other_cubes: Any) -> Unmixing:
         """Unmix other images of the same bands with the fitted model and guide, without training."""
         if self.model is None:

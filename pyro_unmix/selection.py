@@ -13,6 +13,7 @@ import xarray as xr
 from numpy.typing import ArrayLike
 
 from pyro_unmix._check import as_endmembers, positive_int
+from pyro_unmix._threads import one_thread
 from pyro_unmix.cubes import as_cube_sequence, check_bands, tiles, to_pixels
 from pyro_unmix.endmembers import extract_endmembers
 from pyro_unmix.libraries import at_bands_of, is_library, library_basis
@@ -49,6 +50,7 @@ class Start:
     log_likelihoods: dict[str, float]
 
 
+@one_thread()
 def choose_start(
     cubes: Any,
     num_endmembers: int,
@@ -124,6 +126,7 @@ def _relearn(cubes: xr.DataArray, endmembers: xr.DataArray, basis: Basis) -> Bas
     return learn_basis(cubes, endmembers, basis.num_components)
 
 
+@one_thread()
 def refine_endmembers(
     cubes: Any,
     endmembers: xr.DataArray,
@@ -193,6 +196,7 @@ def _unit_marginal(
     return MarginalMixing(design.mT @ design, noise, zeros, ones, matrix.shape[1]), design
 
 
+@one_thread()
 def temporal_correlation(cubes: Any, start: Start) -> float:
     """Correlation of the variability between neighbouring dates, as seen through its posterior means.
 
@@ -222,6 +226,7 @@ def temporal_correlation(cubes: Any, start: Start) -> float:
     return float((now * before).sum() / (now.square().sum() * before.square().sum()).sqrt())
 
 
+@one_thread()
 def learn_basis(cubes: Any, endmembers: ArrayLike, num_components: int = 6) -> LearnedBasis:
     """Spectral components of each material's variability, from the image itself.
 
@@ -293,6 +298,7 @@ def estimate_noise_scale(cubes: Any) -> float:
     return float(np.sqrt(max(variance, 1e-8 * power)))
 
 
+@one_thread()
 def marginal_score(
     spectra: np.ndarray, endmembers: ArrayLike, basis: Basis, noise_scale: float
 ) -> tuple[float, float]:

@@ -13,7 +13,7 @@ CLASSICAL = ["_common", "fcls", "kalman_em", "online"]
 
 # The ground floor first. A package stands for all its modules, unless one is named by itself.
 ROWS = [
-    ["_check", "_random", "_recipe"],
+    ["_check", "_random", "_recipe", "_threads"],
     ["cubes", "distributions", "libraries", "mixing", "priors", "solvers", "_spectra"],
     ["io", "endmembers", "num_endmembers", "selection", "posterior", "result"],
     ["metrics", "plots", "models", *(f"baselines.{name}" for name in CLASSICAL)],

@@ -10,12 +10,14 @@ from numpy.typing import ArrayLike
 from tqdm.auto import tqdm
 
 from pyro_unmix._check import as_endmembers, positive_int
+from pyro_unmix._threads import one_thread
 from pyro_unmix.baselines._common import fcls_of_date, is_count, names_of, observed, to_result
 from pyro_unmix.cubes import as_cube_sequence, to_pixels
 from pyro_unmix.endmembers import match_endmembers, vca
 from pyro_unmix.result import Unmixing
 
 
+@one_thread()
 def fcls(
     cubes: Any,
     endmembers: int | ArrayLike | xr.DataArray,

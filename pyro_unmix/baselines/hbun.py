@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 from pyro.infer.autoguide import AutoDelta, AutoNormal, init_to_value
 from torch import Tensor
 
+from pyro_unmix._threads import one_thread
 from pyro_unmix.baselines._common import Input, fcls_of_date, is_count, read_input
 from pyro_unmix.fit import fit
 from pyro_unmix.mixing import to_softmax_basis
@@ -34,6 +35,7 @@ _FLOOR = 0.01  # of the abundances at the start: near 0 the softmax has hardly a
 _LEAST_NOISE = 1e-4
 
 
+@one_thread()
 def hbun(
     cubes: Any,
     endmembers: int | ArrayLike | xr.DataArray,

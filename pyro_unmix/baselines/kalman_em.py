@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from tqdm.auto import tqdm
 
 from pyro_unmix._check import as_endmembers, in_range, positive_int
+from pyro_unmix._threads import one_thread
 from pyro_unmix.baselines._common import (
     Input,
     chunks,
@@ -26,6 +27,7 @@ from pyro_unmix.result import Unmixing
 _LEAST_NOISE = 1e-12  # of the mean square of the data: keeps noiseless images from a singular fit
 
 
+@one_thread()
 def kalman_em(
     cubes: Any,
     endmembers: int | ArrayLike | xr.DataArray,

@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from pyro_unmix._check import in_range, positive_int
+from pyro_unmix._threads import one_thread
 from pyro_unmix.baselines._common import Input, fcls_of_date, read_input, to_result
 from pyro_unmix.result import Unmixing
 from pyro_unmix.solvers import project_simplex
@@ -21,6 +22,7 @@ from pyro_unmix.solvers import project_simplex
 _STEP = 1 / 1.1  # of the inverse Lipschitz constant, as published
 
 
+@one_thread()
 def online_unmixing(
     cubes: Any,
     endmembers: int | ArrayLike | xr.DataArray,
