@@ -229,7 +229,7 @@ def _vca_indices(projected: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     vertices[-1, 0] = 1
     indices = np.zeros(size, dtype=int)
     for i in range(size):
-        direction = rng.standard_normal(size)
+        direction = rng.standard_normal((size,))
         direction -= vertices @ (np.linalg.pinv(vertices) @ direction)
         indices[i] = np.abs(projected @ direction).argmax()
         vertices[:, i] = projected[indices[i]]

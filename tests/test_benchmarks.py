@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import sys
@@ -15,16 +16,19 @@ import xarray as xr
 from pyro.infer import Trace_ELBO
 from scipy.optimize import nnls
 
-from pyro_unmix import DCT, SGLMM, BiLSTMGuide, simulate, unmix
+from pyro_unmix import DCT, SGLMM, BiLSTMGuide, simulate, unmix, vca
 from pyro_unmix.posterior import as_tensors, prepare, quiet_pyro
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import _data
 import _floor
+import _paper_report
+import _paper_scenes
 import _programs
 import _vegetation
 import accuracy
+import paper_tables
 import speed
 
 
@@ -180,6 +184,112 @@ def test_several_seeds_give_median_and_range() -> None:
     assert rows_of(accuracy.table(records, ["A", "CPU s", "ELBO"]))[0][2] == [
         "m", "linear", "0.2000 (0.1000 to 0.3000)", "2.0 (1.0 to 3.0)", "-",
     ]  # fmt: skip
+
+
+# ------------------------------------------------------------------------------- paper's tables
+
+LIKE = ["ds1-like", "ds2-like"]
+
+
+@pytest.fixture
+def measured_spectra() -> None:
+    pytest.importorskip("earthlib", reason='needs pip install "pyro-unmix[library]"')
+
+
+@pytest.mark.usefixtures("measured_spectra")
+def test_the_paper_tables_run_and_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ["--quick", "--scenes", *LIKE, "--seeds", "0", "1", "--out", str(tmp_path)]
+    options += ["--figure", "ds1-like"]
+    rows = paper_tables.METHODS
+    computed = paper_tables.main(options)
+    # Of the four cells of the heat map one stands in the table already.
+    assert len(computed) == len(LIKE) * 2 * len(rows) + 3
+    for name in ("scores.png", "sensitivity.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+    text = (tmp_path / "paper_tables.md").read_text()
+    assert "Seeds 0, 1;" in text and "A quick run" in text
+    for scene, table in zip(LIKE, rows_of(text), strict=True):
+        assert [row[0] for row in table[2:]] == [method.title for method in rows.values()]
+        for method, row in zip(rows, table[2:], strict=True):
+            tasks = paper_tables.table_tasks({scene: [0, 1]}, [method], True)
+            files = [tmp_path / "cache" / task.file for task in tasks]
+            errors = [json.loads(file.read_text())["NRMSE_A"] for file in files]
+            assert all(0 < error < 2 for error in errors)
+            shown = float(row[1].split()[0].strip("*"))
+            assert shown == pytest.approx(sum(errors) / 2, abs=5.1e-4)  # three digits
+
+    lost = computed[3]
+    (tmp_path / "cache" / lost.file).unlink()
+    assert paper_tables.main(options) == [lost]
+    monkeypatch.setattr(paper_tables, "compute", lambda *_: pytest.fail("computed again"))
+    assert paper_tables.main(options) == []
+
+
+def test_other_settings_are_another_file_of_the_cache() -> None:
+    task = paper_tables.Task("ds1", "redsunn", 0, False, {"num_basis": 10, "variance": 1e-5})
+    others = [
+        {"scene": "ds2"}, {"method": "ou"}, {"seed": 1}, {"quick": True},
+        {"settings": {"num_basis": 10, "variance": 1e-3}},
+    ]  # fmt: skip
+    files = {dataclasses.replace(task, **other).file for other in others}
+    same = dataclasses.replace(task, settings={"variance": 1e-5, "num_basis": 10})
+    assert len(files) == len(others) and task.file not in files and same.file == task.file
+
+
+def test_all_methods_start_from_the_same_endmembers(monkeypatch: pytest.MonkeyPatch) -> None:
+    cubes = simulate.scaled_scene(num_dates=2, height=6, width=7, seed=1).cubes
+    expected = vca(cubes.values.reshape(-1, cubes.sizes["wavelength"]), 3, seed=5)
+    seen = []
+
+    def spy(cubes: Any, *others: Any, endmembers: Any = None, **_: Any) -> None:
+        seen.append(others[0] if endmembers is None else endmembers)
+
+    for name in ("redsunn", "unmix"):
+        monkeypatch.setattr(paper_tables, name, spy)
+    paper_tables._started(spy)(cubes, 3, 5, {})
+    paper_tables._redsunn(cubes, 3, 5, {"variance": 1.0})
+    paper_tables._unmix_same(cubes, 3, 5, {})
+    assert len(seen) == 3
+    for endmembers in seen:
+        np.testing.assert_array_equal(endmembers, expected)
+
+
+@pytest.mark.usefixtures("measured_spectra")
+@pytest.mark.parametrize("make", [_paper_scenes.ds1_like, _paper_scenes.ds2_like])
+def test_the_scenes_of_the_tables_have_materials_apart(make: Any) -> None:
+    means = []
+    for seed in (0, 1, 0):
+        spectra = make(seed, quick=True).reference_endmembers.values
+        units = spectra / np.linalg.norm(spectra, axis=0)
+        cosines = (units.T @ units)[~np.eye(units.shape[1], dtype=bool)]
+        assert np.arccos(cosines.max()) >= _paper_scenes.LEAST_ANGLE
+        means.append(spectra)
+    np.testing.assert_array_equal(means[0], means[2])
+    assert not np.array_equal(means[0], means[1])
+
+
+def test_table_iii_needs_no_truth(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYRO_UNMIX_DATA", str(data_dir))
+    options = ["--quick", "--scenes", "sentinel-2", "--file-seeds", "0", "--figure"]
+    paper_tables.main([*options, "--rows", "fcls", "kalman", "--out", str(tmp_path)])
+    (table,) = rows_of((tmp_path / "paper_tables.md").read_text())
+    assert table[0] == ["", "FCLS", "Kalman"]
+    assert [row[0] for row in table[2:]] == ["NRMSE_Y", "CPU s"]
+    assert all(0 < float(cell) < 0.1 for cell in table[2][1:])
+
+
+def test_quartiles_and_the_best_of_a_column() -> None:
+    records = [
+        {"method": name, "CPU s": 1.0, **dict.fromkeys(accuracy.SCORES, shift + value)}
+        for name, shift in (("a", 0.1), ("b", 0.0))
+        for value in (0.9, 0.1, 0.2, 0.4, 0.3)  # mean 0.38
+    ]
+    first, second = rows_of(_paper_report.table_ii(records, {"a": "A", "b": "B"}))[0][2:]
+    assert first[:2] == ["A", "0.400 (0.300 to 0.500)"]
+    assert second[:2] == ["B", "**0.300** (0.200 to 0.400)"]
+    assert second[-1] == "1.0 (1.0 to 1.0)"
 
 
 # ------------------------------------------------------------------------------- speed
