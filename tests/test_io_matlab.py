@@ -229,3 +229,15 @@ def test_published_images(
         np.testing.assert_allclose(
             cubes.values[0, row, column], stored[:, row + height * column] / divisor, rtol=2.0**-23
         )
+
+
+def test_stated_sizes_contradict_another_order_of_axes(tmp_path: Path) -> None:
+    path = tmp_path / "a.mat"
+    values = np.random.default_rng(0).uniform(
+        0.1, 0.5, size=(4, 5, 7, 3)
+    )  # row, column, band, time
+    scipy.io.savemat(path, {"Y": values, "nRow": 4, "nCol": 5})
+    with pytest.raises(FileError, match=r"Y: must have the axes .band, row, column, time.*permute"):
+        read_sequence(path)
+    scipy.io.savemat(path, {"Y": values.transpose(2, 0, 1, 3), "nRow": 4, "nCol": 5})
+    np.testing.assert_array_equal(read_sequence(path), values.transpose(3, 0, 1, 2))

@@ -74,6 +74,15 @@ def test_unsigned_integers_of_classic_files(tmp_path: Path) -> None:
     assert read_sequence(tmp_path / "a.nc").values.ravel().round(6).tolist() == [1, 2]
 
 
+def test_the_fill_of_unsigned_integers_is_signed_as_they_are(tmp_path: Path) -> None:
+    stored = np.array([100, -1, -56], "i1").reshape(1, 1, 3)  # -1 is 255: fill
+    variable = xr.Variable(("wavelength", "y", "x"), stored, {"_Unsigned": "true"})
+    variable.attrs |= {"scale_factor": 4e-3, "_FillValue": np.int8(-1)}
+    xr.Dataset({"a": variable}).to_netcdf(tmp_path / "a.nc", engine="scipy")
+    got = read_sequence(tmp_path / "a.nc").values.ravel()
+    np.testing.assert_allclose(got, [0.4, np.nan, 0.8], rtol=1e-6)
+
+
 def test_percent(tmp_path: Path) -> None:
     cubes = (100 * make_cubes()).rename("rho").assign_attrs(units="%")
     np.testing.assert_allclose(

@@ -16,7 +16,7 @@ from pyro_unmix.io import registry
 from pyro_unmix.io.errors import FileError
 from pyro_unmix.io.image import Image
 from pyro_unmix.io.registry import READERS, Reader, find_reader, read_image
-from pyro_unmix.io.sequence import read_sequence
+from pyro_unmix.io.sequence import _check_same_bands, read_sequence
 
 T, H, W, L = 3, 3, 4, 5
 WAVELENGTH = [450.0, 550.0, 650.0, 850.0, 1600.0]
@@ -189,7 +189,7 @@ def test_a_band_without_data_at_one_date_is_dropped_at_all(
     paths = write_dates(tmp_path, cubes)
     found = read_sequence(paths)
     np.testing.assert_array_equal(found.values, np.delete(make_cubes().values, 3, axis=-1))
-    assert [r.getMessage() for r in caplog.records] == [
+    assert [r.getMessage() for r in caplog.records if "dropped" in r.getMessage()] == [
         f"{paths[1]}: dropped 1 of 5 bands (counted from 0): no data: 3"
     ]
 
@@ -352,3 +352,15 @@ def test_a_broken_reader_does_not_take_the_others_with_it(
     assert read_sequence(path).sizes["time"] == T
     for text in ("cannot be loaded: no such package", "is no Reader", "no sniffing today"):
         assert text in caplog.text
+
+
+def test_bands_of_other_names_are_not_joined_by_position(tmp_path: Path) -> None:
+    def image(names: tuple[str, ...]) -> Image:
+        return Image(values=np.full((2, 2, 2), 0.3), format="any", names=list(names))
+
+    first, other = image(("B02", "B03")), image(("B03", "B02"))
+    _check_same_bands(first, tmp_path / "a", first, tmp_path / "b", None)
+    with pytest.raises(
+        FileError, match=r"b: band names: are .'B03', 'B02'., but .'B02', 'B03'. in"
+    ):
+        _check_same_bands(first, tmp_path / "a", other, tmp_path / "b", None)

@@ -112,6 +112,7 @@ def _values(content: Mapping[str, Any], path: Path) -> tuple[np.ndarray, str]:
         images = [_from_columns(cell, content, path) for cell in stored]
         return np.stack(images), f"Y: cell array of {len(images)} dates (band, column-major pixel)"
     if stored.ndim == 4:
+        _check_axes(stored, content, path)
         return stored.transpose(3, 1, 2, 0), "Y: (band, row, column, time)"
     if stored.ndim == 2:
         image = _from_columns(stored, content, path)
@@ -121,6 +122,19 @@ def _values(content: Mapping[str, Any], path: Path) -> tuple[np.ndarray, str]:
         f"latter, got the shape {stored.shape}"
     )
     raise FileError(path, "Y", problem)
+
+
+def _check_axes(stored: np.ndarray, content: Mapping[str, Any], path: Path) -> None:
+    """Sizes that the file states must be those of the axes (band, row, column, time)."""
+    for pair in _SIZES:
+        if pair[0] in content and pair[1] in content:
+            stated = tuple(int(_number(content, name, path)) for name in pair)
+            if stated != stored.shape[1:3]:
+                problem = (
+                    f"must have the axes (band, row, column, time), but rows and columns are {stated} "
+                    f"by {'/'.join(pair)} and the shape is {stored.shape}: permute it"
+                )
+                raise FileError(path, "Y", problem)
 
 
 def _divisor(values: np.ndarray, content: Mapping[str, Any], path: Path) -> float:

@@ -149,7 +149,18 @@ def _image(dataset: xr.Dataset, name: str, path: Path, kind: str) -> Image:
     attrs = cube.attrs
     notes: list[str] = [f"variable {name}{cube.dims}"]
     if str(attrs.get("_Unsigned", "")).lower() == "true" and values.dtype.kind == "i":
-        values = values.view(values.dtype.str.replace("i", "u"))
+        unsigned = values.dtype.str.replace("i", "u")
+        # The marks have the stored, signed type as well.
+        marks = {k: np.asarray(attrs[k]) for k in ("_FillValue", "missing_value") if k in attrs}
+        attrs = {
+            **attrs,
+            **{
+                k: mark.astype(values.dtype).view(unsigned)
+                for k, mark in marks.items()
+                if mark.dtype.kind == "i"
+            },
+        }
+        values = values.view(unsigned)
     nodata, values = _nodata(attrs, values, path, name)
     scale, offset = _scaling(attrs, values, path, name)
     grid = grid_of(dataset, cube, dims, path, notes)

@@ -86,6 +86,8 @@ def read_sequence(
     if not files:
         raise ValueError("paths must name at least one file, got an empty list")
     images = [read_image(path) for path in files]
+    for path, image in zip(files, images, strict=True):
+        logger.info("%s: %s; %s", path, image.format, "; ".join(image.notes))
     for path, image in zip(files[1:], images[1:], strict=True):
         check_same_grid(images[0], files[0], image, path)
         _check_same_bands(images[0], files[0], image, path, wavelength_unit)
@@ -148,6 +150,13 @@ def _check_same_bands(
         problem = f"is missing in {lacking}, but not in the other files"
         raise FileError(path, "wavelength", problem)
     if first.wavelength is None or other.wavelength is None:
+        if (
+            first.names is not None
+            and other.names is not None
+            and not _equal(first.names, other.names)
+        ):
+            problem = f"are {list(other.names)}, but {list(first.names)} in {first_path}"
+            raise FileError(path, "band names", f"{problem}: bring the bands into one order first")
         return
     one = wavelength_in_nm(first.wavelength, first.wavelength_unit, first_path, unit)
     two = wavelength_in_nm(other.wavelength, other.wavelength_unit, path, unit)
