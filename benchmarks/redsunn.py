@@ -72,6 +72,10 @@ class Scene:
     def num_basis(self) -> int:
         return NUM_BASIS[self.name]
 
+    def has(self, start: str) -> bool:
+        """Whether these initial endmembers are known or can be extracted."""
+        return start == "vca" or start in self.endmembers
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -149,6 +153,10 @@ ROWS: dict[str, tuple[str, Setting]] = {
     "published": ("**the published program**", PUBLISHED),
     "paper": ("**the paper, taken literally** (`redsunn`)", PAPER),
     "vca": ("M0: VCA on all dates, a seed each", replace(PUBLISHED, start="vca")),
+    "degenerate": (
+        "M0: a VCA of all dates that missed a material",
+        replace(PUBLISHED, start="degenerate"),
+    ),
     "truth": ("M0: the true references", replace(PUBLISHED, start="truth")),
     "frozen": ("M0 not trained", replace(PUBLISHED, endmembers=FixedEndmembers)),
     "frozen-truth": (
@@ -235,6 +243,8 @@ def load_scene(name: str, folder: Path, quick: bool = False) -> Scene:
     case = load(name, folder)
     with np.load(folder / "peer_endmembers.npz") as file:
         endmembers = {"given": file[name].astype(float)}
+        if f"{name}_degenerate" in file:
+            endmembers["degenerate"] = file[f"{name}_degenerate"].astype(float)
     endmembers["truth"] = case.scene.reference_endmembers.values.astype(float)
     if quick:
         case = Case(case.title, corner(case.scene, *_QUICK), case.unit_maximum)
@@ -287,9 +297,10 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
     """Run what the command line asks for; returns the records."""
     options = _parser().parse_args(arguments)
     folder = data_folder(options.data)
+    scenes = {name: load_scene(name, folder, options.quick) for name in options.scenes}
     jobs = [(name, row, seed)
             for name in options.scenes for row in options.rows for seed in options.seeds]  # fmt: skip
-    scenes = {name: load_scene(name, folder, options.quick) for name in options.scenes}
+    jobs = [job for job in jobs if scenes[job[0]].has(ROWS[job[1]][1].start)]
     records = []
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -11,7 +11,7 @@ from pyro_unmix.mixing import DCT, Brightness, LearnedBasis
 from pyro_unmix.models import SGLMM
 from pyro_unmix.num_endmembers import estimate_num_endmembers, hysime, virtual_dimensionality
 from pyro_unmix.posterior import PlugInMean, PosteriorMean
-from pyro_unmix.presets import redsunn, unmix
+from pyro_unmix.presets import redsunn, redsunn_published, unmix
 from pyro_unmix.priors import (
     AutoRegressive,
     FixedEndmembers,
@@ -66,6 +66,7 @@ __all__ = [
     "read_library",
     "read_sequence",
     "redsunn",
+    "redsunn_published",
     "resample_library",
     "simulate",
     "unmix",
