@@ -87,7 +87,7 @@ def read_sequence(
         raise ValueError("paths must name at least one file, got an empty list")
     images = [read_image(path) for path in files]
     for path, image in zip(files, images, strict=True):
-        logger.info("%s: %s; %s", path, image.format, "; ".join(image.notes))
+        logger.debug("%s: %s; %s", path, image.format, "; ".join(image.notes))
     for path, image in zip(files[1:], images[1:], strict=True):
         check_same_grid(images[0], files[0], image, path)
         _check_same_bands(images[0], files[0], image, path, wavelength_unit)
