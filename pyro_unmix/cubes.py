@@ -14,12 +14,12 @@ import numpy.typing as npt
 import xarray as xr
 from scipy import ndimage
 
+from pyro_unmix._bands import ROUNDING, other_bands
 from pyro_unmix._check import as_times, as_wavelengths, plausible_reflectance, positive_int
+from pyro_unmix._cube_input import DIMS, from_dataarray, from_numpy, fwhm_of, join
 
-DIMS = ("time", "y", "x", "wavelength")
-
-#: nm; two lists of bands that differ by less are the same bands.
-MAX_WAVELENGTH_DIFFERENCE = 0.5
+__all__ = ["DIMS", "as_cube_sequence", "check_bands", "from_pixels", "tiles", "to_pixels"]
+__all__ += ["valid_mask", "window_mean"]
 
 logger = logging.getLogger(__name__)
 
@@ -64,11 +64,11 @@ def as_cube_sequence(
         If rank, dims, sizes, coordinates or values break the contract.
     """
     if isinstance(x, (list, tuple)):
-        cubes = _join(x)
+        cubes = join(x)
     elif isinstance(x, xr.DataArray):
-        cubes = _from_dataarray(x, "the DataArray")
+        cubes = from_dataarray(x, "the DataArray")
     elif isinstance(x, np.ndarray):
-        cubes = _from_numpy(x)
+        cubes = from_numpy(x)
     else:
         raise TypeError(
             "a cube sequence must be a numpy array, a DataArray or a list of either, got "
@@ -250,115 +250,6 @@ def _plane_coords(cubes: xr.DataArray) -> dict[Any, Any]:
     return {name: c for name, c in cubes.coords.items() if "wavelength" not in c.dims}
 
 
-def _as_float(values: np.ndarray, what: str) -> np.ndarray:
-    """Native float32 or float64, masked values as NaN: a read-only view where that is possible."""
-    if values.dtype.kind in "iu":
-        raise TypeError(
-            f"{what} must be reflectance in floating point, got the integers {values.dtype} "
-            "without a scale: multiply by the scale of the product, for example "
-            "x.astype('float32') * 1e-4, after marking its nodata value as NaN"
-        )
-    if values.dtype.kind != "f":
-        raise TypeError(f"{what} must be reflectance in floating point, got {values.dtype}")
-    target = np.float64 if values.dtype.itemsize >= 8 else np.float32
-    if isinstance(values, np.ma.MaskedArray):
-        # A copy: what lies below the mask belongs to the user.
-        filled = np.array(values.data, dtype=target)
-        filled[np.ma.getmaskarray(values)] = np.nan
-        return filled
-    view = np.asarray(values).astype(target, copy=False).view()
-    # Not even by accident can the user's own array be changed through the result.
-    view.flags.writeable = False
-    return view
-
-
-def _from_numpy(x: np.ndarray) -> xr.DataArray:
-    values = _as_float(x, "a cube sequence")
-    if x.ndim not in (3, 4):
-        raise ValueError(
-            "a numpy cube sequence must have the axes (time, y, x, wavelength), or (y, x, "
-            f"wavelength) for one image, got {x.ndim} dimensions: shape {x.shape}"
-        )
-    return xr.DataArray(values if x.ndim == 4 else values[np.newaxis], dims=DIMS)
-
-
-def _from_dataarray(x: xr.DataArray, what: str) -> xr.DataArray:
-    missing = [dim for dim in DIMS if dim not in x.dims and dim != "time"]
-    unknown = [dim for dim in x.dims if dim not in DIMS]
-    if missing or unknown:
-        raise ValueError(
-            f"{what} must have the dims {DIMS} in any order (one image: without 'time'), got "
-            f"{x.dims}; missing: {missing}, unknown: {unknown}. Rename, for example "
-            "x.rename(band='wavelength'), or select a slice"
-        )
-    if "time" not in x.dims:
-        if "time" in x.coords and x.coords["time"].ndim:
-            raise ValueError(
-                f"{what} is one image, so its coordinate time must be one date, got dims "
-                f"{x.coords['time'].dims}: drop or rename it"
-            )
-        x = x.expand_dims("time")
-    x = x.transpose(*DIMS)
-    cubes = x.copy(data=_as_float(x.to_numpy(), what))
-    if "time" in cubes.coords:
-        times = as_times(cubes.coords["time"].to_numpy(), cubes.sizes["time"])
-        cubes = cubes.assign_coords(time=("time", times, cubes.coords["time"].attrs))
-    return cubes
-
-
-def _join(items: Sequence[Any]) -> xr.DataArray:
-    if not items:
-        raise ValueError("a list of cubes must hold at least one image, got an empty list")
-    if all(isinstance(item, np.ndarray) for item in items):
-        for i, item in enumerate(items):
-            if item.ndim != 3 or item.shape != items[0].shape:
-                raise ValueError(
-                    "a list of cubes must hold images (y, x, wavelength) of one shape, got "
-                    f"{items[0].shape} at position 0 and {item.shape} at position {i}"
-                )
-        arrays = [_as_float(item, f"item {i} of the list") for i, item in enumerate(items)]
-        return xr.DataArray(np.stack(arrays), dims=DIMS)
-    if not all(isinstance(item, xr.DataArray) for item in items):
-        kinds = ", ".join(sorted({type(item).__name__ for item in items}))
-        raise TypeError(
-            f"a list of cubes must hold numpy arrays only or DataArrays only, got {kinds}"
-        )
-    cubes = [_from_dataarray(item, f"item {i} of the list") for i, item in enumerate(items)]
-    for i, cube in enumerate(cubes):
-        _check_same_grid(cubes[0], cube, i)
-    joined = xr.concat(
-        cubes,
-        dim="time",
-        coords="different",
-        compat="equals",
-        join="exact",
-        combine_attrs="drop_conflicts",
-    )
-    return joined.transpose(*DIMS)
-
-
-def _check_same_grid(first: xr.DataArray, other: xr.DataArray, position: int) -> None:
-    for dim in DIMS[1:]:
-        if first.sizes[dim] != other.sizes[dim]:
-            raise ValueError(
-                f"all items of the list must have one size along {dim}, got {first.sizes[dim]} at "
-                f"position 0 and {other.sizes[dim]} at position {position}"
-            )
-    if set(first.coords) != set(other.coords):
-        odd = ", ".join(sorted(map(str, set(first.coords) ^ set(other.coords))))
-        raise ValueError(
-            "all items of the list must have the same coordinates, but positions 0 and "
-            f"{position} do not share {odd}: add or drop it"
-        )
-    for dim in DIMS[1:]:
-        if dim in first.coords and not first.coords[dim].equals(other.coords[dim]):
-            raise ValueError(
-                f"all items of the list must have the same coordinate {dim}, but positions 0 and "
-                f"{position} differ: bring them to one grid first, for example with "
-                "interp_like or rioxarray's reproject_match"
-            )
-
-
 def _without_fill(cubes: xr.DataArray) -> xr.DataArray:
     """Zeros in all bands marked as missing, in a copy if there are any."""
     values = cubes.to_numpy()
@@ -385,7 +276,8 @@ def check_bands(wavelength: Any, cubes: xr.DataArray) -> None:
     Raises
     ------
     ValueError
-        If numbers of bands differ, or wavelengths by more than 0.5 nm.
+        If numbers of bands differ, or wavelengths by more than a tenth of the band width (see
+        `pyro_unmix._bands.band_tolerance`). Smaller shifts are a WARNING.
     """
     if wavelength is None or "wavelength" not in cubes.coords:
         return
@@ -396,10 +288,14 @@ def check_bands(wavelength: Any, cubes: xr.DataArray) -> None:
             "the same bands first"
         )
     worst = np.abs(ours - theirs).max()
-    if worst > MAX_WAVELENGTH_DIFFERENCE:
+    if other_bands(theirs, ours, fwhm_of(cubes)).size:
         raise ValueError(
             f"expected cubes at the wavelengths of the endmembers, got some up to {worst:.1f} nm "
             "off: bring both to the same bands in the same order first"
+        )
+    if worst > ROUNDING:
+        logger.warning(
+            "the bands of the endmembers are up to %.2g nm off those of the cubes", worst
         )
 
 

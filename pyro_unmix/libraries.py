@@ -12,11 +12,12 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
 
+from pyro_unmix._bands import local_spacing, same_bands
 from pyro_unmix._check import as_wavelengths, finite_array, positive_int
 from pyro_unmix.mixing import LearnedBasis
 
-#: Band centres closer than this are the same band, nm (headers round to tenths).
-SAME_BAND = 0.1
+# nm: a library may end this much before the last band of a scene (headers round to tenths).
+_EDGE = 0.1
 
 
 def is_library(x: object) -> bool:
@@ -124,8 +125,8 @@ def resample_library(
     Returns
     -------
     DataArray (wavelength, endmember)
-        The coordinates of the spectra are kept. Where the bands are the same already (centres to 0.1 nm, widths
-        to a tenth), the spectra are, too.
+        The coordinates of the spectra are kept. Where the bands are the same already (centres and
+        widths to a tenth of the width), the spectra are, too.
 
     Raises
     ------
@@ -167,14 +168,14 @@ def _same_bands(
     target: np.ndarray,
     target_fwhm: np.ndarray | None,
 ) -> bool:
-    if source.shape != target.shape or not np.allclose(source, target, rtol=0, atol=SAME_BAND):
+    if not same_bands(target, source, source_fwhm if target_fwhm is None else target_fwhm):
         return False
     known = source_fwhm is not None and target_fwhm is not None
     return not known or np.allclose(source_fwhm, target_fwhm, rtol=0.1)  # type: ignore[arg-type]
 
 
 def at_bands_of(library: xr.DataArray, cubes: xr.DataArray) -> xr.DataArray:
-    """The library at the bands of cubes: as it is where the centres agree to 0.1 nm, else resampled."""
+    """The library at the bands of cubes: as it is where they are the same (see `band_tolerance`), else resampled."""
     if "wavelength" not in cubes.coords or "wavelength" not in library.coords:
         if library.sizes["wavelength"] != cubes.sizes["wavelength"]:
             raise ValueError(
@@ -184,7 +185,8 @@ def at_bands_of(library: xr.DataArray, cubes: xr.DataArray) -> xr.DataArray:
             )
         return library
     ours, theirs = library["wavelength"].to_numpy(), cubes["wavelength"].to_numpy()
-    if ours.shape == theirs.shape and np.allclose(ours, theirs, rtol=0, atol=SAME_BAND):
+    fwhm = cubes["fwhm"].to_numpy() if "fwhm" in cubes.coords else None
+    if same_bands(theirs, ours, fwhm):
         return library
     return resample_library(library, cubes)
 
@@ -206,9 +208,9 @@ def resampling_matrix(
     order = np.argsort(source, kind="stable")
     ours = source[order]
     widths = _reach(ours) if source_fwhm is None else np.asarray(source_fwhm, float)[order]
-    theirs = _spacing(target) if target_fwhm is None else target_fwhm
+    theirs = local_spacing(target) if target_fwhm is None else target_fwhm
     # A band beyond the ends would be extrapolated, even if its flank touches them.
-    low, high = (ours - widths / 2).min() - SAME_BAND, (ours + widths / 2).max() + SAME_BAND
+    low, high = (ours - widths / 2).min() - _EDGE, (ours + widths / 2).max() + _EDGE
     touched = np.abs(target[:, None] - ours) < (widths + theirs[:, None]) / 2
     covered = touched.any(1) & (target >= low) & (target <= high)
     matrix = np.full((len(target), len(source)), np.nan)
@@ -244,21 +246,11 @@ def target_bands(
     return centres, widths
 
 
-def _spacing(centres: np.ndarray) -> np.ndarray:
-    """Median of the six gaps around each band, in the order given: overlaps and holes do not count."""
-    gaps = np.abs(np.diff(centres))
-    gaps = gaps[gaps > 0]
-    if not len(gaps):
-        raise ValueError("a single band has no spacing: pass fwhm=")
-    middles = [min(i, len(gaps)) for i in range(len(centres))]
-    return np.array([np.median(gaps[max(0, i - 3) : i + 3]) for i in middles])
-
-
 def _reach(centres: np.ndarray) -> np.ndarray:
     """Width of source bands in order: up to the farther neighbour, but not across a hole."""
     gaps = np.diff(centres)
     farther = np.maximum(np.append(gaps, 0), np.insert(gaps, 0, 0))
-    return np.minimum(farther, 3 * _spacing(centres))
+    return np.minimum(farther, 3 * local_spacing(centres))
 
 
 def _as_spectra(library: object) -> xr.DataArray:

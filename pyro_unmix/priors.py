@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from pyro_unmix._check import as_endmembers, finite_array, in_range, positive_int
 from pyro_unmix._recipe import Recorded
 from pyro_unmix.distributions import DiagonalNormal, IsotropicNormal, JumpNormal, JumpSteps
+from pyro_unmix.libraries import is_library, library_endmembers
 from pyro_unmix.mixing import to_softmax_basis
 
 Transition = Callable[[Tensor, int], TorchDistribution]
@@ -47,12 +48,16 @@ class Endmembers(Part):
     Parameters
     ----------
     endmembers : array or DataArray, shape (L, P), reflectance
+        A library (a DataArray with the coordinate ``label``) stands for the mean spectra of its classes, see
+        `library_endmembers`.
     """
 
     value: Tensor
 
     def __init__(self, endmembers: ArrayLike) -> None:
         super().__init__()
+        if is_library(endmembers):
+            endmembers = library_endmembers(endmembers)  # type: ignore[arg-type]
         self.names = _endmember_names(endmembers)
         #: nm, where the given endmembers had them
         self.wavelength = _wavelengths(endmembers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import json
 import os
@@ -188,6 +189,31 @@ def test_classical_methods(method: str, images: list[Path], tmp_path: Path) -> N
     assert not (out / "uncertainty.png").exists()
 
 
+def test_hbun_is_a_method_with_steps(images: list[Path], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = ("--endmembers", 2, "--method", "hbun", "--seed", 4, "--out", out)
+    assert run("unmix", *images, *arguments, "--dates", "1,2", "--steps", 3) == 0
+    sequence = np.stack([np.load(path)["Y"] for path in images])
+    expected = pu.baselines.hbun(sequence, 2, seed=4, progress=False, num_steps=3)
+    loaded = pu.Unmixing.load(out / "saved")
+    assert loaded.method == "hbun" and len(loaded.losses) == 3
+    np.testing.assert_allclose(loaded.abundances, expected.abundances, rtol=1e-6)
+    np.testing.assert_allclose(loaded.endmembers(1), expected.endmembers(1), rtol=1e-6)
+    assert {"abundances", "endmembers", "uncertainty"} <= {path.stem for path in out.glob("*.png")}
+
+
+def test_what_was_not_observed_is_nodata_in_the_maps(
+    images: list[Path], tmp_path: Path, no_pictures: None
+) -> None:
+    rasterio = pytest.importorskip("rasterio")
+    out = tmp_path / "out"
+    assert run("unmix", *images, "--endmembers", 2, "--steps", 0, "--out", out) == 0
+    with rasterio.open(out / "geotiff" / "abundances_1.tif") as file:
+        assert np.argwhere(np.isnan(file.read()).any(0)).tolist() == [[0, 5]]  # the hole
+        assert file.descriptions == ("material 0", "material 1")
+    assert pu.Unmixing.load(out / "saved").abundances.notnull().all()
+
+
 def test_maps_are_geotiffs_of_the_dates(
     images: list[Path], tmp_path: Path, no_pictures: None
 ) -> None:
@@ -239,7 +265,7 @@ def test_json_is_all_of_stdout(
     assert summary["valid_share"] == pytest.approx(71 / 72)
     loaded = pu.Unmixing.load(out / "saved")
     observed = loaded.abundances.values[loaded.valid.values]
-    assert list(summary["mean_abundances"]) == ["0", "1", "2"]
+    assert list(summary["mean_abundances"]) == ["material 0", "material 1", "material 2"]
     shares = list(summary["mean_abundances"].values())
     assert shares == pytest.approx(observed.mean(0), rel=1e-5)
     assert summary["loss"] == pytest.approx(loaded.losses[-1]) and summary["steps"] == 1
@@ -308,9 +334,9 @@ def test_errors_are_one_line_and_exit_with_2(
         ("unmix", good, *two, "--scale", "-1"): "--scale: expected a positive number, got '-1'",
         ("unmix", good, *two, "--nodata", "none"): "--nodata: expected a number, got 'none'",
         ("unmix", good, *two, "--dates", "20210731"): "write dates as 2021-07-31, got '20210731'",
-        ("unmix", good, *two, "--dates", "soon"): "time must hold ISO dates",
-        ("unmix", good, *two, "--dates", "1,2"): "time must hold one date per image, shape (1,)",
-        ("unmix", good, *two, "--method", "fcls", "--steps", "3"): "--steps is for unmix and",
+        ("unmix", good, *two, "--dates", "soon"): "--dates must hold ISO dates",
+        ("unmix", good, *two, "--dates", "1,2"): "--dates must hold one date per image, 1 in",
+        ("unmix", good, *two, "--method", "fcls", "--steps", "3"): "--steps is for unmix, red",
         ("unmix", good, *two, "--method", "nmf"): "invalid choice: 'nmf'",
         ("unmix", good, *two, "--out", good / "x"): "cannot write to --out",
         ("unmix", tmp_path / "none.nc", *two): f"no such file: {tmp_path / 'none.nc'}",
@@ -324,7 +350,10 @@ def test_errors_are_one_line_and_exit_with_2(
         captured = capsys.readouterr()
         assert message in captured.err, arguments
         assert captured.err.startswith("pyro-unmix"), arguments
-        assert captured.err.count("\n") == 1 and captured.err.endswith("\n"), arguments
+        *warnings, error = captured.err.splitlines()  # what was assumed of a file stands before
+        assert not error.startswith("pyro-unmix: warning: "), arguments
+        assert all(line.startswith("pyro-unmix: warning: ") for line in warnings), arguments
+        assert captured.err.endswith("\n"), arguments
         assert captured.out == "", arguments
 
 
@@ -401,10 +430,12 @@ def test_an_interrupt_before_exits_with_130(
 
 READING = {
     "--scale": "of the file",
+    "--offset": "of the file",
     "--wavelength-unit": "of the file",
     "--nodata": "of the file",
     "--drop-water": "off",
 }
+HBUN_STEPS = inspect.signature(pu.baselines.hbun).parameters["num_steps"].default
 DEFAULTS: dict[str, dict[str, str]] = {
     "demo": {"--out": "./pyro_unmix_demo", "--seed": "0", "--quick": "off"},
     "info": {**READING, "--json": "off"},
@@ -413,7 +444,8 @@ DEFAULTS: dict[str, dict[str, str]] = {
         "--dates": "of the files",
         "--out": "./pyro_unmix_result",
         "--method": "unmix",
-        "--steps": f"{NUM_STEPS} for unmix, {NUM_EPOCHS:g} passes over the pixels for redsunn",
+        "--steps": f"{NUM_STEPS} for unmix, {HBUN_STEPS} for hbun, {NUM_EPOCHS:g} passes over the "
+        "pixels for redsunn",
         "--seed": "0",
         "--json": "off",
         "--library-label": "of the file",

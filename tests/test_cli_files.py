@@ -13,6 +13,7 @@ import xarray as xr
 
 import pyro_unmix as pu
 from pyro_unmix import cli
+from pyro_unmix.io import read_sequence
 
 SIZES: dict[str, Any] = {"num_dates": 2, "height": 7, "width": 8}
 
@@ -112,6 +113,94 @@ def test_info_takes_the_options_of_unmix(envi: Path, capsys: pytest.CaptureFixtu
     assert code == 2 and facts["bands_dropped"] == {"bad-band list": [0]}
     assert facts["wavelength_nm"][0] == pytest.approx(450) and facts["scale"] == 2e-4
     assert "pass --nodata" in facts["problems"][0] and facts["valid_share"] is None
+
+
+def write_sequence(path: Path, wavelength: Any = (450.0, 550.0, 650.0, 850.0)) -> Path:
+    """Three images without dates."""
+    values = np.random.default_rng(0).uniform(0.1, 0.5, (3, 6, 7, 4)).astype("f4")
+    coords = {"wavelength": ("wavelength", np.array(wavelength), {"units": "nm"})}
+    array = xr.DataArray(values, dims=("time", "y", "x", "wavelength"), coords=coords)
+    array.rename("reflectance").to_netcdf(path, engine="h5netcdf")
+    return path
+
+
+def test_wavelengths_that_are_an_index(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for start in (0, 1):
+        path = write_sequence(tmp_path / f"{start}.nc", np.arange(start, start + 4))
+        advice = (
+            f"{path}: wavelength: is {start}, {start + 1}, ..., {start + 3}: numbers of the bands, no "
+            "wavelengths. Write the wavelengths into the file, or pass --wavelength-unit none to go "
+            "on without any"
+        )
+        for unit in ((), ("--wavelength-unit", "nm")):
+            code, (facts,), errors = info(path, *unit, capsys=capsys)
+            assert code == 2 and errors == f"pyro-unmix: error: {advice}\n"
+            assert facts["problems"] == [advice]
+            # The rest is told all the same.
+            assert facts["wavelength_nm"] is None and facts["valid_share"] == 1
+            assert run("endmembers", path, *unit, "--number", 2, "--out", tmp_path / "a.nc") == 2
+            assert capsys.readouterr().err == f"pyro-unmix: error: {advice}\n"
+        none = ("--wavelength-unit", "none")
+        code, (facts,), errors = info(path, *none, capsys=capsys)
+        assert (code, errors, facts["wavelength_nm"]) == (0, "", None)
+        assert run("endmembers", path, *none, "--number", 2, "--out", tmp_path / "a.nc") == 0
+        capsys.readouterr()
+    # In um, these are wavelengths.
+    cubes = read_sequence(path, wavelength_unit="um")
+    assert cubes.wavelength.values.tolist() == [1000, 2000, 3000, 4000]
+
+
+@pytest.mark.parametrize(
+    ("dates", "text"),
+    [
+        (
+            "2020-01-01",
+            "--dates must hold one date per image, 3 in the files, got 1: ['2020-01-01']",
+        ),
+        ("1,2,3,4", "--dates must hold one date per image, 3 in the files, got 4: [1.0, 2.0, 3.0"),
+        (
+            "a,b,c",
+            "--dates must hold ISO dates such as '2021-07-31' or '2021-07-31T10:30', got 'a'",
+        ),
+        ("nan,1,2", "--dates must be finite, got NaN or infinite values"),
+        ("1,2,2", "dates: 2.0 appears twice, also in "),
+        ("1,,3", "argument --dates: expected one date or number per image, got '1,,3'"),
+        ("", "argument --dates: expected one date or number per image, got ''"),
+        ("20200101,20200102,20200103", "argument --dates: write dates as 2021-07-31, got '2020"),
+    ],
+)
+def test_dates_that_do_not_fit(
+    dates: str, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_sequence(tmp_path / "a.nc")
+    arguments = ("endmembers", path, "--number", 2, "--out", tmp_path / "b.nc", "--dates", dates)
+    try:
+        code = run(*arguments)
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    error = capsys.readouterr().err
+    assert code == 2 and len(error.splitlines()) == 1
+    assert text in error
+
+
+def test_a_folder_of_band_files_without_metadata(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("rasterio")
+    from products import write_tiff
+
+    folder = tmp_path / "S2A_20240830"
+    stored = np.arange(3000, 3120).reshape(3, 8, 5).astype("u2")
+    for band, values in zip(("B02", "B04", "B08"), stored, strict=True):
+        write_tiff(folder / f"S2A_T32TPS_20240830_{band}.tif", values[..., np.newaxis])
+    code, (facts,), errors = info(folder, capsys=capsys)
+    assert code == 2 and facts["scale"] is None and facts["valid_share"] is None
+    assert "pass --scale 1e-4 and --offset -0.1 (baseline 04.00 and later) or --offset 0" in errors
+    assert facts["bands"] == 3 and facts["wavelength_nm"] == [492.4, 664.6, 832.8]
+    options = ("--scale", "1e-4", "--offset", "-0.1")
+    code, (facts,), errors = info(folder, *options, capsys=capsys)
+    assert (code, errors) == (0, "")
+    assert (facts["scale"], facts["offset"], facts["valid_share"]) == (1e-4, -0.1, 1)
 
 
 def test_info_notices_short_and_foreign_files(
@@ -283,6 +372,14 @@ def test_simulated_files_hold_the_scene(kind: str, tmp_path: Path) -> None:
             truth = expected.endmembers(time)
             np.testing.assert_allclose(dataset["endmembers"][time], truth, rtol=1e-6)
     np.testing.assert_array_equal(pu.io.read_sequence(path), expected.cubes)
+
+
+def test_simulate_makes_the_folders_of_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "deep" / "scene.nc"
+    sizes = ("--num-dates", 1, "--height", 6, "--width", 6)
+    assert run("simulate", "scaled", "--out", path, *sizes) == 0
+    with xr.open_dataset(path, engine="h5netcdf") as written:
+        assert written["reflectance"].shape == (1, 6, 6, 224)
 
 
 def test_simulate_refuses_bad_sizes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

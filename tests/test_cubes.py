@@ -12,6 +12,7 @@ import xarray as xr
 from pyro_unmix.cubes import (
     DIMS,
     as_cube_sequence,
+    check_bands,
     from_pixels,
     tiles,
     to_pixels,
@@ -50,6 +51,19 @@ def make_labelled() -> xr.DataArray:
         attrs={"sensor": "made up"},
         name="rho",
     )
+
+
+def test_endmembers_belong_to_the_bands_of_the_cubes(caplog: pytest.LogCaptureFixture) -> None:
+    cubes = as_cube_sequence(make_labelled())  # fwhm 10 nm
+    check_bands(None, cubes)
+    check_bands(np.array(WAVELENGTH) + 0.004, cubes)
+    assert not caplog.records
+    check_bands(np.array(WAVELENGTH) + 0.9, cubes)
+    assert "bands of the endmembers are up to 0.9 nm off those of the cubes" in caplog.text
+    with pytest.raises(ValueError, match=r"wavelengths of the endmembers, got some up to 1.1 nm"):
+        check_bands(np.array(WAVELENGTH) + 1.1, cubes)
+    with pytest.raises(ValueError, match="endmembers have 5 bands, the cubes 6"):
+        check_bands(WAVELENGTH[1:], cubes)
 
 
 # --- what comes in ---------------------------------------------------------------------------
@@ -137,6 +151,81 @@ def test_a_scalar_coordinate_that_varies_goes_along_time() -> None:
     assert cubes["sun_zenith"].dims == ("time",)
     assert cubes["sun_zenith"].values.tolist() == [30.0, 31.0, 32.0]
     assert cubes["spatial_ref"].dims == ()
+
+
+def spelled(text: str, transform: str | None = None) -> xr.Variable:
+    """The coordinate of rioxarray that holds the CRS."""
+    attrs = {"crs_wkt": text} | ({} if transform is None else {"GeoTransform": transform})
+    return xr.Variable((), 0, attrs)
+
+
+def test_dates_of_other_crs_are_refused() -> None:
+    pytest.importorskip("pyproj")
+    one, two = (make_labelled().isel(time=t) for t in range(2))
+    one = one.assign_coords(spatial_ref=spelled("EPSG:32633"))
+    with pytest.raises(
+        ValueError,
+        match=r"position 0 has EPSG:32633 and position 1 EPSG:32632: bring them to "
+        r"one grid first, other.rio.reproject_match\(first\) with rioxarray",
+    ):
+        as_cube_sequence([one, two.assign_coords(spatial_ref=spelled("EPSG:32632"))])
+    with pytest.raises(ValueError, match="position 0 has EPSG:32633 and position 1 none"):
+        as_cube_sequence([one, two.assign_coords(spatial_ref=0)])
+    with pytest.raises(ValueError, match="position 0 has none and position 1 EPSG:32633"):
+        as_cube_sequence([two, one])
+
+
+def test_dates_of_one_crs_in_two_spellings_are_joined() -> None:
+    crs = pytest.importorskip("pyproj").CRS.from_epsg(32633)
+    texts = [crs.to_wkt("WKT2_2019"), crs.to_wkt("WKT1_GDAL"), crs.to_wkt("WKT1_ESRI")]
+    images = [
+        make_labelled().isel(time=t).assign_coords(spatial_ref=spelled(text))
+        for t, text in enumerate(texts)
+    ]
+    cubes = as_cube_sequence(images)
+    assert cubes["spatial_ref"].attrs == {"crs_wkt": texts[0]}
+    assert cubes["spatial_ref"].dims == ()
+
+
+def test_rotated_images_are_told_apart_by_their_transforms() -> None:
+    images = [make_labelled().isel(time=t).drop_vars(["x", "y"]) for t in range(2)]
+    places = ["5e5 20 5 5.8e6 5 -20", "500000 20.0 5.0 5800000.0 5 -20", "5e5 20 6 5.8e6 5 -20"]
+
+    def sequence(one: str, two: str) -> xr.DataArray:
+        named = (spelled("EPSG:32633", text) for text in (one, two))
+        return as_cube_sequence(
+            [i.assign_coords(spatial_ref=n) for i, n in zip(images, named, strict=True)]
+        )
+
+    assert sequence(places[0], places[1])["spatial_ref"].attrs["GeoTransform"] == places[0]
+    with pytest.raises(ValueError, match="same transform, but position 0 has 5e5 20 5 .*rio.repro"):
+        sequence(places[0], places[2])
+
+
+def test_shifted_bands_of_dates_are_joined_with_a_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    one, two, three = (make_labelled().isel(time=t) for t in range(T))  # fwhm 10 nm
+    two = two.assign_coords(wavelength=two["wavelength"] + 0.3)
+    three = three.assign_coords(
+        wavelength=three["wavelength"] - 0.9, fwhm=("wavelength", np.full(L, 9.5))
+    )
+    cubes = as_cube_sequence([one, two, three])
+    np.testing.assert_array_equal(cubes["wavelength"], one["wavelength"])
+    np.testing.assert_array_equal(cubes["fwhm"], np.full(L, 10.0))
+    np.testing.assert_array_equal(cubes.values[2], three.transpose(*DIMS[1:]).values)
+    assert [r.getMessage() for r in caplog.records if r.levelname == "WARNING"] == [
+        "item 2 of the list has bands up to 0.9 nm off those of item 0, whose wavelengths are kept "
+        "for all"
+    ]
+    with pytest.raises(ValueError, match=r"wavelength, but at position 0 band 0 is at 450 nm and"):
+        as_cube_sequence([one, two, three.assign_coords(wavelength=one["wavelength"] + 1)])
+
+
+def test_rounded_wavelengths_are_no_shift(caplog: pytest.LogCaptureFixture) -> None:
+    one, two = (make_labelled().isel(time=t) for t in range(2))
+    as_cube_sequence([one, two.assign_coords(wavelength=two["wavelength"] + 0.004)])
+    assert not caplog.records
 
 
 def test_one_image_keeps_its_date() -> None:
@@ -336,7 +425,7 @@ def test_a_tile_must_be_an_integer() -> None:
         (make_labelled().isel(time=1).drop_vars("fwhm"), "positions 0 and 1 do not share fwhm"),
         (
             make_labelled().isel(time=1).assign_coords(x=np.arange(W) * 30.0 + 15),
-            "same coordinate x, but positions 0 and 1 differ: .*one grid",
+            r"same coordinate x, but positions 0 and 1 differ: .*other.rio.reproject_match\(first\)",
         ),
         (make_labelled().isel(time=0), "duplicated dates"),
         (make_labelled().isel(time=1).rename(y="row"), "item 1 of the list must have the dims"),

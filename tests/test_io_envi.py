@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from envi_files import CODES, UTM, WAVELENGTH, H, L, W, numbers, write
 
 from pyro_unmix.io.envi import metadata, read_header
 from pyro_unmix.io.errors import FileError
@@ -14,56 +15,6 @@ from pyro_unmix.io.registry import find_reader, read_image
 from pyro_unmix.io.sequence import read_sequence
 
 pytest.importorskip("spectral")
-
-H, W, L = 3, 4, 5
-WAVELENGTH = [450.0, 550.0, 650.0, 850.0, 1600.0]
-CODES = {"u1": 1, "i2": 2, "i4": 3, "f4": 4, "f8": 5, "u2": 12, "u4": 13, "i8": 14, "u8": 15}
-AXES = {"bsq": (2, 0, 1), "bil": (0, 2, 1), "bip": (0, 1, 2)}
-UTM = "{UTM, 1.0, 1.0, 500000.0, 4000000.0, 30.0, 20.0, 10, North, WGS-84, units=Meters}"
-
-
-def numbers(dtype: str = "i2") -> np.ndarray:
-    return np.random.default_rng(0).integers(1, 250, (H, W, L)).astype(dtype)
-
-
-def write(
-    folder: Path,
-    stored: np.ndarray | None = None,
-    *,
-    interleave: str = "bil",
-    byte_order: int = 0,
-    offset: int = 0,
-    name: str = "a.img",
-    header: str = "a.hdr",
-    drop: str = "",
-    **fields: object,
-) -> Path:
-    """Returns the path of the header. Field names are written with spaces for underscores."""
-    stored = numbers() if stored is None else stored
-    code = stored.dtype.str[1:]
-    data = np.transpose(stored, AXES[interleave.lower()])
-    data = data.astype(data.dtype.newbyteorder("<>"[byte_order]))
-    (folder / name).write_bytes(b"x" * offset + data.tobytes())
-    height, width, num_bands = stored.shape
-    entries = {
-        "samples": width,
-        "lines": height,
-        "bands": num_bands,
-        "header offset": offset,
-        "data type": CODES[code],
-        "interleave": interleave,
-        "byte order": byte_order,
-        "reflectance scale factor": 250,
-    }
-    entries |= {key.replace("_", " "): value for key, value in fields.items()}
-    lines = ["ENVI"]
-    for key, value in entries.items():
-        text = "{" + ", ".join(map(str, value)) + "}" if isinstance(value, list) else value
-        if key != drop:
-            lines.append(f"{key} = {text}")
-    (folder / header).write_text("\n".join(lines) + "\n")
-    return folder / header
-
 
 # --- the numbers -----------------------------------------------------------------------------
 
@@ -157,6 +108,56 @@ def test_gains_and_offsets_per_band(tmp_path: Path) -> None:
         read_sequence(path)
 
 
+@pytest.mark.parametrize("dtype", ["f4", "i2"])
+def test_gains_as_gdal_writes_and_reads_them(
+    tmp_path: Path, dtype: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    rasterio = pytest.importorskip("rasterio")
+    gains, offsets = [0.001, 0.002, 0.003, 0.002, 0.001], [0, 0.1, 0, -0.1, 0]
+    path = write(
+        tmp_path,
+        numbers(dtype),
+        drop="reflectance scale factor",
+        data_gain_values=gains,
+        data_offset_values=offsets,
+    )
+    with rasterio.open(tmp_path / "a.img") as gdal:
+        assert gdal.scales == tuple(gains)
+        assert gdal.offsets == tuple(offsets)
+    expected = numbers() * np.array(gains) + np.array(offsets)
+    np.testing.assert_allclose(read_sequence(path).values[0], expected, rtol=1e-6)
+    assert (
+        "a.hdr: 'data gain values' and 'data offset values' are taken for those of" in caplog.text
+    )
+
+
+def test_gains_beside_a_scale(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    expected = numbers() / 250
+    fields: dict[str, object]
+    for fields in (
+        {"data_gain_values": [0.004] * L, "data_offset_values": [0] * L},  # 1 / 250
+        {"data_gain_values": [1] * L, "data_offset_values": [0] * L},  # say nothing
+        # ENVI keeps those of radiance beside those of reflectance.
+        {
+            "drop": "reflectance scale factor",
+            "data_gain_values": [0.6] * L,
+            "data_reflectance_gain_values": [0.004] * L,
+        },
+    ):
+        cubes = read_sequence(write(tmp_path, data_ignore_value=-9, **fields))  # type: ignore[arg-type]
+        np.testing.assert_allclose(cubes.values[0], expected, rtol=1e-6)
+    assert caplog.records == []
+    for fields in ({"data_gain_values": [0.6] * L}, {"data_offset_values": [0.1] * L}):
+        with pytest.raises(FileError, match="a.hdr: data gain values: contradict 'reflectance sca"):
+            read_image(write(tmp_path, **fields))  # type: ignore[arg-type]
+    path = write(tmp_path, drop="reflectance scale factor", data_gain_values=[1] * L)
+    with pytest.raises(FileError, match="scale: .*integers"):
+        read_sequence(path)
+    path = write(tmp_path, drop="reflectance scale factor", data_gain_values=[1, 2])
+    with pytest.raises(FileError, match="scale: must be one number or one per band"):
+        read_sequence(path)
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -177,62 +178,6 @@ def test_upper_case_fields_and_comments(tmp_path: Path) -> None:
     text = path.read_text().replace("samples", "Samples").replace("lines", "; note = 1\nLines")
     path.write_text(text)
     assert read_sequence(path).shape == (1, H, W, L)
-
-
-# --- place -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("rotation", [0, 30, -43, 90, -135])
-def test_the_transform_is_that_of_gdal(tmp_path: Path, rotation: float) -> None:
-    rasterio = pytest.importorskip("rasterio")
-    square = UTM.replace("30.0, 20.0", "14.5, 14.5")
-    path = write(tmp_path, map_info=square.replace("}", f", rotation={rotation}}}"))
-    image = read_image(path)
-    with rasterio.open(tmp_path / "a.img") as gdal:
-        # Sines and cosines of the same angle, times 14.5.
-        np.testing.assert_allclose(image.transform, gdal.transform[:6], rtol=0, atol=1e-9)
-        assert rasterio.crs.CRS.from_wkt(image.crs) == gdal.crs
-
-
-def test_the_reference_pixel_is_where_the_map_coordinates_are(tmp_path: Path) -> None:
-    for rotation in (0, 25):
-        text = UTM.replace("1.0, 1.0", "3.0, 2.5").replace("}", f", rotation={rotation}}}")
-        a, b, c, d, e, f = read_image(write(tmp_path, map_info=text)).transform or (0,) * 6
-        # Upper left corners count from 1: (3, 2.5) is column 2, row 1.5 from the corner.
-        np.testing.assert_allclose(a * 2 + b * 1.5 + c, 500_000, rtol=1e-12)
-        np.testing.assert_allclose(d * 2 + e * 1.5 + f, 4_000_000, rtol=1e-12)
-
-
-@pytest.mark.parametrize(
-    ("info", "code"),
-    [
-        (UTM.replace("North", "South"), 32710),
-        (UTM.replace("WGS-84", "North America 1983"), 26910),
-        ("{Geographic Lat/Lon, 1, 1, 8.0, 50.0, 0.1, 0.1, WGS-84, units=Degrees}", 4326),
-        (UTM.replace("WGS-84", "Unheard Of"), None),
-        ("{Sinusoidal, 1, 1, 0, 0, 500, 500, MODIS}", None),
-    ],
-)
-def test_coordinate_systems(tmp_path: Path, info: str, code: int | None) -> None:
-    crs = pytest.importorskip("rasterio.crs").CRS
-    image = read_image(write(tmp_path, map_info=info))
-    if code is None:
-        assert image.crs is None
-        assert "unknown coordinate system" in " ".join(image.notes)
-    else:
-        assert crs.from_wkt(image.crs) == crs.from_epsg(code)
-
-
-def test_a_coordinate_system_string_goes_first(tmp_path: Path) -> None:
-    crs = pytest.importorskip("rasterio.crs").CRS.from_epsg(3035)
-    path = write(tmp_path, map_info=UTM, coordinate_system_string="{" + crs.to_wkt() + "}")
-    assert type(crs).from_wkt(read_image(path).crs) == crs
-
-
-def test_arbitrary_map_info_is_no_place(tmp_path: Path) -> None:
-    image = read_image(write(tmp_path, map_info="{Arbitrary, 1, 1, 0, 0, 1, 1, 0, North}"))
-    assert image.transform is None
-    assert image.crs is None
 
 
 # --- refused ---------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import rasterio
 import rioxarray  # noqa: F401
+import xarray as xr
 from broken_products import CASES, assert_refused
 from products import GRID, UTM33, cube, write_tiff
 from rasterio.errors import NotGeoreferencedWarning
@@ -19,6 +20,7 @@ from rasterio.transform import Affine
 from pyro_unmix.io.errors import FileError
 from pyro_unmix.io.geotiff import READER
 from pyro_unmix.io.metadata import parse_time
+from pyro_unmix.io.rasters import write_geotiff
 from pyro_unmix.io.registry import find_reader
 from pyro_unmix.io.sequence import read_sequence
 from pyro_unmix.io.tiff import check_tiff
@@ -275,6 +277,22 @@ def test_a_missing_unit_is_an_error_with_its_cure(tmp_path: Path) -> None:
     np.testing.assert_allclose(cubes.wavelength, NM)
 
 
+def test_rounded_descriptions_agree_with_the_tags(tmp_path: Path) -> None:
+    """As far as the digits of the texts go, whatever the width of the bands."""
+    exact = [450.4, 550.6, 650.2, 860.9, 1600.7, 2200.3]
+    for texts in ([f"{nm:.0f} nm" for nm in exact], [f"{nm / 1000:.3f} um" for nm in exact]):
+        tags = _band_tags("nm", exact, fwhm="2.5")
+        path = write_tiff(tmp_path / "a.tif", cube() / 1e4, band_tags=tags, descriptions=texts)
+        np.testing.assert_allclose(read_sequence(path).wavelength, exact)
+    texts = [f"{nm + 0.4:.1f} nm" for nm in exact]
+    path = write_tiff(tmp_path / "a.tif", cube() / 1e4, band_tags=tags, descriptions=texts)
+    with pytest.raises(FileError, match="band 1 is at 450.4 nm in one place .* at 450.8 nm"):
+        read_sequence(path)  # more than a tenth of 2.5 nm
+    tags = _band_tags("nm", exact, fwhm="5")
+    path = write_tiff(tmp_path / "a.tif", cube() / 1e4, band_tags=tags, descriptions=texts)
+    np.testing.assert_allclose(read_sequence(path).wavelength, exact)
+
+
 @pytest.mark.parametrize(
     ("written", "message"),
     [
@@ -379,7 +397,8 @@ def test_complex_numbers_are_refused(tmp_path: Path) -> None:
     ("tags", "expected"),
     [
         ({"ACQUISITIONDATE": "2021-03-04"}, "2021-03-04"),
-        ({"TIFFTAG_DATETIME": "2021:03:04 05:06:07"}, "2021-03-04T05:06:07"),
+        ({"time": "2021-03-04T05:06:07"}, "2021-03-04T05:06:07"),
+        ({"time": "2024-01-01", "acquisition_date": "2021-03-04"}, "2021-03-04"),
         (
             {"TIFFTAG_DATETIME": "2024:01:01 00:00:00", "start_time": "2021-03-04T05:06:07Z"},
             "2021-03-04T05:06:07",
@@ -389,6 +408,75 @@ def test_complex_numbers_are_refused(tmp_path: Path) -> None:
 def test_dates_in_tags(tmp_path: Path, tags: dict[str, str], expected: str) -> None:
     cubes = read_sequence(write_tiff(tmp_path / "a.tif", cube() / 1e4, tags=tags))
     assert cubes.time[0] == np.datetime64(expected)
+
+
+def test_when_the_file_was_made_is_no_date(tmp_path: Path) -> None:
+    tags = {"TIFFTAG_DATETIME": "2021:03:04 05:06:07"}
+    image = READER.read(write_tiff(tmp_path / "a.tif", cube(), tags=tags))
+    assert image.dates is None
+    assert image.notes == [
+        "TIFFTAG_DATETIME 2021:03:04 05:06:07 is when the file was made, no date of the image: pass "
+        "dates= to read_sequence if it is"
+    ]
+    # Beside a date of the image it is not worth a word.
+    tags["start_time"] = "2021-01-01"
+    image = READER.read(write_tiff(tmp_path / "b.tif", cube(), tags=tags))
+    assert image.notes == ["date 2021-01-01T00:00:00.000000000 from the tag start_time"]
+
+
+@pytest.mark.parametrize("text", ["10:15:00", "3.5", "20"])
+def test_a_time_that_may_be_anything_is_no_date(tmp_path: Path, text: str) -> None:
+    image = READER.read(write_tiff(tmp_path / "a.tif", cube(), tags={"time": text}))
+    assert image.dates is None
+    assert image.notes == [f"the date {text!r} in the tag time is not understood"]
+
+
+@pytest.mark.parametrize("times", [["2021-05-01", "2021-06-11T10:15:30"], [1.5, 2.25], [3, 4]])
+def test_our_own_maps_give_their_dates_back(tmp_path: Path, times: list[object]) -> None:
+    cubes = xr.Dataset(
+        {"abundances": (("time", "y", "x", "endmember"), np.full((2, 3, 4, 2), 0.5, "f4"))},
+        {"time": np.array(times, "M8[ns]" if isinstance(times[0], str) else None)},
+    )
+    read = read_sequence(write_geotiff(cubes.assign_coords(endmember=["a", "b"]), tmp_path)[::-1])
+    np.testing.assert_array_equal(read.time, cubes.time)
+    assert list(read.band.values) == ["a", "b"]
+
+
+def test_percent_is_a_hundredth(tmp_path: Path) -> None:
+    values = cube(5, 4, 3).astype("f4") * 0.01  # some %
+    path = write_tiff(tmp_path / "a.tif", values)
+    expected = values.astype(np.float64) / 100
+    with rasterio.open(path, "r+") as file:
+        file.units = ("%", "percent", "%")
+    np.testing.assert_allclose(read_sequence(path)[0], expected, rtol=1e-6)
+    with rasterio.open(path, "r+") as file:  # of some bands; of numbers with a scale and offset
+        file.units = ("%", "1", "")
+        file.scales, file.offsets = (0.5, 0.5, 0.5), (2.0, 0.1, 0.1)
+    expected = values.astype(np.float64) * 0.5 + [2.0, 0.1, 0.1]
+    expected[..., 0] /= 100
+    np.testing.assert_allclose(read_sequence(path)[0], expected, rtol=1e-6)
+
+
+def test_percent_must_not_contradict_the_scale_factor(tmp_path: Path) -> None:
+    stored = cube(5, 4, 2)
+    for factor, fits in ((100, True), (10000, False)):
+        tags = {"reflectance_scale_factor": str(factor)}
+        path = write_tiff(tmp_path / f"{factor}.tif", stored, tags=tags)
+        with rasterio.open(path, "r+") as file:
+            file.units = ("%", "%")
+        if fits:
+            np.testing.assert_allclose(READER.read(path).scale, 0.01)
+        else:
+            with pytest.raises(FileError, match="the bands have the scale 0.01, but the reflec"):
+                READER.read(path)
+
+
+def test_other_units_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = write_tiff(tmp_path / "a.tif", cube(5, 4, 2).astype("f4") * 1e-4)
+    with rasterio.open(path, "r+") as file:
+        file.units = ("W/m2/sr/um", "")
+    read_sequence(path)
+    assert "unit w/m2/sr/um of the bands: taken for reflectance" in caplog.text
 
 
 def test_a_date_that_is_none_is_told(tmp_path: Path) -> None:

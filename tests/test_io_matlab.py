@@ -152,7 +152,21 @@ SIZE = {"nRow": H, "nCol": W}
     ("content", "text"),
     [
         ({"M": np.ones((L, 2))}, "variables: expected exactly one of Y, got none of them"),
-        ({"Y": make_array()[0]}, r"Y: must have the axes .*got the shape \(3, 4, 5\)"),
+        ({"Y": make_array()[0, 0, 0]}, "Y: of shape .band, pixel. needs"),  # (1, 5)
+        (
+            {"Y": make_array()[..., None]},
+            r"Y: must have the axes .*got the shape \(2, 3, 4, 5, 1\)",
+        ),
+        (
+            {"Y": make_array()[0]},
+            r"Y: of shape \(3, 4, 5\) is .band, row, column. or .*nRow/nCol, .* got none",
+        ),
+        ({"Y": make_array()[0], "H": 5, "W": 3}, "Y: of shape .3, 4, 5. is .*got 5 x 3"),
+        (
+            {"Y": make_array()[0], **SIZE, "H": 4, "W": 5},
+            "Y: of shape .3, 4, 5. is .*got 3 x 4, 4 x 5",
+        ),
+        ({"Y": np.ones((4, 4, 4)), "H": 4, "W": 4}, "got 4 x 4, which fits both: store it as"),
         ({"Y": as_columns(make_array()[0])}, "exactly one of nRow/nCol, lines/cols, H/W, got 0"),
         (
             {"Y": as_columns(make_array()[0]), **SIZE, "H": H, "W": W},
@@ -229,6 +243,17 @@ def test_published_images(
         np.testing.assert_allclose(
             cubes.values[0, row, column], stored[:, row + height * column] / divisor, rtol=2.0**-23
         )
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("axes", [(0, 1, 2), (2, 0, 1)])
+def test_the_axes_of_one_image_follow_from_its_stated_size(
+    tmp_path: Path, version: str, axes: tuple[int, ...]
+) -> None:
+    image = make_array()[0]
+    size = {"lines": np.array([[float(H)]]), "cols": np.array([[float(W)]])}
+    save(tmp_path / "a.mat", version, Y=image.transpose(axes), **size)
+    np.testing.assert_array_equal(read_sequence(tmp_path / "a.mat").values[0], image)
 
 
 def test_stated_sizes_contradict_another_order_of_axes(tmp_path: Path) -> None:

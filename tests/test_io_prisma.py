@@ -53,6 +53,23 @@ def test_values_and_metadata(tmp_path: Path) -> None:
     assert cubes.time[0] == np.datetime64("2020-04-11T10:11:12.345678")
 
 
+def test_dates_whose_bands_drift(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """List_Cw_* are of each product: by some tenths of a nm they are not the same."""
+    vnir, swir = _stored()
+    paths = []
+    for day, shift in ((1, 0.0), (2, 0.3), (3, 1.2)):
+        centres = [np.where(np.array(cw) > 0, np.add(cw, shift), 0.0) for cw in (VNIR, SWIR)]
+        lists = {"vnir_wavelength": centres[0], "swir_wavelength": centres[1]}
+        start = f"2020-04-0{day}T10:11:12"
+        path = tmp_path / f"PRS_L2D_STD_{day}.he5"
+        paths.append(write_prisma(path, vnir, swir, start=start, **lists))
+    cubes = read_sequence(paths[:2])
+    np.testing.assert_allclose(cubes.wavelength, [410, 700, 970, 950, 1600, 2490])
+    assert "bands are up to 0.3 nm off those of" in caplog.text
+    with pytest.raises(FileError, match="wavelength: band 0 is at 411.2 nm, but at 410 nm in"):
+        read_sequence(paths)  # the width is 11.5 nm
+
+
 def test_the_corners_are_pixel_centres(tmp_path: Path) -> None:
     cubes = read_sequence(_product(tmp_path, corner=(366000.0, 5806110.0)))
     assert float(cubes.x[0]) == 366000.0
@@ -72,7 +89,7 @@ def test_corners_that_are_pixel_edges_or_neither(tmp_path: Path) -> None:
     image = READER.read(path)
     assert image.transform is None
     assert image.crs is None
-    assert "which does not fit 5 x 6 pixels of 30 m: no coordinates" in image.notes[-1]
+    assert "which does not fit 5 x 6 pixels of 30 m: taken without" in image.notes[-1]
 
 
 def test_pixels_outside_the_scene_are_missing_but_single_zeros_are_not(tmp_path: Path) -> None:

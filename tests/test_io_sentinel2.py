@@ -123,10 +123,82 @@ def test_scales_in_the_band_files(tmp_path: Path) -> None:
 
 def test_integers_without_metadata_are_ambiguous(tmp_path: Path) -> None:
     _geotiffs(tmp_path, "20240830", _bands())
-    with pytest.raises(FileError, match="scale: there is no MTD_MSIL2A.xml .* \\(gdal_edit.py"):
+    with pytest.raises(
+        FileError, match=r"scale: there is no MTD_MSIL2A.xml .*20240830; .*pass scale=1e-4 and off"
+    ):
         read_sequence(tmp_path)
     _geotiffs(tmp_path / "float", "20240830", {b: v / 1e4 for b, v in _bands().items()})
     np.testing.assert_allclose(read_sequence(tmp_path / "float")[0], _expected(_bands(), 0))
+
+
+def test_the_caller_knows_scale_and_offset(tmp_path: Path) -> None:
+    bands = _bands()
+    bands["B2"][3, 4] = 0
+    bands["B4"][0, 0] = 65535
+    _geotiffs(tmp_path, "20240830", bands)
+    for offset in (-0.1, 0.0):
+        expected = np.stack(list(bands.values()), axis=-1) * 1e-4 + offset
+        expected[3, 4, 0] = np.nan
+        expected[0, 0, 1] = np.nan
+        found = read_sequence(tmp_path, scale=1e-4, offset=offset)[0]
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
+    # One of them alone leaves 0.1 of reflectance open.
+    with pytest.raises(FileError, match="offset: there is no MTD_MSIL2A.xml"):
+        read_sequence(tmp_path, scale=1e-4)
+    with pytest.raises(FileError, match="scale: there is no MTD_MSIL2A.xml"):
+        read_sequence(tmp_path, offset=0)
+
+
+def test_metadata_of_some_dates_only(tmp_path: Path) -> None:
+    late, early = _bands(3000), _bands(1100)
+    _geotiffs(tmp_path, "20240905T100559", late)
+    _geotiffs(tmp_path, "20240830T100559", early)
+    write_s2_metadata(tmp_path / "early_MTD_MSIL2A.xml", start="2024-08-30T10:05:59Z")
+    with pytest.raises(FileError, match=r"of these dates: 20240905T100559; without it"):
+        read_sequence(tmp_path)
+    cubes = read_sequence(tmp_path, scale=1e-4, offset=-0.1)
+    np.testing.assert_allclose(cubes[0], _expected(early, -1000), rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(cubes[1], _expected(late, -1000), rtol=1e-5, atol=1e-7)
+
+
+def test_a_scale_of_the_caller_holds_for_dates_of_different_offsets(tmp_path: Path) -> None:
+    late, early = _bands(3000), _bands(1100)
+    _geotiffs(tmp_path, "20240905", late, scales=[1e-4], offsets=[0])
+    _geotiffs(tmp_path, "20240830", early, scales=[1e-4], offsets=[-0.1])
+    cubes = read_sequence(tmp_path, scale=5e-5, offset=-0.05)
+    np.testing.assert_allclose(cubes[0], _expected(early, -1000) / 2, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(cubes[1], _expected(late, 0) / 2, rtol=1e-5, atol=1e-7)
+
+
+def test_the_twins_are_one_sensor(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A and B differ by 3.1 nm in B7 (20 nm wide) and 16.7 nm in B12, and are made to be joined."""
+    bands = {"B7": _bands()["B2"], "B12": _bands()["B12"]}
+    a = write_safe(tmp_path / "a", bands, satellite="S2A", spectral=False)
+    b = write_safe(tmp_path / "b", bands, start="2024-09-04T10:05:59Z", spectral=False)
+    cubes = read_sequence([b, a])
+    np.testing.assert_allclose(cubes.wavelength, [779.7, 2185.7])  # of the first file
+    assert [r.getMessage() for r in caplog.records if r.levelname == "WARNING"] == [
+        f"{a}: bands are up to 17 nm off those of {b}, whose wavelengths are kept"
+    ]
+    others = write_safe(tmp_path / "c", _bands(), start="2024-09-04T10:05:59Z")
+    with pytest.raises(FileError, match="bands: has 4 bands, but"):
+        read_sequence([a, others])
+    swapped = {"B6": bands["B7"], "B12": bands["B12"]}
+    other = write_safe(tmp_path / "d", swapped, start="2024-09-04T10:05:59Z")
+    with pytest.raises(FileError, match=r"band names: are \['B06', 'B12'\], but \['B07', 'B12'\]"):
+        read_sequence([a, other])
+
+
+def test_the_twins_in_one_folder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    bands = {"B7": _bands()["B2"], "B12": _bands()["B12"]}
+    for day, name in (("20240905", "S2A"), ("20240830", "S2B")):
+        _geotiffs(tmp_path, day, bands)
+        start = f"{day[:4]}-{day[4:6]}-{day[6:]}T10:05:59Z"
+        path = tmp_path / f"{name}_MTD_MSIL2A.xml"
+        write_s2_metadata(path, start=start, satellite=name, spectral=False)
+    cubes = read_sequence(tmp_path)
+    np.testing.assert_allclose(cubes.wavelength, [779.7, 2185.7])  # of the first date, B
+    assert "satellites 2A, 2B: bands are up to 17 nm (B12 of 20240905) off" in caplog.text
 
 
 def test_saturated_pixels_are_missing(tmp_path: Path) -> None:
@@ -135,7 +207,7 @@ def test_saturated_pixels_are_missing(tmp_path: Path) -> None:
     expected = _expected(bands, -1000)
     expected[0, 0, 1] = np.nan
     safe = write_safe(tmp_path, bands)
-    np.testing.assert_allclose(READER.read(safe).values[0], expected, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(read_sequence(safe)[0], expected, rtol=1e-5, atol=1e-7)
 
 
 def test_other_resolutions_are_refused_with_the_cure(tmp_path: Path) -> None:

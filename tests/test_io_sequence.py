@@ -16,7 +16,7 @@ from pyro_unmix.io import registry
 from pyro_unmix.io.errors import FileError
 from pyro_unmix.io.image import Image
 from pyro_unmix.io.registry import READERS, Reader, find_reader, read_image
-from pyro_unmix.io.sequence import _check_same_bands, read_sequence
+from pyro_unmix.io.sequence import _check_same_names, read_sequence
 
 T, H, W, L = 3, 3, 4, 5
 WAVELENGTH = [450.0, 550.0, 650.0, 850.0, 1600.0]
@@ -70,7 +70,9 @@ def test_dates_of_the_caller_go_with_the_paths(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found.values, make_cubes().values[[1, 2, 0]])
     found = read_sequence(paths, dates=[1.5, 2.5, 3.5])
     assert found.time.values.tolist() == [1.5, 2.5, 3.5]
-    with pytest.raises(ValueError, match="time must hold one date per image"):
+    with pytest.raises(
+        ValueError, match="dates= must hold one date per image, 3 in the files, got 2"
+    ):
         read_sequence(paths, dates=DATES[:2])
 
 
@@ -153,6 +155,26 @@ def test_one_crs_in_two_spellings(tmp_path: Path) -> None:
     assert read_sequence(paths).sizes["time"] == 2
 
 
+def test_one_crs_with_and_without_identifiers(tmp_path: Path) -> None:
+    """As GeoTIFF, ENVI and NetCDF write it; the axes of the register are not those of rasters."""
+    pyproj = pytest.importorskip("pyproj")
+    crs = pyproj.CRS.from_epsg(4326)
+    two = crs.to_wkt("WKT2_2019")
+    texts = [two, crs.to_wkt("WKT1_ESRI"), two.replace(',ID["EPSG",4326]', "")]
+    assert "4326" not in texts[2] and texts[2] != two
+    paths = []
+    for t, text in enumerate(texts):
+        place = xr.Variable((), 0, {"crs_wkt": text})
+        cubes = make_cubes().isel(time=t).assign_coords(spatial_ref=place)
+        degrees = {"x": 10 + 0.001 * np.arange(W), "y": 50 - 0.001 * np.arange(H)}
+        paths.append(write(tmp_path / f"{t}.nc", cubes.assign_coords(degrees)))
+    assert read_sequence(paths).sizes["time"] == T
+    other = xr.Variable((), 0, {"crs_wkt": pyproj.CRS.from_epsg(4258).to_wkt()})
+    cubes = xr.load_dataset(paths[2]).reflectance.assign_coords(spatial_ref=other)
+    with pytest.raises(FileError, match="2.nc: grid: its coordinate reference system is GEOGCRS"):
+        read_sequence([*paths[:2], write(paths[2], cubes)])
+
+
 # --- bands -----------------------------------------------------------------------------------
 
 
@@ -163,13 +185,48 @@ def test_other_bands_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FileError, match="b.nc: bands: has 4 bands, but .*a.nc has 5"):
         read_sequence([one, two])
     attrs = {"units": "nm"}
-    shifted = ("wavelength", [450.0, 550.0, 652.0, 850.0, 1600.0], attrs)
+    shifted = ("wavelength", [450.0, 550.0, 653.0, 850.0, 1600.0], attrs)
     write(two, other.assign_coords(wavelength=shifted))
-    with pytest.raises(FileError, match="b.nc: wavelength: band 2 is at 652 nm, but at 650 nm in"):
+    with pytest.raises(FileError, match="b.nc: wavelength: band 2 is at 653 nm, but at 650 nm in"):
         read_sequence([one, two])
     write(two, other.drop_vars("wavelength"))
     with pytest.raises(FileError, match="b.nc: wavelength: is missing in .*b.nc"):
         read_sequence([one, two])
+
+
+def test_bands_that_drift_are_joined_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fwhm = ("wavelength", np.array([10.0, 10.0, 12.0, 10.0, 15.0]), {"units": "nm"})
+
+    def date(t: int, *shift: float) -> Path:
+        cubes = make_cubes().isel(time=t)
+        centres = ("wavelength", np.add(WAVELENGTH, shift), {"units": "nm"})
+        return write(tmp_path / f"{t}.nc", cubes.assign_coords(wavelength=centres, fwhm=fwhm))
+
+    paths = [date(0, 0, 0, 0, 0, 0), date(1, 0.05, -0.3, 1.1, 0, 1.4), date(2, 0, 0, 0.2, 0, 0)]
+    found = read_sequence(paths)
+    assert found.wavelength.values.tolist() == WAVELENGTH
+    np.testing.assert_array_equal(found.values, make_cubes().values)
+    warnings = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert warnings == [
+        f"{paths[1]}: bands are up to 1.4 nm off those of {paths[0]}, whose wavelengths are kept"
+    ]
+    date(2, 0, 0, 1.3, 0, 0)
+    problem = r"band 2 is at 651.3 nm, but at 650 nm in .*0.nc, more than a tenth of its width away"
+    with pytest.raises(FileError, match=f"2.nc: wavelength: {problem}: .*with bands="):
+        read_sequence(paths)
+    # Bands that are not read need not agree.
+    chosen = read_sequence(paths, bands=[0, 1, 3])
+    assert chosen.wavelength.values.tolist() == [450, 550, 850]
+
+
+def test_rounded_wavelengths_are_no_shift(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    paths = write_dates(tmp_path)
+    rounded = ("wavelength", np.add(WAVELENGTH, 0.004), {"units": "nm"})
+    write(paths[1], make_cubes().isel(time=1).assign_coords(wavelength=rounded))
+    read_sequence(paths)
+    assert not [r for r in caplog.records if r.levelname == "WARNING"]
 
 
 def test_one_unit_or_the_other(tmp_path: Path) -> None:
@@ -229,6 +286,24 @@ def test_settings_hold_for_all_files(tmp_path: Path) -> None:
     expected[:, 0, 0] = np.nan
     np.testing.assert_allclose(found.values, expected, rtol=2.0**-24)
     np.testing.assert_allclose(found.wavelength, [600, 700, 800], rtol=1e-15)
+
+
+def test_the_offset_of_the_caller(tmp_path: Path) -> None:
+    stored = np.random.default_rng(0).integers(2000, 9000, (H, W, L)).astype("u2")
+    np.savez(tmp_path / "a.npz", Y=stored)
+    offset = np.array([-0.1, 0.0, 0.05, 0.0, 0.0])
+    for given in (0.02, offset):
+        found = read_sequence(tmp_path / "a.npz", scale=1e-4, offset=given)
+        np.testing.assert_allclose(found.values[0], stored * 1e-4 + given, rtol=1e-6)
+    for wrong in ([1.0, 2.0], np.nan, "0.1"):
+        with pytest.raises(
+            ValueError, match=r"offset must be a number, or one per band of .*\(5\)"
+        ):
+            read_sequence(tmp_path / "a.npz", scale=1e-4, offset=wrong)
+    with pytest.raises(ValueError, match=r"scale must be a positive number, or one per band of"):
+        read_sequence(tmp_path / "a.npz", scale=-1)
+    with pytest.raises(FileError, match="a.npz: scale: the file holds integers"):
+        read_sequence(tmp_path / "a.npz", offset=0.1)
 
 
 def test_the_file_at_fault_is_named(tmp_path: Path) -> None:
@@ -359,8 +434,8 @@ def test_bands_of_other_names_are_not_joined_by_position(tmp_path: Path) -> None
         return Image(values=np.full((2, 2, 2), 0.3), format="any", names=list(names))
 
     first, other = image(("B02", "B03")), image(("B03", "B02"))
-    _check_same_bands(first, tmp_path / "a", first, tmp_path / "b", None)
+    _check_same_names(first, tmp_path / "a", first, tmp_path / "b")
     with pytest.raises(
         FileError, match=r"b: band names: are .'B03', 'B02'., but .'B02', 'B03'. in"
     ):
-        _check_same_bands(first, tmp_path / "a", other, tmp_path / "b", None)
+        _check_same_names(first, tmp_path / "a", other, tmp_path / "b")

@@ -157,7 +157,7 @@ def test_the_emit_library_is_read_as_it_stands(data_dir):
 
 
 def test_class_and_name_columns_are_found_by_rule(tmp_path):
-    text = "Name,0.5,Site,Material,0.6\nq1,0.1,x,clay,0.2\nq1,0.3,x,clay,0.4\nw,0.5,y,water,0.6\n"
+    text = "Name,0.5,0.6,Site,Material\nq1,0.1,0.2,x,clay\nq1,0.3,0.4,x,clay\nw,0.5,0.6,y,water\n"
     path = write(tmp_path / "a.csv", text)
     got = read_library(path, unit="um")
     assert got["endmember"].values.tolist() == ["q1 1", "q1 2", "w"]
@@ -167,6 +167,12 @@ def test_class_and_name_columns_are_found_by_rule(tmp_path):
     assert read_library(path, unit="um", label="site")["label"].values.tolist() == ["x", "x", "y"]
     given = read_library(path, unit="um", label=["a", "b", "c"])
     assert given["label"].values.tolist() == ["a", "b", "c"]
+
+
+def test_repeated_names_get_numbers_that_no_other_spectrum_has(tmp_path):
+    rows = "".join(f"{name},a,.1,.2\n" for name in ("a", "a", "a 2", "a", "b"))
+    got = read_library(write(tmp_path / "a.csv", f"Name,Class,500,600\n{rows}"))
+    assert got["endmember"].values.tolist() == ["a 1", "a 3", "a 2", "a 4", "b"]
 
 
 @pytest.mark.parametrize(
@@ -184,6 +190,13 @@ def test_class_and_name_columns_are_found_by_rule(tmp_path):
         ("Class,500,600\n", {}, "expected a header and spectra, got 1 rows"),
         ("Class,0.5,0.6\na,.1,.2\n", {}, "wavelength: the unit 'nm' contradicts .*unit='um' to read_l"),
         ("Class,500,600\na,1900,2100\n", {}, "pass scale="),
+        ("Class,2019,Site,500,600\na,1,b,.1,.2\n", {}, "2019 and 500-600 are apart.*between them Site: rename"),
+        ("Class,500,600,Site,700\na,.1,.2,b,.3\n", {}, "500-600 and 700 are apart"),
+        ("Class,2019,500,600\na,1,.1,.2\n", {}, "header: the columns 2019 / 500-600 are not in order"),
+        ("Class,500,600,7\na,.1,.2,1\n", {}, "header: the columns 500-600 / 7 are not in order"),
+        ("Class,2019,2020,500,600\na,1,1,.1,.2\n", {}, "the columns 2019-2020 / 500-600 are not in order"),
+        ("Class,2019,2020,500,2500\na,1,1,.1,.2\n", {}, "the columns 2019-2020 / 500-2500 are not in"),
+        ("Class,500,600,600,700\na,.1,.2,.2,.3\n", {}, "the columns 500-600 / 600-700 are not in order"),
     ],
 )  # fmt: skip
 def test_a_csv_that_cannot_be_understood_is_an_error(tmp_path, text, options, message):
@@ -191,6 +204,22 @@ def test_a_csv_that_cannot_be_understood_is_an_error(tmp_path, text, options, me
     with pytest.raises(FileError, match=message) as caught:
         read_library(path, **options)
     assert str(caught.value).startswith(str(path))
+
+
+@pytest.mark.parametrize(
+    "centres",
+    [
+        [500, 600, 700, 650, 750, 850],  # two detectors
+        [650, 750, 850, 500, 600, 700],
+        [850, 750, 650, 600, 500, 400],
+        [850, 750, 650, 700, 600, 500],
+    ],
+)
+def test_bands_of_overlapping_detectors_and_from_long_to_short_are_legal(tmp_path, centres):
+    text = "Class," + ",".join(map(str, centres)) + ",Site\na,.1,.2,.3,.4,.5,.6,b\n"
+    got = read_library(write(tmp_path / "a.csv", text))
+    np.testing.assert_array_equal(got["wavelength"], centres)
+    np.testing.assert_allclose(got.values[:, 0], np.arange(1, 7) / 10)
 
 
 def test_a_csv_that_is_not_utf8_and_unknown_files_are_errors(tmp_path):
@@ -217,119 +246,6 @@ def test_a_library_is_resampled_while_it_is_read(tmp_path):
         read_library(path, fwhm=[20.0])
 
 
-# ENVI
-
-
-def write_sli(folder: Path, stored: np.ndarray, order: str = "<", **fields: Any) -> Path:
-    """A spectral library by the ENVI format's description, byte by byte; None leaves a field out."""
-    codes = {"f4": 4, "i2": 2, "f8": 5}
-    header = {
-        "samples": stored.shape[1],
-        "lines": stored.shape[0],
-        "bands": 1,
-        "header offset": 0,
-        "file type": "ENVI Spectral Library",
-        "data type": codes[stored.dtype.str[1:]],
-        "interleave": "bsq",
-        "byte order": int(order == ">"),
-        "wavelength units": "Micrometers",
-        "wavelength": "{0.5, 0.6, 0.7, 0.8}",
-        "spectra names": "{grass, soil a, water}",
-    } | {name.replace("_", " "): value for name, value in fields.items()}
-    text = "".join(f"{k} = {v}\n" for k, v in header.items() if v is not None)
-    (folder / "lib.hdr").write_text("ENVI\n" + text)
-    data = (
-        bytes(int(header["header offset"])) + stored.astype(order + stored.dtype.str[1:]).tobytes()
-    )
-    (folder / "lib.sli").write_bytes(data)
-    return folder / "lib.sli"
-
-
-SPECTRA = np.random.default_rng(0).uniform(0.05, 0.9, size=(3, 4)).astype("f4")
-
-
-@pytest.mark.parametrize("order", ["<", ">"])
-@pytest.mark.parametrize("offset", [0, 17])
-def test_an_envi_library_is_read(tmp_path, order, offset):
-    path = write_sli(tmp_path, SPECTRA, order, header_offset=offset, fwhm="{.01, .02, .03, .04}")
-    for given in (path, path.with_suffix(".hdr")):
-        got = read_library(given)
-        np.testing.assert_array_equal(got.values, SPECTRA.T)
-        np.testing.assert_allclose(got["wavelength"], [500, 600, 700, 800])
-        np.testing.assert_allclose(got["fwhm"], [10, 20, 30, 40])
-        assert got["endmember"].values.tolist() == ["grass", "soil a", "water"]
-        assert got["label"].values.tolist() == ["grass", "soil a", "water"]
-    assert read_library(path, label=["v", "s", "w"])["label"].values.tolist() == ["v", "s", "w"]
-
-
-def test_scale_factor_bad_bands_and_ignore_value_are_applied(tmp_path, caplog):
-    stored = np.array([[1000, 2000, -1, 4000], [10, 20, -1, 40], [1, 2, -1, 4]], dtype="i2")
-    path = write_sli(
-        tmp_path, stored, reflectance_scale_factor=5000, bbl="{1, 0, 1, 1}", data_ignore_value=-1
-    )
-    with caplog.at_level(logging.INFO, "pyro_unmix"):
-        got = read_library(path)
-    np.testing.assert_allclose(got.values, stored[:, [0, 3]].T / 5000, rtol=1e-14)
-    np.testing.assert_allclose(got["wavelength"], [500, 800])
-    assert "dropped the bad bands at [600" in caplog.text
-    with pytest.raises(FileError, match="scale: the file says 0.0002, but scale=0.1 was passed"):
-        read_library(path, scale=0.1)
-
-
-def test_what_spy_writes_is_read(tmp_path):
-    from spectral.io.envi import SpectralLibrary
-
-    header = {
-        "wavelength": [500, 600, 700, 800],
-        "wavelength units": "nm",
-        "spectra names": list("abc"),
-    }
-    SpectralLibrary(SPECTRA, header).save(str(tmp_path / "spy"))
-    got = read_library(tmp_path / "spy.sli")
-    np.testing.assert_array_equal(got.values, SPECTRA.T)
-    np.testing.assert_allclose(got["wavelength"], [500, 600, 700, 800])
-
-
-@pytest.mark.parametrize(
-    "fields, message",
-    [
-        ({"lines": 4}, "size: 4 spectra of 4 bands of float32 behind 0 bytes take 64 bytes, .* has 48"),
-        ({"lines": 2}, "size: .*take 32 bytes, the file has 48"),
-        ({"lines": 10**9, "samples": 10**9}, "size: "),
-        ({"lines": 0}, "size: "),
-        ({"lines": "many"}, "header: cannot be read"),
-        ({"samples": None}, "header: cannot be read"),
-        ({"data_type": 99}, "header: cannot be read"),
-        ({"wavelength_units": None}, "wavelength units: .*pass unit='nm' or unit='um' to read_library"),
-        ({"wavelength_units": "Unknown"}, "wavelength units: are not given"),
-        ({"wavelength_units": "nm"}, "contradicts"),
-        ({"wavelength": None}, "wavelength: the header has no wavelengths"),
-        ({"wavelength": "{0.5, 0.6}"}, "wavelength: expected 4 numbers, got 2"),
-        ({"wavelength": "{0.5, 0.6, x, 1}"}, "wavelength: expected numbers"),
-        ({"wavelength": "{0.5, 0.6, nan, 1}"}, "wavelength: must be finite"),
-        ({"spectra_names": "{a, b}"}, "spectra names: got 2 names for 3 spectra"),
-        ({"reflectance_scale_factor": 0}, "reflectance scale factor: must be positive"),
-        ({"file_type": "ENVI Standard"}, "file type: expected 'ENVI Spectral Library'.*is it an image"),
-    ],
-)  # fmt: skip
-def test_a_broken_envi_library_is_an_error(tmp_path, fields, message):
-    path = write_sli(tmp_path, SPECTRA, **fields) if "lines" not in fields else None
-    if path is None:
-        path = write_sli(tmp_path, SPECTRA)
-        header = tmp_path / "lib.hdr"
-        for name, value in fields.items():
-            old = {"lines": "lines = 3", "samples": "samples = 4"}[name]
-            header.write_text(header.read_text().replace(old, f"{name} = {value}"))
-    with pytest.raises(FileError, match=message) as caught:
-        read_library(path)
-    assert str(tmp_path / "lib") in str(caught.value)
-
-
-def test_the_unit_can_be_given_where_the_file_does_not_say_it(tmp_path):
-    path = write_sli(tmp_path, SPECTRA, wavelength_units=None)
-    np.testing.assert_allclose(read_library(path, unit="um")["wavelength"], [500, 600, 700, 800])
-
-
 # earthlib
 
 
@@ -348,6 +264,13 @@ def test_earthlib_is_a_name():
     near = read_library("earthlib", wavelength=[550.0, 860.0, 2200.0], fwhm=[10.0, 10.0, 10.0])
     bands = [int(np.abs(got["wavelength"].values - w).argmin()) for w in (550, 860, 2200)]
     np.testing.assert_allclose(near, got[bands], atol=0.01)
+
+
+@pytest.mark.parametrize("scale, warned", [(1.0, False), (1e-4, True)])
+def test_too_small_a_scale_of_a_library_is_warned_of(tmp_path, caplog, scale, warned):
+    path = write(tmp_path / "a.csv", "Class,500,600,2200\nwater,.03,.01,0\nsoil,.2,.3,.4\n")
+    read_library(path, scale=scale)
+    assert ("as if the scale were too small: if so, pass scale=" in caplog.text) == warned
 
 
 # ECOSTRESS

@@ -221,7 +221,7 @@ def test_dates_are_positions():
 
 def test_names():
     figure = plots.plot_abundances(make_result(labels=[0, 1, 2]))
-    assert figure.axes[3].get_ylabel() == "endmember 1"
+    assert figure.axes[3].get_ylabel() == "material 1"
     figure = plots.plot_abundances(make_result(), names=["a", "b", "c"])
     assert figure.axes[3].get_ylabel() == "b"
     with pytest.raises(ValueError, match="expected 3 names, one per material, got"):

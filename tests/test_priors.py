@@ -9,6 +9,7 @@ import torch
 import xarray as xr
 from torch import nn
 
+from pyro_unmix._recipe import from_recipe, to_recipe
 from pyro_unmix.distributions import IsotropicNormal, JumpNormal
 from pyro_unmix.priors import (
     AbundancePrior,
@@ -65,6 +66,27 @@ def test_endmembers_are_a_parameter_or_a_buffer(kind, learned):
     assert ("value" in dict(part.named_parameters())) == learned
     assert "value" in part.state_dict()
     assert part.names is None
+
+
+@pytest.mark.parametrize("kind", [FreeEndmembers, FixedEndmembers])
+def test_a_library_stands_for_the_means_of_its_classes(kind):
+    spectra = np.random.default_rng(0).uniform(0.1, 0.9, (6, 5))
+    labels = ["soil", "water", "soil", "leaf", "soil"]
+    library = xr.DataArray(
+        spectra,
+        dims=("wavelength", "endmember"),
+        coords={"label": ("endmember", labels), "wavelength": np.arange(500.0, 560, 10)},
+    )
+    part = kind(library)
+    expected = [spectra[:, [0, 2, 4]].mean(1), spectra[:, 1], spectra[:, 3]]
+    np.testing.assert_allclose(part.value.detach(), np.stack(expected, axis=1), rtol=FLOAT32)
+    assert part.names == ["soil", "water", "leaf"]
+    np.testing.assert_array_equal(part.wavelength, library["wavelength"])
+    # Saved and rebuilt, it is the same.
+    arrays: list[np.ndarray] = []
+    again = from_recipe(to_recipe(part, arrays), arrays)
+    np.testing.assert_array_equal(again.value.detach(), part.value.detach())
+    assert again.names == part.names
 
 
 @pytest.mark.parametrize("kind", [FreeEndmembers, FixedEndmembers])

@@ -14,6 +14,7 @@ import xarray as xr
 
 from pyro_unmix import SGLMM, ConjugateGuide, Unmixing, fit, simulate
 from pyro_unmix.baselines import fcls
+from pyro_unmix.io.rasters import write_envi, write_geotiff
 from pyro_unmix.mixing import DCT
 
 rasterio = pytest.importorskip("rasterio")
@@ -110,8 +111,14 @@ def at(path: Path | str, transform: Affine, row: int, column: int) -> np.ndarray
         return next(file.sample([place(transform, row + 0.5, column + 0.5)]))
 
 
-def maps_of(result: Unmixing, time: int, name: str = "abundances") -> np.ndarray:
-    return result.dataset[name].isel(time=time).transpose("endmember", "y", "x").to_numpy()
+def maps_of(
+    result: Unmixing, time: int, name: str = "abundances", *, filled: bool = False
+) -> np.ndarray:
+    """(material, y, x); NaN where the pixel-date was not observed, unless filled."""
+    maps = result.dataset[name].isel(time=time).transpose("endmember", "y", "x").to_numpy().copy()
+    if not filled:
+        maps[:, ~result.dataset["valid"].isel(time=time).to_numpy()] = np.nan
+    return maps
 
 
 def left_over(folder: Path) -> list[str]:
@@ -387,11 +394,36 @@ def test_envi_refuses_names_that_a_header_cannot_hold(tmp_path, name):
         assert file.descriptions[1] == name
 
 
+def test_what_was_not_observed_is_nodata_unless_asked_for(tmp_path):
+    result = make_result()
+    valid = result.valid.to_numpy()
+    assert 0 < valid.mean() < 1
+    for write, suffix in ((write_geotiff, ".tif"), (write_envi, ".img")):
+        for filled in (False, True):
+            folder = tmp_path / f"{suffix}{filled}"
+            write(result.to_dataset(), folder, filled=filled)
+            for time, date in enumerate(("2021-05-01", "2021-06-11")):
+                for name, end in (("abundances", ""), ("abundances_std", "_std")):
+                    with rasterio.open(folder / f"abundances_{date}{end}{suffix}") as file:
+                        found, known = file.read(), file.dataset_mask() > 0
+                    expected = result.dataset[name][time].transpose("endmember", "y", "x").values
+                    seen = valid[time] | filled
+                    np.testing.assert_array_equal(found[:, seen], expected[:, seen])
+                    assert np.isnan(found[:, ~seen]).all()
+                    np.testing.assert_array_equal(known, seen & ~np.isnan(expected[0]))
+    # The result itself keeps what the model says.
+    assert result.abundances.notnull().values[~valid].any()
+
+
 def test_materials_without_names_are_numbered(tmp_path):
     result = make_result(names=[0, 1, 2])
     with rasterio.open(result.to_geotiff(tmp_path)[0]) as file:
-        assert file.descriptions == ("0", "1", "2")
-    assert envi.open(result.to_envi(tmp_path)[0]).metadata["band names"] == ["0", "1", "2"]
+        assert file.descriptions == ("material 0", "material 1", "material 2")
+    assert envi.open(result.to_envi(tmp_path)[0]).metadata["band names"] == [
+        "material 0",
+        "material 1",
+        "material 2",
+    ]
 
 
 # ------------------------------------------------------------------ NetCDF

@@ -14,7 +14,7 @@ import xarray as xr
 from pyro_unmix.cli.console import BadInput, bad_input
 from pyro_unmix.io import read_sequence
 
-READING = ("scale", "wavelength_unit", "nodata", "drop_water")
+READING = ("scale", "offset", "wavelength_unit", "nodata", "drop_water")
 
 
 class _Help(argparse.HelpFormatter):
@@ -51,9 +51,15 @@ def add_files(parser: argparse.ArgumentParser, *, dates: bool = True) -> None:
         help="reflectance = stored x S + offset (default: of the file)",
     )
     group.add_argument(
+        "--offset",
+        type=_number(),
+        metavar="O",
+        help="reflectance = stored x scale + O (default: of the file)",
+    )
+    group.add_argument(
         "--wavelength-unit",
-        choices=["nm", "um"],
-        help="unit of the wavelengths (default: of the file)",
+        choices=["nm", "um", "none"],
+        help="unit of the wavelengths; none: ignore them (default: of the file)",
     )
     group.add_argument(
         "--nodata",
@@ -171,6 +177,8 @@ def _number(*, positive: bool = False) -> Callable[[str], float]:
 
 def _dates(text: str) -> list[Any]:
     parts = [part.strip() for part in text.split(",")]
+    if not all(parts):
+        raise argparse.ArgumentTypeError(f"expected one date or number per image, got {text!r}")
     if any(re.fullmatch(r"\d{8}", part) for part in parts):
         # A date or a number of days: not to be guessed.
         raise argparse.ArgumentTypeError(f"write dates as 2021-07-31, got {text!r}")

@@ -17,7 +17,7 @@ from pyro_unmix.fit import NonFiniteLossError
 
 # Arguments of the readers in their messages, and the options that pass them on.
 _ARGUMENT = re.compile(
-    r"\b(scale|nodata|dates|wavelength_unit|unit|label)=(?:'(\w+)'|([\d.]\S*\d))?"
+    r"\b(scale|offset|nodata|dates|wavelength_unit|unit|label)=(?:'(\w+)'|(-?[\d.](?:\S*\d)?))?"
 )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from pyro_unmix._names import material_names
 from pyro_unmix.cli import arguments as options
 from pyro_unmix.cli.console import BadInput, bad_input, say, say_json
 from pyro_unmix.io.rasters import write_sli
@@ -71,10 +72,7 @@ def run(arguments: argparse.Namespace) -> None:
                 "number": count,
                 "noise_scale": start.noise_scale,
                 "wavelength_nm": bands,
-                "reflectance": {
-                    str(name): spectra.sel(endmember=name).values
-                    for name in spectra["endmember"].values
-                },
+                "reflectance": dict(zip(material_names(spectra), spectra.values.T, strict=True)),
                 "written": written,
             }
         )
@@ -84,8 +82,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _write(spectra: xr.DataArray, path: Path) -> list[Path]:
     """The files, which appear whole or not at all."""
-    names = [str(name) for name in spectra["endmember"].values]
-    labels = [f"material {name}" for name in names]
+    labels = material_names(spectra)
     with workshop(path.parent) as folder:
         if path.suffix.lower() == ".csv":
             _write_csv(spectra, labels, folder / path.name)

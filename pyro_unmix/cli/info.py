@@ -24,6 +24,7 @@ from pyro_unmix.cli.console import (
 )
 from pyro_unmix.cli.console import facts as fact_lines
 from pyro_unmix.io import FileError
+from pyro_unmix.io.given import needs_scaling, with_scaling, with_wavelengths
 from pyro_unmix.io.grid import check_same_grid, is_rotated
 from pyro_unmix.io.image import Image, kept_bands, reflectance
 from pyro_unmix.io.registry import read_image
@@ -58,6 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
         try:
             with bad_input():
                 image = read_image(path)
+            image = _as_told(image, path, settings, problems)
             facts |= _described(image, path, settings, problems)
             without_values = _outline(image)
             first = first or (without_values, path)
@@ -86,6 +88,14 @@ def _try(problems: list[str], ask: Any, *inputs: Any, **settings: Any) -> Any:
         return None
 
 
+def _as_told(image: Image, path: Path, settings: dict[str, Any], problems: list[str]) -> Image:
+    """With what the options say; where that is not enough, with less, so that the rest is told."""
+    scaled = _try(problems, with_scaling, image, path, settings["scale"], settings["offset"])
+    image = image if scaled is None else scaled
+    known = _try(problems, with_wavelengths, image, path, settings["wavelength_unit"])
+    return with_wavelengths(image, path, "none") if known is None else known
+
+
 def _other_grid(first: Image, first_path: Path, image: Image, path: Path) -> str | None:
     """Why a file cannot be joined with the first one; no problem of the file alone."""
     try:
@@ -107,7 +117,7 @@ def _described(
     image: Image, path: Path, settings: dict[str, Any], problems: list[str]
 ) -> dict[str, Any]:
     """Ready for JSON; None where the file says nothing."""
-    unit = settings["wavelength_unit"]
+    unit = _unit(settings)
     marks = image.nodata if settings["nodata"] is None else settings["nodata"]
     return {
         "format": image.format,
@@ -120,7 +130,7 @@ def _described(
         **_bands(image, path, settings, problems),
         "wavelength_nm": _try(problems, _centres, image, path, unit),
         "fwhm_nm": _try(problems, _widths, image, path, unit),
-        "scale": _brief(image.scale if settings["scale"] is None else settings["scale"]),
+        "scale": _brief(image.scale),
         "offset": _brief(image.offset),
         "nodata": _brief(marks),
         "crs": _crs_name(image.crs),
@@ -130,11 +140,15 @@ def _described(
     }
 
 
+def _unit(settings: dict[str, Any]) -> str | None:
+    return None if settings["wavelength_unit"] == "none" else settings["wavelength_unit"]
+
+
 def _bands(
     image: Image, path: Path, settings: dict[str, Any], problems: list[str]
 ) -> dict[str, Any]:
     """Bands, why some are dropped, and the share of valid pixels in the others."""
-    nodata, unit = settings["nodata"], settings["wavelength_unit"]
+    nodata, unit = settings["nodata"], _unit(settings)
     given = {"path": path, "nodata": nodata, "wavelength_unit": unit}
     counts: dict[str, Any] = {"bands": image.num_bands}
     with_water = _try(problems, kept_bands, image, **given)
@@ -150,7 +164,9 @@ def _bands(
         "water vapour": with_water & ~keep,
     }
     dropped = {why: np.flatnonzero(which) for why, which in reasons.items() if which.any()}
-    share = _try(problems, _valid_share, image, keep, path, settings["scale"], nodata)
+    share = None
+    if not needs_scaling(image):
+        share = _try(problems, _valid_share, image, keep, path, nodata)
     if share == 0:
         problems.append(f"{path}: values: no pixel is valid in all bands that are kept")
     return {
@@ -161,7 +177,7 @@ def _bands(
     }
 
 
-def _valid_share(image: Image, keep: np.ndarray, path: Path, scale: Any, nodata: Any) -> float:
+def _valid_share(image: Image, keep: np.ndarray, path: Path, nodata: Any) -> float:
     """Share of pixel-dates that are neither missing nor fill, some rows at a time.
 
     What is implausible in the whole image is so in some of the rows; only then, as rows alone can
@@ -175,9 +191,9 @@ def _valid_share(image: Image, keep: np.ndarray, path: Path, scale: Any, nodata:
         for t in range(len(stored)):
             for row in range(0, height, step):
                 part = replace(image, values=stored[t, row : row + step])
-                observed += _count(reflectance(part, keep, path=path, scale=scale, nodata=nodata))
+                observed += _count(reflectance(part, keep, path=path, nodata=nodata))
     except FileError:
-        observed = _count(reflectance(image, keep, path=path, scale=scale, nodata=nodata))
+        observed = _count(reflectance(image, keep, path=path, nodata=nodata))
     return observed / (image.num_dates * height * width)
 
 

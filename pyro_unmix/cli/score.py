@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pyro_unmix import metrics
+from pyro_unmix._names import material_names
 from pyro_unmix.cli.arguments import add_json
 from pyro_unmix.cli.console import bad_input, facts, say, say_json
 from pyro_unmix.cli.results import Truth, load_result, load_truth
@@ -45,8 +46,8 @@ def run(arguments: argparse.Namespace) -> None:
         compared = result.abundances.notnull().all("endmember")
         scores = _scores(result, truth.where(compared))
         order = _order(result, truth)
-    ours = [str(name) for name in result.reference_endmembers["endmember"].values[order]]
-    theirs = [str(name) for name in truth.reference_endmembers["endmember"].values]
+    ours = [material_names(result.reference_endmembers)[p] for p in order]
+    theirs = material_names(truth.reference_endmembers)
     matched = dict(zip(theirs, ours, strict=True))
     share = float(compared.mean())
     if arguments.json:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import signal
 import sys
 import threading
@@ -15,23 +16,27 @@ from typing import Any
 
 import xarray as xr
 
-from pyro_unmix.baselines import fcls, kalman_em, online_unmixing
+from pyro_unmix._bands import same_bands
+from pyro_unmix._names import material_names
+from pyro_unmix.baselines import fcls, hbun, kalman_em, online_unmixing
 from pyro_unmix.cli import arguments as options
 from pyro_unmix.cli.console import BadInput, bad_input, facts, say, say_json
 from pyro_unmix.cli.pictures import write_pictures
 from pyro_unmix.endmembers import extract_endmembers
 from pyro_unmix.io import FileError, read_library
-from pyro_unmix.libraries import SAME_BAND
 from pyro_unmix.num_endmembers import estimate_num_endmembers
 from pyro_unmix.presets import NUM_EPOCHS, NUM_STEPS, redsunn, unmix
 from pyro_unmix.result import Unmixing
 
-_TRAINED = ("unmix", "redsunn")
+_TRAINED = ("unmix", "redsunn", "hbun")
+_HBUN_STEPS = inspect.signature(hbun).parameters["num_steps"].default
 _CLASSICAL: dict[str, Callable[..., Unmixing]] = {
     "fcls": fcls,
     "online": online_unmixing,
     "kalman-em": kalman_em,
+    "hbun": hbun,
 }
+_METHODS = ("unmix", "redsunn", *_CLASSICAL)
 
 
 def add_command(commands: Any) -> None:
@@ -40,7 +45,8 @@ def add_command(commands: Any) -> None:
         help="unmix image files",
         usage="%(prog)s FILE... --endmembers N|auto|LIBRARY [options]",
         description="Unmix a sequence of images. Writes result.nc (CF NetCDF), saved/ (for "
-        "Unmixing.load), geotiff/ (where rasterio is installed) and pictures.",
+        "Unmixing.load), geotiff/ (where rasterio is installed; NaN where a pixel was not observed) "
+        "and pictures.",
     )
     options.add_files(command)
     command.add_argument(
@@ -52,15 +58,13 @@ def add_command(commands: Any) -> None:
         "folder, 'earthlib', .nc of the command endmembers (no default)",
     )
     options.add_out_folder(command, "pyro_unmix_result")
-    command.add_argument(
-        "--method", choices=[*_TRAINED, *_CLASSICAL], default="unmix", help="default: %(default)s"
-    )
+    command.add_argument("--method", choices=_METHODS, default="unmix", help="default: %(default)s")
     command.add_argument(
         "--steps",
         type=options.whole_number(0),
         metavar="N",
-        help=f"optimisation steps (default: {NUM_STEPS} for unmix, {NUM_EPOCHS:g} passes over the "
-        "pixels for redsunn)",
+        help=f"optimisation steps (default: {NUM_STEPS} for unmix, {_HBUN_STEPS} for hbun, "
+        f"{NUM_EPOCHS:g} passes over the pixels for redsunn)",
     )
     options.add_seed(command)
     options.add_json(command)
@@ -80,7 +84,7 @@ def add_command(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     if arguments.steps is not None and arguments.method not in _TRAINED:
-        raise BadInput(f"--steps is for {' and '.join(_TRAINED)}, not for {arguments.method}")
+        raise BadInput(f"--steps is for {', '.join(_TRAINED)}, not for {arguments.method}")
     cubes = options.read_files(arguments)
     library = _library(arguments, cubes)
     out = options.make_folder(arguments.out)
@@ -121,14 +125,10 @@ def _library(arguments: argparse.Namespace, cubes: xr.DataArray) -> xr.DataArray
     with bad_input("library-"):
         with suppress(FileError):  # such as spectra that have no bands in common
             library = read_library(path, **given)
-            if _same_bands(library, cubes):
+            fwhm = cubes["fwhm"].values if "fwhm" in cubes.coords else None
+            if same_bands(cubes["wavelength"].values, library["wavelength"].values, fwhm):
                 return library  # without the blur of resampling to the same bands
         return read_library(path, wavelength=cubes, **given)
-
-
-def _same_bands(library: xr.DataArray, cubes: xr.DataArray) -> bool:
-    ours, theirs = library["wavelength"].values, cubes["wavelength"].values
-    return ours.shape == theirs.shape and bool((abs(ours - theirs) <= SAME_BAND).all())
 
 
 def _of_command(path: Path) -> xr.DataArray:
@@ -158,7 +158,10 @@ def _unmix(
     if method == "redsunn":
         result = redsunn(cubes, count, endmembers=means, **settings)
         return result if means is None else _named_as(means, result)
-    return _CLASSICAL[method](cubes, count if means is None else means, **settings)
+    result = _CLASSICAL[method](cubes, count if means is None else means, **settings)
+    if method == "hbun":  # its model and guide cannot be saved; the maps and spectra can
+        return replace(result, model=None, guide=None, store=None)
+    return result
 
 
 def _named_as(means: xr.DataArray, result: Unmixing) -> Unmixing:
@@ -206,7 +209,7 @@ def _named(written: list[Path], out: Path) -> str:
 
 def _summary(result: Unmixing, arguments: argparse.Namespace) -> dict[str, Any]:
     abundances = result.abundances
-    names = [str(name) for name in abundances["endmember"].values]
+    names = material_names(abundances)
     means = abundances.where(result.valid).mean(("time", "y", "x")).values
     return {
         "method": result.method,

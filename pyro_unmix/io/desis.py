@@ -13,6 +13,7 @@ from pyro_unmix.io.errors import FileError
 from pyro_unmix.io.image import Image
 from pyro_unmix.io.metadata import number_of, read_xml
 from pyro_unmix.io.sidecar import Layout, is_product, locate, read_product
+from pyro_unmix.io.stored import assume
 
 _LAYOUT = Layout(
     format="DESIS L2A",
@@ -53,8 +54,9 @@ class DesisReader:
             nodata = number_of(root, "specific/backgroundValue", metadata)
         found = read_product(image, metadata, root, _LAYOUT, nodata)
         if found.nodata is None:
-            note = f"nodata is not declared: {_NODATA}, as in all products of this sensor"
-            found = replace(found, nodata=_NODATA, notes=[*found.notes, note])
+            note = f"nodata is not declared: taken for {_NODATA}, as in all products of this sensor"
+            assume(found.notes, metadata, note)
+            found = replace(found, nodata=_NODATA)
         return found
 
 

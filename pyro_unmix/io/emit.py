@@ -15,6 +15,7 @@ from pyro_unmix.io.errors import FileError
 from pyro_unmix.io.hdf5 import open_hdf5, read_dataset
 from pyro_unmix.io.image import Image
 from pyro_unmix.io.metadata import attribute_text, read_time
+from pyro_unmix.io.stored import assume
 
 _CUBE = "reflectance"
 _BANDS = "sensor_band_parameters"
@@ -61,7 +62,8 @@ def _image(file: h5py.File, path: Path) -> Image:
     if "good_wavelengths" in bands:
         good = read_dataset(path, bands, "good_wavelengths") != 0
     else:
-        notes.append("no good_wavelengths: the bands of water vapour are not marked as bad")
+        text = "no good_wavelengths: all bands are taken for good, those of water vapour among them"
+        assume(notes, path, text)
     return Image(
         values=read_dataset(path, file, _CUBE),
         format=EmitReader.name,

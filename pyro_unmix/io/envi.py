@@ -15,7 +15,7 @@ import numpy as np
 
 from pyro_unmix.io.envi_map import transform_and_crs
 from pyro_unmix.io.errors import FileError, parsing
-from pyro_unmix.io.image import Image
+from pyro_unmix.io.stored import Image, assume
 
 # https://www.nv5geospatialsoftware.com/docs/ENVIHeaderFiles.html; 6 and 9 are complex.
 _DTYPES = {
@@ -65,10 +65,10 @@ class _Envi:
         if kind not in ("envi", "envi standard"):
             problem = f"must be 'ENVI Standard', got {header['file type']!r}"
             raise FileError(header_path, "file type", problem)
-        _check_layout(header, header_path)
+        check_layout(header, header_path)
         if data_path is None:
             data_path = _find_data(header_path)
-        _check_size(header, header_path, data_path)
+        check_size(header, header_path, data_path)
         facts = metadata(header, header_path)
         return Image(values=_open(header_path, data_path), format=self.name, **facts)
 
@@ -118,18 +118,19 @@ def metadata(header: Mapping[str, Any], path: str | os.PathLike[str]) -> dict[st
     found: dict[str, Any] = {"wavelength_unit": unit, "notes": notes}
     for name in ("wavelength", "fwhm"):
         if name in header:
-            found[name] = _numbers(header, name, path)
+            found[name] = numbers_field(header, name, path)
     if "wavelength" in found and unit is None and emit:
         found["wavelength_unit"] = "nm"
-        notes.append("wavelengths in nm, as in all EMIT products (the header gives no unit)")
+        text = "the header gives no unit of the wavelengths: taken as nm, as in all EMIT products"
+        assume(notes, path, text)
     if "bbl" in header:
-        good = _numbers(header, "bbl", path)
+        good = numbers_field(header, "bbl", path)
         if not np.isin(good, (0, 1)).all():
             raise FileError(path, "bbl", "must hold 0 (bad) or 1 (good) for each band")
         found["good"] = good == 1
     if "data ignore value" in header:
-        found["nodata"] = _number(header, "data ignore value", path, finite=False)
-    found |= _scaling(header, path)
+        found["nodata"] = number_field(header, "data ignore value", path, finite=False)
+    found |= scaling(header, path, notes)
     if "band names" in header and isinstance(header["band names"], list):
         found["names"] = header["band names"]
     if "acquisition time" in header:
@@ -144,22 +145,58 @@ def metadata(header: Mapping[str, Any], path: str | os.PathLike[str]) -> dict[st
     return found
 
 
-def _scaling(header: Mapping[str, Any], path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Scale and offset: ENVI divides by the scale factor, or multiplies by a gain per band."""
+def scaling(
+    header: Mapping[str, Any], path: str | os.PathLike[str], notes: list[str]
+) -> dict[str, Any]:
+    """Scale and offset of reflectance = stored * scale + offset, as far as the header has them.
+
+    ENVI divides by the scale factor, or multiplies by the reflectance gain of each band. `data gain
+    values` count where there is neither. ENVI means radiance by them, but other programs (GDAL) any
+    quantity, so a warning says that they were taken for those of reflectance.
+    """
     found: dict[str, Any] = {}
     factor, gains = "reflectance scale factor", "data reflectance gain values"
     if factor in header and gains in header:
         raise FileError(path, factor, f"is given together with {gains!r}: remove one of them")
     if factor in header:
-        value = _number(header, factor, path)
+        value = number_field(header, factor, path)
         if value <= 0:
             raise FileError(path, factor, f"must be positive, got {value:g}")
         found["scale"] = 1 / value
     if gains in header:
-        found["scale"] = _numbers(header, gains, path)
+        found["scale"] = _one_or_more(header, gains, path)
     if "data reflectance offset values" in header:
-        found["offset"] = _numbers(header, "data reflectance offset values", path)
+        found["offset"] = _one_or_more(header, "data reflectance offset values", path)
+    plain = {
+        "scale": _one_or_more(header, "data gain values", path, 1.0),
+        "offset": _one_or_more(header, "data offset values", path, 0.0),
+    }
+    if np.all(plain["scale"] == 1) and np.all(plain["offset"] == 0):
+        return found
+    if not found:
+        text = "'data gain values' and 'data offset values' are taken for those of reflectance"
+        assume(notes, path, text)
+        return plain
+    # Beside reflectance gains they are those of radiance: ENVI keeps both for one image.
+    if factor in header and not (
+        np.allclose(plain["scale"], found["scale"], rtol=1e-5, atol=0)
+        and np.all(plain["offset"] == found.get("offset", 0.0))
+    ):
+        problem = (
+            f"contradict {factor!r} {header[factor]}: remove what does not belong to the numbers "
+            "of the file"
+        )
+        raise FileError(path, "data gain values", problem)
     return found
+
+
+def _one_or_more(
+    header: Mapping[str, Any], name: str, path: str | os.PathLike[str], default: float = 1.0
+) -> Any:
+    if name not in header:
+        return default
+    values = numbers_field(header, name, path)
+    return values[0] if values.size == 1 else values
 
 
 def _spectral() -> ModuleType:
@@ -215,7 +252,7 @@ def _find_data(header_path: Path) -> Path:
     return next(iter(found.values()))
 
 
-def _check_layout(header: Mapping[str, Any], path: Path) -> None:
+def check_layout(header: Mapping[str, Any], path: Path) -> None:
     """Refuse what the parser of the data would take for something else."""
     for name in ("samples", "lines", "bands", "data type", "interleave", "byte order"):
         if name not in header:
@@ -237,10 +274,16 @@ def _check_layout(header: Mapping[str, Any], path: Path) -> None:
         raise FileError(path, "file compression", "must be 0: decompress the data file first")
 
 
-def _check_size(header: Mapping[str, Any], header_path: Path, data_path: Path) -> None:
+def stored_dtype(header: Mapping[str, Any]) -> np.dtype:
+    """Of the numbers in the data file, after `check_layout`."""
+    return np.dtype("<>"[int(header["byte order"])] + _DTYPES[header["data type"]])
+
+
+def check_size(header: Mapping[str, Any], header_path: Path, data_path: Path) -> None:
+    """Raise FileError unless the data file is as long as the header declares."""
     sizes = [_whole(header, name, header_path, 1) for name in ("lines", "samples", "bands")]
     offset = _whole(header, "header offset", header_path, 0)
-    itemsize = np.dtype(_DTYPES[header["data type"]]).itemsize
+    itemsize = stored_dtype(header).itemsize
     expected = offset + math.prod(sizes) * itemsize
     actual = data_path.stat().st_size
     if actual != expected:
@@ -273,9 +316,10 @@ def _whole(header: Mapping[str, Any], name: str, path: Path, minimum: int) -> in
     return int(text)
 
 
-def _number(
+def number_field(
     header: Mapping[str, Any], name: str, path: str | os.PathLike[str], *, finite: bool = True
 ) -> float:
+    """A field that holds one number."""
     try:
         value = float(header[name])
     except (TypeError, ValueError):
@@ -286,7 +330,8 @@ def _number(
     return value
 
 
-def _numbers(header: Mapping[str, Any], name: str, path: str | os.PathLike[str]) -> np.ndarray:
+def numbers_field(header: Mapping[str, Any], name: str, path: str | os.PathLike[str]) -> np.ndarray:
+    """A field that holds finite numbers in braces."""
     texts = header[name] if isinstance(header[name], list) else [header[name]]
     try:
         values = np.array([float(text) for text in texts])

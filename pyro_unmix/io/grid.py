@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from pyro_unmix._crs import same_crs
 from pyro_unmix.io.errors import FileError
 from pyro_unmix.io.stored import Image
 
@@ -70,7 +71,7 @@ def _difference(first: Image, other: Image) -> str:
     """What tells the grid of `other` from that of `first`; empty if nothing does."""
     if first.grid != other.grid:
         return f"it has {other.grid[0]} rows and {other.grid[1]} columns, not {first.grid}"
-    if not _same_crs(first.crs, other.crs):
+    if not same_crs(first.crs, other.crs):
         return f"its coordinate reference system is {_short(other.crs)}, not {_short(first.crs)}"
     for name in ("transform", "x", "y", "tile"):
         one, two = getattr(first, name), getattr(other, name)
@@ -92,18 +93,6 @@ def _difference(first: Image, other: Image) -> str:
 
 def _step(axis: np.ndarray) -> float:
     return float(np.abs(np.diff(axis)).min()) if len(axis) > 1 else 1.0
-
-
-def _same_crs(one: str | None, two: str | None) -> bool:
-    if not one or not two:
-        return (one or None) == (two or None)
-    if one == two:
-        return True
-    try:
-        from rasterio.crs import CRS
-    except ImportError:
-        return False
-    return bool(CRS.from_wkt(one) == CRS.from_wkt(two))
 
 
 def _short(crs: str | None) -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -38,8 +39,13 @@ def read_dataset(path: str | os.PathLike[str], group: h5py.Group, name: str) -> 
         return np.asarray(dataset[()])
 
 
-def check_stored(path: str | os.PathLike[str], dataset: h5py.Dataset) -> None:
-    """Raise FileError unless every value of the dataset lies in the file."""
+def check_stored(
+    path: str | os.PathLike[str], dataset: h5py.Dataset, *, some_chunks: bool = False
+) -> None:
+    """Raise FileError unless every value of the dataset lies in the file.
+
+    With `some_chunks`, those that are there must be whole; which ones are not, says `unwritten`.
+    """
     name = str(dataset.name).lstrip("/")
     with parsing(path, name, "an HDF5 dataset"):
         plist = dataset.id.get_create_plist()
@@ -49,7 +55,7 @@ def check_stored(path: str | os.PathLike[str], dataset: h5py.Dataset) -> None:
         if dataset.shape is None:
             raise FileError(path, name, "is empty")
         if layout == h5py.h5d.CHUNKED:
-            _check_chunks(path, name, dataset, plist)
+            _check_chunks(path, name, dataset, plist, some_chunks)
         elif layout == h5py.h5d.CONTIGUOUS:
             _check_contiguous(path, name, dataset)
 
@@ -73,13 +79,19 @@ def _check_contiguous(path: str | os.PathLike[str], name: str, dataset: h5py.Dat
 
 
 def _check_chunks(
-    path: str | os.PathLike[str], name: str, dataset: h5py.Dataset, plist: h5py.h5p.PropDCID
+    path: str | os.PathLike[str],
+    name: str,
+    dataset: h5py.Dataset,
+    plist: h5py.h5p.PropDCID,
+    some_chunks: bool,
 ) -> None:
     size = Path(path).stat().st_size
     chunk = dataset.chunks
-    needed = math.prod(-(-n // c) for n, c in zip(dataset.shape, chunk, strict=True))
+    needed = math.prod(_chunk_grid(dataset))
     stored = dataset.id.get_num_chunks() if needed else 0
-    if stored < needed:
+    # Memory is taken for all chunks: as many as could be packed into the file, no more.
+    most = MAX_DEFLATE * size // (math.prod(chunk) * dataset.dtype.itemsize)
+    if stored < needed and not (some_chunks and 0 < stored and needed <= most):
         problem = (
             f"{dataset.dtype} of shape {dataset.shape} has {needed} chunks, but {stored} are in "
             "the file: it is incomplete"
@@ -104,7 +116,47 @@ def _check_chunks(
             )
             raise FileError(path, name, problem)
 
-    for index in range(stored if not hasattr(dataset.id, "chunk_iter") else 0):
-        check(dataset.id.get_chunk_info(index))
-    if stored and hasattr(dataset.id, "chunk_iter"):
-        dataset.id.chunk_iter(check)
+    _each_chunk(dataset, check)
+
+
+def _chunk_grid(dataset: h5py.Dataset) -> tuple[int, ...]:
+    """Number of chunks along each axis."""
+    return tuple(-(-n // c) for n, c in zip(dataset.shape, dataset.chunks, strict=True))
+
+
+def _each_chunk(dataset: h5py.Dataset, call: Callable[[h5py.h5d.StoreInfo], None]) -> None:
+    """Call a function with each chunk that is in the file."""
+    if not dataset.size or not dataset.id.get_num_chunks():
+        return
+    if hasattr(dataset.id, "chunk_iter"):
+        dataset.id.chunk_iter(call)
+        return
+    for index in range(dataset.id.get_num_chunks()):
+        call(dataset.id.get_chunk_info(index))
+
+
+def fill_value(dataset: h5py.Dataset) -> Any:
+    """What the file says stands where nothing was written; None for HDF5's own default and 0.
+
+    A 0 may as well have been measured.
+    """
+    defined = dataset.id.get_create_plist().fill_value_defined()
+    if defined != h5py.h5d.FILL_VALUE_USER_DEFINED or dataset.dtype.kind not in "iuf":
+        return None
+    return dataset.fillvalue if dataset.fillvalue else None
+
+
+def unwritten(dataset: h5py.Dataset) -> list[tuple[slice, ...]]:
+    """The regions of a dataset that nobody wrote: HDF5 gives its fill value there, mostly 0."""
+    if dataset.chunks is None:
+        return []
+    missing = np.ones(_chunk_grid(dataset), dtype=bool)
+
+    def found(info: h5py.h5d.StoreInfo) -> None:
+        missing[tuple(n // c for n, c in zip(info.chunk_offset, dataset.chunks, strict=True))] = 0
+
+    _each_chunk(dataset, found)
+    return [
+        tuple(slice(i * c, (i + 1) * c) for i, c in zip(index, dataset.chunks, strict=True))
+        for index in np.argwhere(missing).tolist()
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import Any
 
@@ -24,6 +25,8 @@ from pyro_unmix.io.stored import Image
 
 __all__ = ["Image", "band_coords", "check_shapes", "kept_bands", "reflectance", "to_array"]
 __all__ += ["wavelength_to_nm"]
+
+logger = logging.getLogger(__name__)
 
 AnyPath = str | os.PathLike[str]
 
@@ -99,7 +102,14 @@ def kept_bands(
         wavelength = wavelength_in_nm(
             image.wavelength, image.wavelength_unit, path, wavelength_unit
         )
-    empty = _all_nodata(image, image.nodata if nodata is None else nodata)
+    marks = image.nodata if nodata is None else nodata
+    if marks is None and image.values.dtype.kind in "iu":
+        logger.warning(
+            "%s: no nodata value is declared: every number is taken for a measurement, but zeros in "
+            "all bands; pass nodata= to read_sequence if another number marks missing",
+            path,
+        )
+    empty = _all_nodata(image, marks)
     if empty.all():
         # A date without any data is a missing date; its bands are as good as those of the others.
         empty[:] = False
@@ -194,6 +204,7 @@ def reflectance(
                 result[_is_nodata(line, marks)] = np.nan
             out[t, row] = result
     _check_plausible(out, image, path, nodata_known=marks is not None)
+    _warn_if_dark(out, path)
     return out
 
 
@@ -296,7 +307,25 @@ def _check_plausible(out: np.ndarray, image: Image, path: AnyPath, *, nodata_kno
             raise FileError(path, "values", f"{error} (or pass scale= to read_sequence)") from error
 
 
+def _warn_if_dark(out: np.ndarray, path: AnyPath) -> None:
+    """Log a warning where hardly any number is as large as a reflectance: a wrong scale, or night.
+
+    Zeros do not count, which mark missing in many files.
+    """
+    stated = sum(int(np.count_nonzero(np.abs(date) > 0)) for date in out)
+    bright = sum(int(np.count_nonzero(np.abs(date) > _DARK)) for date in out)
+    if stated and bright < _BRIGHT_SHARE * stated:
+        logger.warning(
+            "%s: %.1f %% of the reflectances are below %g, at most %.3g, as if the scale were too "
+            "small: if so, pass scale= to read_sequence (reflectance = stored x scale)",
+            path, 100 * (1 - bright / stated), _DARK, np.nanmax(out),
+        )  # fmt: skip
+
+
 # Bytes in the wrong order make denormal numbers, and negative numbers of half of all.
 _TINY = 1e-30
 _LOWEST = -0.5
 _ODD_SHARE = 0.1
+# Even water reflects more than this in blue and green; no sunlit surface is darker in all bands.
+_DARK = 0.01
+_BRIGHT_SHARE = 0.01

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 from collections import Counter
@@ -21,17 +22,14 @@ from pyro_unmix.io.library_databases import (
     read_ecostress_folder,
     read_usgs_folder,
 )
-from pyro_unmix.io.library_tables import (
-    Spectrum,
-    envi_header,
-    read_csv,
-    read_earthlib,
-    read_sli,
-    relabel,
-)
+from pyro_unmix.io.library_envi import envi_header, read_earthlib, read_sli
+from pyro_unmix.io.library_tables import Spectrum, read_csv, relabel
 from pyro_unmix.libraries import resampling_matrix, target_bands
 
 logger = logging.getLogger(__name__)
+
+# Even spectra of water reach more somewhere.
+_DARK = 0.01
 
 
 def read_library(
@@ -45,12 +43,12 @@ def read_library(
 ) -> xr.DataArray:
     """Read a spectral library as labelled reflectance, at the library's own bands or at a scene's.
 
-    - ENVI spectral library (`.sli`, or its `.hdr`): names from the header; the scale factor, bad-band list and ignore
-      value are applied. The class is the name, unless `label` lists the classes.
-    - CSV, one spectrum per row: columns whose header is a number are bands (nm, unless `unit` says otherwise), the
-      others describe the spectrum. The class is the column `label`; else the first of class, label, material,
-      category, type (any case); else the only text column; anything else is an error. Names come from the column
-      name, id, spectrum or sample, else they are the class with a number.
+    - ENVI spectral library (`.sli`, or its `.hdr`): names from the header; the scale factor or gains and offsets, the
+      bad-band list and the ignore value are applied. The class is the name, unless `label` lists the classes.
+    - CSV, one spectrum per row: columns whose header is a number are bands (nm, unless `unit` says otherwise), which
+      stand side by side and in order; the others describe the spectrum. The class is the column `label`; else the first
+      of class, label, material, category, type (any case); else the only text column; anything else is an error. Names
+      come from the column name, id, spectrum or sample, else they are the class with a number.
     - ECOSTRESS spectra (`.spectrum.txt`, ASCII): one file or a folder, or SPy's database of them. The class is the
       field ``Class`` (`label` may be ``type``, ``subclass``, ``genus``). Only reflectance is taken.
     - USGS splib07: the folder ``ASCIIdata`` or SPy's database. The class is the chapter.
@@ -140,8 +138,7 @@ def _assemble(
     wavelength: ArrayLike | xr.DataArray | None,
     fwhm: ArrayLike | None,
 ) -> xr.DataArray:
-    for spectrum in spectra:
-        _check_reflectance(path, spectrum)
+    _check_reflectances(path, spectra)
     if wavelength is None:
         if fwhm is not None:
             raise ValueError("fwhm is that of the scene's bands: pass wavelength= with it")
@@ -204,6 +201,17 @@ def _resample(
     return kept, columns
 
 
+def _check_reflectances(path: Path, spectra: list[Spectrum]) -> None:
+    for spectrum in spectra:
+        _check_reflectance(path, spectrum)
+    brightest = max(float(spectrum.values.max()) for spectrum in spectra)
+    if brightest < _DARK:
+        logger.warning(
+            "%s: no reflectance is above %.3g, as if the scale were too small: if so, pass scale=",
+            path, brightest,
+        )  # fmt: skip
+
+
 def _check_reflectance(path: Path, spectrum: Spectrum) -> None:
     if len(spectrum.values) < 2:
         raise FileError(path, spectrum.name, "fewer than 2 channels hold a value")
@@ -220,14 +228,14 @@ def _check_reflectance(path: Path, spectrum: Spectrum) -> None:
 
 def _unique(names: list[str]) -> list[str]:
     """Names as they are, repeated ones with a number behind."""
-    taken = set(names)
-    total, seen = Counter(names), Counter[str]()
+    total, seen, taken = Counter(names), Counter[str](), set(names)
     result = []
     for name in names:
         if total[name] > 1:
-            base = name
-            while (name := f"{base} {seen.update([base]) or seen[base]}") in taken:
-                pass
+            # "a 2" may itself be the name of another spectrum.
+            numbers = itertools.count(seen[name] + 1)
+            seen[name] = next(n for n in numbers if f"{name} {n}" not in taken)
+            name = f"{name} {seen[name]}"
             taken.add(name)
         result.append(name)
     return result

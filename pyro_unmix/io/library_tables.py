@@ -1,17 +1,18 @@
-"""Spectral libraries that are tables: ENVI .sli, CSV, and the package earthlib."""
+"""Spectral libraries as tables of text (CSV), and what all kinds of libraries share."""
 
 from __future__ import annotations
 
 import csv
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pyro_unmix.io.errors import FileError, parsing
+from pyro_unmix.io.errors import FileError
 from pyro_unmix.io.spectral_axis import wavelength_to_nm
 
 logger = logging.getLogger(__name__)
@@ -86,11 +87,7 @@ def read_csv(path: Path, *, unit: Any, scale: Any, label: Any) -> list[Spectrum]
         raise FileError(path, "rows", f"expected a header and spectra, got {len(rows)} rows")
     header = [cell.strip() for cell in rows[0]]
     numbers = [_number(cell) for cell in header]
-    bands = [i for i, number in enumerate(numbers) if number is not None]
-    if len(bands) < 2:
-        raise FileError(
-            path, "header", f"expected wavelengths as column names, got {', '.join(header[:5])}"
-        )
+    bands = _band_columns(path, header, numbers)
     centres = to_nm(np.array([numbers[i] for i in bands]), "nm", unit, path)
     text = {cell.lower(): i for i, cell in enumerate(header) if numbers[i] is None}
     place = _class_column(path, text, label)
@@ -112,6 +109,59 @@ def read_csv(path: Path, *, unit: Any, scale: Any, label: Any) -> list[Spectrum]
             raise FileError(path, f"row {line}", "has no class")
         spectra.append(Spectrum(names[0] or names[1], names[1], centres, reflectance))
     return spectra
+
+
+def _band_columns(path: Path, header: Sequence[str], numbers: Sequence[float | None]) -> list[int]:
+    """The columns whose names are wavelengths: side by side and in order, else one may be a year.
+
+    In order is from short to long, from long to short, or so for each of several detectors that
+    overlap.
+    """
+    bands = [i for i, number in enumerate(numbers) if number is not None]
+    if len(bands) < 2:
+        listed = ", ".join(header[:5])
+        raise FileError(path, "header", f"expected wavelengths as column names, got {listed}")
+    for before, after in pairwise(_runs(bands, lambda i, j: j == i + 1)):
+        problem = (
+            f"columns named by numbers are wavelengths and must stand side by side, but "
+            f"{_span(header, before)} and {_span(header, after)} are apart, between them "
+            f"{', '.join(header[before[-1] + 1 : after[0]])}: rename those that are no bands"
+        )
+        raise FileError(path, "header", problem)
+    centres = {i: number for i, number in enumerate(numbers) if number is not None}
+    up = np.sum(np.sign(np.diff(list(centres.values())))) >= 0
+    detectors = _runs(bands, lambda i, j: np.sign(centres[j] - centres[i]) == (1 if up else -1))
+    if not _overlap([sorted(centres[i] for i in run) for run in detectors]):
+        problem = (
+            f"the columns {' / '.join(_span(header, run) for run in detectors[:5])} are not in order, "
+            "as wavelengths are: rename those that are no bands, or sort the columns"
+        )
+        raise FileError(path, "header", problem)
+    return bands
+
+
+def _runs(items: Sequence[int], together: Callable[[int, int], Any]) -> list[list[int]]:
+    """Split where two neighbours do not belong together."""
+    runs = [[items[0]]]
+    for before, after in pairwise(items):
+        if together(before, after):
+            runs[-1].append(after)
+        else:
+            runs.append([after])
+    return runs
+
+
+def _overlap(ranges: Sequence[Sequence[float]]) -> bool:
+    """Whether each range begins and ends behind the one before, or each ahead of it, without a gap."""
+    steps = [
+        (np.sign(b[0] - a[0]), np.sign(b[-1] - a[-1]), a[0] < b[-1] and b[0] < a[-1])
+        for a, b in pairwise(ranges)
+    ]
+    return len(set(steps)) <= 1 and all(s[0] == s[1] != 0 and s[2] for s in steps)
+
+
+def _span(header: Sequence[str], run: Sequence[int]) -> str:
+    return header[run[0]] if len(run) == 1 else f"{header[run[0]]}-{header[run[-1]]}"
 
 
 def _class_column(path: Path, text: Mapping[str, int], label: Any) -> int:
@@ -141,123 +191,3 @@ def _number(cell: str) -> float | None:
     except ValueError:
         return None
     return number if np.isfinite(number) else None
-
-
-# ---------------------------------------------------------------------------------------- ENVI
-
-
-def envi_header(path: Path) -> Path | None:
-    """The header beside an ENVI file, or the file itself if it is one."""
-    if path.suffix.lower() == ".hdr":
-        return path
-    beside = (path.with_suffix(".hdr"), Path(f"{path}.hdr"))
-    return next((other for other in beside if other.is_file()), None)
-
-
-def _envi_data(path: Path, header: Path) -> Path:
-    if path != header:
-        return path
-    base = header.with_suffix("")
-    for other in (base, base.with_suffix(".sli"), base.with_suffix(".SLI")):
-        if other.is_file():
-            return other
-    raise FileError(path, "data file", f"there is no {base.name}.sli beside the header")
-
-
-def read_sli(path: Path, *, unit: Any, scale: Any, label: Any) -> list[Spectrum]:
-    envi = import_spectral("spectral.io.envi")
-    header_path = envi_header(path)
-    if header_path is None:
-        raise FileError(path, "header", f"there is no {path.stem}.hdr beside the file")
-    with parsing(header_path, "header", "the header of an ENVI spectral library"):
-        header = envi.read_envi_header(str(header_path))
-        num, bands, offset = (int(header[k]) for k in ("lines", "samples", "header offset"))
-        dtype = np.dtype(envi.gen_params(header).dtype)
-    if str(header.get("file type", "")).lower() != "envi spectral library":
-        raise FileError(
-            header_path, "file type",
-            f"expected 'ENVI Spectral Library', got {header.get('file type')!r}: is it an image?",
-        )  # fmt: skip
-    data = _envi_data(path, header_path)
-    expected = offset + num * bands * dtype.itemsize
-    if num < 1 or bands < 2 or offset < 0 or data.stat().st_size != expected:
-        raise FileError(
-            data, "size",
-            f"{num} spectra of {bands} bands of {dtype} behind {offset} bytes take {expected} bytes, "
-            f"the file has {data.stat().st_size}",
-        )  # fmt: skip
-    stored = np.fromfile(data, dtype, num * bands, offset=offset).reshape(num, bands)
-    return _label_sli(header_path, header, stored.astype(np.float64), unit, scale)
-
-
-def _label_sli(
-    path: Path, header: Mapping[str, Any], stored: np.ndarray, unit: Any, scale: Any
-) -> list[Spectrum]:
-    num, bands = stored.shape
-    centres = _header_numbers(path, header, "wavelength", bands)
-    if centres is None:
-        raise FileError(path, "wavelength", "the header has no wavelengths")
-    said = str(header.get("wavelength units", "")).strip()
-    nm = to_nm(centres, None if said.lower() in ("", "unknown", "index") else said, unit, path)
-    widths = _header_numbers(path, header, "fwhm", bands)
-    if widths is not None:
-        widths = widths * (nm[0] / centres[0])
-    factor = _header_number(path, header, "reflectance scale factor")
-    if factor is not None and not factor > 0:
-        raise FileError(path, "reflectance scale factor", f"must be positive, got {factor:g}")
-    multiply = known_or_given(path, "scale", None if factor is None else 1 / factor, scale) or 1.0
-    ignore = _header_number(path, header, "data ignore value")
-    good = _header_numbers(path, header, "bbl", bands)
-    usable = np.ones(bands, dtype=bool) if good is None else good != 0
-    if not usable.all():
-        logger.info("%s: dropped the bad bands at %s nm", path, nm[~usable].tolist())
-    names = header.get("spectra names", [str(i + 1) for i in range(num)])
-    if len(names) != num:
-        raise FileError(path, "spectra names", f"got {len(names)} names for {num} spectra")
-    spectra = []
-    for name, row in zip(names, stored, strict=True):
-        kept = usable & ~np.isnan(row)
-        if ignore is not None:
-            kept &= row != ignore
-        own = None if widths is None else widths[kept]
-        text = str(name).strip()
-        spectra.append(Spectrum(text, text, nm[kept], row[kept] * multiply, own))
-    return spectra
-
-
-def _header_numbers(
-    path: Path, header: Mapping[str, Any], field: str, size: int
-) -> np.ndarray | None:
-    if field not in header:
-        return None
-    try:
-        values = np.array([float(v) for v in header[field]])
-    except (TypeError, ValueError) as error:
-        raise FileError(path, field, f"expected numbers: {error}") from error
-    if len(values) != size:
-        raise FileError(path, field, f"expected {size} numbers, got {len(values)}")
-    return values
-
-
-def _header_number(path: Path, header: Mapping[str, Any], field: str) -> float | None:
-    values = _header_numbers(path, {field: [header[field]]} if field in header else {}, field, 1)
-    return None if values is None else float(values[0])
-
-
-def read_earthlib(*, unit: Any, scale: Any, label: Any) -> tuple[Path, list[Spectrum]]:
-    try:
-        from earthlib import config
-    except ImportError as error:
-        raise ImportError(
-            'the library "earthlib" needs Python 3.11 and pip install "pyro-unmix[library]"'
-        ) from error
-    path = Path(config.endmember_path)
-    spectra = read_sli(path, unit=unit, scale=scale, label=None)
-    if label is not None and not isinstance(label, str):
-        return path, spectra
-    column = label or "LEVEL_2"
-    if column not in config.metadata:
-        raise FileError(
-            path, "label", f"no column {column!r}: there are {', '.join(config.metadata)}"
-        )
-    return path, relabel(path, spectra, [str(v) for v in config.metadata[column]])

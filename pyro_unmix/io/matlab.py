@@ -23,11 +23,11 @@ _WANTED = ("Y", "maxValue", *_FIELDS, *(name for pair in _SIZES for name in pair
 
 
 class _Matlab:
-    """`Y` as (L, H, W, T); or (L, N), or a cell array of T such matrices.
+    """`Y` as (L, H, W, T); or (L, H, W) or (H, W, L); or (L, N), or a cell array of T such matrices.
 
-    The N pixels are in column-major order, and the image size is in `nRow`/`nCol`, `lines`/`cols`
-    or `H`/`W`. A `maxValue` divides `Y`. Optional as in npz: wavelength with `wavelength_unit`,
-    fwhm, good, nodata, scale, offset.
+    The N pixels are in column-major order. The image size is in `nRow`/`nCol`, `lines`/`cols` or
+    `H`/`W`; two or three axes are understood by it alone. A `maxValue` divides `Y`. Optional as in
+    npz: wavelength with `wavelength_unit`, fwhm, good, nodata, scale, offset.
     """
 
     name = "MATLAB file"
@@ -114,27 +114,57 @@ def _values(content: Mapping[str, Any], path: Path) -> tuple[np.ndarray, str]:
     if stored.ndim == 4:
         _check_axes(stored, content, path)
         return stored.transpose(3, 1, 2, 0), "Y: (band, row, column, time)"
+    if stored.ndim == 3:
+        return _one_cube(stored, content, path)
     if stored.ndim == 2:
         image = _from_columns(stored, content, path)
         return image[np.newaxis], "Y: (band, column-major pixel)"
     problem = (
-        "must have the axes (band, row, column, time), or (band, pixel), or be a cell array of the "
-        f"latter, got the shape {stored.shape}"
+        "must have the axes (band, row, column, time), (band, row, column), (row, column, band) or "
+        f"(band, pixel), or be a cell array of the latter, got the shape {stored.shape}"
     )
+    raise FileError(path, "Y", problem)
+
+
+def _stated_sizes(content: Mapping[str, Any], path: Path) -> dict[str, tuple[int, int]]:
+    """Rows and columns by the names under which the file states them."""
+    return {
+        "/".join(pair): (
+            int(_number(content, pair[0], path)),
+            int(_number(content, pair[1], path)),
+        )
+        for pair in _SIZES
+        if pair[0] in content and pair[1] in content
+    }
+
+
+def _one_cube(stored: np.ndarray, content: Mapping[str, Any], path: Path) -> tuple[np.ndarray, str]:
+    """(L, H, W) or (H, W, L) -> (1, H, W, L): which of them, only the stated sizes can say."""
+    sizes = set(_stated_sizes(content, path).values())
+    first, last = sizes == {stored.shape[1:]}, sizes == {stored.shape[:2]}
+    if first and not last:
+        return stored.transpose(1, 2, 0)[np.newaxis], "Y: (band, row, column)"
+    if last and not first:
+        return stored[np.newaxis], "Y: (row, column, band)"
+    listed = ", ".join(f"{rows} x {columns}" for rows, columns in sorted(sizes)) or "none"
+    problem = (
+        f"of shape {stored.shape} is (band, row, column) or (row, column, band): which, must follow "
+        f"from the rows and columns in nRow/nCol, lines/cols or H/W, got {listed}"
+    )
+    if first and last:
+        problem += ", which fits both: store it as (band, pixel), column-major"
     raise FileError(path, "Y", problem)
 
 
 def _check_axes(stored: np.ndarray, content: Mapping[str, Any], path: Path) -> None:
     """Sizes that the file states must be those of the axes (band, row, column, time)."""
-    for pair in _SIZES:
-        if pair[0] in content and pair[1] in content:
-            stated = tuple(int(_number(content, name, path)) for name in pair)
-            if stated != stored.shape[1:3]:
-                problem = (
-                    f"must have the axes (band, row, column, time), but rows and columns are {stated} "
-                    f"by {'/'.join(pair)} and the shape is {stored.shape}: permute it"
-                )
-                raise FileError(path, "Y", problem)
+    for names, stated in _stated_sizes(content, path).items():
+        if stated != stored.shape[1:3]:
+            problem = (
+                f"must have the axes (band, row, column, time), but rows and columns are {stated} "
+                f"by {names} and the shape is {stored.shape}: permute it"
+            )
+            raise FileError(path, "Y", problem)
 
 
 def _divisor(values: np.ndarray, content: Mapping[str, Any], path: Path) -> float:
@@ -151,14 +181,14 @@ def _divisor(values: np.ndarray, content: Mapping[str, Any], path: Path) -> floa
 
 def _from_columns(matrix: Any, content: Mapping[str, Any], path: Path) -> np.ndarray:
     """(L, N) with pixels in column-major order -> (H, W, L)."""
-    found = [pair for pair in _SIZES if pair[0] in content and pair[1] in content]
+    found = list(_stated_sizes(content, path).values())
     if len(found) != 1:
         problem = (
             "of shape (band, pixel) needs the image size in exactly one of nRow/nCol, lines/cols, "
             f"H/W, got {len(found)} of them among: {', '.join(content)}"
         )
         raise FileError(path, "Y", problem)
-    height, width = (int(_number(content, name, path)) for name in found[0])
+    height, width = found[0]
     if matrix.ndim != 2 or matrix.shape[1] != height * width:
         problem = (
             f"must have the shape (band, {height * width}) for {height} rows and {width} columns, "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,17 @@ import numpy as np
 import xarray as xr
 
 from pyro_unmix.io.errors import FileError, parsing
-from pyro_unmix.io.hdf5 import MAX_DEFLATE, check_stored, never_written, open_hdf5
+from pyro_unmix.io.hdf5 import (
+    MAX_DEFLATE,
+    check_stored,
+    fill_value,
+    never_written,
+    open_hdf5,
+    unwritten,
+)
 from pyro_unmix.io.image import Image
 from pyro_unmix.io.netcdf_grid import grid_of
+from pyro_unmix.io.netcdf_packing import as_unsigned, mark_missing, number, unpacked
 
 # Names under which other programs keep the axes; sizes say nothing.
 _ALIASES = {
@@ -45,10 +53,15 @@ class _NetCDF:
     def read(self, path: Path) -> Image:
         with parsing(path, "content", "NetCDF, HDF5 or Zarr"), _open(path) as dataset:
             name = _cube_name(dataset, path)
+            missing: list[tuple[slice, ...]] = []
+            fill = None
             if path.is_file() and h5py.is_hdf5(path):
                 with open_hdf5(path) as file:
-                    check_stored(path, file[name])
-            return _image(dataset, name, path, self.name)
+                    check_stored(path, file[name], some_chunks=True)
+                    missing, fill = unwritten(file[name]), fill_value(file[name])
+            if fill is not None:
+                dataset[name].attrs.setdefault("_FillValue", fill)
+            return _image(dataset, name, path, self.name, missing)
 
 
 READER = _NetCDF()
@@ -140,28 +153,18 @@ def _is_cube(variable: xr.DataArray) -> bool:
     return {"y", "x", "wavelength"} <= dims <= set(_ALIASES) and len(dims) == variable.ndim
 
 
-def _image(dataset: xr.Dataset, name: str, path: Path, kind: str) -> Image:
+def _image(
+    dataset: xr.Dataset, name: str, path: Path, kind: str, missing: Sequence[tuple[slice, ...]]
+) -> Image:
     cube = dataset[name]
     dims = {_DIM[str(dim).lower()]: str(dim) for dim in cube.dims}
     order = [dims[dim] for dim in _ALIASES if dim in dims]
     with parsing(path, name, "an array"):
-        values = cube.transpose(*order).to_numpy()
-    attrs = cube.attrs
+        values = cube.to_numpy()
     notes: list[str] = [f"variable {name}{cube.dims}"]
-    if str(attrs.get("_Unsigned", "")).lower() == "true" and values.dtype.kind == "i":
-        unsigned = values.dtype.str.replace("i", "u")
-        # The marks have the stored, signed type as well.
-        marks = {k: np.asarray(attrs[k]) for k in ("_FillValue", "missing_value") if k in attrs}
-        attrs = {
-            **attrs,
-            **{
-                k: mark.astype(values.dtype).view(unsigned)
-                for k, mark in marks.items()
-                if mark.dtype.kind == "i"
-            },
-        }
-        values = values.view(unsigned)
-    nodata, values = _nodata(attrs, values, path, name)
+    values, attrs = as_unsigned(values, cube.attrs)
+    values, nodata = mark_missing(values, attrs, path, name, notes, missing)
+    values = values.transpose([cube.dims.index(dim) for dim in order])
     scale, offset = _scaling(attrs, values, path, name)
     grid = grid_of(dataset, cube, dims, path, notes)
     return Image(
@@ -172,36 +175,16 @@ def _image(dataset: xr.Dataset, name: str, path: Path, kind: str) -> Image:
         offset=offset,
         dates=_dates(dataset, dims.get("time"), path),
         notes=notes,
-        **_spectral_axis(dataset, dims["wavelength"], path),
+        **_spectral_axis(dataset, dims["wavelength"], path, notes),
         **grid,
     )
-
-
-def _number(attrs: Mapping[Any, Any], key: str, path: Path, name: str) -> Any:
-    """An attribute as a number, or as one number per band."""
-    value = np.asarray(attrs[key])
-    if value.dtype.kind not in "iuf" or value.ndim > 1 or value.size == 0:
-        raise FileError(path, f"{name}:{key}", f"must be a number, got {attrs[key]!r:.80}")
-    return value.reshape(-1)[0] if value.size == 1 else value
-
-
-def _nodata(
-    attrs: Mapping[Any, Any], values: np.ndarray, path: Path, name: str
-) -> tuple[Any, np.ndarray]:
-    marks = [
-        _number(attrs, key, path, name) for key in ("_FillValue", "missing_value") if key in attrs
-    ]
-    if len(marks) == 2 and not np.array_equal(marks[0], marks[1], equal_nan=True):
-        # Both mark missing values (CF conventions, section 2.5.1).
-        values = np.where(values == marks[1], np.asarray(marks[0], dtype=values.dtype), values)
-    return (marks[0] if marks else None), values
 
 
 def _scaling(
     attrs: Mapping[Any, Any], values: np.ndarray, path: Path, name: str
 ) -> tuple[Any, Any]:
-    scale = _number(attrs, "scale_factor", path, name) if "scale_factor" in attrs else None
-    offset = _number(attrs, "add_offset", path, name) if "add_offset" in attrs else None
+    scale = number(attrs, "scale_factor", path, name) if "scale_factor" in attrs else None
+    offset = number(attrs, "add_offset", path, name) if "add_offset" in attrs else None
     if offset is not None and scale is None:
         scale = 1.0
     units = str(attrs.get("units", "")).strip().lower()
@@ -231,7 +214,7 @@ def _dates(dataset: xr.Dataset, dim: str | None, path: Path) -> list[Any] | None
     return list(np.atleast_1d(decoded))
 
 
-def _spectral_axis(dataset: xr.Dataset, dim: str, path: Path) -> dict[str, Any]:
+def _spectral_axis(dataset: xr.Dataset, dim: str, path: Path, notes: list[str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     on_axis = {str(n): v for n, v in dataset.variables.items() if v.dims == (dim,)}
     lower = {name.lower(): name for name in on_axis}
@@ -241,7 +224,7 @@ def _spectral_axis(dataset: xr.Dataset, dim: str, path: Path) -> dict[str, Any]:
             if labels.dtype.kind in "OUS":
                 found.setdefault("names", [_text(label) for label in labels.to_numpy()])
             elif alias.startswith("wavelength"):
-                found["wavelength"] = labels.to_numpy()
+                found["wavelength"] = unpacked(labels, path, lower[alias], notes)
                 found["wavelength_unit"] = _unit(labels.attrs)
     if "wavelength" not in found and "wavelength" in lower:
         raise FileError(path, lower["wavelength"], "must hold numbers")
@@ -251,7 +234,7 @@ def _spectral_axis(dataset: xr.Dataset, dim: str, path: Path) -> dict[str, Any]:
         if unit is not None and unit != found.get("wavelength_unit", unit):
             problem = f"is in {unit!r}, but the wavelengths are in {found['wavelength_unit']!r}"
             raise FileError(path, "fwhm", problem)
-        found["fwhm"] = widths.to_numpy()
+        found["fwhm"] = unpacked(widths, path, lower["fwhm"], notes)
     for alias in _GOOD:
         if alias in lower:
             found["good"] = on_axis[lower[alias]].to_numpy() != 0

@@ -10,6 +10,8 @@ import numpy as np
 import xarray as xr
 
 from pyro_unmix.io.errors import FileError
+from pyro_unmix.io.netcdf_packing import unpacked
+from pyro_unmix.io.stored import assume
 
 # Of a pixel; coordinates in float32 are rounded, and a GeoTransform may be of another cut-out.
 _REGULAR = 0.01
@@ -31,7 +33,7 @@ def grid_of(
     for name in ("x", "y"):
         axis = dataset.variables.get(dims[name])
         if axis is not None and axis.dims == (dims[name],):
-            found[name] = _axis(axis.to_numpy(), dims[name], path)
+            found[name] = _axis(unpacked(axis, path, dims[name], notes), dims[name], path)
     tile = dataset.variables.get("tile")
     if tile is not None and tile.dims == (dims["y"],):
         found["tile"] = tile.to_numpy()
@@ -42,7 +44,7 @@ def grid_of(
         found["transform"] = _transform(found["x"], found["y"])
         if given is not None and found["transform"] is not None:
             if not np.allclose(given, found["transform"], rtol=1e-6):
-                notes.append("GeoTransform contradicts x and y and was left out")
+                assume(notes, path, "GeoTransform contradicts x and y and was left out")
     elif given is not None:
         found["transform"] = given
     return found
@@ -87,7 +89,7 @@ def _crs(attrs: Mapping[Any, Any], path: str | os.PathLike[str], notes: list[str
     try:
         from pyproj import CRS
     except ImportError:
-        notes.append("the CRS needs pyproj and was left out")
+        assume(notes, path, "the CRS needs pyproj and was left out")
         return None
     try:
         return str(CRS.from_cf(dict(attrs)).to_wkt())

@@ -11,7 +11,7 @@ from typing import IO, Any
 import numpy as np
 
 from pyro_unmix.io.errors import FileError, parsing
-from pyro_unmix.io.image import Image
+from pyro_unmix.io.stored import Image, assume
 
 CUBE_NAMES = ("cubes", "reflectance", "Y")
 _TEXTS = ("wavelength_unit",)
@@ -116,11 +116,14 @@ def _image(content: Mapping[str, np.ndarray], path: Path, kind: str) -> Image:
             f"{values.shape}"
         )
         raise FileError(path, name, problem)
+    notes = [f"array {name}"]
+    if "wavelength" in content and "wavelength_unit" not in content:
+        assume(notes, path, "the wavelengths are taken as nm: store wavelength_unit in the file")
     return Image(
         values=values,
         format=kind,
         dates=list(np.atleast_1d(content["time"])) if "time" in content else None,
-        notes=[f"array {name}"],
+        notes=notes,
         **spectral_fields(content, "nm", path),
     )
 

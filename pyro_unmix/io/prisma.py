@@ -17,6 +17,7 @@ from pyro_unmix.io.errors import FileError
 from pyro_unmix.io.hdf5 import open_hdf5, read_dataset
 from pyro_unmix.io.image import Image
 from pyro_unmix.io.metadata import attribute_text, read_time
+from pyro_unmix.io.stored import assume
 
 _SWATHS = "HDFEOS/SWATHS"
 _FIELDS = f"{_SWATHS}/PRS_L2D_HCO/Data Fields"
@@ -140,10 +141,11 @@ def _georeference(
     if (np.abs(spans - _PIXEL * (counts - 1)) < half).all():
         east, north = east - half, north + half  # the corners are pixel centres
     elif not (np.abs(spans - _PIXEL * counts) < half).all():
-        notes.append(
+        text = (
             f"the corners are {spans[0]:g} m x {spans[1]:g} m apart, which does not fit "
-            f"{counts[0]} x {counts[1]} pixels of {_PIXEL:g} m: no coordinates"
+            f"{counts[0]} x {counts[1]} pixels of {_PIXEL:g} m: taken without coordinates"
         )
+        assume(notes, path, text)
         return {}
     code = _number(file, path, "Epsg_Code")
     return {"crs": _wkt(int(code), path), "transform": (_PIXEL, 0.0, east, 0.0, -_PIXEL, north)}

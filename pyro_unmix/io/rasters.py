@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 
+from pyro_unmix._names import material_names
+from pyro_unmix.io.geotiff import SOFTWARE
 from pyro_unmix.io.writers import Grid, check_free, grid_of, need, workshop
 
 logger = logging.getLogger(__name__)
@@ -32,15 +34,21 @@ class _Layer(NamedTuple):
 
 
 def write_geotiff(
-    dataset: xr.Dataset, directory: str | os.PathLike[str], *, overwrite: bool = False
+    dataset: xr.Dataset,
+    directory: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    filled: bool = False,
 ) -> list[Path]:
     """Write one GeoTIFF per date, one band per material.
 
     ``abundances_<date>.tif`` holds the abundances; ``abundances_<date>_std.tif``, of the same bands,
     their posterior standard deviation where the dataset has one. The date is ``2021-07-31``; with
     the time of day, ``2021-07-31T101500``, where a day has several; ``t`` and the number for
-    numeric times; the position without any. Bands have the name of the material as description.
-    Numbers keep their precision (float32 or float64), and NaN is nodata. Tags: ``time`` (ISO, UTC),
+    numeric times; the position without any. Bands have the name of the material as description,
+    "material 0" and so on where materials have none. Numbers keep their precision (float32 or
+    float64), and NaN is nodata: pixel-dates that were not observed, unless they are to be filled.
+    Tags: ``time`` (ISO, UTC, or the number), which `read_sequence` takes for the date,
     ``TIFFTAG_DATETIME``, ``method``. Tiled and deflate-compressed; images below 16 pixels in strips.
 
     Parameters
@@ -51,6 +59,9 @@ def write_geotiff(
         Made if it is not there.
     overwrite : bool
         Replace files of the same names; others are left.
+    filled : bool
+        Also write what the model says of pixel-dates that are not `valid`, which it infers from the
+        other dates; by default they are NaN, in the abundances and in their std.
 
     Returns
     -------
@@ -68,9 +79,9 @@ def write_geotiff(
     """
     rasterio = need("rasterio", "io")
     directory = Path(directory)
-    names = _names(dataset)
+    names = material_names(dataset)
     georeference = _rasterio_grid(grid_of(dataset))
-    layers = list(_layers(dataset))
+    layers = list(_layers(dataset, filled))
     paths = [directory / f"{layer.name}.tif" for layer in layers]
     check_free(paths, overwrite)
     with workshop(directory) as folder:
@@ -117,7 +128,7 @@ def _rasterio_grid(grid: Grid) -> dict[str, Any]:
 
 
 def _tags(layer: _Layer, method: Any) -> dict[str, str]:
-    tags = {"TIFFTAG_IMAGEDESCRIPTION": layer.title}
+    tags = {"TIFFTAG_IMAGEDESCRIPTION": layer.title, "TIFFTAG_SOFTWARE": SOFTWARE}
     if isinstance(layer.date, np.datetime64):
         tags["time"] = str(np.datetime_as_string(layer.date, unit="auto"))
         seconds = str(np.datetime_as_string(layer.date, unit="s"))
@@ -131,12 +142,16 @@ def _tags(layer: _Layer, method: Any) -> dict[str, str]:
 
 
 def write_envi(
-    dataset: xr.Dataset, directory: str | os.PathLike[str], *, overwrite: bool = False
+    dataset: xr.Dataset,
+    directory: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    filled: bool = False,
 ) -> list[Path]:
     """Write one ENVI image per date, one band per material, and the endmembers as spectral library.
 
     ``abundances_<date>.hdr`` with ``.img`` (bsq), ``abundances_<date>_std.hdr`` where there is a
-    posterior (names as in `write_geotiff`), and ``endmembers.hdr`` with ``.sli``: the reference
+    posterior (names and missing pixels as in `write_geotiff`), and ``endmembers.hdr`` with ``.sli``: the reference
     endmembers with their names and, where known, wavelengths and fwhm in nm. NaN is the ``data
     ignore value``; ``acquisition time`` is the date. ``map info`` has north-up images, or rotated
     ones of square pixels, so images that lie south-up are written with their rows from the other
@@ -145,7 +160,7 @@ def write_envi(
 
     Parameters
     ----------
-    dataset, directory, overwrite
+    dataset, directory, overwrite, filled
         As in `write_geotiff`.
 
     Returns
@@ -165,14 +180,14 @@ def write_envi(
     """
     envi = need("spectral.io.envi", "io")
     directory = Path(directory)
-    names = _names(dataset)
+    names = material_names(dataset)
     for name in names:
         if set(name) & set(",{}\r\n"):
             raise ValueError(
                 f"names in an ENVI header cannot hold commas, braces or line breaks, got {name!r}: "
                 "rename the material with dataset.assign_coords(endmember=[...])"
             )
-    layers = list(_layers(dataset))
+    layers = list(_layers(dataset, filled))
     turn, place = _envi_place(grid_of(dataset), layers[0].values.shape[1:])
     headers = [directory / f"{layer.name}.hdr" for layer in layers]
     library = directory / "endmembers.hdr"
@@ -281,20 +296,19 @@ def _envi_projection(crs: Any, x: float, y: float, width: float, height: float) 
     return ["Arbitrary", *tie]
 
 
-# ------------------------------------------------------------------ layers and names
+# ------------------------------------------------------------------ layers
 
 
-def _names(dataset: xr.Dataset) -> list[str]:
-    return [str(name) for name in dataset["endmember"].to_numpy()]
-
-
-def _layers(dataset: xr.Dataset) -> Iterator[_Layer]:
+def _layers(dataset: xr.Dataset, filled: bool) -> Iterator[_Layer]:
     dates = _dates(dataset)
     for position, (label, date) in enumerate(zip(_labels(dates), dates, strict=True)):
         for variable, suffix in (("abundances", ""), ("abundances_std", "_std")):
             if variable not in dataset:
                 continue
-            maps = dataset[variable].isel(time=position).transpose("endmember", "y", "x")
+            maps = dataset[variable].isel(time=position)
+            if not filled and "valid" in dataset:
+                maps = maps.where(dataset["valid"].isel(time=position))
+            maps = maps.transpose("endmember", "y", "x")
             title = str(dataset[variable].attrs.get("long_name", variable))
             yield _Layer(f"abundances_{label}{suffix}", title, date, maps.to_numpy())
 

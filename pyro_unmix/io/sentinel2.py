@@ -14,11 +14,15 @@ from typing import Any
 
 import numpy as np
 
+from pyro_unmix._bands import ROUNDING
+from pyro_unmix._crs import same_crs
 from pyro_unmix.io.errors import FileError
 from pyro_unmix.io.geotiff import Raster, read_raster
+from pyro_unmix.io.given import Unscaled
 from pyro_unmix.io.image import Image
 from pyro_unmix.io.metadata import parse_time, starts_with
 from pyro_unmix.io.sentinel2_metadata import BANDS, TABLE, Metadata, metadata_for, metadata_near
+from pyro_unmix.io.stored import assume
 from pyro_unmix.io.tiff import is_jp2, is_tiff
 
 _NAME = re.compile(r"(?:^|[_.-])B(0?[1-9]|1[0-2]|8A)(?=[_.-]|$)", re.I)
@@ -31,12 +35,12 @@ _SATURATED = 65535
 
 @dataclass(frozen=True)
 class _Date:
-    """The bands of one date, and how their numbers become reflectance."""
+    """The bands of one date, and how their numbers become reflectance (None: nobody says)."""
 
     stamp: str
     rasters: list[Raster]
-    scale: np.ndarray
-    offset: np.ndarray
+    scale: np.ndarray | None
+    offset: np.ndarray | None
     nodata: Any
     metadata: Metadata | None
 
@@ -152,22 +156,7 @@ def _read_date(stamp: str, bands: dict[str, Path], near: list[Metadata]) -> _Dat
         raise FileError(paths[0], "data type", f"must be the same in all bands: {listed}")
     metadata = metadata_for(stamp, near, paths[0])
     whole = rasters[0].values.dtype.kind in "iu"
-    ones = np.ones(len(rasters))
-    scale, offset = ones, 0 * ones
-    if any(raster.scaled for raster in rasters):
-        scale = np.array([raster.scales[0] for raster in rasters])
-        offset = np.array([raster.offsets[0] for raster in rasters])
-    elif whole and metadata is not None:
-        scale = ones / metadata.quantification
-        offset = np.array([metadata.offset_of(band) for band in bands]) * scale
-    elif whole:
-        problem = (
-            "there is no MTD_MSIL2A.xml or MTD_MSIL1C.xml of this date, and without it nobody can "
-            "know whether the offset of baseline 04.00 (-1000) is in the numbers: put it into the "
-            "folder, or write scale and offset into the files (gdal_edit.py -scale 0.0001 -offset "
-            "-0.1, or 0)"
-        )
-        raise FileError(paths[0], "scale", problem)
+    scale, offset = _scaling(rasters, list(bands), metadata)
     marks = {raster.nodata for raster in rasters} - {None}
     if len(marks) > 1:
         raise FileError(paths[0], "nodata", f"must be the same in all bands, got {sorted(marks)}")
@@ -175,14 +164,30 @@ def _read_date(stamp: str, bands: dict[str, Path], near: list[Metadata]) -> _Dat
     return _Date(stamp, rasters, scale, offset, nodata, metadata)
 
 
+def _scaling(
+    rasters: list[Raster], bands: list[str], metadata: Metadata | None
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Of the band files, where they say it, else of the product; integers without either: None."""
+    ones = np.ones(len(rasters))
+    if any(raster.scaled for raster in rasters):
+        scale = np.array([raster.scales[0] for raster in rasters])
+        return scale, np.array([raster.offsets[0] for raster in rasters])
+    if rasters[0].values.dtype.kind not in "iu":
+        return ones, 0 * ones
+    if metadata is None:
+        return None, None
+    scale = ones / metadata.quantification
+    return scale, np.array([metadata.offset_of(band) for band in bands]) * scale
+
+
 def _check_grids(dates: list[_Date], paths: Sequence[list[Path]]) -> None:
     first, first_path = dates[0].rasters[0], paths[0][0]
     for date, files in zip(dates, paths, strict=True):
         for raster, path in zip(date.rasters, files, strict=True):
-            if (raster.values.shape, raster.transform, raster.crs) == (
-                first.values.shape,
-                first.transform,
-                first.crs,
+            if (
+                raster.values.shape == first.values.shape
+                and raster.transform == first.transform
+                and same_crs(raster.crs, first.crs)
             ):
                 continue
             problem = (
@@ -209,38 +214,61 @@ def _image(dates: list[_Date], bands: list[str], folder: Path) -> Image:
     values = np.stack(
         [np.concatenate([r.values for r in date.rasters], axis=-1) for date in dates], axis=0
     )
-    scaling = {"scale": first.scale, "offset": first.offset, "nodata": first.nodata}
-    same = all(
-        np.array_equal(date.scale, first.scale)
-        and np.array_equal(date.offset, first.offset)
-        and date.nodata == first.nodata
-        for date in dates
-    )
-    saturated = values.dtype == np.uint16 and (values == _SATURATED).any()
-    if not same or saturated:
-        values = _as_reflectance(values, dates)
-        scaling = {"scale": 1.0, "offset": 0.0}
+    scaled = all(date.scale is not None for date in dates)
+    scaling: dict[str, Any] = {"nodata": first.nodata}
+    if scaled:
+        scaling |= {"scale": first.scale, "offset": first.offset}
+    saturated = values.dtype == np.uint16 and bool((values == _SATURATED).any())
+    if saturated or not all(_same_scaling(first, date) for date in dates):
+        values = _as_in_first(values, dates, scaled=scaled)
+        scaling["nodata"] = None
         notes.append("saturated pixels (65535) are missing" if saturated else "scales differ")
-    return Image(
-        values=values,
-        format=Sentinel2Reader.name,
-        dates=_times(dates, folder),
-        crs=first.rasters[0].crs,
-        transform=first.rasters[0].transform,
-        names=[f"B{band[1:].zfill(2)}" for band in bands],
-        notes=notes,
-        wavelength_unit="nm",
+    facts: dict[str, Any] = {
+        "values": values,
+        "format": Sentinel2Reader.name,
+        "dates": _times(dates, folder),
+        "crs": first.rasters[0].crs,
+        "transform": first.rasters[0].transform,
+        "names": [f"B{band[1:].zfill(2)}" for band in bands],
+        "notes": notes,
+        "wavelength_unit": "nm",
         **scaling,
         **_spectral(dates, bands, folder, notes),
+    }
+    return Image(**facts) if scaled else Unscaled(**facts, reason=_unscaled(dates))
+
+
+def _unscaled(dates: list[_Date]) -> str:
+    lacking = ", ".join(date.stamp or "one without a date" for date in dates if date.scale is None)
+    return (
+        f"there is no MTD_MSIL2A.xml or MTD_MSIL1C.xml of these dates: {lacking}; without it nobody "
+        "can know whether the offset of baseline 04.00 (-1000) is in the numbers: put it into the "
+        "folder, or pass scale=1e-4 and offset=-0.1 (baseline 04.00 and later) or offset=0 (before, "
+        "or harmonised) to read_sequence, or write them into the files (gdal_edit.py -scale 0.0001 "
+        "-offset -0.1, or 0)"
     )
 
 
-def _as_reflectance(values: np.ndarray, dates: list[_Date]) -> np.ndarray:
-    """float32 (T, H, W, L): each date with its own offset; NaN where nodata or saturated."""
+def _same_scaling(one: _Date, two: _Date) -> bool:
+    return all(
+        np.array_equal(getattr(one, name), getattr(two, name))
+        for name in ("scale", "offset", "nodata")
+    )
+
+
+def _as_in_first(values: np.ndarray, dates: list[_Date], *, scaled: bool) -> np.ndarray:
+    """float32 (T, H, W, L): numbers that mean the same with the scale and offset of the first date.
+
+    NaN where nodata or saturated. Where a date has no scale, the numbers stay as they are stored.
+    """
     out = np.empty(values.shape, dtype=np.float32)
+    first = dates[0]
     for number, date in enumerate(dates):
         stored = values[number]
-        out[number] = stored * date.scale + date.offset
+        out[number] = stored
+        if scaled and not _same_scaling(first, date):
+            shift = (date.offset - first.offset) / first.scale  # type: ignore[operator]
+            out[number] = stored * (date.scale / first.scale) + shift  # type: ignore[operator]
         if date.nodata is not None:
             out[number][stored == date.nodata] = np.nan
         if stored.dtype == np.uint16:
@@ -269,22 +297,34 @@ def _times(dates: list[_Date], folder: Path) -> list[np.datetime64] | None:
 def _spectral(
     dates: list[_Date], bands: list[str], folder: Path, notes: list[str]
 ) -> dict[str, np.ndarray]:
-    """Band centres as the product states them, else as ESA's table of the satellite does."""
-    first = dates[0].metadata
+    """Band centres and widths of the first date; A, B and C are built to one specification."""
     found = re.search(r"S2([A-D])(?=[_.-])", folder.resolve().as_posix())
-    satellites = {date.metadata.satellite for date in dates if date.metadata}
-    satellite = min(satellites) if satellites else (f"2{found.group(1)}" if found else "")
-    if len(satellites) > 1:
-        notes.append(f"satellites {', '.join(sorted(satellites))} differ by up to 17 nm in B12")
-    if satellite not in TABLE:
-        notes.append(f"satellite {satellite or 'unknown'}: widths of the bands of Sentinel-2A")
-    table = TABLE.get(satellite, TABLE["2A"])
-    stated = {} if first is None else first.wavelength
-    centres = [stated.get(band, table[band][0]) for band in bands]
+    named = f"2{found.group(1)}" if found else ""
+    known = [date.metadata.satellite if date.metadata else named for date in dates]
+    if known[0] not in TABLE:
+        text = f"satellite {known[0] or 'unknown'}: widths of the bands of Sentinel-2A"
+        assume(notes, folder, text)
+    table = TABLE.get(known[0], TABLE["2A"])
+    centres = [_centres(date, name, bands) for date, name in zip(dates, known, strict=True)]
+    shifts = np.abs(np.array(centres) - centres[0])
+    if shifts.max() > ROUNDING:
+        date, band = np.unravel_index(shifts.argmax(), shifts.shape)
+        text = (
+            f"satellites {', '.join(sorted(set(known)))}: bands are up to {shifts.max():.2g} nm "
+            f"({bands[band]} of {dates[date].stamp}) off those of the first date, which are kept"
+        )
+        assume(notes, folder, text)
     return {
-        "wavelength": np.array(centres),
+        "wavelength": np.array(centres[0]),
         "fwhm": np.array([float(table[band][1]) for band in bands]),
     }
+
+
+def _centres(date: _Date, satellite: str, bands: list[str]) -> list[float]:
+    """As the product states them, else as ESA's table of the satellite does."""
+    table = TABLE.get(satellite, TABLE["2A"])
+    stated = {} if date.metadata is None else date.metadata.wavelength
+    return [float(stated.get(band, table[band][0])) for band in bands]
 
 
 READER = Sentinel2Reader()

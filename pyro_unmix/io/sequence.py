@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +13,21 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from pyro_unmix._bands import ROUNDING, narrower, other_bands
 from pyro_unmix._check import as_times
 from pyro_unmix.cubes import DIMS, as_cube_sequence
-from pyro_unmix.io.errors import FileError
+from pyro_unmix.io.errors import FileError, parsing
+from pyro_unmix.io.given import with_scaling, with_wavelengths
 from pyro_unmix.io.grid import check_same_grid, spatial_coords
-from pyro_unmix.io.image import Image, band_coords, kept_bands, reflectance
-from pyro_unmix.io.registry import read_image
-from pyro_unmix.io.spectral_axis import Bands, wavelength_in_nm
+from pyro_unmix.io.image import Image, band_coords, check_shapes, kept_bands, reflectance
+from pyro_unmix.io.lazy import checked, import_dask, lazy_reflectance
+from pyro_unmix.io.registry import find_reader, read_image
+from pyro_unmix.io.spectral_axis import Bands, fwhm_in_nm, wavelength_in_nm
 
 logger = logging.getLogger(__name__)
 
-# In nm: files of one product differ by rounding only.
-_SAME_WAVELENGTH = 0.01
+# One specification, several satellites, whose bands go by their names.
+_TWINS = ("Sentinel-2",)
 
 
 def read_sequence(
@@ -32,6 +35,7 @@ def read_sequence(
     *,
     dates: Any = None,
     scale: npt.ArrayLike | None = None,
+    offset: npt.ArrayLike | None = None,
     bands: Bands = None,
     chunks: int | str | Mapping[str, int] | None = None,
     drop_water: bool = False,
@@ -44,7 +48,9 @@ def read_sequence(
     table. Reflectance = stored x scale + offset, with the scale, offset and nodata of the file.
     Nothing is guessed: what a file does not say, or says twice, is an error that names the argument
     to pass. Bands that the file calls bad, and bands without any data at some date, are dropped at
-    all dates, with a log line.
+    all dates, with a log line. The other bands must be the same in all files: centres less than a
+    tenth of the band width apart (`pyro_unmix._bands.band_tolerance`; of Sentinel-2A, B and C, by
+    their names). Those of the first file are kept, with a warning that says the largest shift.
 
     Parameters
     ----------
@@ -53,16 +59,19 @@ def read_sequence(
     dates : array_like (T,), optional
         In the order of `paths`, instead of the dates in the files: datetime64, ISO strings or
         numbers. Without any dates the order of `paths` stands; else the result is sorted.
-    scale : number or array_like (L,), optional
-        Instead of the scale in the files; needed for integers without one.
+    scale, offset : number or array_like (L,), optional
+        Instead of the scale and the offset in the files; a scale is needed for integers without
+        one, both for Sentinel-2 bands without their metadata.
     bands : slice, or list of positions (from 0), of names, or of L bool, optional
         The bands to read, in the order of the file; also those that the file calls bad.
     chunks : int, dict or "auto", optional
-        Return dask chunks (`DataArray.chunk`). The files themselves are read at once.
+        Return dask chunks (`DataArray.chunk`), whose values are read when they are computed, so
+        that a part of a large image can be taken: of GeoTIFF, ENVI and .npy, block by block; other
+        formats are loaded whole before. Of what the numbers may be, a sample of rows is checked.
     drop_water : bool
         Drop the bands in the windows of water vapour, 1340-1450 and 1790-1960 nm.
-    wavelength_unit : {"nm", "um"}, optional
-        Instead of the unit in the files.
+    wavelength_unit : {"nm", "um", "none"}, optional
+        Instead of the unit in the files; "none" leaves their wavelengths away.
     nodata : number, optional
         The stored value that marks missing, instead of that in the files.
 
@@ -85,12 +94,20 @@ def read_sequence(
     files = [Path(p) for p in ([paths] if isinstance(paths, (str, os.PathLike)) else paths)]
     if not files:
         raise ValueError("paths must name at least one file, got an empty list")
-    images = [read_image(path) for path in files]
+    if chunks is not None:
+        import_dask()
+    read = read_image if chunks is None else _open_image
+    images = [
+        with_wavelengths(with_scaling(read(path), path, scale, offset), path, wavelength_unit)
+        for path in files
+    ]
+    if wavelength_unit is not None and str(wavelength_unit).strip().lower() == "none":
+        wavelength_unit = None
     for path, image in zip(files, images, strict=True):
         logger.debug("%s: %s; %s", path, image.format, "; ".join(image.notes))
     for path, image in zip(files[1:], images[1:], strict=True):
         check_same_grid(images[0], files[0], image, path)
-        _check_same_bands(images[0], files[0], image, path, wavelength_unit)
+        _check_same_names(images[0], files[0], image, path)
     times = _times(images, files, dates)
     settings: dict[str, Any] = {"wavelength_unit": wavelength_unit, "nodata": nodata}
     keep = np.logical_and.reduce(
@@ -101,6 +118,7 @@ def read_sequence(
     )
     if not keep.any():
         raise FileError(files[0], "bands", "no band has data in all files: drop some of the files")
+    _check_same_bands(images, files, keep, wavelength_unit)
     first = images[0]
     coords: dict[str, Any] = dict(spatial_coords(first))
     coords |= band_coords(first, keep, files[0], wavelength_unit)
@@ -110,26 +128,36 @@ def read_sequence(
         coords["tile"] = ("y", np.asarray(first.tile))
     if times is not None:
         coords["time"] = times
-    values = _joined(images, files, keep, scale, nodata)
+    make = _joined if chunks is None else lazy_reflectance
+    values = make(images, files, keep, nodata)
     cubes = xr.DataArray(values, dims=DIMS, coords=coords)
     try:
         if times is not None:
             cubes = cubes.sortby("time")
-        cubes = as_cube_sequence(cubes)
+        return as_cube_sequence(cubes) if chunks is None else checked(cubes).chunk(chunks)
     except (TypeError, ValueError) as error:
         raise FileError(", ".join(map(str, files)), "values", str(error)) from error
-    return cubes if chunks is None else _chunked(cubes, chunks)
+
+
+def _open_image(path: Path) -> Image:
+    """As `read_image`, but without the numbers where the reader can leave them in the file."""
+    reader = find_reader(path)
+    if not hasattr(reader, "open"):
+        return read_image(path)
+    with parsing(path, "content", reader.name):
+        image: Image = reader.open(path)
+        check_shapes(image, path)
+    return image
 
 
 def _joined(
     images: list[Image],
     files: list[Path],
     keep: np.ndarray,
-    scale: npt.ArrayLike | None,
     nodata: float | None,
 ) -> np.ndarray:
     parts = [
-        reflectance(image, keep, path=path, scale=scale, nodata=nodata)
+        reflectance(image, keep, path=path, nodata=nodata)
         for path, image in zip(files, images, strict=True)
     ]
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
@@ -139,9 +167,8 @@ def _equal(one: Sequence[str] | None, two: Sequence[str] | None) -> bool:
     return (None if one is None else list(one)) == (None if two is None else list(two))
 
 
-def _check_same_bands(
-    first: Image, first_path: Path, other: Image, path: Path, unit: str | None
-) -> None:
+def _check_same_names(first: Image, first_path: Path, other: Image, path: Path) -> None:
+    """Number of bands, and their names where nothing else tells them apart."""
     if first.num_bands != other.num_bands:
         problem = f"has {other.num_bands} bands, but {first_path} has {first.num_bands}"
         raise FileError(path, "bands", f"{problem}: choose files of one sensor")
@@ -149,31 +176,59 @@ def _check_same_bands(
         lacking = path if other.wavelength is None else first_path
         problem = f"is missing in {lacking}, but not in the other files"
         raise FileError(path, "wavelength", problem)
-    if first.wavelength is None or other.wavelength is None:
-        if (
-            first.names is not None
-            and other.names is not None
-            and not _equal(first.names, other.names)
-        ):
-            problem = f"are {list(other.names)}, but {list(first.names)} in {first_path}"
-            raise FileError(path, "band names", f"{problem}: bring the bands into one order first")
+    by_name = first.wavelength is None or first.format == other.format in _TWINS
+    if not by_name or first.names is None or other.names is None:
         return
-    one = wavelength_in_nm(first.wavelength, first.wavelength_unit, first_path, unit)
-    two = wavelength_in_nm(other.wavelength, other.wavelength_unit, path, unit)
-    odd = np.flatnonzero(np.abs(one - two) > _SAME_WAVELENGTH)
-    if odd.size:
-        band = odd[0]
-        problem = (
-            f"band {band} is at {two[band]:g} nm, but at {one[band]:g} nm in {first_path}: "
-            "resample the spectra to the bands of one of them first"
+    if not _equal(first.names, other.names):
+        problem = f"are {list(other.names)}, but {list(first.names)} in {first_path}"
+        raise FileError(path, "band names", f"{problem}: bring the bands into one order first")
+
+
+def _check_same_bands(
+    images: list[Image], files: list[Path], keep: np.ndarray, unit: str | None
+) -> None:
+    """The centres of the bands that are kept, against those of the first file."""
+    first = images[0]
+    if first.wavelength is None:
+        return
+    one, width = _centres(first, files[0], unit)
+    largest, where = 0.0, files[0]
+    for path, image in zip(files[1:], images[1:], strict=True):
+        two, other_width = _centres(image, path, unit)
+        odd = other_bands(one, two, narrower(width, other_width))
+        odd = odd[keep[odd]]
+        if odd.size and not (first.format == image.format in _TWINS):
+            band = odd[0]
+            problem = (
+                f"band {band} is at {two[band]:g} nm, but at {one[band]:g} nm in {files[0]}, more "
+                "than a tenth of its width away: resample the spectra to the bands of one of them "
+                "first, or choose the others with bands="
+            )
+            raise FileError(path, "wavelength", problem)
+        shift = float(np.abs(one - two)[keep].max())
+        if shift > largest:
+            largest, where = shift, path
+    if largest > ROUNDING:
+        logger.warning(
+            "%s: bands are up to %.2g nm off those of %s, whose wavelengths are kept",
+            where,
+            largest,
+            files[0],
         )
-        raise FileError(path, "wavelength", problem)
+
+
+def _centres(image: Image, path: Path, unit: str | None) -> tuple[np.ndarray, np.ndarray | None]:
+    """Centres and widths in nm."""
+    assert image.wavelength is not None
+    stated = image.wavelength_unit
+    fwhm = None if image.fwhm is None else fwhm_in_nm(image.fwhm, stated, path, unit)
+    return wavelength_in_nm(image.wavelength, stated, path, unit), fwhm
 
 
 def _times(images: list[Image], files: list[Path], given: Any) -> np.ndarray | None:
     counts = [image.num_dates for image in images]
     if given is not None:
-        times = as_times(given, sum(counts))
+        times = _given_times(given, sum(counts))
     else:
         lacking = [p for p, image in zip(files, images, strict=True) if image.dates is None]
         if len(lacking) == len(files):
@@ -191,9 +246,10 @@ def _times(images: list[Image], files: list[Path], given: Any) -> np.ndarray | N
     again = np.flatnonzero(times[order][1:] == times[order][:-1])
     if again.size:
         one, two = order[again[0]], order[again[0] + 1]
+        cure = "pass" if given is None else "pass others by"
         problem = (
             f"{times[one]} appears twice, also in {files[owners[one]]}: drop or average one of "
-            "them, or pass dates= to read_sequence"
+            f"them, or {cure} dates= to read_sequence"
         )
         raise FileError(files[owners[two]], "dates", problem)
     if (np.diff(order) < 0).any():
@@ -201,16 +257,21 @@ def _times(images: list[Image], files: list[Path], given: Any) -> np.ndarray | N
     return times
 
 
+def _given_times(given: Any, count: int) -> np.ndarray:
+    """As `as_times`, in the words of the argument."""
+    number = np.size(given)
+    if number != count:
+        raise ValueError(
+            f"dates= must hold one date per image, {count} in the files, got {number}: {given!r}"
+        )
+    try:
+        return as_times(given, count)
+    except (TypeError, ValueError) as error:
+        raise type(error)(re.sub("^time ", "dates= ", str(error))) from error
+
+
 def _file_times(image: Image, path: Path) -> np.ndarray:
     try:
         return as_times(image.dates, image.num_dates)
     except (TypeError, ValueError) as error:
         raise FileError(path, "dates", str(error)) from error
-
-
-def _chunked(cubes: xr.DataArray, chunks: Any) -> xr.DataArray:
-    try:
-        import_module("dask")
-    except ImportError as error:
-        raise ImportError('chunks= needs dask: pip install "pyro-unmix[scale]"') from error
-    return cubes.chunk(chunks)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +49,8 @@ class Image:
     names : sequence of L str, optional
         Of the bands.
     notes : list of str
-        What was understood, left out or assumed, for a person to read.
+        What was understood, left out or assumed, for a person to read. What was assumed is added
+        with `assume`, so that it is also logged.
     """
 
     values: np.ndarray
@@ -78,3 +83,12 @@ class Image:
     def grid(self) -> tuple[int, int]:
         """(H, W)."""
         return self.values.shape[-3], self.values.shape[-2]
+
+
+def assume(notes: list[str], path: str | os.PathLike[str], text: str) -> None:
+    """Add to the notes what the file does not say but the reader goes on with, and log it: WARNING.
+
+    What a reader merely understood is appended to the notes alone; those are logged as DEBUG.
+    """
+    notes.append(text)
+    logger.warning("%s: %s", path, text)

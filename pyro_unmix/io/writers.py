@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 
+from pyro_unmix._crs import crs_coordinates, crs_text
+
 # The first version of the conventions with 64-bit integers, which dates and numbered materials are.
 CONVENTIONS = "CF-1.9"
 # Coordinates may be off an even grid by this share of a pixel: northings in float32 are.
@@ -74,8 +76,7 @@ def grid_of(dataset: xr.Dataset) -> Grid:
 
 def grid_mapping(dataset: xr.Dataset) -> str | None:
     """Name of the scalar coordinate that holds CRS or transform."""
-    marks = {"crs_wkt", "spatial_ref", "grid_mapping_name", "GeoTransform"}
-    found = [str(n) for n, c in dataset.coords.items() if c.ndim == 0 and marks & set(c.attrs)]
+    found = crs_coordinates(dataset.coords)
     if len(found) > 1:
         raise ValueError(
             f"expected one coordinate with the CRS, got {', '.join(found)}: drop all but one with "
@@ -85,12 +86,10 @@ def grid_mapping(dataset: xr.Dataset) -> str | None:
 
 
 def _wkt(attrs: dict[str, Any]) -> str | None:
-    for key in ("crs_wkt", "spatial_ref"):
-        if attrs.get(key):
-            return str(attrs[key])
-    if "grid_mapping_name" in attrs:
+    text = crs_text(attrs)
+    if text is None and "grid_mapping_name" in attrs:
         return str(need("pyproj", "io").CRS.from_cf(attrs).to_wkt())
-    return None
+    return text
 
 
 def _stored_transform(attrs: dict[str, Any]) -> tuple[float, ...] | None:

@@ -9,6 +9,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from pyro_unmix._names import material_name
+
 MAX_DATES = 8  # more columns than this are too small to read
 MAP_DIMS = ("time", "y", "x", "endmember")
 
@@ -93,10 +95,7 @@ def material_labels(maps: xr.DataArray) -> list[Hashable]:
 def material_names(maps: xr.DataArray, names: Sequence[str] | None) -> list[str]:
     """Names to print, one per material."""
     if names is None:
-        return [
-            label if isinstance(label, str) else f"endmember {label}"
-            for label in material_labels(maps)
-        ]
+        return [material_name(label) for label in material_labels(maps)]
     if isinstance(names, str) or len(names) != maps.sizes["endmember"]:
         raise ValueError(
             f"expected {maps.sizes['endmember']} names, one per material, got {names!r}"
