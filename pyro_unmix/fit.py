@@ -5,45 +5,37 @@ from __future__ import annotations
 import copy
 import logging
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from pyro import poutine
-from pyro.infer import SVI, Trace_ELBO
-from pyro.optim import PyroOptim
-from pyro.optim.clipped_adam import ClippedAdam
-from torch import Tensor
+from pyro.infer import Trace_ELBO
 from tqdm.auto import tqdm
 
 from pyro_unmix._check import in_range, positive_int
 from pyro_unmix._random import seeded
 from pyro_unmix._threads import one_thread
+from pyro_unmix.checkpoint import Checkpoints, Run
 from pyro_unmix.cubes import as_cube_sequence, check_bands, valid_mask
 from pyro_unmix.guides.base import Guide
-from pyro_unmix.posterior import (
-    PosteriorMean,
-    as_tensors,
-    loose_params,
-    prepare,
-    quiet_pyro,
-    read_out,
-)
+from pyro_unmix.posterior import PosteriorMean, as_tensors, loose_params, quiet_pyro, read_out
 from pyro_unmix.result import Unmixing
+from pyro_unmix.training import Batches, NonFiniteLossError, held_interrupts
+from pyro_unmix.training import CheckedSVI as _CheckedSVI
+from pyro_unmix.training import Optimiser as _Optimiser
 
 logger = logging.getLogger(__name__)
 
 #: Without a number of steps: the most epochs before training stops all the same.
 MAX_EPOCHS = 30
 _WINDOW = 50
-_ADVICE = "lower learning_rate, or look at the data and the priors' scales"
 
-
-class NonFiniteLossError(ArithmeticError):
-    """A loss or its gradient became NaN or infinite; the parameters are the last that gave a finite loss."""
+__all__ = ["NonFiniteLossError", "fit"]
 
 
 def fit(
@@ -62,6 +54,9 @@ def fit(
     device: str | torch.device | None = None,
     progress: bool = True,
     callback: Callable[[int, float], None] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    resume: bool = True,
+    checkpoint_every: int = 50,
     method: str = "fit",
 ) -> Unmixing:
     """Learn a model and a guide jointly by stochastic variational inference.
@@ -101,6 +96,13 @@ def fit(
         Show a bar with the ELBO and pixels per second.
     callback : callable, optional
         Called as ``callback(step, elbo)`` after every step, with the ELBO per observed value.
+    checkpoint : path, optional
+        Folder for checkpoints. A fit that was killed, called again with the same arguments, goes on from the newest
+        one and ends with the same bits as if nothing had happened; one that had ended is only read out again.
+    resume : bool
+        False: start anew, and remove the checkpoints that are in the folder.
+    checkpoint_every : int
+        Steps between two checkpoints; one more is made at the end and at an interrupt.
     method : str
         Name on the result.
 
@@ -112,8 +114,16 @@ def fit(
     Raises
     ------
     NonFiniteLossError
-        At the first loss or gradient that is not finite, naming the site or parameter. The parameters are those
-        that gave the last finite loss.
+        At the first loss or gradient that is not finite, naming the site, its date and pixels, or the parameter. The
+        parameters are those that gave the last finite loss.
+    ValueError
+        If something does not fit together, or a checkpoint is of another model, other settings or other data.
+
+    Notes
+    -----
+    A checkpoint holds the parameters of model and guide, the optimiser, all random generators, the queue of pixels,
+    the losses, and what the loss object counts. What a model of your own keeps in plain Python attributes, it does
+    not hold: register it as a buffer.
     """
     cubes = as_cube_sequence(cube_sequence)
     seed = positive_int(seed, "seed", minimum=0)
@@ -133,6 +143,9 @@ def fit(
             "from endmembers of the same bands"
         )
     check_bands(getattr(getattr(model, "reference", None), "wavelength", None), cubes)
+    keeper = None
+    if checkpoint is not None:
+        keeper = Checkpoints(checkpoint, every=checkpoint_every, resume=resume)
     with _undisturbed(seed, pixels.device):
         scale = 1.0 / (int(valid.sum()) * pixels.shape[-1])
         _forget_gradients(model, guide)
@@ -141,8 +154,11 @@ def fit(
             poutine.scale(guide, scale=scale),
             _Optimiser(learning_rate, plan.decay_per_step),
             loss,
+            cubes,
         )
-        losses = _train(svi, guide, pixels, valid, plan, seed, progress, callback)
+        batches = Batches(valid.any(1).nonzero().squeeze(1), plan.batch_size, seed)
+        run = Run(model, guide, svi, loss, pixels, valid, batches, plan.settings(seed))
+        _train(run, plan, keeper, progress, callback)
         store = loose_params(model, guide)
         try:
             dataset = read_out(
@@ -153,7 +169,9 @@ def fit(
         if not np.isfinite(dataset["abundances"]).all():
             raise svi.failed("the last step left abundances that are not finite")
     model, guide = _copies(model, guide)
-    return Unmixing(dataset, np.asarray(losses), model, guide, cubes, estimate, seed, method, store)
+    return Unmixing(
+        dataset, np.asarray(run.losses), model, guide, cubes, estimate, seed, method, store
+    )
 
 
 def _copies(model: Any, guide: Any) -> tuple[Any, Any]:
@@ -233,6 +251,18 @@ class _Plan:
                 self.num_steps = max(self.num_steps, 2 * _WINDOW)
         decay = in_range(decay, "learning_rate_decay", 0.0, 1.0, open_low=True)
         self.decay_per_step = decay ** (1 / max(self.num_steps, 1))
+        self.decay = decay
+
+    def settings(self, seed: int) -> dict[str, Any]:
+        """What the steps depend on."""
+        return {
+            "num_steps": self.num_steps,
+            "until_converged": self.until_converged,
+            "batch_size": self.batch_size,
+            "learning_rate_decay": self.decay,
+            "seed": seed,
+            "num_pixels": self.num_pixels,
+        }
 
     def finished(self, losses: list[float]) -> bool:
         """Whether the ELBO has converged (only asked for where no number of steps was given)."""
@@ -250,172 +280,55 @@ def _undisturbed(seed: int, device: torch.device) -> Iterator[None]:
         yield
 
 
-class _CheckedSVI(SVI):
-    """SVI that looks at the loss before it moves a parameter, and moves them in a fixed order."""
-
-    def __init__(self, model: Any, guide: Any, optim: Any, loss: Any) -> None:
-        super().__init__(model, guide, optim, loss)
-        # Every parameter, and its value when the loss was last finite.
-        self._good: dict[str, tuple[Tensor, Tensor]] = {}
-
-    def step(self, *args: Any, **kwargs: Any) -> float:
-        random_state = torch.random.get_rng_state()
-        with poutine.trace(param_only=True) as capture:
-            try:
-                loss = float(self.loss_and_grads(self.model, self.guide, *args, **kwargs))
-            except torch.linalg.LinAlgError:  # from factors of what is not finite
-                loss = math.nan
-        sites = sorted(capture.trace.nodes.items())
-        params = {
-            name: cast(Any, site["value"]).unconstrained()
-            for name, site in sites
-            if site["type"] == "param"
-        }
-        if not math.isfinite(loss):
-            self.check_parameters()
-            torch.random.set_rng_state(random_state)
-            raise self.failed(_describe_failure(self.model, self.guide, args, kwargs, loss))
-        self._good = {name: (value, value.detach().clone()) for name, value in params.items()}
-        self.optim(params.values())
-        for value in params.values():
-            value.grad = None
-        return loss
-
-    def failed(self, reason: str) -> NonFiniteLossError:
-        """The error to raise; the last good parameters are back."""
-        self._restore()
-        return NonFiniteLossError(f"{reason}; {_ADVICE}")
-
-    def check_parameters(self) -> None:
-        """Raise if the last step left a parameter that is not finite: its gradient was not."""
-        for name, (value, _) in self._good.items():
-            if not torch.isfinite(value).all():
-                name = name.replace("$$$", ".")
-                raise self.failed(f"the gradient of parameter {name!r} is not finite")
-
-    def _restore(self) -> None:
-        with torch.no_grad():
-            for value, good in self._good.values():
-                value.copy_(good)
-                value.grad = None
-
-
 def _train(
-    svi: _CheckedSVI,
-    guide: Any,
-    pixels: Tensor,
-    valid: Tensor,
+    run: Run,
     plan: _Plan,
-    seed: int,
+    keeper: Checkpoints | None,
     progress: bool,
     callback: Callable[[int, float], None] | None,
-) -> list[float]:
-    losses: list[float] = []
+) -> None:
+    """Train until the plan is fulfilled or somebody presses Ctrl-C."""
     if not plan.num_steps:
-        return losses
-    batches = _batches(valid.any(1).nonzero().squeeze(1), plan.batch_size, seed)
+        return
     bar = tqdm(total=plan.num_steps, disable=not progress, desc="fit", unit="step")
-    started = time.perf_counter()
     try:
-        features = prepare(guide, pixels, valid)
-        for step in range(plan.num_steps):
-            index = next(batches)
-            value = svi.step(
-                pixels[index],
-                valid[index],
-                index=index,
-                size=plan.num_pixels,
-                features={name: feature[index] for name, feature in features.items()},
-            )
-            losses.append(value)
-            if progress:
-                rate = (step + 1) * plan.batch_size / (time.perf_counter() - started)
-                bar.set_postfix_str(f"ELBO/value {-value:.4f}, {rate:.0f} pixels/s", refresh=False)
-                bar.update()
-            if callback is not None:
-                callback(step, -value)
-            if plan.finished(losses):
-                logger.info("ELBO converged after %d steps", len(losses))
-                break
-        svi.check_parameters()
+        resumed = keeper is not None and keeper.begin(run)
+        if not resumed:
+            run.prepare()
+        bar.update(len(run.losses))
+        with held_interrupts() as release:
+            _steps(run, plan, keeper, bar, callback, release)
+        run.svi.check_parameters()
+        if plan.finished(run.losses):
+            logger.info("ELBO converged after %d steps", len(run.losses))
     except KeyboardInterrupt:
-        logger.warning("interrupted after %d of %d steps", len(losses), plan.num_steps)
+        logger.warning("interrupted after %d of %d steps", len(run.losses), plan.num_steps)
+        if not run.between_steps:  # a second Ctrl-C, in the middle of a step
+            return
     finally:
         bar.close()
-    return losses
+    if keeper is not None and run.losses:
+        keeper.save(run)
 
 
-class _Optimiser(PyroOptim):
-    """ClippedAdam as one object for all parameters; `PyroOptim` makes one for each.
-
-    Parameters
-    ----------
-    learning_rate : float or callable
-        One rate, or a rate by the parameter's name.
-    decay : float
-        Factor per step.
-    """
-
-    def __init__(self, learning_rate: float | Callable[[str], float], decay: float) -> None:
-        if callable(learning_rate):
-            rate = learning_rate
-            super().__init__(ClippedAdam, lambda name: {"lr": rate(name), "lrd": decay})
-        else:
-            constant = in_range(learning_rate, "learning_rate", 0.0, open_low=True)
-            super().__init__(ClippedAdam, {"lr": constant, "lrd": decay})
-        self._adam: Any = None
-
-    def __call__(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Move the parameters along their gradients."""
-        for value in params:
-            if value not in self.optim_objs:
-                self._add({"params": [value], **self._get_optim_args(value)})
-                self.optim_objs[value] = self._adam
-        self._adam.step()
-
-    def _add(self, group: dict[str, Any]) -> None:
-        if self._adam is None:
-            self._adam = ClippedAdam([group])
-        else:
-            self._adam.add_param_group(group)
-
-
-def _batches(usable: Tensor, batch_size: int, seed: int) -> Iterator[Tensor]:
-    """Endless batches of equal size; every pixel comes once before any comes again."""
-    generator = torch.Generator().manual_seed(seed)
-    queue = torch.empty(0, dtype=torch.long)
-    while True:
-        while len(queue) < batch_size:
-            order = torch.randperm(len(usable), generator=generator)
-            queue = torch.cat([queue, order])
-        taken, queue = queue[:batch_size], queue[batch_size:]
-        yield usable[taken.to(usable.device)]
-
-
-def _describe_failure(model: Any, guide: Any, args: Any, kwargs: Any, loss: float) -> str:
-    """Which site is to blame, by running both programs once more."""
-    failed = f"the loss became {loss}"
-    with torch.no_grad():
-        guide_sites = _sites(guide, args, kwargs)
-        replayed = poutine.replay(model, trace=guide_sites)
-        for program, sites in (("guide", guide_sites), ("model", _sites(replayed, args, kwargs))):
-            for name, site in sites.nodes.items():
-                if site["type"] != "sample":
-                    continue
-                if not torch.isfinite(site["value"]).all():
-                    return f"{failed}: site {name!r} of the {program} is not finite"
-                if not torch.isfinite(site["fn"].log_prob(site["value"])).all():
-                    return (
-                        f"{failed}: site {name!r} of the {program} has a density that is not finite"
-                    )
-    return f"{failed}, in this draw only"
-
-
-def _sites(program: Any, args: Any, kwargs: Any) -> Any:
-    """The program's trace, as far as it runs."""
-    with poutine.trace() as capture:
-        try:
-            program(*args, **kwargs)
-        except torch.linalg.LinAlgError as error:
-            logger.warning("%s", str(error).splitlines()[0])
-    return capture.trace
+def _steps(
+    run: Run,
+    plan: _Plan,
+    keeper: Checkpoints | None,
+    bar: Any,
+    callback: Callable[[int, float], None] | None,
+    release: Callable[[], None],
+) -> None:
+    started, before = time.perf_counter(), len(run.losses)
+    while len(run.losses) < plan.num_steps and not plan.finished(run.losses):
+        value = run.step()
+        step = len(run.losses)
+        if not bar.disable:
+            rate = (step - before) * plan.batch_size / (time.perf_counter() - started)
+            bar.set_postfix_str(f"ELBO/value {-value:.4f}, {rate:.0f} pixels/s", refresh=False)
+            bar.update()
+        if callback is not None:
+            callback(step - 1, -value)
+        if keeper is not None:
+            keeper.after_step(run)
+        release()

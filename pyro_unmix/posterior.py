@@ -216,19 +216,21 @@ def iterate_draws(
     num_samples: int,
     seed: int,
     store: ParamStore | None = None,
+    place: tuple[np.ndarray, int] | None = None,
 ) -> Iterator[tuple[slice, dict[str, Any]]]:
-    """Chunk by chunk: what was drawn, and the chunk's tensors; `store` as `loose_params` gave it."""
+    """Chunk by chunk: what was drawn, and the chunk's tensors; `store` as `loose_params` gave it, `place` as
+    `read_out` takes it.
+    """
     pixels, valid = as_tensors(cubes, model)
     num_pixels, num_dates, num_bands = pixels.shape
+    numbers, size = (np.arange(num_pixels), num_pixels) if place is None else place
     with quiet_pyro(store), torch.no_grad():
         for part in chunks(num_pixels, num_dates * max(num_bands, 8 * num_samples)):
             y, v = pixels[part], valid[part]
             features = prepare(guide, y, v)
-            index = torch.arange(part.start, part.stop, device=y.device)
+            index = torch.as_tensor(numbers[part], device=y.device)
             noise = Noise(num_samples, seed, y)
-            drawn, variability = draw_abundances(
-                model, guide, y, v, features, noise, index, num_pixels
-            )
+            drawn, variability = draw_abundances(model, guide, y, v, features, noise, index, size)
             yield (
                 part,
                 {
@@ -238,7 +240,7 @@ def iterate_draws(
                     "valid": v,
                     "features": features,
                     "index": index,
-                    "size": num_pixels,
+                    "size": size,
                 },
             )
 
@@ -252,6 +254,7 @@ def read_out(
     seed: int = 0,
     store: ParamStore | None = None,
     progress: bool = False,
+    place: tuple[np.ndarray, int] | None = None,
 ) -> xr.Dataset:
     """The posterior of every pixel and date as a labelled dataset.
 
@@ -267,6 +270,8 @@ def read_out(
         Trained parameters of plain functions, from `loose_params`.
     progress : bool
         Show a bar over the pixels.
+    place : tuple of array (N,) and int, optional
+        Of a tile: the numbers of its pixels in the whole scene, and how many pixels that has.
 
     Returns
     -------
@@ -282,7 +287,7 @@ def read_out(
         desc="read out",
         unit="pixel",
     )
-    draws = iterate_draws(model, guide, cubes, estimate.num_samples, seed, store)
+    draws = iterate_draws(model, guide, cubes, estimate.num_samples, seed, store, place)
     for part, chunk in draws:
         drawn, variability = chunk["draws"], chunk["variability"]
         values = {"abundances": drawn.mean(0), "abundances_std": drawn.std(0)}
@@ -304,10 +309,12 @@ def _change(model: Any, chunk: dict[str, Any], abundances: Tensor, variability: 
     change = torch.full_like(pixels[..., 0], float("nan"))
     if pixels.shape[1] < 2:
         return change
-    design = model.design()
-    previous = variability[:, :-1].flatten(-2)
-    regression = linear_regression(design.mT @ design, pixels[:, 1:] @ design, previous)
-    change[:, 1:] = change_detector(regression, abundances[:, :-1])
+    # In double precision: the regression enlarges what rounding makes of the size of a chunk.
+    design = model.design().double()
+    previous = variability[:, :-1].flatten(-2).double()
+    moments = pixels[:, 1:].double() @ design
+    regression = linear_regression(design.mT @ design, moments, previous)
+    change[:, 1:] = change_detector(regression, abundances[:, :-1].double())
     return change.masked_fill(~valid, float("nan"))
 
 
@@ -323,15 +330,18 @@ def _to_dataset(model: Any, cubes: xr.DataArray, parts: dict[str, np.ndarray]) -
     arrays = {k: from_pixels(v, cubes, dims[k], name=k) for k, v in parts.items()}
     with torch.no_grad():
         reference = model.reference.value.cpu().numpy()
-        components = model.components().cpu().numpy()
+        spectra: dict[str, Any] = {"reference_endmembers": (("wavelength", "endmember"), reference)}
+        # Without components, endmembers are what `model.mixing_endmembers` makes of the variability.
+        if hasattr(model, "components"):
+            components = model.components().cpu().numpy()
+            spectra["components"] = (("wavelength", "component", "endmember"), components)
     wavelength = {"wavelength": cubes["wavelength"]} if "wavelength" in cubes.coords else {}
     return describe(
         xr.Dataset(
             {
                 **arrays,
                 "valid": valid_mask(cubes),
-                "reference_endmembers": (("wavelength", "endmember"), reference),
-                "components": (("wavelength", "component", "endmember"), components),
+                **spectra,
             },
             coords=wavelength,
         )

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import xarray as xr
 
-from pyro_unmix._check import in_range, positive_int
-from pyro_unmix._recipe import from_recipe, to_recipe
+from pyro_unmix import draws, prediction, saving, tile_store
 from pyro_unmix._threads import one_thread
-from pyro_unmix.cubes import as_cube_sequence, check_bands, from_pixels
+from pyro_unmix.cubes import as_cube_sequence
 from pyro_unmix.io import rasters, writers
-from pyro_unmix.posterior import ParamStore, PlugInMean, PosteriorMean, iterate_draws, read_out
-
-_FORMAT = 1
-_ESTIMATES = {cls.__name__: cls for cls in (PosteriorMean, PlugInMean)}
+from pyro_unmix.per_pixel import decoded_endmembers, mixed_pixels
+from pyro_unmix.posterior import ParamStore, PosteriorMean
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -119,16 +112,15 @@ class Unmixing:
             spectra = xr.ones_like(plane) * reference
         else:
             psi = self.dataset["variability"].isel(time=time)
-            # one matrix product per material, instead of xarray's general contraction
-            parts = np.einsum(
-                "yxkp,lkp->yxlp",
-                psi.transpose("y", "x", "component", "endmember").to_numpy(),
-                self._components(),
-                optimize=True,
-            )
+            if "components" in self.dataset:
+                parts = (
+                    self._combined(psi) + reference.transpose("wavelength", "endmember").to_numpy()
+                )
+            else:
+                parts = decoded_endmembers(self.model, psi)
             plane = psi.isel(component=0, endmember=0, drop=True)
             spectra = xr.DataArray(
-                parts + reference.transpose("wavelength", "endmember").to_numpy(),
+                parts,
                 dims=("y", "x", "wavelength", "endmember"),
                 coords={**plane.coords, **reference.coords},
             )
@@ -137,7 +129,7 @@ class Unmixing:
         return spectra.transpose(*order).rename("endmembers")
 
     def reconstruct(self, time: int = 0) -> xr.DataArray:
-        """``M_n a_n`` of every pixel of one date.
+        """``M_n a_n`` of every pixel of one date, or what the model's own mixing gives.
 
         Returns
         -------
@@ -147,7 +139,10 @@ class Unmixing:
         fractions = self.abundances.isel(time=time).transpose("y", "x", "endmember").to_numpy()
         reference = self._date_reference(time).transpose("wavelength", "endmember")
         spectra = fractions @ reference.to_numpy().T
-        if "variability" in self.dataset:
+        if hasattr(self.model, "mix"):
+            psi = self.dataset["variability"].isel(time=time)
+            spectra = mixed_pixels(self.model, self.abundances.isel(time=time), psi)
+        elif "variability" in self.dataset:
             psi = self.dataset["variability"].isel(time=time)
             weighted = psi.transpose("y", "x", "component", "endmember").to_numpy()
             weighted = weighted * fractions[:, :, None, :]
@@ -168,6 +163,16 @@ class Unmixing:
         if "date_endmembers" in self.dataset:
             return self.dataset["date_endmembers"].isel(time=time, drop=True)
         return self.reference_endmembers
+
+    def _combined(self, psi: xr.DataArray) -> np.ndarray:
+        """``sum_k F_k diag(psi_k)`` of one date (y, x, L, P)."""
+        # one matrix product per material, instead of xarray's general contraction
+        return np.einsum(
+            "yxkp,lkp->yxlp",
+            psi.transpose("y", "x", "component", "endmember").to_numpy(),
+            self._components(),
+            optimize=True,
+        )
 
     def _components(self) -> np.ndarray:
         order = ("wavelength", "component", "endmember")
@@ -202,14 +207,7 @@ class Unmixing:
         One draw uses the same noise at every pixel, so that a pixel's draws do not depend on its neighbours. The
         spread of a mean over pixels therefore cannot be read off them: it comes out as large as one pixel's.
         """
-        cubes = self._need_posterior("sample")
-        num_samples = positive_int(num_samples, "num_samples")
-        seed = positive_int(seed, "seed", minimum=0)
-        parts = iterate_draws(self.model, self.guide, cubes, num_samples, seed, self.store)
-        draws = np.concatenate([chunk["draws"].cpu().numpy() for _, chunk in parts], axis=1)
-        labels = {"endmember": self.abundances["endmember"].values}
-        maps = [from_pixels(draw, cubes, labels, name="abundances") for draw in draws]
-        return xr.concat(maps, dim="sample")
+        return draws.draw_maps(self, self._need_posterior("sample"), num_samples, seed)
 
     @one_thread()
     def quantile(
@@ -228,44 +226,69 @@ class Unmixing:
         DataArray (time, y, x, endmember), with a leading ``quantile`` dim for a sequence
         """
         cubes = self._need_posterior("quantile")
-        levels = [in_range(level, "q", 0.0, 1.0) for level in np.atleast_1d(np.asarray(q))]
-        if not levels:
-            raise ValueError("q must hold at least one number in [0, 1], got an empty list")
-        num_samples = positive_int(num_samples, "num_samples", minimum=2)
-        seed = positive_int(seed, "seed", minimum=0)
-        draws = iterate_draws(self.model, self.guide, cubes, num_samples, seed, self.store)
-        parts = []
-        for _, chunk in draws:
-            at = chunk["draws"].new_tensor(levels)
-            ordered = chunk["draws"].sort(dim=0).values
-            parts.append(_interpolate_ranks(ordered, at).cpu().numpy())
-        values = np.concatenate(parts, axis=1)
-        labels = {"endmember": self.abundances["endmember"].values}
-        maps = [from_pixels(value, cubes, labels, name="abundances") for value in values]
-        if np.ndim(q) == 0:
-            return maps[0].assign_coords(quantile=levels[0])
-        return xr.concat(maps, dim=xr.IndexVariable("quantile", levels))
+        return draws.quantile_maps(self, cubes, q, num_samples, seed)
 
     @one_thread()
     def predict(self, other_cubes: Any) -> Unmixing:
-        """Unmix other images of the same bands with the fitted model and guide, without training."""
+        """Unmix other images of the same bands with the fitted model and guide, without training.
+
+        Of a DataArray in chunks (Dask, extra ``scale``) the result's dataset is lazy and in the same tiles: nothing
+        is computed before it is asked for, as by `to_zarr`, and no more than a few tiles are in memory. Its numbers
+        are those of the images in one piece, up to rounding. The threads of one process read out one tile at a
+        time; processes of Dask do so side by side. See also `predict_to_zarr`.
+        """
         if self.model is None:
             raise ValueError(self._no_posterior("predict"))
-        cubes = as_cube_sequence(other_cubes)
-        bands = self.dataset.sizes["wavelength"]
-        if cubes.sizes["wavelength"] != bands:
-            raise ValueError(
-                f"expected cubes with the {bands} bands of the fit, got "
-                f"{cubes.sizes['wavelength']}: select or resample the same bands first"
-            )
-        reference = self.reference_endmembers
-        if "wavelength" in reference.coords:
-            check_bands(reference["wavelength"], cubes)
-        estimate, seed = self.estimate, self.seed
-        dataset = read_out(
-            self.model, self.guide, cubes, estimate=estimate, seed=seed, store=self.store
-        )
+        cubes, dataset = prediction.predict(self, other_cubes)
         return replace(self, dataset=dataset, cubes=cubes)
+
+    def predict_to_zarr(
+        self,
+        cubes: xr.DataArray,
+        path: str | os.PathLike[str],
+        *,
+        tile: int = 128,
+        num_workers: int = 1,
+        overwrite: bool = False,
+        progress: bool = True,
+    ) -> Path:
+        """Predict a scene of any size tile by tile, into a Zarr store with what `to_zarr` writes.
+
+        A call that was killed goes on where it was, if it is made again with the same arguments. `path` exists when
+        all tiles are done; up to then they are in a hidden folder beside it.
+
+        Parameters
+        ----------
+        cubes : DataArray
+            As `as_cube_sequence` takes, best in chunks from files (`xarray.open_zarr`, `read_sequence(chunks=...)`).
+        path : path
+        tile : int
+            Side of the tiles in pixels. Memory is for some copies of a tile's images in every process.
+        num_workers : int
+            Processes that read, predict and write tiles side by side. With more than one, a script must be guarded
+            by ``if __name__ == "__main__":``.
+        overwrite : bool
+            Replace a Zarr store that is there.
+        progress : bool
+            Show a bar over the tiles.
+
+        Returns
+        -------
+        Path
+
+        Raises
+        ------
+        FileExistsError
+            If `path` exists and is not to be replaced, or is no Zarr store.
+        ValueError
+            If tiles of another prediction, unfinished, are in the way.
+        """
+        predicted = self.predict(prediction.as_lazy_cubes(cubes, tile))
+        identity = prediction.identity(predicted, tile)
+        return tile_store.write_tiles(
+            predicted._known(), path, identity,
+            num_workers=num_workers, overwrite=overwrite, progress=progress,
+        )  # fmt: skip
 
     def _need_posterior(self, what: str) -> xr.DataArray:
         if self.model is None:
@@ -275,7 +298,7 @@ class Unmixing:
                 f".{what}() needs the images, and this result was saved without them: call "
                 f"result.predict(cubes).{what}(...) with the images"
             )
-        return self.cubes
+        return as_cube_sequence(self.cubes) if prediction.is_lazy(self.cubes) else self.cubes
 
     def _no_posterior(self, what: str) -> str:
         return (
@@ -314,18 +337,20 @@ class Unmixing:
         return writers.write_zarr(self._known(), path, overwrite=overwrite)
 
     def to_geotiff(
-        self, directory: str | os.PathLike[str], *, overwrite: bool = False
+        self, directory: str | os.PathLike[str], *, overwrite: bool = False, filled: bool = False
     ) -> list[Path]:
         """Write a GeoTIFF of the abundances and one of their std per date; see
-        `pyro_unmix.io.rasters.write_geotiff`.
+        `pyro_unmix.io.rasters.write_geotiff`. What was not observed is nodata, or with `filled` the model's filling.
         """
-        return rasters.write_geotiff(self._known(), directory, overwrite=overwrite)
+        return rasters.write_geotiff(self._known(), directory, overwrite=overwrite, filled=filled)
 
-    def to_envi(self, directory: str | os.PathLike[str], *, overwrite: bool = False) -> list[Path]:
+    def to_envi(
+        self, directory: str | os.PathLike[str], *, overwrite: bool = False, filled: bool = False
+    ) -> list[Path]:
         """Write ENVI images of every date and a spectral library of the endmembers; see
-        `pyro_unmix.io.rasters.write_envi`.
+        `pyro_unmix.io.rasters.write_envi`. What was not observed is NaN, or with `filled` the model's filling.
         """
-        return rasters.write_envi(self._known(), directory, overwrite=overwrite)
+        return rasters.write_envi(self._known(), directory, overwrite=overwrite, filled=filled)
 
     def _known(self) -> xr.Dataset:
         """`to_dataset` without the std that a method does not have."""
@@ -350,100 +375,9 @@ class Unmixing:
         -------
         Path
         """
-        path = Path(path)
-        if path.exists() and not (overwrite and (path / "recipe.json").is_file()):
-            raise FileExistsError(
-                f"{path} exists: pass overwrite=True to replace a saved result, or another path"
-            )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-        try:
-            self._write(folder, cubes)
-            if path.exists():
-                shutil.rmtree(path)
-            os.replace(folder, path)
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
-        path.chmod(0o755)
-        return path
-
-    def _write(self, folder: Path, with_cubes: bool) -> None:
-        arrays: list[np.ndarray] = []
-        known = {id(self.model): "model"}
-        recipe = {
-            "format": _FORMAT,
-            "method": self.method,
-            "seed": self.seed,
-            "estimate": [type(self.estimate).__name__, self.estimate.num_samples],
-            "model": to_recipe(self.model, arrays),
-            "guide": to_recipe(self.guide, arrays, None if self.model is None else known),
-        }
-        states = {
-            name: {} if part is None else part.state_dict()
-            for name, part in (("model", self.model), ("guide", self.guide))
-        }
-        tensors = [torch.from_numpy(array) for array in arrays]
-        torch.save({**states, "arrays": tensors}, folder / "weights.pt")
-        (folder / "recipe.json").write_text(json.dumps(recipe, indent=1), encoding="utf-8")
-        self.to_dataset().to_netcdf(folder / "result.nc", engine="h5netcdf")
-        if with_cubes and self.cubes is not None:
-            self.cubes.to_netcdf(folder / "cubes.nc", engine="h5netcdf")
+        return saving.save(self, path, with_cubes=cubes, overwrite=overwrite)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Unmixing:
         """Read what `save` wrote; needs no data and runs no code from the file."""
-        path = Path(path)
-        try:
-            recipe = json.loads((path / "recipe.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ValueError(
-                f"{path} is not a saved result (recipe.json: {error}): pass the folder that "
-                "Unmixing.save wrote"
-            ) from error
-        if recipe.get("format") != _FORMAT:
-            raise ValueError(
-                f"{path} has format {recipe.get('format')}, this version reads {_FORMAT}: load it "
-                "with the version of pyro_unmix that wrote it"
-            )
-        saved = torch.load(path / "weights.pt", weights_only=True, map_location="cpu")
-        arrays = [tensor.numpy() for tensor in saved["arrays"]]
-        model = _rebuild(recipe["model"], arrays, saved["model"], {})
-        guide = _rebuild(recipe["guide"], arrays, saved["guide"], {"model": model})
-        dataset = _read_netcdf(path / "result.nc")
-        cubes = _read_netcdf(path / "cubes.nc") if (path / "cubes.nc").exists() else None
-        kind, num_samples = recipe["estimate"]
-        return cls(
-            dataset=dataset.drop_vars("losses"),
-            losses=dataset["losses"].to_numpy(),
-            model=model,
-            guide=guide,
-            cubes=None if cubes is None else cubes["reflectance"],
-            estimate=_ESTIMATES[kind](num_samples),
-            seed=recipe["seed"],
-            method=recipe["method"],
-        )
-
-
-def _rebuild(recipe: Any, arrays: list[np.ndarray], state: Any, known: dict[str, Any]) -> Any:
-    part = from_recipe(recipe, arrays, known)
-    if part is not None:
-        floating = [tensor.dtype for tensor in state.values() if tensor.is_floating_point()]
-        if floating:
-            part.to(floating[0])
-        part.load_state_dict(state)
-    return part
-
-
-def _read_netcdf(path: Path) -> xr.Dataset:
-    with xr.open_dataset(path, engine="h5netcdf") as dataset:
-        return dataset.load()
-
-
-def _interpolate_ranks(ordered: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
-    """Linear interpolation between order statistics, as numpy's default; any number of elements."""
-    position = q * (len(ordered) - 1)
-    below = position.floor().long().clamp(max=len(ordered) - 1)
-    above = (below + 1).clamp(max=len(ordered) - 1)
-    weight = (position - below).reshape(-1, *[1] * (ordered.dim() - 1))
-    return ordered[below] * (1 - weight) + ordered[above] * weight
+        return cls(**saving.load(path))

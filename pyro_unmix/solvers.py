@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pyro_unmix.mixing import tile_components
 
+_RIDGE = 1e-3  # relative, of matrices that are singular otherwise
 _MAX_PIVOTS_PER_UNKNOWN = 12
 
 
@@ -91,7 +92,7 @@ def _pivot(
     m = free.to(linear.dtype)
     masked = gram * m[:, :, None] * m[:, None, :] + eye * (1 - m)[:, :, None]
     rhs = torch.stack([linear * m, m], dim=-1)
-    u, v = torch.linalg.solve(masked, rhs).unbind(-1)
+    u, v = _solve(masked, rhs).unbind(-1)
     target = u + v * ((1 - u.sum(-1)) / v.sum(-1)).unsqueeze(-1)
     # The longest step that keeps every fraction non-negative.
     falling = free & (target < 0)
@@ -112,6 +113,18 @@ def _pivot(
     enters = feasible & ~converged
     enter = torch.zeros_like(free).scatter_(-1, entering.unsqueeze(-1), True)
     return a, free | (enter & enters.unsqueeze(-1)), converged
+
+
+def _solve(matrix: Tensor, right: Tensor) -> Tensor:
+    """``matrix^-1 right``; those that rounding made singular, as of collinear spectra, get a small ridge."""
+    solution, info = torch.linalg.solve_ex(matrix, right)
+    bad = info != 0
+    if bad.any():
+        singular = matrix[bad]
+        ridge = _RIDGE * singular.diagonal(dim1=-2, dim2=-1).abs().mean(-1)
+        eye = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
+        solution[bad] = torch.linalg.solve(singular + ridge[:, None, None] * eye, right[bad])
+    return solution
 
 
 def fcls(pixels: Tensor, endmembers: Tensor) -> Tensor:
@@ -143,7 +156,8 @@ def simplex_scale(gram: Tensor) -> Tensor:
     inner = plane.mT @ gram @ plane
     ridge = 1e-6 * inner.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None] + 1e-3
     inner = inner + ridge * torch.eye(p - 1, dtype=gram.dtype, device=gram.device)
-    covariance = plane @ torch.linalg.inv(inner) @ plane.mT
+    inverse = _solve(inner, torch.eye(p - 1, dtype=gram.dtype, device=gram.device).expand_as(inner))
+    covariance = plane @ inverse @ plane.mT
     return covariance.diagonal(dim1=-2, dim2=-1).clamp(min=1e-10).sqrt()
 
 
@@ -191,7 +205,11 @@ class MarginalMixing:
         direct, _ = self.moments(projected)
         _, whitened = self._whiten(projected, abundances)
         mixed, observed = whitened[..., :-1], whitened[..., -1:]
-        curvature = (self.gram - mixed.mT @ mixed) / self.noise_variance
+        # Where spectra are collinear up to the noise, rounding leaves a difference that is not definite.
+        rounding = torch.finfo(self.gram.dtype).eps * self.gram.diagonal().mean()
+        curvature = self.gram - mixed.mT @ mixed
+        curvature.diagonal(dim1=-2, dim2=-1).add_(rounding)
+        curvature = curvature / self.noise_variance
         pull = (direct - (mixed.mT @ observed).squeeze(-1)) / self.noise_variance
         return curvature, pull
 

@@ -1,0 +1,340 @@
+"""Checkpoints of a fit: files that a killed process leaves whole, and that only the same fit goes on from."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import os
+import pickle
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyro
+import torch
+from torch import Tensor, nn
+
+from pyro_unmix._check import positive_int
+from pyro_unmix.fingerprint import attributes, describe, describe_program, differences, same
+from pyro_unmix.posterior import loose_params, prepare
+from pyro_unmix.training import Batches, CheckedSVI
+
+logger = logging.getLogger(__name__)
+
+_FORMAT = 1
+_NAME = re.compile(r"step-(\d{9})-([0-9a-f]{16})\.pt")
+_NUM_KEPT = 2
+
+
+@dataclass
+class Run:
+    """A fit in progress: everything that its next step depends on.
+
+    Parameters
+    ----------
+    model, guide : the pair that is trained
+    svi : CheckedSVI
+    loss : pyro.infer.ELBO
+        The objective of `svi`.
+    pixels, valid : Tensor
+        All data, (N, T, L) and (N, T).
+    batches : Batches
+    settings : dict
+        What else a step depends on; numbers and text.
+    losses : list of float
+        Of the steps so far.
+    """
+
+    model: Any
+    guide: Any
+    svi: CheckedSVI
+    loss: Any
+    pixels: Tensor
+    valid: Tensor
+    batches: Batches
+    settings: dict[str, Any]
+    losses: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.features: dict[str, Tensor] = {}
+        #: False while a step is under way: nothing may be saved then.
+        self.between_steps = True
+        self._loss_before = attributes(self.loss)
+
+    def prepare(self) -> None:
+        """Compute the guide's features with the parameters of the moment, which are kept for `state`."""
+        self._start = {name: _clones(part) for name, part in self._modules()}
+        self.features = prepare(self.guide, self.pixels, self.valid)
+
+    def step(self) -> float:
+        """One step on the next batch; its loss."""
+        self.between_steps = False
+        args, kwargs = self._batch(next(self.batches))
+        self.losses.append(self.svi.step(*args, **kwargs))
+        self.between_steps = True
+        return self.losses[-1]
+
+    def _batch(self, index: Tensor) -> tuple[tuple[Tensor, Tensor], dict[str, Any]]:
+        features = {name: feature[index] for name, feature in self.features.items()}
+        size = self.settings["num_pixels"]
+        keywords = {"index": index, "size": size, "features": features}
+        return (self.pixels[index], self.valid[index]), keywords
+
+    def _modules(self) -> list[tuple[str, nn.Module]]:
+        pairs = (("model", self.model), ("guide", self.guide))
+        return [(name, part) for name, part in pairs if isinstance(part, nn.Module)]
+
+    # ------------------------------------------------------------------ out and in
+
+    def state(self) -> dict[str, Any]:
+        """Tensors, numbers and text from which `restore` goes on with the same bits."""
+        self.svi.check_parameters()  # what is not finite is never kept
+        loss, now = self.loss, attributes(self.loss)
+        counted = {k: v for k, v in now.items() if not same(v, self._loss_before.get(k))}
+        optimiser = self.svi.optim.state()
+        return {
+            "format": _FORMAT,
+            "fingerprint": self._fingerprint(optimiser["names"], counted),
+            "start": self._start,
+            **{name: dict(part.state_dict()) for name, part in self._modules()},
+            "loose": loose_params(self.model, self.guide)["params"],
+            "optimiser": optimiser,
+            "batches": self.batches.state(),
+            "random": _random_state(self.pixels.device),
+            "counted": counted,
+            "loss": loss.state_dict() if hasattr(loss, "state_dict") else {},
+            "losses": torch.tensor(self.losses, dtype=torch.float64),
+        }
+
+    def check(self, state: dict[str, Any]) -> list[str]:
+        """How this fit differs from the one whose state it is; nothing if it may go on from there."""
+        saved = state["fingerprint"]
+        now = self._fingerprint(state["optimiser"]["names"], state["counted"])
+        for name, _ in self._modules():
+            # Parameters that are made at the first call may not be there yet.
+            known = now[name]["parameters"]
+            later = saved.get(name, {}).get("parameters", {})
+            now[name]["parameters"] = {
+                **{k: v for k, v in later.items() if k not in known},
+                **known,
+            }
+        return list(differences(saved, now))
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` gave, after `check`."""
+        for name, part in self._modules():
+            part.load_state_dict(state["start"][name], strict=False)
+        self.prepare()  # with the parameters of the start: the features of the first run
+        self._start = state["start"]
+        first = Batches(self.batches.usable, self.batches.batch_size, 0)
+        args, kwargs = self._batch(next(first))
+        self.svi.meet_parameters(*args, **kwargs)
+        for name, part in self._modules():
+            part.load_state_dict(state[name])
+        self._restore_loose(state["loose"])
+        self.svi.optim.restore(state["optimiser"])
+        self.batches.restore(state["batches"])
+        for name, value in state["counted"].items():
+            setattr(self.loss, name, value)
+        if state["loss"]:
+            self.loss.load_state_dict(state["loss"])
+        self.losses[:] = state["losses"].tolist()
+        _set_random_state(state["random"], self.pixels.device)
+
+    def _restore_loose(self, saved: dict[str, Tensor]) -> None:
+        loose = pyro.get_param_store().get_state()["params"]
+        for name, value in saved.items():
+            if name not in loose or loose[name].shape != value.shape:
+                raise ValueError(
+                    f"the checkpoint has a parameter {name!r} of shape {tuple(value.shape)}, which "
+                    "the guide does not have: pass the same guide, or another folder"
+                )
+            loose[name].data.copy_(value)
+
+    def _fingerprint(self, names: list[str], counted: dict[str, Any]) -> dict[str, Any]:
+        """What must not differ; `names` of trained parameters, `counted` what the loss changes itself."""
+        loss = describe(self.loss)
+        rates = {name.replace("$$$", "."): self.svi.optim.rate(name) for name in names}
+        return {
+            "model": describe_program(self.model, self.model),
+            "guide": describe_program(self.guide, self.model),
+            "settings": {
+                **self.settings,
+                "learning_rate": rates,
+                "loss": {k: v for k, v in loss.items() if k not in counted},
+                "device": self.pixels.device.type,
+            },
+            "data": {
+                "shape": list(self.pixels.shape),
+                "dtype": str(self.pixels.dtype),
+                "values (hash)": self._data_hash(),
+            },
+        }
+
+    def _data_hash(self) -> str:
+        if not hasattr(self, "_hash"):
+            digest = hashlib.blake2b(digest_size=16)
+            for tensor in (self.pixels, self.valid):
+                digest.update(np.ascontiguousarray(tensor.cpu().numpy()).data)
+            self._hash = digest.hexdigest()
+        return self._hash
+
+
+class Checkpoints:
+    """The folder that a fit keeps its checkpoints in: the newest two, each written whole or not at all.
+
+    A file is written beside its place, forced to disk, and renamed; its name has the number of steps and a hash of
+    its content, by which a damaged one is recognised. It holds tensors, numbers and text, and is read without
+    running code from it.
+
+    Parameters
+    ----------
+    folder : path
+        Made where it does not exist.
+    every : int
+        Steps between two checkpoints.
+    resume : bool
+        Go on from the newest checkpoint in the folder; without, those that are there are removed.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], *, every: int, resume: bool) -> None:
+        self.folder = Path(folder)
+        self.every = positive_int(every, "checkpoint_every")
+        if not isinstance(resume, bool):
+            raise TypeError(f"resume must be True or False, got {resume!r}")
+        self.resume = resume
+        self._kept: list[Path] = []
+        if self.folder.exists() and not self.folder.is_dir():
+            raise ValueError(f"checkpoint must be a folder, got the file {self.folder}")
+
+    def begin(self, run: Run) -> bool:
+        """Bring a run to where the newest checkpoint was made; whether there was one.
+
+        Raises
+        ------
+        ValueError
+            If it belongs to another model, other settings or other data, or none can be read.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not self.resume:
+            self._prune()
+            return False
+        found = self._newest()
+        if found is None:
+            return False
+        path, state = found
+        different = run.check(state)
+        if different:
+            raise ValueError(
+                f"{path} is of another fit: {'; '.join(different[:4])}. Pass the same model, "
+                "settings and data, another folder, or resume=False to start anew and remove it"
+            )
+        run.restore(state)
+        self._kept = [path]
+        logger.info("going on from %s, after %d steps", path, len(run.losses))
+        return True
+
+    def after_step(self, run: Run) -> None:
+        """Save a run if it is time to."""
+        if len(run.losses) % self.every == 0:
+            self.save(run)
+
+    def save(self, run: Run) -> None:
+        """Write a checkpoint of a run; nothing if the newest is of this very step."""
+        steps = len(run.losses)
+        if self._kept and _number(self._kept[-1]) == steps:
+            return
+        buffer = io.BytesIO()
+        torch.save(run.state(), buffer)
+        content = buffer.getvalue()
+        path = self.folder / f"step-{steps:09d}-{_digest(content)}.pt"
+        temporary = path.with_suffix(".tmp")
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_folder(self.folder)
+        self._kept = [*self._kept, path][-_NUM_KEPT:]
+        self._prune()
+
+    def _prune(self) -> None:
+        """Remove what earlier checkpoints, and writes that were broken off, left behind."""
+        for path in self.folder.glob("step-*"):
+            ours = path.suffix == ".tmp" or _NAME.fullmatch(path.name)
+            if ours and path not in self._kept:
+                path.unlink(missing_ok=True)
+
+    def _newest(self) -> tuple[Path, dict[str, Any]] | None:
+        """The newest checkpoint that is not damaged."""
+        paths = [path for path in self.folder.glob("step-*.pt") if _NAME.fullmatch(path.name)]
+        if not paths:
+            return None
+        for path in sorted(paths, reverse=True):
+            content = path.read_bytes()
+            if _digest(content) == path.stem.rpartition("-")[2]:
+                return path, _unpacked(content, path)
+            logger.warning("%s is damaged: the checkpoint before it is taken", path)
+        raise ValueError(
+            f"no checkpoint in {self.folder} can be read, all are damaged: pass resume=False to "
+            "start anew and remove them, or another folder"
+        )
+
+
+def _unpacked(content: bytes, path: Path) -> dict[str, Any]:
+    try:
+        state = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        first = str(error).splitlines()[0]
+        raise ValueError(
+            f"{path} is not a checkpoint of fit, which holds nothing but tensors, numbers and text "
+            f"({first}): remove it, or pass another folder"
+        ) from error
+    version = state.get("format") if isinstance(state, dict) else None
+    if version != _FORMAT:
+        raise ValueError(
+            f"{path} has format {version}, this version goes on from {_FORMAT}: pass "
+            "resume=False to start anew and remove it, or another folder"
+        )
+    return state
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=8).hexdigest()
+
+
+def _number(path: Path) -> int:
+    return int(path.name.split("-")[1])
+
+
+def _sync_folder(folder: Path) -> None:
+    """A rename is on disk when its folder is."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _clones(part: nn.Module) -> dict[str, Any]:
+    return {
+        k: v.detach().clone() if isinstance(v, Tensor) else v for k, v in part.state_dict().items()
+    }
+
+
+def _random_state(device: torch.device) -> dict[str, Tensor]:
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def _set_random_state(state: dict[str, Tensor], device: torch.device) -> None:
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"], device)

@@ -1,0 +1,59 @@
+"""Maps of posterior draws and of their quantiles, chunk by chunk."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+
+from pyro_unmix._check import in_range, positive_int
+from pyro_unmix.cubes import from_pixels
+from pyro_unmix.posterior import iterate_draws
+
+
+def draw_maps(result: Any, cubes: xr.DataArray, num_samples: int, seed: int) -> xr.DataArray:
+    """Posterior draws of the abundances of an `Unmixing`; see `Unmixing.sample`."""
+    num_samples = positive_int(num_samples, "num_samples")
+    parts = [draws.cpu().numpy() for draws in _draws(result, cubes, num_samples, seed)]
+    return xr.concat(_maps(result, cubes, np.concatenate(parts, axis=1)), dim="sample")
+
+
+def quantile_maps(
+    result: Any, cubes: xr.DataArray, q: Any, num_samples: int, seed: int
+) -> xr.DataArray:
+    """Posterior quantiles of the abundances of an `Unmixing`; see `Unmixing.quantile`."""
+    levels = [in_range(level, "q", 0.0, 1.0) for level in np.atleast_1d(np.asarray(q))]
+    if not levels:
+        raise ValueError("q must hold at least one number in [0, 1], got an empty list")
+    num_samples = positive_int(num_samples, "num_samples", minimum=2)
+    parts = []
+    for draws in _draws(result, cubes, num_samples, seed):
+        ordered = draws.sort(dim=0).values
+        parts.append(_interpolate_ranks(ordered, draws.new_tensor(levels)).cpu().numpy())
+    maps = _maps(result, cubes, np.concatenate(parts, axis=1))
+    if np.ndim(q) == 0:
+        return maps[0].assign_coords(quantile=levels[0])
+    return xr.concat(maps, dim=xr.IndexVariable("quantile", levels))
+
+
+def _draws(result: Any, cubes: xr.DataArray, num_samples: int, seed: int) -> Any:
+    seed = positive_int(seed, "seed", minimum=0)
+    chunks = iterate_draws(result.model, result.guide, cubes, num_samples, seed, result.store)
+    return (chunk["draws"] for _, chunk in chunks)
+
+
+def _maps(result: Any, cubes: xr.DataArray, values: np.ndarray) -> list[xr.DataArray]:
+    """A map (time, y, x, endmember) of each of the values (S, N, T, P)."""
+    labels = {"endmember": result.abundances["endmember"].values}
+    return [from_pixels(value, cubes, labels, name="abundances") for value in values]
+
+
+def _interpolate_ranks(ordered: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
+    """Linear interpolation between order statistics, as numpy's default; any number of elements."""
+    position = q * (len(ordered) - 1)
+    below = position.floor().long().clamp(max=len(ordered) - 1)
+    above = (below + 1).clamp(max=len(ordered) - 1)
+    weight = (position - below).reshape(-1, *[1] * (ordered.dim() - 1))
+    return ordered[below] * (1 - weight) + ordered[above] * weight

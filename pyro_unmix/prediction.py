@@ -1,0 +1,189 @@
+"""Read-out of scenes larger than memory, tile by tile: lazily with Dask, or into a Zarr store that can be resumed."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from pyro_unmix._check import positive_int
+from pyro_unmix._threads import one_thread
+from pyro_unmix.cubes import DIMS, as_cube_sequence, check_bands
+from pyro_unmix.io.writers import need
+from pyro_unmix.posterior import ParamStore, PosteriorMean, read_out
+
+# Pyro's param store and stack of handlers belong to the process: one tile at a time. More cores are used by more
+# processes.
+_ONE_TILE = threading.Lock()
+
+
+def is_lazy(cubes: Any) -> bool:
+    """Whether `cubes` are a DataArray in chunks."""
+    return isinstance(cubes, xr.DataArray) and cubes.chunks is not None
+
+
+def as_lazy_cubes(cubes: xr.DataArray, tile: int | None = None) -> xr.DataArray:
+    """What `as_cube_sequence` returns, in chunks; their values are looked at when they are read.
+
+    Parameters
+    ----------
+    cubes : DataArray
+        As `as_cube_sequence` takes.
+    tile : int, optional
+        Side of the tiles in pixels; default the chunks that there are.
+
+    Returns
+    -------
+    DataArray (time, y, x, wavelength)
+        All dates and bands of a pixel in one chunk.
+    """
+    if not isinstance(cubes, xr.DataArray):
+        raise TypeError(
+            f"cubes must be a DataArray, got {type(cubes).__name__}: as_cube_sequence(cubes) makes "
+            "one"
+        )
+    corner = cubes.isel({dim: slice(0, 1) for dim in ("y", "x") if dim in cubes.dims})
+    # Dims, dates, bands and type are checked on a corner of plausible values.
+    checked = as_cube_sequence(corner.copy(data=np.full(corner.shape, 0.5).astype(cubes.dtype)))
+    lazy = cubes if "time" in cubes.dims else cubes.expand_dims("time")
+    lazy = lazy.transpose(*DIMS).rename("reflectance")
+    lazy = lazy.assign_coords(
+        {n: c for n, c in checked.coords.items() if not {"y", "x"} & set(c.dims)}
+    )
+    chunks: dict[Any, int] = {"time": -1, "wavelength": -1}
+    if tile is not None:
+        chunks |= {"y": positive_int(tile, "tile"), "x": tile}
+    return lazy.chunk(chunks)
+
+
+def predict(result: Any, other_cubes: Any) -> tuple[xr.DataArray, xr.Dataset]:
+    """Cubes and read-out of other images by a fitted `Unmixing`; lazy ones of a DataArray in chunks."""
+    lazy = is_lazy(other_cubes)
+    cubes = as_lazy_cubes(other_cubes) if lazy else as_cube_sequence(other_cubes)
+    bands = result.dataset.sizes["wavelength"]
+    if cubes.sizes["wavelength"] != bands:
+        raise ValueError(
+            f"expected cubes with the {bands} bands of the fit, got {cubes.sizes['wavelength']}: "
+            "select or resample the same bands first"
+        )
+    reference = result.reference_endmembers
+    if "wavelength" in reference.coords:
+        check_bands(reference["wavelength"], cubes)
+    how: dict[str, Any] = {"estimate": result.estimate, "seed": result.seed, "store": result.store}
+    if not lazy:
+        return cubes, read_out(result.model, result.guide, cubes, **how)
+    num_pixels = cubes.sizes["y"] * cubes.sizes["x"]
+    reader = TileReader(result.model, result.guide, num_pixels=num_pixels, **how)
+    return cubes, lazy_read_out(reader, cubes)
+
+
+@dataclass(frozen=True)
+class TileReader:
+    """Reads out tiles of a scene; a function that processes can send to each other."""
+
+    model: Any
+    guide: Any
+    estimate: PosteriorMean
+    seed: int
+    store: ParamStore | None
+    num_pixels: int
+
+    def __call__(self, tile: xr.DataArray, numbers: xr.DataArray) -> xr.Dataset:
+        """The maps of one tile; `numbers` (y, x) of its pixels in the scene."""
+        place = numbers.to_numpy().ravel(), self.num_pixels
+        with _ONE_TILE, one_thread():
+            dataset = read_out(
+                self.model, self.guide, _cleaned(tile),
+                estimate=self.estimate, seed=self.seed, store=self.store, place=place,
+            )  # fmt: skip
+        return dataset[maps_of(dataset)].drop_vars("wavelength", errors="ignore")
+
+
+def lazy_read_out(reader: TileReader, cubes: xr.DataArray) -> xr.Dataset:
+    """`read_out` of cubes in chunks: the same dataset, computed when it is asked for.
+
+    Parameters
+    ----------
+    reader : TileReader
+    cubes : DataArray
+        From `as_lazy_cubes`.
+    """
+    dask = need("dask.array", "scale")
+    height, width = cubes.sizes["y"], cubes.sizes["x"]
+    grid = cubes.chunksizes["y"], cubes.chunksizes["x"]
+    numbers = dask.arange(height * width, chunks=-1).reshape(height, width).rechunk(grid)
+    # One pixel tells names, dims and types of what a tile will give.
+    corner = cubes.isel(y=[0], x=[0])
+    corner = corner.copy(data=np.full(corner.shape, 0.5, dtype=cubes.dtype))
+    pixel = read_out(
+        reader.model, reader.guide, as_cube_sequence(corner), estimate=reader.estimate,
+        seed=reader.seed, store=reader.store, place=(np.zeros(1, dtype=int), reader.num_pixels),
+    )  # fmt: skip
+    plane = {name: c for name, c in cubes.coords.items() if "wavelength" not in c.dims}
+    sizes = dict(zip(("y", "x"), grid, strict=True))
+    template = xr.Dataset(
+        {
+            name: (
+                pixel[name].dims,
+                dask.zeros(
+                    [cubes.sizes.get(d, pixel.sizes[d]) for d in pixel[name].dims],
+                    dtype=pixel[name].dtype,
+                    chunks=[sizes.get(d, -1) for d in pixel[name].dims],
+                ),
+                pixel[name].attrs,
+            )
+            for name in maps_of(pixel)
+        },
+        coords={
+            **{k: c for k, c in pixel[maps_of(pixel)].coords.items() if k not in plane},
+            **plane,
+        },
+    ).drop_vars("wavelength", errors="ignore")
+    labels = xr.DataArray(numbers, dims=("y", "x"))
+    maps = xr.map_blocks(reader, cubes, args=[labels], template=template)
+    rest = pixel.drop_vars(maps_of(pixel))
+    for name, array in maps.data_vars.items():
+        array.attrs = dict(pixel[name].attrs)
+    return maps.assign({name: rest[name].drop_vars(["y", "x"], errors="ignore") for name in rest})
+
+
+def identity(result: Any, tile: int) -> dict[str, Any]:
+    """What two predictions have in common if their tiles belong together: trained numbers, read-out, grid."""
+    digest = hashlib.blake2b(digest_size=16)
+    for part in (result.model, result.guide):
+        digest.update(type(part).__qualname__.encode())
+        for name, value in part.state_dict().items() if hasattr(part, "state_dict") else ():
+            digest.update(name.encode())
+            digest.update(np.ascontiguousarray(value.detach().cpu().numpy()).data)
+    for name, value in (result.store or {"params": {}})["params"].items():
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(value.detach().cpu().numpy()).data)
+    return {
+        "trained parameters (hash)": digest.hexdigest(),
+        "estimate": repr(result.estimate),
+        "seed": result.seed,
+        "sizes": {str(name): size for name, size in result.cubes.sizes.items()},
+        "type": str(result.cubes.dtype),
+        "dates": [str(date) for date in result.cubes["time"].values]
+        if "time" in result.cubes.coords
+        else None,
+        "tile": tile,
+    }
+
+
+def maps_of(dataset: xr.Dataset) -> list[Any]:
+    """Names of what has a value per pixel."""
+    return [name for name, array in dataset.data_vars.items() if {"y", "x"} <= set(array.dims)]
+
+
+def _cleaned(tile: xr.DataArray) -> xr.DataArray:
+    """`as_cube_sequence` of a tile, which unlike a scene may have no valid pixel."""
+    values = np.ma.filled(tile.to_numpy(), np.nan)
+    missing = np.isnan(values).any(axis=-1) | ~values.any(axis=-1)
+    if missing.all():
+        return tile.copy(data=np.full_like(values, np.nan))
+    return as_cube_sequence(tile)

@@ -1,0 +1,296 @@
+"""One step of stochastic variational inference: objective, optimiser, batches, and what to say when it fails."""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+import numpy as np
+import pyro
+import torch
+import xarray as xr
+from pyro import poutine
+from pyro.infer import SVI
+from pyro.optim import PyroOptim
+from pyro.optim.clipped_adam import ClippedAdam
+from pyro.params.param_store import normalize_param_name
+from torch import Tensor
+
+from pyro_unmix._check import in_range
+
+logger = logging.getLogger(__name__)
+
+_ADVICE = "lower learning_rate, or look at the data and the priors' scales"
+_NUM_NAMED = 3  # pixels that an error names
+
+
+class NonFiniteLossError(ArithmeticError):
+    """A loss or its gradient became NaN or infinite; the parameters are the last that gave a finite loss."""
+
+
+class CheckedSVI(SVI):
+    """SVI that looks at the loss before it moves a parameter, and moves them in a fixed order.
+
+    Parameters
+    ----------
+    model, guide, optim, loss
+        Of `pyro.infer.SVI`.
+    cubes : DataArray, optional
+        The scene, in whose terms a failure is described.
+    """
+
+    def __init__(
+        self, model: Any, guide: Any, optim: Any, loss: Any, cubes: xr.DataArray | None = None
+    ) -> None:
+        super().__init__(model, guide, optim, loss)
+        self.cubes = cubes
+        # Every parameter, and its value when the loss was last finite.
+        self._good: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def step(self, *args: Any, **kwargs: Any) -> float:
+        """One step on a batch; its loss."""
+        random_state = torch.random.get_rng_state()
+        with poutine.trace(param_only=True) as capture:
+            try:
+                loss = float(self.loss_and_grads(self.model, self.guide, *args, **kwargs))
+            except torch.linalg.LinAlgError:  # from factors of what is not finite
+                loss = math.nan
+        sites = sorted(capture.trace.nodes.items())
+        params = {
+            name: cast(Any, site["value"]).unconstrained()
+            for name, site in sites
+            if site["type"] == "param"
+        }
+        if not math.isfinite(loss):
+            self.check_parameters()
+            torch.random.set_rng_state(random_state)
+            blame = _describe_failure(self.model, self.guide, args, kwargs, self.cubes)
+            raise self.failed(f"the loss became {loss}{blame}")
+        self._good = {name: (value, value.detach().clone()) for name, value in params.items()}
+        self.optim(params.values())
+        for value in params.values():
+            value.grad = None
+        return loss
+
+    def meet_parameters(self, *args: Any, **kwargs: Any) -> None:
+        """Run both programs once, so that parameters which are made at the first call exist."""
+        with torch.no_grad():
+            guide = poutine.trace(self.guide).get_trace(*args, **kwargs)
+            poutine.replay(self.model, trace=guide)(*args, **kwargs)
+
+    def failed(self, reason: str) -> NonFiniteLossError:
+        """The error to raise; the last good parameters are back."""
+        self._restore()
+        return NonFiniteLossError(f"{reason}; {_ADVICE}")
+
+    def check_parameters(self) -> None:
+        """Raise if the last step left a parameter that is not finite: its gradient was not."""
+        for name, (value, _) in self._good.items():
+            if not torch.isfinite(value).all():
+                name = name.replace("$$$", ".")
+                raise self.failed(f"the gradient of parameter {name!r} is not finite")
+
+    def _restore(self) -> None:
+        with torch.no_grad():
+            for value, good in self._good.values():
+                value.copy_(good)
+                value.grad = None
+
+
+class Optimiser(PyroOptim):
+    """ClippedAdam as one object for all parameters; `PyroOptim` makes one for each.
+
+    Parameters
+    ----------
+    learning_rate : float or callable
+        One rate, or a rate by the parameter's name.
+    decay : float
+        Factor per step.
+    """
+
+    def __init__(self, learning_rate: float | Callable[[str], float], decay: float) -> None:
+        if callable(learning_rate):
+            rate = learning_rate
+            super().__init__(ClippedAdam, lambda name: {"lr": rate(name), "lrd": decay})
+        else:
+            constant = in_range(learning_rate, "learning_rate", 0.0, open_low=True)
+            super().__init__(ClippedAdam, {"lr": constant, "lrd": decay})
+        self._adam: Any = None
+
+    def __call__(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Move the parameters along their gradients."""
+        for value in params:
+            if value not in self.optim_objs:
+                self._add(value)
+        self._adam.step()
+
+    def _add(self, value: Tensor) -> None:
+        group = {"params": [value], **self._get_optim_args(value)}
+        if self._adam is None:
+            self._adam = ClippedAdam([group])
+        else:
+            self._adam.add_param_group(group)
+        self.optim_objs[value] = self._adam
+
+    def rate(self, name: str) -> float | None:
+        """The learning rate at the start, of a parameter by its name in the param store, if it has one."""
+        if not callable(self.pt_optim_args):
+            return self.pt_optim_args["lr"]
+        try:
+            return self.pt_optim_args(normalize_param_name(name))["lr"]
+        except (KeyError, ValueError):  # the name is another model's
+            return None
+
+    def state(self) -> dict[str, Any]:
+        """Names of the parameters in the order in which they were met, and ClippedAdam's state."""
+        store = pyro.get_param_store()
+        names = [store.param_name(value) for value in self.optim_objs]
+        return {"names": names, "adam": self._adam.state_dict() if names else {}}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` gave; the param store must hold the parameters."""
+        params = pyro.get_param_store().get_state()["params"]
+        for name in state["names"]:
+            self._add(params[name])
+        if state["names"]:
+            self._adam.load_state_dict(state["adam"])
+
+
+class Batches:
+    """Endless batches of equal size; every pixel comes once before any comes again.
+
+    Parameters
+    ----------
+    usable : Tensor of int
+        Numbers of the pixels that take part.
+    batch_size : int
+    seed : int
+    """
+
+    def __init__(self, usable: Tensor, batch_size: int, seed: int) -> None:
+        self.usable, self.batch_size = usable, batch_size
+        self._generator = torch.Generator().manual_seed(seed)
+        self._queue = torch.empty(0, dtype=torch.long)
+
+    def __next__(self) -> Tensor:
+        while len(self._queue) < self.batch_size:
+            order = torch.randperm(len(self.usable), generator=self._generator)
+            self._queue = torch.cat([self._queue, order])
+        taken, self._queue = self._queue[: self.batch_size], self._queue[self.batch_size :]
+        return self.usable[taken.to(self.usable.device)]
+
+    def state(self) -> dict[str, Tensor]:
+        """Which pixels come next, and the generator of the order after them."""
+        # A clone: a view would be saved with all that it is a view of.
+        return {"queue": self._queue.clone(), "generator": self._generator.get_state()}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Go on from what `state` gave."""
+        self._queue = state["queue"]
+        self._generator.set_state(state["generator"])
+
+
+@contextmanager
+def held_interrupts() -> Iterator[Callable[[], None]]:
+    """Ctrl-C waits for the next call of the function that this yields; a second Ctrl-C does not wait.
+
+    A step that is broken off halfway would leave some parameters moved and others not.
+    """
+    pending: list[int] = []
+
+    def note(number: int, frame: Any) -> None:
+        if pending:
+            raise KeyboardInterrupt
+        pending.append(number)
+
+    def release() -> None:
+        if pending:
+            raise KeyboardInterrupt
+
+    in_main = threading.current_thread() is threading.main_thread()
+    # A handler that somebody else has set stays.
+    plain = in_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if plain:
+        signal.signal(signal.SIGINT, note)
+    try:
+        yield release
+    finally:
+        if plain:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _describe_failure(
+    model: Any, guide: Any, args: Any, kwargs: Any, cubes: xr.DataArray | None
+) -> str:
+    """Which site is to blame, at which date and pixels, by running both programs once more."""
+    with torch.no_grad():
+        guide_sites = _sites(guide, args, kwargs)
+        replayed = poutine.replay(model, trace=guide_sites)
+        for program, sites in (("guide", guide_sites), ("model", _sites(replayed, args, kwargs))):
+            for name, site in sites.nodes.items():
+                if site["type"] != "sample":
+                    continue
+                bad, what = _not_finite(site)
+                if bad.any():
+                    where = _where(name, site, bad, kwargs.get("index"), cubes)
+                    return f": site {name!r} of the {program} {what}{where}"
+    return ", in this draw only"
+
+
+def _not_finite(site: Any) -> tuple[Tensor, str]:
+    """Where in its batch a site's value, or else its density, is not finite."""
+    value, event = site["value"], getattr(site["fn"], "event_dim", 0)
+    bad = ~torch.isfinite(value)
+    bad = bad.flatten(bad.dim() - event).any(-1) if event else bad
+    if bad.any():
+        return bad, "is not finite"
+    bad = ~torch.isfinite(site["fn"].log_prob(value))
+    mask = site["mask"]  # what is masked does not count
+    if mask is not None:
+        bad = bad & torch.as_tensor(mask, device=bad.device)
+    return bad, "has a density that is not finite"
+
+
+def _where(
+    name: str, site: Any, bad: Tensor, index: Tensor | None, cubes: xr.DataArray | None
+) -> str:
+    """Date and pixels of a failure, as far as the site has them."""
+    if cubes is None:
+        return ""
+    parts = []
+    # By contract there is one site per quantity and date, and its name ends in the date.
+    number = re.search(r"_(\d+)$", name)
+    if number and 1 <= int(number[1]) <= cubes.sizes["time"]:
+        position = int(number[1]) - 1
+        parts.append(f"at time position {position}{_date(cubes, position)}")
+    in_plate = any(f.dim == -1 and f.name == "pixels" for f in site["cond_indep_stack"])
+    if in_plate and index is not None and bad.dim() and bad.shape[-1] == len(index):
+        failed = index[bad.reshape(-1, len(index)).any(0)].sort().values.tolist()
+        width = cubes.sizes["x"]
+        named = ", ".join(str(divmod(pixel, width)) for pixel in failed[:_NUM_NAMED])
+        more = f" and {len(failed) - _NUM_NAMED} more" if len(failed) > _NUM_NAMED else ""
+        parts.append(f"in pixels (y, x) {named}{more} of {len(index)} in the batch")
+    return ", ".join(["", *parts])
+
+
+def _date(cubes: xr.DataArray, position: int) -> str:
+    if "time" not in cubes.coords:
+        return ""
+    date = cubes["time"].to_numpy()[position]
+    return f" ({np.datetime_as_string(date, 'auto') if date.dtype.kind == 'M' else date})"
+
+
+def _sites(program: Any, args: Any, kwargs: Any) -> Any:
+    """The program's trace, as far as it runs."""
+    with poutine.trace() as capture:
+        try:
+            program(*args, **kwargs)
+        except torch.linalg.LinAlgError as error:
+            logger.warning("%s", str(error).splitlines()[0])
+    return capture.trace
