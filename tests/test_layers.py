@@ -13,13 +13,39 @@ CLASSICAL = ["_common", "fcls", "kalman_em", "online"]
 
 # The ground floor first. A package stands for all its modules, unless one is named by itself.
 ROWS = [
-    ["_check", "_random", "_recipe", "_threads"],
-    ["cubes", "distributions", "libraries", "mixing", "priors", "solvers", "_spectra"],
-    ["io", "endmembers", "num_endmembers", "selection", "posterior", "result"],
+    ["_bands", "_check", "_crs", "_names", "_random", "_recipe", "_threads"],
+    [
+        "cubes",
+        "_cube_input",
+        "distributions",
+        "libraries",
+        "mixing",
+        "priors",
+        "solvers",
+        "_spectra",
+        "bundles",
+        "decoders",
+        "dirichlet",
+        "nonlinear",
+        "perceptrons",
+    ],
+    [
+        "io",
+        "endmembers",
+        "num_endmembers",
+        "selection",
+        "draws",
+        "posterior",
+        "per_pixel",
+        "prediction",
+        "result",
+        "saving",
+        "tile_store",
+    ],
     ["metrics", "plots", "models", *(f"baselines.{name}" for name in CLASSICAL)],
-    ["guides", "losses", "published", "simulate"],
-    ["fit"],
-    ["presets", "baselines"],  # the package's list holds hbun, which ends in fit
+    ["guides", "interactions", "losses", "published", "self_supervised", "simulate"],
+    ["checkpoint", "fingerprint", "fit", "training"],
+    ["presets", "presets_idnet", "baselines"],  # the package's list holds hbun, which ends in fit
     ["cli", "__init__", "__main__"],
 ]
 ROW = {name: row for row, names in enumerate(ROWS) for name in names}

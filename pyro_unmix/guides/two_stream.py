@@ -1,0 +1,168 @@
+"""IDNet's guide: encoders of the latent endmembers, and abundances from a regression plus a small network."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from pyro_unmix._check import in_range, positive_int
+from pyro_unmix.dirichlet import NOISE_PER_MATERIAL, dirichlet_from_noise
+from pyro_unmix.distributions import DiagonalNormal
+from pyro_unmix.guides.base import Guide, Noise
+from pyro_unmix.guides.shrinkage import Regression, ShrinkageSteps
+from pyro_unmix.models.idnet import IDNet, check_one_date
+from pyro_unmix.perceptrons import MaterialPerceptron, perceptron
+
+_FLOOR = 1e-2
+
+
+class TwoStreamGuide(Guide):
+    """``q(z | y) q(M | z) q(a | M, y)`` of `IDNet`::
+
+        z_p | y ~ N(mu_p(y), diag(s_p(y))^2)          a perceptron per material, L -> 5H -> 2H -> 2H
+        M | z   as in the model, by its own decoders
+        a | M, y ~ Dirichlet(kappa relu(r(y, M) + 0.1 h(y)) + 0.01),   kappa = 10 + 100 exp(c)
+
+    r is a regression of the pixel on its endmembers (the linear stream), h a perceptron
+    L -> 2L -> L/2 -> L/4 -> 4P -> P (the nonlinear one). The 0.01 keeps the concentration positive where r + 0.1 h is
+    not. A pixel that is not valid has the prior. The last layers of all networks start scaled by `initial_gain`, and
+    the scales of z at about `initial_scale`.
+
+    Parameters
+    ----------
+    model : IDNet
+    regression : Regression
+        Default ``ShrinkageSteps()``, the paper's.
+    scale : float
+        The 0.1.
+    initial_gain, initial_scale : float
+    seed : int
+        Of the initial weights.
+
+    References
+    ----------
+    Borsoi, Erdogmus, Imbiriba, IEEE TCI 9, 2023.
+    """
+
+    def __init__(
+        self,
+        model: IDNet,
+        *,
+        regression: Regression | None = None,
+        scale: float = 0.1,
+        informed: bool = False,
+        initial_gain: float = 1.0,
+        initial_scale: float = 1.0,
+        initial_precision: float = 110.0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(model)
+        if not isinstance(model, IDNet):
+            raise TypeError(f"TwoStreamGuide is built from an IDNet, got {type(model).__name__}")
+        if not isinstance(regression, (Regression, type(None))):
+            raise TypeError(
+                "regression must be a Regression object such as ShrinkageSteps(), got "
+                f"{regression!r}"
+            )
+        self.scale = in_range(scale, "scale", 0.0)
+        self.informed = informed
+        gain = in_range(initial_gain, "initial_gain", 0.0)
+        log_scale = math.log(in_range(initial_scale, "initial_scale", 0.0, open_low=True))
+        num_bands, p, size = model.num_bands, model.num_endmembers, model.latent_size
+        generator = torch.Generator().manual_seed(positive_int(seed, "seed", minimum=0))
+        self.encoder = MaterialPerceptron(p, (num_bands, 5 * size, 2 * size, 2 * size), generator)
+        with torch.no_grad():
+            for last in (self.encoder.weights[-1], self.encoder.biases[-1]):
+                last.mul_(gain)
+            self.encoder.biases[-1][..., size:] += log_scale
+        self.regression = ShrinkageSteps() if regression is None else copy.deepcopy(regression)
+        self.regression.setup(p, generator=generator)
+        halves = (max(1, num_bands // 2), max(1, num_bands // 4))
+        layers = (num_bands, 2 * num_bands, *halves, 4 * p, p)
+        self.correction = perceptron(layers, generator)
+        with torch.no_grad():
+            for parameter in self.correction[-1].parameters():
+                parameter.mul_(gain)
+        extra = in_range(initial_precision, "initial_precision", 10.0, open_low=True) - 10
+        self.log_precision = nn.Parameter(torch.tensor(math.log(extra / 100)))
+
+    def latents(self, pixels: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        """Means and scales of z, (..., L) and (...) -> (..., P H); those of the prior where not valid."""
+        p, size = self.model.num_endmembers, self.model.latent_size
+        shared = pixels.unsqueeze(-2).expand(*pixels.shape[:-1], p, -1)
+        loc, log_scale = self.encoder(shared).split(size, dim=-1)
+        if self.informed:
+            start = self._brightness(pixels)
+            loc, log_scale = loc + start[0], log_scale + start[1].log()
+        known = valid.unsqueeze(-1)
+        loc = torch.where(known, loc.flatten(-2), 0.0)
+        return loc, torch.where(known, log_scale.flatten(-2).exp(), 1.0)
+
+    def _brightness(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and scale of z by the pixel's brightness, (..., P, H)."""
+        reference = self.model.reference.value
+        amounts = self.regression(reference, pixels, self.model.mixing)
+        found = self.model.decoder.brightness_posterior(amounts, reference, self.model.noise.scale)
+        return found
+
+    def streams(self, pixels: Tensor, endmembers: Tensor) -> tuple[Tensor, Tensor]:
+        """``r(y, M)`` and ``0.1 h(y)``, both (..., P), of (..., L) and (..., L, P)."""
+        regression = self.regression(endmembers, pixels, self.model.mixing)
+        return regression, self.scale * self.correction(pixels)
+
+    def concentration(self, pixels: Tensor, valid: Tensor, endmembers: Tensor) -> Tensor:
+        """Of the Dirichlet distribution q(a | M, y), (..., P); ones, as the prior has, where not valid."""
+        regression, correction = self.streams(pixels, endmembers)
+        precision = 10 + 100 * self.log_precision.exp()
+        values = precision * (regression + correction).relu() + _FLOOR
+        return torch.where(valid.unsqueeze(-1), values, 1.0)
+
+    def forward(
+        self,
+        pixels: Tensor,
+        valid: Tensor,
+        *,
+        index: Tensor | None = None,
+        size: int | None = None,
+        features: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """The variational program; arguments as `SGLMM.forward`, with one date."""
+        check_one_date(valid)
+        known = valid[:, 0]
+        y = torch.where(known.unsqueeze(-1), pixels[:, 0], 0.0)
+        with pyro.plate("pixels", size or len(y), subsample=index, dim=-1):
+            latents = pyro.sample("z_1", DiagonalNormal(*self.latents(y, known)))
+            flat = pyro.sample("M_1", self.model.endmember_distribution(latents))
+            endmembers = self.model.as_endmembers(flat)
+            pyro.sample("a_1", dist.Dirichlet(self.concentration(y, known, endmembers)))
+
+    def draw(
+        self, pixels: Tensor, valid: Tensor, features: Mapping[str, Tensor], noise: Noise
+    ) -> tuple[Tensor, Tensor]:
+        """Draws of the abundances (S, B, 1, P) one by one, and the mean latent endmembers (B, 1, H, P)."""
+        check_one_date(valid)
+        model, known = self.model, valid[:, 0]
+        y = torch.where(known.unsqueeze(-1), pixels[:, 0], 0.0)
+        loc, scale = self.latents(y, known)
+        of_latents = noise("z_1", loc.shape[-1])
+        of_spectra = noise("M_1", model.num_endmembers * model.num_bands)
+        of_abundances = noise("a_1", model.num_endmembers * NOISE_PER_MATERIAL)
+        draws = []
+        for s in range(len(of_latents)):
+            spectra = model.endmember_distribution(loc + scale * of_latents[s])
+            endmembers = model.as_endmembers(spectra.from_noise(of_spectra[s]))
+            concentration = self.concentration(y, known, endmembers)
+            white = of_abundances[s].unflatten(-1, (model.num_endmembers, NOISE_PER_MATERIAL))
+            draws.append(dirichlet_from_noise(concentration, white))
+        sizes = model.num_endmembers, model.latent_size
+        return torch.stack(draws).unsqueeze(-2), loc.unflatten(-1, sizes).mT.unsqueeze(-3)
+
+    def penalised(self) -> list[Tensor]:
+        """Weights and biases of the nonlinear stream h."""
+        return list(self.correction.parameters())
