@@ -6,6 +6,7 @@ import logging
 from typing import Any
 
 import numpy as np
+import pyro
 import torch
 import xarray as xr
 from numpy.typing import ArrayLike
@@ -75,14 +76,16 @@ def choose_mixing(
     y = torch.from_numpy(spectra[chosen]).float()
     mixing, regression = BilinearMixing(_START), NonnegativeRegression()
     generator = torch.Generator().manual_seed(seed)
-    mixing.setup(*matrix.shape, generator=generator)
-    regression.setup(matrix.shape[1], generator=generator)
-    _learn(mixing, regression, matrix, y, generator)
-    with torch.no_grad():
-        without, using = (
-            _excess(regression(matrix, y, way), matrix) for way in (LinearMixing(), mixing)
-        )
-        strength = mixing.strength.numpy()
+    # Reading a module's parameter enters it into Pyro's store; the caller's stays as it was.
+    with pyro.get_param_store().scope():
+        mixing.setup(*matrix.shape, generator=generator)
+        regression.setup(matrix.shape[1], generator=generator)
+        _learn(mixing, regression, matrix, y, generator)
+        with torch.no_grad():
+            without, using = (
+                _excess(regression(matrix, y, way), matrix) for way in (LinearMixing(), mixing)
+            )
+            strength = mixing.strength.numpy()
     logger.info(
         "bilinear strengths %s: the cost of sums of one goes from %.2g to %.2g",
         np.round(strength, 2).tolist(), without, using,

@@ -49,11 +49,21 @@ def _torch_settings() -> tuple[object, ...] | None:
     return None if torch is None else (torch.get_num_threads(), torch.get_default_dtype())
 
 
+def _global_params() -> list[str]:
+    pyro = sys.modules.get("pyro")
+    return [] if pyro is None else list(pyro.get_param_store().keys())
+
+
 @pytest.fixture(autouse=True)
 def _settings_untouched() -> Iterator[None]:
-    """Fail a test that changes torch's thread count or default dtype, and put both back."""
+    """Fail a test that changes torch's settings or leaves parameters in Pyro's store; undo both."""
     before = _torch_settings()
     yield
+    if params := _global_params():
+        import pyro
+
+        pyro.clear_param_store()
+        pytest.fail(f"the test left parameters in Pyro's global store: {params}")
     after = _torch_settings()
     if before is not None and after != before:
         import torch

@@ -6,6 +6,7 @@ import itertools
 from typing import Any
 
 import numpy as np
+import pyro
 import pytest
 import torch
 import xarray as xr
@@ -21,6 +22,16 @@ from pyro_unmix.nonlinear import BilinearMixing, LinearMixing, Mixing, TwoStream
 from pyro_unmix.perceptrons import MaterialPerceptron, perceptron
 
 BANDS, MATERIALS, PIXELS = 12, 3, 40
+
+
+@pytest.fixture(autouse=True)
+def _scoped(request: pytest.FixtureRequest):
+    """Parameters of modules called by hand go to a store that is thrown away."""
+    if request.node.name == "test_the_mixing_is_chosen_from_the_image":
+        yield  # leaves the store alone by itself
+    else:
+        with pyro.get_param_store().scope():
+            yield
 
 
 def generator() -> torch.Generator:

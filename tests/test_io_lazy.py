@@ -150,5 +150,6 @@ def test_memory_is_that_of_the_part(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     lazily, whole = map(float, done.stdout.split())
     assert whole > 229
-    # Blocks as numbers of 64 bits, and the pages around what is touched of a memory map.
-    assert lazily < 80
+    # Blocks as numbers of 64 bits, and the pages around what is touched of a memory map, as many as
+    # the system likes, but not the file.
+    assert lazily < 114
