@@ -40,7 +40,7 @@ GARBAGE = {
 
 @dataclass(frozen=True)
 class Case:
-    """One file; `field` is a pattern for the field of its FileError, None if it is whole."""
+    """One file; `field` is a pattern for the field of its FileError, all of it; None if it is whole."""
 
     name: str
     path: Path
@@ -59,7 +59,7 @@ def digital_numbers() -> np.ndarray:
     return (values() * 10_000).astype("i2")
 
 
-def truncated(path: Path, folder: Path, field: str = ".", shares: Any = SHARES) -> Iterator[Case]:
+def truncated(path: Path, folder: Path, field: str, shares: Any = SHARES) -> Iterator[Case]:
     """The file cut off after shares of its length, and without its last byte."""
     whole = path.read_bytes()
     lengths = {*(int(share * len(whole)) for share in shares), len(whole) - 1}
@@ -67,7 +67,7 @@ def truncated(path: Path, folder: Path, field: str = ".", shares: Any = SHARES) 
         yield written(folder, f"cut to {length}", path.suffix, whole[:length], field)
 
 
-def garbage(folder: Path, suffix: str, field: str = ".") -> Iterator[Case]:
+def garbage(folder: Path, suffix: str, field: str) -> Iterator[Case]:
     """What has the name of the format only."""
     for name, content in GARBAGE.items():
         yield written(folder, name, suffix, content, field)
@@ -77,7 +77,7 @@ def _stem(name: str) -> str:
     return re.sub(r"\W+", "_", name.replace("-", "minus "))
 
 
-def written(folder: Path, name: str, suffix: str, content: bytes, field: str = ".") -> Case:
+def written(folder: Path, name: str, suffix: str, content: bytes, field: str) -> Case:
     """A broken file of that content."""
     path = folder / f"{_stem(name)}{suffix}"
     assert not path.exists(), f"two cases are called {name}"
@@ -174,7 +174,7 @@ def _envi_spectra(folder: Path, data: bytes) -> Iterator[Case]:
     for name in ("reflectance scale factor", "data ignore value"):
         for text in ("x", "{1, 2}", ""):
             yield _envi(folder, f"{name} {text!r}", data, name, **{name: text})
-    yield _envi(folder, "scale 0", data, "reflectance scale", reflectance_scale_factor=0)
+    yield _envi(folder, "scale 0", data, "reflectance scale factor", reflectance_scale_factor=0)
     yield _envi(folder, "scale 1", data, "values", reflectance_scale_factor=1)
     yield _envi(folder, "time", data, "acquisition time", acquisition_time="31.7.2021")
     for name, text in {
@@ -198,10 +198,16 @@ def _envi_headers(folder: Path, data: bytes) -> Iterator[Case]:
         "header without end": whole.replace(b"scene}", b"scene"),
         "huge header": b"ENVI\n" + b"; nothing\n" * 300_000,
     }
+    fields = {
+        "header 60": "data type",
+        "header 150": "data type",
+        f"header {len(whole) - 2}": "byte order",
+        "header without end": "samples",
+    }
     for name, content in headers.items():
         (folder / f"{_stem(name)}.img").write_bytes(data)
-        yield Case(name, written(folder, name, ".hdr", content).path, ".")
-    yield Case("header alone", written(folder, "alone", ".hdr", whole).path, "data file")
+        yield written(folder, name, ".hdr", content, fields.get(name, "header"))
+    yield written(folder, "header alone", ".hdr", whole, "data file")
 
 
 # --- NumPy -----------------------------------------------------------------------------------
@@ -232,18 +238,20 @@ def numpy_archives(folder: Path) -> Iterator[Case]:
     content = {"Y": values(), "wavelength": WAVELENGTH}
     np.savez(folder / "whole.npz", **content)  # type: ignore[arg-type]
     yield Case("whole", folder / "whole.npz")
-    yield from truncated(folder / "whole.npz", folder)
-    yield from garbage(folder, ".npz")
-    np.savez_compressed(folder / "packed.npz", Y=np.tile(values()[:1], (H, 1, 1)))
+    yield from truncated(folder / "whole.npz", folder, "array")
+    yield from garbage(folder, ".npz", "array")
+    np.savez_compressed(folder / "packed.npz", cubes=np.tile(values()[:1], (H, 1, 1)))
     yield Case("packed", folder / "packed.npz")
     (folder / "packed").mkdir()
-    yield from truncated(folder / "packed.npz", folder / "packed")
+    yield from truncated(folder / "packed.npz", folder / "packed", "array")
     for kind in ("whole", "packed"):
         raw = (folder / f"{kind}.npz").read_bytes()
         for place in (0.2, 0.5, 0.8):
             damaged = bytearray(raw)
             damaged[int(place * len(raw))] ^= 0xFF
-            yield written(folder, f"{kind} flipped {place}", ".npz", bytes(damaged), "Y|content")
+            yield written(
+                folder, f"{kind} flipped {place}", ".npz", bytes(damaged), "Y|cubes|content"
+            )
     cube = _npy(values())
     changes = {
         "huge": _shape(cube, f"({10**12}, {W}, {L})"),
@@ -262,39 +270,45 @@ def numpy_archives(folder: Path) -> Iterator[Case]:
         "long header": cube[:8] + b"\xff\xff" + cube[10:],
     }
     for name, member in changes.items():
-        _zip(folder / f"member_{name}.npz".replace(" ", "_"), Y=member)
+        members = {
+            "Y": member,
+            "wavelength": _npy(WAVELENGTH),
+            "wavelength_unit": _npy(np.array("nm")),
+        }
+        _zip(folder / f"member_{name}.npz".replace(" ", "_"), **members)
         yield Case(name, folder / f"member_{name}.npz".replace(" ", "_"), "Y|values")
-    arrays: dict[str, dict[str, Any]] = {
-        "no cube": {"A": values()},
-        "flat": {"Y": values()[0]},
-        "five axes": {"Y": values()[None, None]},
-        "zero size": {"Y": values()[:0]},
-        "pickle": {"Y": np.array([{}])},
-        "text": {"Y": np.full((2, 2, 2), "a")},
-        "complex": {"Y": values() + 0j},
-        "integers": {"Y": digital_numbers()},
-        "wavelength nan": {"Y": values(), "wavelength": np.full(L, np.nan)},
-        "wavelength short": {"Y": values(), "wavelength": WAVELENGTH[1:]},
-        "wavelength um": {"Y": values(), "wavelength": WAVELENGTH / 1000},
-        "wavelength text": {"Y": values(), "wavelength": ["red"] * L},
-        "scale nan": {"Y": values(), "scale": np.nan},
-        "scale text": {"Y": values(), "scale": "x"},
-        "infinite": {"Y": np.where(values() > 0.5, np.inf, values())},
-        "all missing": {"Y": np.full((H, W, L), np.nan)},
-        "percent": {"Y": values() * 100},
-        "two dates": {"Y": values(), "time": ["2020-01-01", "2020-01-02"]},
-        "no date": {"Y": values(), "time": ["soon"]},
+    arrays: dict[str, tuple[str, dict[str, Any]]] = {
+        "no cube": ("variables", {"A": values()}),
+        "flat": ("Y", {"Y": values()[0]}),
+        "three axes": ("Y", {"Y": values()}),
+        "five axes": ("Y", {"Y": values()[None, None]}),
+        "zero size": ("values", {"cubes": values()[:0]}),
+        "pickle": ("Y", {"Y": np.array([{}])}),
+        "words": ("values", {"cubes": np.full((2, 2, 2), "a")}),
+        "complex": ("values", {"cubes": values() + 0j}),
+        "integers": ("scale", {"cubes": digital_numbers()}),
+        "wavelength nan": ("wavelength", {"Y": values(), "wavelength": np.full(L, np.nan)}),
+        "wavelength short": ("wavelength", {"Y": values(), "wavelength": WAVELENGTH[1:]}),
+        "wavelength um": ("wavelength", {"Y": values(), "wavelength": WAVELENGTH / 1000}),
+        "wavelength text": ("wavelength", {"Y": values(), "wavelength": ["red"] * L}),
+        "scale nan": ("scale", {"cubes": values(), "scale": np.nan}),
+        "scale text": ("scale", {"cubes": values(), "scale": "x"}),
+        "infinite": ("values", {"cubes": np.where(values() > 0.5, np.inf, values())}),
+        "all missing": ("values", {"cubes": np.full((H, W, L), np.nan)}),
+        "percent": ("values", {"cubes": values() * 100}),
+        "two dates": ("dates", {"cubes": values(), "time": ["2020-01-01", "2020-01-02"]}),
+        "no date": ("dates", {"cubes": values(), "time": ["soon"]}),
     }
-    for name, members in arrays.items():
-        np.savez(folder / f"array_{name}.npz".replace(" ", "_"), **members)
-        yield Case(name, folder / f"array_{name}.npz".replace(" ", "_"), ".")
+    for name, (field, members) in arrays.items():
+        np.savez(folder / f"array_{name}.npz".replace(" ", "_"), **members)  # type: ignore[arg-type]
+        yield Case(name, folder / f"array_{name}.npz".replace(" ", "_"), field)
 
 
 def numpy_arrays(folder: Path) -> Iterator[Case]:
     np.save(folder / "whole.npy", values())
     yield Case("whole", folder / "whole.npy")
-    yield from truncated(folder / "whole.npy", folder)
-    yield from garbage(folder, ".npy")
+    yield from truncated(folder / "whole.npy", folder, "array")
+    yield from garbage(folder, ".npy", "array")
     raw = (folder / "whole.npy").read_bytes()
     yield written(folder, "huge", ".npy", _shape(raw, f"({10**12}, {W}, {L})"), "array")
     yield written(folder, "longer", ".npy", raw + bytes(8), "array")
@@ -319,8 +333,8 @@ def _changed(raw: bytes, shape: tuple[int, ...], new: tuple[int, ...]) -> bytes:
 def matlab_v5(folder: Path) -> Iterator[Case]:
     scipy.io.savemat(folder / "whole.mat", _columns())
     yield Case("whole", folder / "whole.mat")
-    yield from truncated(folder / "whole.mat", folder)
-    yield from garbage(folder, ".mat")
+    yield from truncated(folder / "whole.mat", folder, "size|format")
+    yield from garbage(folder, ".mat", "format")
     raw = (folder / "whole.mat").read_bytes()
     shape = (L, H * W)
     length = struct.pack("<I", 8 * math.prod(shape))
@@ -342,9 +356,30 @@ def matlab_v5(folder: Path) -> Iterator[Case]:
         "other name": raw.replace(b"\x01\0\x01\0Y", b"\x01\0\x01\0X"),
         "trailing": raw + b"garbage",
     }
+    fields = {
+        "element length": "size",
+        "element type": "content",
+        "byte order": "content",
+        "endian mark": "format",
+        "other name": "variables",
+        "trailing": "content",
+    }
     for name, content in changes.items():
-        yield written(folder, name, ".mat", content)
+        yield written(folder, name, ".mat", content, fields.get(name, "Y"))
     yield from _matlab_contents(folder, scipy.io.savemat)
+
+
+_MATLAB_FIELDS = {
+    "no Y": "variables",
+    "zero rows": "nRow",
+    "nan rows": "nRow",
+    "integers": "scale",
+    "divided twice": "maxValue",
+    "no unit": "wavelength units",
+    "nan wavelength": "wavelength",
+    "infinite": "nodata",
+    "all missing": "values",
+}
 
 
 def _matlab_contents(folder: Path, save: Callable[[Path, dict[str, Any]], None]) -> Iterator[Case]:
@@ -368,13 +403,13 @@ def _matlab_contents(folder: Path, save: Callable[[Path, dict[str, Any]], None])
     for name, content in contents.items():
         path = folder / f"content_{name}.mat".replace(" ", "_")
         save(path, {key: np.atleast_2d(value) for key, value in content.items()})
-        yield Case(name, path, ".")
+        yield Case(name, path, _MATLAB_FIELDS.get(name, "Y"))
 
 
 def matlab_v5_packed(folder: Path) -> Iterator[Case]:
     scipy.io.savemat(folder / "whole.mat", _columns(), do_compression=True)
     yield Case("whole", folder / "whole.mat")
-    yield from truncated(folder / "whole.mat", folder)
+    yield from truncated(folder / "whole.mat", folder, "size|format")
     raw = (folder / "whole.mat").read_bytes()
     size = struct.unpack("<I", raw[132:136])[0]
     inner = zlib.decompress(raw[136 : 136 + size])
@@ -395,7 +430,10 @@ def matlab_v5_packed(folder: Path) -> Iterator[Case]:
         "checksum": raw[: 136 + size - 1] + bytes([raw[136 + size - 1] ^ 0xFF]) + rest,
         "zeros": packed(inner[:64] + bytes(50_000_000)),
     }.items():
-        yield written(folder, name, ".mat", content)
+        field = "size" if name.endswith(" inside") else "Y"
+        if name in ("noise inside", "no stream", "checksum"):
+            field = "content"
+        yield written(folder, name, ".mat", content, field)
 
 
 def _save_v73(path: Path, content: dict[str, Any]) -> None:
@@ -409,7 +447,7 @@ def _save_v73(path: Path, content: dict[str, Any]) -> None:
 def matlab_v73(folder: Path) -> Iterator[Case]:
     _save_v73(folder / "whole.mat", _columns())
     yield Case("whole", folder / "whole.mat")
-    yield from truncated(folder / "whole.mat", folder)
+    yield from truncated(folder / "whole.mat", folder, "content|format")
     yield from _matlab_contents(folder, _save_v73)
     for name, change in _hdf5_changes("Y").items():
         path = folder / f"changed_{name}.mat".replace(" ", "_")
@@ -473,13 +511,13 @@ def _dataset(**changes: Any) -> xr.Dataset:
 def netcdf4(folder: Path) -> Iterator[Case]:
     _dataset().to_netcdf(folder / "whole.nc", engine="h5netcdf")
     yield Case("whole", folder / "whole.nc")
-    yield from truncated(folder / "whole.nc", folder)
-    yield from garbage(folder, ".nc")
+    yield from truncated(folder / "whole.nc", folder, "content|format")
+    yield from garbage(folder, ".nc", "format")
     how = {"reflectance": {"zlib": True, "chunksizes": (12, 20, 10)}}
     _dataset().to_netcdf(folder / "packed.nc", engine="h5netcdf", encoding=how)
     yield Case("packed", folder / "packed.nc")
     (folder / "packed").mkdir()
-    yield from truncated(folder / "packed.nc", folder / "packed")
+    yield from truncated(folder / "packed.nc", folder / "packed", "content|format")
     raw = (folder / "packed.nc").read_bytes()
     with h5py.File(folder / "packed.nc") as file:
         chunks = [file["reflectance"].id.get_chunk_info(i) for i in range(3)]
@@ -491,7 +529,8 @@ def netcdf4(folder: Path) -> Iterator[Case]:
     for place in range(0, 48, 8):
         damaged = whole[:place] + bytes([255] * 8) + whole[place + 8 :]
         if damaged != whole:  # an address that is not used is all ones already
-            yield written(folder, f"superblock {place}", ".nc", damaged)
+            field = "content" if place else "format"
+            yield written(folder, f"superblock {place}", ".nc", damaged, field)
     for name, change in _hdf5_changes("reflectance").items():
         path = folder / f"changed_{name}.nc".replace(" ", "_")
         shutil.copy(folder / "whole.nc", path)
@@ -504,6 +543,24 @@ def netcdf4(folder: Path) -> Iterator[Case]:
         file.create_dataset("lon", (10**12,), "f8", chunks=(10,)).make_scale("lon")
     yield Case("huge axis", path, "lon")
     yield from _netcdf_contents(folder, "h5netcdf")
+
+
+_NETCDF_FIELDS = {
+    "no unit": "wavelength units",
+    "wrong unit": "wavelength",
+    "odd unit": "wavelength units",
+    "nan wavelength": "wavelength",
+    "nan x": "x",
+    "integers": "scale",
+    "percent": "values",
+    "infinite": "nodata",
+    "all missing": "values",
+    "twice": "dates",
+    "no band": "values|content",  # NetCDF 3 has no axes of size zero
+    "scale_factor x": "reflectance:scale_factor",
+    "add_offset x": "reflectance:add_offset",
+    "units K": "reflectance:units",
+}
 
 
 def _netcdf_contents(folder: Path, engine: Any) -> Iterator[Case]:
@@ -534,14 +591,14 @@ def _netcdf_contents(folder: Path, engine: Any) -> Iterator[Case]:
     for name, dataset in contents.items():
         path = folder / f"content_{name}.nc".replace(" ", "_")
         dataset.to_netcdf(path, engine=engine)
-        yield Case(name, path, ".")
+        yield Case(name, path, _NETCDF_FIELDS.get(name, "variables"))
 
 
 def netcdf3(folder: Path) -> Iterator[Case]:
     dataset = _dataset().drop_vars("time")
     dataset.to_netcdf(folder / "whole.nc", engine="scipy", format="NETCDF3_64BIT")
     yield Case("whole", folder / "whole.nc")
-    yield from truncated(folder / "whole.nc", folder)
+    yield from truncated(folder / "whole.nc", folder, "content")
     raw = (folder / "whole.nc").read_bytes()
     start = raw.index(struct.pack(">I", H))
     for name, content in {
@@ -553,7 +610,8 @@ def netcdf3(folder: Path) -> Iterator[Case]:
         "tags": raw[:8] + b"\xff" * 8 + raw[16:],
     }.items():
         if name != "records":  # there are no record variables, so that their number says nothing
-            yield written(folder, name, ".nc", content)
+            field = "format" if name.startswith("version") else "content"
+            yield written(folder, name, ".nc", content, field)
     yield from _netcdf_contents(folder, "scipy")
 
 

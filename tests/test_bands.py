@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pyro_unmix._bands import band_tolerance, local_spacing, narrower, other_bands, same_bands
-from pyro_unmix._crs import crs_coordinates, crs_text, same_crs
+from pyro_unmix._crs import crs_coordinates, crs_text, lacks_datum, same_crs
 
 # ------------------------------------------------------------------ bands
 
@@ -112,3 +112,30 @@ def test_where_an_array_holds_its_crs() -> None:
     assert crs_coordinates(array.coords) == ["crs"]
     assert crs_text(array["crs"].attrs) == "EPSG:4326"
     assert crs_text({}) is None
+
+
+@pytest.mark.parametrize("without", ["", "pyproj"])
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("+proj=utm +zone=33 +ellps=WGS84 +units=m +no_defs", 32633),
+        ("+proj=utm +zone=33 +ellps=GRS80 +units=m +no_defs", 25833),
+        ("+proj=utm +zone=33 +ellps=intl +units=m +no_defs", 23033),
+    ],
+)
+def test_an_ellipsoid_is_no_datum(
+    text: str, code: int, without: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """GDAL and PROJ would find the code of the likeliest datum."""
+    rasterio = pytest.importorskip("rasterio.crs")
+    wkt = rasterio.CRS.from_user_input(text).to_wkt()
+    whole = rasterio.CRS.from_epsg(code).to_wkt()
+    assert rasterio.CRS.from_user_input(text).to_epsg() == code
+    if without:
+        monkeypatch.setitem(sys.modules, without, None)
+    assert lacks_datum(text) and lacks_datum(wkt)
+    assert not lacks_datum(whole) and not lacks_datum(None)
+    assert same_crs(text, wkt) and same_crs(wkt, text)
+    for one in (text, wkt):
+        assert not same_crs(one, whole) and not same_crs(whole, one)
+    assert not lacks_datum("+proj=utm +zone=33 +datum=WGS84 +units=m +no_defs")

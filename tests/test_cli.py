@@ -149,7 +149,7 @@ def images(tmp_path: Path) -> list[Path]:
     for date, image in enumerate(quick_scene().cubes.values[:2, :8, :9, ::8]):
         image = np.where((np.arange(72).reshape(8, 9, 1) == 5) & (date == 1), np.nan, image)
         paths.append(tmp_path / f"date{date}.npz")
-        np.savez(paths[-1], Y=image)
+        np.savez(paths[-1], cubes=image)
     return paths
 
 
@@ -182,7 +182,7 @@ def test_classical_methods(method: str, images: list[Path], tmp_path: Path) -> N
     assert run("unmix", images[0], *arguments) == 0
     direct = {"fcls": pu.baselines.fcls, "online": pu.baselines.online_unmixing}
     solve = direct.get(method, pu.baselines.kalman_em)
-    expected = solve(np.load(images[0])["Y"], 2, seed=4, progress=False)
+    expected = solve(np.load(images[0])["cubes"], 2, seed=4, progress=False)
     loaded = pu.Unmixing.load(out / "saved")
     np.testing.assert_array_equal(loaded.abundances, expected.abundances)
     assert {"abundances", "endmembers"} <= {path.stem for path in out.glob("*.png")}
@@ -193,7 +193,7 @@ def test_hbun_is_a_method_with_steps(images: list[Path], tmp_path: Path) -> None
     out = tmp_path / "out"
     arguments = ("--endmembers", 2, "--method", "hbun", "--seed", 4, "--out", out)
     assert run("unmix", *images, *arguments, "--dates", "1,2", "--steps", 3) == 0
-    sequence = np.stack([np.load(path)["Y"] for path in images])
+    sequence = np.stack([np.load(path)["cubes"] for path in images])
     expected = pu.baselines.hbun(sequence, 2, seed=4, progress=False, num_steps=3)
     loaded = pu.Unmixing.load(out / "saved")
     assert loaded.method == "hbun" and len(loaded.losses) == 3
@@ -311,7 +311,7 @@ def test_errors_are_one_line_and_exit_with_2(
     monkeypatch.chdir(tmp_path)  # the default of --out
     good, two = images[0], ("--endmembers", "2")
     integers, broken, text = tmp_path / "int.npz", tmp_path / "broken.mat", tmp_path / "a.txt"
-    np.savez(integers, Y=np.ones((4, 4, 5), dtype=np.int16))
+    np.savez(integers, cubes=np.ones((4, 4, 5), dtype=np.int16))
     broken.write_bytes(b"MATLAB 5.0 MAT-file, cut off")
     text.write_text("no image")
     cases = {

@@ -69,6 +69,23 @@ def info(*arguments: object, capsys: pytest.CaptureFixture[str]) -> tuple[int, l
     return code, json.loads(captured.out)["files"], captured.err
 
 
+def test_info_warns_once_per_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many blocks it is looked at in; in the words of the command line."""
+    monkeypatch.setattr("pyro_unmix.cli.info._BLOCK", 20)
+    stored = np.random.default_rng(0).integers(1, 90, (2, 6, 5, 4)).astype("i2")
+    settings = {"scale": 1e-4, "wavelength": [500.0, 700.0, 1400.0, 1600.0]}
+    np.savez(tmp_path / "a.npz", Y=stored, wavelength_unit="nm", **settings)  # type: ignore[arg-type]
+    code, (facts,), errors = info(tmp_path / "a.npz", "--drop-water", capsys=capsys)
+    assert (code, facts["problems"], facts["bands_dropped"]) == (0, [], {"water vapour": [2]})
+    no_nodata, dark = errors.splitlines()
+    assert no_nodata.startswith(f"pyro-unmix: warning: {tmp_path / 'a.npz'}: no nodata value is")
+    assert no_nodata.endswith("pass --nodata if another number marks missing")
+    assert "100.0 % of the reflectances are below 0.01, at most 0.0089," in dark
+    assert "if so, pass --scale (reflectance" in dark
+
+
 def test_info_says_what_the_file_says(envi: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, (facts,), errors = info(envi, capsys=capsys)
     assert (code, errors, facts["problems"]) == (0, "", [])
@@ -242,7 +259,7 @@ def test_info_says_which_file_has_another_grid(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name, width in (("a", 5), ("b", 5), ("c", 6)):
-        np.savez(tmp_path / f"{name}.npz", Y=np.full((4, width, 3), 0.3))
+        np.savez(tmp_path / f"{name}.npz", cubes=np.full((4, width, 3), 0.3))
     files = [tmp_path / f"{name}.npz" for name in "abc"]
     code, found, errors = info(*files, capsys=capsys)
     assert code == 0 and errors == ""
@@ -266,17 +283,17 @@ def test_info_looks_at_some_rows_at_a_time(
     monkeypatch.setattr(cli.info, "_BLOCK", 2 * 10 * 5)
     values = np.tile(np.linspace(0.2, 0.4, 5), (3, 20, 10, 1))
     values[1, 4] = np.nan
-    np.savez(tmp_path / "a.npz", Y=values)
+    np.savez(tmp_path / "a.npz", cubes=values)
     code, (facts,), _ = info(tmp_path / "a.npz", capsys=capsys)
     assert code == 0 and facts["valid_share"] == pytest.approx(59 / 60)
     assert sizes == [100] * 30
     # a row that would be no reflectance by itself is no problem of the image ...
     values[2, 10:12] = np.linspace(20, 30, 5)
-    np.savez(tmp_path / "a.npz", Y=values)
+    np.savez(tmp_path / "a.npz", cubes=values)
     code, (facts,), _ = info(tmp_path / "a.npz", capsys=capsys)
     assert code == 0 and facts["valid_share"] == pytest.approx(59 / 60)
     # ... and what is no reflectance as a whole is one
-    np.savez(tmp_path / "a.npz", Y=1000 * values)
+    np.savez(tmp_path / "a.npz", cubes=1000 * values)
     code, (facts,), errors = info(tmp_path / "a.npz", capsys=capsys)
     assert code == 2 and "pass --scale" in errors and facts["valid_share"] is None
 
@@ -284,7 +301,7 @@ def test_info_looks_at_some_rows_at_a_time(
 def test_info_says_that_nothing_is_valid(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    np.savez(tmp_path / "a.npz", Y=np.zeros((4, 5, 3)))
+    np.savez(tmp_path / "a.npz", cubes=np.zeros((4, 5, 3)))
     code, (facts,), errors = info(tmp_path / "a.npz", capsys=capsys)
     assert code == 2 and facts["valid_share"] == 0
     assert "no pixel is valid in all bands" in errors

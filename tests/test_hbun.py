@@ -17,7 +17,7 @@ from scipy.stats import lognorm, multivariate_normal, norm
 
 from pyro_unmix import Unmixing, baselines, fit, simulate
 from pyro_unmix.baselines import fcls, hbun
-from pyro_unmix.baselines.hbun import MEAN_FIELD
+from pyro_unmix.baselines.hbun import MeanField
 from pyro_unmix.metrics import nrmse_abundances, nrmse_endmembers
 from pyro_unmix.models.perturbed import PerturbedLinear
 from pyro_unmix.models.smoothness import SmoothField, SmoothSpectra, curvature
@@ -313,7 +313,7 @@ def endmember_error(result: Unmixing) -> float:
     return nrmse_endmembers(spectra, (np.broadcast_to(BY_DATE[t], shape) for t in dates))
 
 
-@pytest.mark.parametrize("guide", [AutoDelta, MEAN_FIELD], ids=["mode", "mean field"])
+@pytest.mark.parametrize("guide", [AutoDelta, MeanField], ids=["mode", "mean field"])
 def test_on_a_scene_of_its_kind_it_beats_fcls(guide):
     least_squares = fcls(CUBES, START, progress=False)
     result = run(guide=guide)
@@ -363,6 +363,36 @@ def test_the_mode_has_no_posterior_and_can_be_written(tmp_path, caplog):
     again = Unmixing.load(result.save(tmp_path / "result"))
     xr.testing.assert_allclose(again.endmembers(2), result.endmembers(2))
     result.to_netcdf(tmp_path / "result.nc")
+
+
+def test_a_saved_result_has_its_posterior(tmp_path):
+    """With tiles and wavelengths, which the model needs, and without the images."""
+    result = run(num_steps=3)
+    again = Unmixing.load(result.save(tmp_path / "with images"))
+    assert again.model.tile_heights == result.model.tile_heights
+    xr.testing.assert_identical(again.sample(2), result.sample(2))
+    for time in (0, 3):
+        xr.testing.assert_identical(again.endmembers(time), result.endmembers(time))
+    predicted = again.predict(CUBES)
+    xr.testing.assert_identical(predicted.abundances, result.predict(CUBES).abundances)
+    np.testing.assert_allclose(predicted.abundances, result.abundances, rtol=1e-6)
+    with pytest.raises(ValueError, match="expected pixels of the images that this model was made"):
+        again.predict(CUBES + 0.01)
+    # The densities are those of one model: of the prior of the field over the tiles, too.
+    valid = torch.ones(90, 4, dtype=torch.bool)
+    pixels = torch.tensor(np.moveaxis(CUBES.values, 0, 2).reshape(90, 4, 30)).float()
+    logs = []
+    with torch.no_grad(), pyro.get_param_store().scope():
+        latents = poutine.trace(again.guide).get_trace(pixels, valid)
+        for model in (again.model, result.model):
+            program = poutine.trace(poutine.replay(model, trace=latents))
+            logs.append(float(program.get_trace(pixels, valid).log_prob_sum()))
+    assert logs[0] == logs[1]
+    folder = result.save(tmp_path / "result", cubes=False)
+    assert (folder / "weights.pt").stat().st_size < CUBES.nbytes / 2
+    xr.testing.assert_identical(
+        Unmixing.load(folder).predict(CUBES).abundances, predicted.abundances
+    )
 
 
 def test_the_endmembers_of_a_date_are_the_guides():
@@ -432,7 +462,7 @@ def test_the_order_of_the_bands_does_not_matter():
     )
 
 
-@pytest.mark.parametrize("guide", [AutoDelta, MEAN_FIELD], ids=["mode", "mean field"])
+@pytest.mark.parametrize("guide", [AutoDelta, MeanField], ids=["mode", "mean field"])
 def test_seeds(guide):
     first, again, other = (run(guide=guide, num_steps=5, seed=seed) for seed in (1, 1, 2))
     np.testing.assert_array_equal(first.losses, again.losses)

@@ -63,7 +63,7 @@ def fault_of(case: Case) -> str:
             return f"more than {HEADROOM} bytes were asked for: {text}"
         if case.path.stem not in error.path or not error.field:
             return f"file or field is not named: {text}"
-        if not re.search(case.field or "", error.field):
+        if not re.fullmatch(case.field or "", error.field):
             return f"the field is {error.field!r}, expected {case.field!r}: {text}"
         if seconds > 5:
             return f"took {seconds:.1f} s: {text}"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pyro_unmix.io.errors import FileError, parsing
-from pyro_unmix.io.image import Image, to_array
+from pyro_unmix.io.image import Darkness, Image, reflectance, to_array
 from pyro_unmix.io.stored import assume
 
 H, W, L = 3, 4, 5
@@ -216,6 +216,22 @@ def test_dark_scenes_are_no_mistake(caplog: pytest.LogCaptureFixture) -> None:
     # A missing date is neither dark nor bright.
     dates = np.stack([numbers(), np.full((H, W, L), -9999, "i2")])
     to_array(image(dates, nodata=-9999))
+    assert caplog.records == []
+
+
+def test_darkness_counts_over_the_parts_of_a_file(caplog: pytest.LogCaptureFixture) -> None:
+    dark, keep = image(numbers() // 1000 + 1), np.ones(L, dtype=bool)
+    count = Darkness()
+    for _ in range(3):
+        reflectance(dark, keep, path="f", darkness=count)
+    assert caplog.records == []
+    count.warn("f")
+    (record,) = caplog.records
+    largest = float(dark.values.max()) * 1e-4
+    assert f"100.0 % of the reflectances are below 0.01, at most {largest:.3g}," in record.message
+    caplog.clear()
+    reflectance(image(), keep, path="f", darkness=count)  # a bright part
+    count.warn("f")
     assert caplog.records == []
 
 

@@ -103,7 +103,7 @@ def test_the_numbers_stay_in_the_file(tmp_path: Path) -> None:
 
 
 def test_formats_that_are_loaded_whole(tmp_path: Path) -> None:
-    np.savez(tmp_path / "a.npz", Y=stored()[:, :, :4] * 1e-4)
+    np.savez(tmp_path / "a.npz", cubes=stored()[:, :, :4] * 1e-4)
     lazy = read_sequence(tmp_path / "a.npz", chunks={"x": 10})
     assert lazy.chunksizes["x"] == (10, 10, 10, 10)
     xr.testing.assert_identical(lazy.compute(), read_sequence(tmp_path / "a.npz"))

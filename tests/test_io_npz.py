@@ -36,7 +36,7 @@ def test_sequence(tmp_path: Path, key: str, save: object) -> None:
 
 
 def test_image_without_labels(tmp_path: Path) -> None:
-    np.savez(tmp_path / "a.npz", Y=make_array()[0])
+    np.savez(tmp_path / "a.npz", cubes=make_array()[0])
     cubes = read_sequence(str(tmp_path / "a.npz"))
     assert cubes.shape == (1, H, W, L)
     assert not cubes.coords
@@ -96,7 +96,7 @@ def test_scaled_after_marking_nodata(tmp_path: Path, scale: float | list[float])
         ({"Y": make_array(), "time": DATES[:1]}, "dates: must hold 2 values"),
         ({"Y": make_array(), "time": [DATES[0]] * 2}, "dates: 2020-01-01.* appears twice"),
         ({"Y": make_array() * 1e4}, "values: .*a median of .*divide by the scale"),
-        ({"Y": np.array(["a"] * 8).reshape(2, 2, 2)}, "values: must be real numbers, got <U1"),
+        ({"cubes": np.array(["a"] * 8).reshape(2, 2, 2)}, "values: must be real numbers, got <U1"),
         ({"Y": np.array([{}])}, "Y: holds Python objects"),
         ({"Y": make_array(), "nodata": "none"}, "nodata: must hold numbers"),
         ({"Y": make_array(), "wavelength_unit": 3}, "wavelength_unit: must be one text"),
@@ -126,5 +126,18 @@ def test_a_real_sequence(data_dir: Path) -> None:
 
 
 def test_a_file_without_a_cube_is_refused(data_dir: Path) -> None:
-    with pytest.raises(FileError, match="landsat_p013r030.npz: scale: .*integers"):
+    with pytest.raises(FileError, match="landsat_p013r030.npz: Y: of shape .* must be stated"):
         read_sequence(data_dir / "landsat_p013r030.npz")
+
+
+def test_three_axes_of_a_name_that_others_use_must_be_stated(tmp_path: Path) -> None:
+    """Such as (band, row, column), which would be read as an image of a few rows."""
+    values = make_array()[0]
+    np.savez(tmp_path / "a.npz", Y=values)
+    with pytest.raises(FileError, match=r"a.npz: Y: of shape .* must be stated. Store \(row, col"):
+        read_sequence(tmp_path / "a.npz")
+    np.savez(tmp_path / "a.npz", Y=values, wavelength=WAVELENGTH)
+    np.testing.assert_array_equal(read_sequence(tmp_path / "a.npz")[0], values)
+    np.savez(tmp_path / "a.npz", Y=values.transpose(2, 0, 1), wavelength=WAVELENGTH)
+    with pytest.raises(FileError, match="wavelength: must hold"):
+        read_sequence(tmp_path / "a.npz")

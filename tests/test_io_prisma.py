@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -68,6 +69,49 @@ def test_dates_whose_bands_drift(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     assert "bands are up to 0.3 nm off those of" in caplog.text
     with pytest.raises(FileError, match="wavelength: band 0 is at 411.2 nm, but at 410 nm in"):
         read_sequence(paths)  # the width is 11.5 nm
+
+
+@pytest.mark.parametrize("settings", [{}, {"chunks": {}}])
+def test_dates_that_use_other_bands(
+    tmp_path: Path, settings: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A band is an element of a detector: the common ones are read, by their names."""
+    if settings:
+        pytest.importorskip("dask")
+    vnir, swir = _stored()
+    paths = []
+    for day, unused in ((1, 2), (2, 3)):
+        lists = {"vnir_wavelength": list(VNIR), "swir_wavelength": SWIR}
+        lists["vnir_wavelength"][unused] = 0.0
+        path = tmp_path / f"PRS_L2D_STD_{day}.he5"
+        paths.append(write_prisma(path, vnir, swir, start=f"2020-04-0{day}T10:11:12", **lists))
+    cubes = read_sequence(paths, **settings)
+    np.testing.assert_allclose(cubes.wavelength, [970, 950, 1600, 2490])
+    assert list(cubes.band.values) == ["VNIR 2", "SWIR 3", "SWIR 2", "SWIR 1"]
+    for date in cubes:
+        np.testing.assert_allclose(date[..., 0], vnir[..., 1] * (0.9 / 65535), rtol=1e-5)
+        np.testing.assert_allclose(date[..., 1], swir[..., 2] * (0.7 / 65535), rtol=1e-5)
+    left_out = [r.getMessage() for r in caplog.records if "left out" in r.getMessage()]
+    assert [text.partition(":")[0] for text in left_out] == [str(path) for path in paths]
+    assert "left out 1 of 5 bands, which another date does not use: VNIR 4; pos" in left_out[0]
+    assert "does not use: VNIR 3;" in left_out[1]
+    caplog.clear()
+    read_sequence(paths[:1], **settings)
+    assert "left out" not in caplog.text
+
+
+def test_dates_without_a_common_band(tmp_path: Path) -> None:
+    vnir, swir = _stored()
+    paths = []
+    for day, unused in ((1, 0), (2, 1)):
+        lists = {"vnir_wavelength": [900.0, 800.0], "swir_wavelength": [2000.0, 1000.0]}
+        for centres in lists.values():
+            centres[unused] = 0.0
+        path = tmp_path / f"PRS_L2D_STD_{day}.he5"
+        start = f"2020-04-0{day}T10:11:12"
+        paths.append(write_prisma(path, vnir[..., 1:3], swir[..., :2], start=start, **lists))
+    with pytest.raises(FileError, match=r"2.he5: bands: none is also used in .*1.he5: drop one"):
+        read_sequence(paths)
 
 
 def test_the_corners_are_pixel_centres(tmp_path: Path) -> None:

@@ -175,6 +175,27 @@ def test_one_crs_with_and_without_identifiers(tmp_path: Path) -> None:
         read_sequence([*paths[:2], write(paths[2], cubes)])
 
 
+def test_a_crs_without_a_datum_is_none_of_those_with_one(tmp_path: Path) -> None:
+    """As old Proj4 texts are; PROJ itself would take GRS80 for ETRS89 and intl for ED50."""
+    pyproj = pytest.importorskip("pyproj")
+    texts = ["+proj=utm +zone=33 +ellps=WGS84 +units=m", "EPSG:32633"]
+    wkt = [pyproj.CRS.from_user_input(text).to_wkt() for text in texts]
+    for first, other, which in ((0, 1, "the first"), (1, 0, "it")):
+        paths = []
+        for t, number in enumerate((first, other)):
+            place = xr.Variable((), 0, {"crs_wkt": wkt[number]})
+            cubes = make_cubes().isel(time=t).assign_coords(spatial_ref=place)
+            paths.append(write(tmp_path / f"{t}.nc", cubes))
+        problem = rf"grid: its coordinate .* \({which} names an ellipsoid but no datum: write"
+        with pytest.raises(FileError, match=problem):
+            read_sequence(paths)
+    for t in (0, 1):  # both the same, in two spellings
+        text = wkt[0] if t else texts[0]
+        place = xr.Variable((), 0, {"crs_wkt": text})
+        write(paths[t], make_cubes().isel(time=t).assign_coords(spatial_ref=place))
+    assert read_sequence(paths).spatial_ref.attrs["crs_wkt"] == texts[0]
+
+
 # --- bands -----------------------------------------------------------------------------------
 
 
@@ -290,7 +311,7 @@ def test_settings_hold_for_all_files(tmp_path: Path) -> None:
 
 def test_the_offset_of_the_caller(tmp_path: Path) -> None:
     stored = np.random.default_rng(0).integers(2000, 9000, (H, W, L)).astype("u2")
-    np.savez(tmp_path / "a.npz", Y=stored)
+    np.savez(tmp_path / "a.npz", cubes=stored)
     offset = np.array([-0.1, 0.0, 0.05, 0.0, 0.0])
     for given in (0.02, offset):
         found = read_sequence(tmp_path / "a.npz", scale=1e-4, offset=given)

@@ -5,16 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 import xarray as xr
 from numpy.typing import ArrayLike
-from pyro.infer.autoguide import AutoDelta, AutoNormal, init_to_value
+from pyro.infer.autoguide import AutoDelta, AutoNormal, init_to_median, init_to_value
 from torch import Tensor
 
+from pyro_unmix._recipe import Recorded
 from pyro_unmix._threads import one_thread
 from pyro_unmix.baselines._common import Input, fcls_of_date, is_count, read_input
 from pyro_unmix.fit import fit
@@ -25,14 +25,49 @@ from pyro_unmix.result import Unmixing
 
 logger = logging.getLogger(__name__)
 
-#: The default guide of `hbun`: independent normals, narrow enough at the start for reflectances.
-MEAN_FIELD: Callable[..., Any] = partial(AutoNormal, init_scale=0.01)
-
 # Adam moves every element by about its rate: the states are of order 1, reflectances of order 0.1.
 _RATES = {"states": 0.05, "endmembers": 0.002, "perturbations": 0.002}
 _SCALE_RATE = 0.02
 _FLOOR = 0.01  # of the abundances at the start: near 0 the softmax has hardly any gradient
 _LEAST_NOISE = 1e-4
+
+
+class MeanField(Recorded, AutoNormal):
+    """Independent normals of all latent values of a `PerturbedLinear`: Pyro's `AutoNormal`.
+
+    Made whole by the constructor, so that a result with it can be saved.
+
+    Parameters
+    ----------
+    model : PerturbedLinear
+    init_loc_fn : callable, optional
+        Pyro's; by default the medians of the prior.
+    create_plates : callable, optional
+        By default those of the model.
+    init_scale : float
+        Std at the start, narrow enough for reflectances.
+    """
+
+    def __init__(
+        self,
+        model: PerturbedLinear,
+        *,
+        init_loc_fn: Callable[..., Any] = init_to_median,
+        create_plates: Callable[..., Any] | None = None,
+        init_scale: float = 0.01,
+    ) -> None:
+        super().__init__(
+            model,
+            init_loc_fn=init_loc_fn,
+            create_plates=model.plates if create_plates is None else create_plates,
+            init_scale=init_scale,
+        )
+        # A saved guide has other values than those of the start.
+        self._recipe = {"model": model, "init_scale": init_scale}
+        valid = torch.ones_like(model.first_band, dtype=torch.bool)
+        pixels = model.first_band[..., None].expand(*valid.shape, model.num_bands)
+        with quiet_pyro(), torch.random.fork_rng(), torch.no_grad():
+            self._setup_prototype(pixels, valid)
 
 
 @one_thread()
@@ -42,7 +77,7 @@ def hbun(
     *,
     seed: int = 0,
     progress: bool = True,
-    guide: Callable[..., Any] = MEAN_FIELD,
+    guide: Callable[..., Any] = MeanField,
     num_steps: int = 300,
     **scales: float,
 ) -> Unmixing:
@@ -79,7 +114,7 @@ def hbun(
         Show a bar over the steps.
     guide : callable
         Makes the guide, called as ``guide(model, init_loc_fn=..., create_plates=...)``: by default
-        Pyro's `AutoNormal` (mean field) with narrow normals at the start; `AutoDelta` for the mode.
+        `MeanField`, Pyro's `AutoNormal` with narrow normals at the start; `AutoDelta` for the mode.
     num_steps : int
         Of Adam, whose rates decay to a tenth.
     **scales

@@ -65,7 +65,7 @@ def say(*lines: str, to_stderr: bool = False) -> None:
 class _Notes(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         level = "warning" if record.levelno >= logging.WARNING else "note"
-        say(f"pyro-unmix: {level}: {record.getMessage()}", to_stderr=True)
+        say(f"pyro-unmix: {level}: {as_options(record.getMessage())}", to_stderr=True)
 
 
 @contextmanager

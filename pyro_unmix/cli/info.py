@@ -26,9 +26,9 @@ from pyro_unmix.cli.console import facts as fact_lines
 from pyro_unmix.io import FileError
 from pyro_unmix.io.given import needs_scaling, with_scaling, with_wavelengths
 from pyro_unmix.io.grid import check_same_grid, is_rotated
-from pyro_unmix.io.image import Image, kept_bands, reflectance
+from pyro_unmix.io.image import Darkness, Image, kept_bands, reflectance
 from pyro_unmix.io.registry import read_image
-from pyro_unmix.io.spectral_axis import fwhm_in_nm, ranges, wavelength_in_nm
+from pyro_unmix.io.spectral_axis import choose_bands, fwhm_in_nm, ranges, wavelength_in_nm
 
 _BLOCK = 2**22  # numbers that are made reflectance at once
 _SHOWN_DATES = 6
@@ -154,7 +154,7 @@ def _bands(
     with_water = _try(problems, kept_bands, image, **given)
     keep = with_water
     if settings["drop_water"] and with_water is not None:
-        keep = _try(problems, kept_bands, image, drop_water=True, **given)
+        keep = _try(problems, _without_water, image, path, with_water, unit)
     if keep is None or with_water is None:
         return {**counts, "bands_kept": None, "bands_dropped": None, "valid_share": None}
     good = np.ones(image.num_bands, dtype=bool) if image.good is None else image.good
@@ -177,6 +177,13 @@ def _bands(
     }
 
 
+def _without_water(image: Image, path: Path, keep: np.ndarray, unit: str | None) -> np.ndarray:
+    centres = None
+    if image.wavelength is not None:
+        centres = wavelength_in_nm(image.wavelength, image.wavelength_unit, path, unit)
+    return choose_bands(image.num_bands, path=path, good=keep, wavelength=centres, drop_water=True)
+
+
 def _valid_share(image: Image, keep: np.ndarray, path: Path, nodata: Any) -> float:
     """Share of pixel-dates that are neither missing nor fill, some rows at a time.
 
@@ -186,14 +193,16 @@ def _valid_share(image: Image, keep: np.ndarray, path: Path, nodata: Any) -> flo
     stored = image.values if image.values.ndim == 4 else image.values[np.newaxis]
     height, width = image.grid
     step = max(1, _BLOCK // (width * image.num_bands))
-    observed = 0
+    observed, darkness = 0, Darkness()
+    settings: dict[str, Any] = {"path": path, "nodata": nodata}
     try:
         for t in range(len(stored)):
             for row in range(0, height, step):
                 part = replace(image, values=stored[t, row : row + step])
-                observed += _count(reflectance(part, keep, path=path, nodata=nodata))
+                observed += _count(reflectance(part, keep, darkness=darkness, **settings))
+        darkness.warn(path)
     except FileError:
-        observed = _count(reflectance(image, keep, path=path, nodata=nodata))
+        observed = _count(reflectance(image, keep, **settings))
     return observed / (image.num_dates * height * width)
 
 

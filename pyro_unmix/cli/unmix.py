@@ -158,10 +158,7 @@ def _unmix(
     if method == "redsunn":
         result = redsunn(cubes, count, endmembers=means, **settings)
         return result if means is None else _named_as(means, result)
-    result = _CLASSICAL[method](cubes, count if means is None else means, **settings)
-    if method == "hbun":  # its model and guide cannot be saved; the maps and spectra can
-        return replace(result, model=None, guide=None, store=None)
-    return result
+    return _CLASSICAL[method](cubes, count if means is None else means, **settings)
 
 
 def _named_as(means: xr.DataArray, result: Unmixing) -> Unmixing:

@@ -39,6 +39,13 @@ class DesisReader:
         return is_product(path, _LAYOUT)
 
     def read(self, path: Path) -> Image:
+        return self._image(path, lazy=False)
+
+    def open(self, path: Path) -> Image:
+        """As `read`, but the numbers stay in the file until rows of them are asked for."""
+        return self._image(path, lazy=True)
+
+    def _image(self, path: Path, *, lazy: bool) -> Image:
         image, metadata = locate(path, _LAYOUT)
         root = read_xml(metadata)
         level = _LEVEL.match(metadata.name)
@@ -52,7 +59,7 @@ class DesisReader:
         nodata = None
         if background is not None:
             nodata = number_of(root, "specific/backgroundValue", metadata)
-        found = read_product(image, metadata, root, _LAYOUT, nodata)
+        found = read_product(image, metadata, root, _LAYOUT, nodata, lazy=lazy)
         if found.nodata is None:
             note = f"nodata is not declared: taken for {_NODATA}, as in all products of this sensor"
             assume(found.notes, metadata, note)

@@ -5,6 +5,7 @@ Source: EMIT L2A product user guide, EMITL2ARFL.001 (NASA LP DAAC).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import h5py
 import numpy as np
 
 from pyro_unmix.io.errors import FileError
-from pyro_unmix.io.hdf5 import open_hdf5, read_dataset
+from pyro_unmix.io.hdf5 import dataset_rows, open_hdf5, read_dataset
 from pyro_unmix.io.image import Image
 from pyro_unmix.io.metadata import attribute_text, read_time
 from pyro_unmix.io.stored import assume
@@ -37,10 +38,15 @@ class EmitReader:
 
     def read(self, path: Path) -> Image:
         with open_hdf5(path, "a NetCDF-4 file") as file:
-            return _image(file, path)
+            return _image(file, path, read_dataset)
+
+    def open(self, path: Path) -> Image:
+        """As `read`, but the numbers stay in the file until rows of them are asked for."""
+        with open_hdf5(path, "a NetCDF-4 file") as file:
+            return _image(file, path, dataset_rows)
 
 
-def _image(file: h5py.File, path: Path) -> Image:
+def _image(file: h5py.File, path: Path, load: Callable[[Path, h5py.Group, str], Any]) -> Image:
     cube = file.get(_CUBE)
     bands = file.get(_BANDS)
     if not isinstance(cube, h5py.Dataset):
@@ -65,7 +71,7 @@ def _image(file: h5py.File, path: Path) -> Image:
         text = "no good_wavelengths: all bands are taken for good, those of water vapour among them"
         assume(notes, path, text)
     return Image(
-        values=read_dataset(path, file, _CUBE),
+        values=load(path, file, _CUBE),
         format=EmitReader.name,
         wavelength=np.asarray(wavelength),
         fwhm=fwhm,

@@ -36,6 +36,13 @@ class EnmapReader:
         return is_product(path, _LAYOUT)
 
     def read(self, path: Path) -> Image:
+        return self._image(path, lazy=False)
+
+    def open(self, path: Path) -> Image:
+        """As `read`, but the numbers stay in the file until rows of them are asked for."""
+        return self._image(path, lazy=True)
+
+    def _image(self, path: Path, *, lazy: bool) -> Image:
         image, metadata = locate(path, _LAYOUT)
         root = read_xml(metadata)
         level = text_of(root, "base/level", metadata)
@@ -43,7 +50,7 @@ class EnmapReader:
             problem = f"expected L2A (surface reflectance), got {level} (radiance): order L2A"
             raise FileError(metadata, "base/level", problem)
         nodata = number_of(root, "specific/backgroundValue", metadata)
-        found = read_product(image, metadata, root, _LAYOUT, nodata)
+        found = read_product(image, metadata, root, _LAYOUT, nodata, lazy=lazy)
         return replace(found, notes=found.notes + _quality(root))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from pyro_unmix._crs import same_crs
+from pyro_unmix._crs import lacks_datum, same_crs
 from pyro_unmix.io.errors import FileError
 from pyro_unmix.io.stored import Image
 
@@ -72,7 +72,11 @@ def _difference(first: Image, other: Image) -> str:
     if first.grid != other.grid:
         return f"it has {other.grid[0]} rows and {other.grid[1]} columns, not {first.grid}"
     if not same_crs(first.crs, other.crs):
-        return f"its coordinate reference system is {_short(other.crs)}, not {_short(first.crs)}"
+        text = f"its coordinate reference system is {_short(other.crs)}, not {_short(first.crs)}"
+        if lacks_datum(first.crs) != lacks_datum(other.crs):
+            which = "the first" if lacks_datum(first.crs) else "it"
+            text += f" ({which} names an ellipsoid but no datum: write the whole CRS into the file)"
+        return text
     for name in ("transform", "x", "y", "tile"):
         one, two = getattr(first, name), getattr(other, name)
         if (one is None) != (two is None):

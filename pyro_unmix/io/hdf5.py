@@ -14,6 +14,7 @@ import numpy as np
 
 from pyro_unmix.io.errors import FileError, parsing
 from pyro_unmix.io.hdf5_heap import check_heaps
+from pyro_unmix.io.rows import FileRows
 
 # No deflated byte unpacks to more than 1032 (https://zlib.net/zlib_tech.html).
 MAX_DEFLATE = 1032
@@ -37,6 +38,20 @@ def read_dataset(path: str | os.PathLike[str], group: h5py.Group, name: str) -> 
     check_stored(path, dataset)
     with parsing(path, name, "an HDF5 dataset"):
         return np.asarray(dataset[()])
+
+
+def dataset_rows(path: str | os.PathLike[str], group: h5py.Group, name: str) -> FileRows:
+    """As `read_dataset` of (y, x, band), but rows are read when they are asked for."""
+    dataset = group[name]
+    check_stored(path, dataset)
+    full_name = dataset.name
+
+    def read(_: int, start: int, stop: int) -> np.ndarray:
+        with parsing(path, name, "an HDF5 dataset"), h5py.File(path, "r") as file:
+            return np.asarray(file[full_name][start:stop])
+
+    piece = dataset.chunks[0] if dataset.chunks else 1
+    return FileRows(dataset.shape, dataset.dtype, read, piece)
 
 
 def check_stored(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,8 +24,16 @@ from pyro_unmix.io.spectral_axis import (
 )
 from pyro_unmix.io.stored import Image
 
-__all__ = ["Image", "band_coords", "check_shapes", "kept_bands", "reflectance", "to_array"]
-__all__ += ["wavelength_to_nm"]
+__all__ = [
+    "Darkness",
+    "Image",
+    "band_coords",
+    "check_shapes",
+    "is_nodata",
+    "kept_bands",
+    "per_band",
+]
+__all__ += ["reflectance", "scaling", "to_array", "wavelength_to_nm"]
 
 logger = logging.getLogger(__name__)
 
@@ -184,12 +193,17 @@ def reflectance(
     path: AnyPath = "",
     scale: npt.ArrayLike | None = None,
     nodata: float | None = None,
+    darkness: Darkness | None = None,
 ) -> np.ndarray:
-    """Return stored * scale + offset of the kept bands, NaN where nodata: (T, H, W, kept)."""
-    factor, shift = _scaling(image, path, scale)
-    factor, shift = _per_band(factor, keep), _per_band(shift, keep)
+    """Return stored * scale + offset of the kept bands, NaN where nodata: (T, H, W, kept).
+
+    Raises FileError if that is no reflectance, and warns if nearly all of it is dark. Where the
+    parts of a file are read one by one, `darkness` counts over all of them, and the caller warns.
+    """
+    factor, shift = scaling(image, path, scale)
+    factor, shift = per_band(factor, keep), per_band(shift, keep)
     marks = image.nodata if nodata is None else nodata
-    marks = None if marks is None else _per_band(marks, keep)
+    marks = None if marks is None else per_band(marks, keep)
     stored = image.values if image.values.ndim == 4 else image.values[np.newaxis]
     # Integers of 16 bits and their products with a scale lose nothing that matters in float32.
     wide = stored.dtype.itemsize > (4 if stored.dtype.kind == "f" else 2)
@@ -201,14 +215,24 @@ def reflectance(
         with np.errstate(over="ignore", invalid="ignore"):
             result = line.astype(np.float64) * factor + shift
             if marks is not None:
-                result[_is_nodata(line, marks)] = np.nan
+                result[is_nodata(line, marks)] = np.nan
             out[t, row] = result
     _check_plausible(out, image, path, nodata_known=marks is not None)
-    _warn_if_dark(out, path)
+    counted = Darkness() if darkness is None else darkness
+    counted.add(out)
+    if darkness is None:
+        counted.warn(path)
     return out
 
 
-def _scaling(image: Image, path: AnyPath, given: npt.ArrayLike | None) -> tuple[Any, Any]:
+def scaling(image: Image, path: AnyPath, given: npt.ArrayLike | None = None) -> tuple[Any, Any]:
+    """Return scale and offset of reflectance = stored * scale + offset; `given` is a scale.
+
+    Raises
+    ------
+    FileError
+        If the image has none and needs them, or they are no scale and offset.
+    """
     offset = 0.0 if image.offset is None else image.offset
     if given is not None:
         factor = np.asarray(given)
@@ -239,12 +263,14 @@ def _scaling(image: Image, path: AnyPath, given: npt.ArrayLike | None) -> tuple[
     return image.scale, offset
 
 
-def _per_band(part: Any, keep: np.ndarray) -> np.ndarray:
+def per_band(part: Any, keep: np.ndarray) -> np.ndarray:
+    """One number, or those of the kept bands."""
     array = np.asarray(part)
     return array[keep] if array.ndim else array
 
 
-def _is_nodata(stored: np.ndarray, marks: np.ndarray) -> np.ndarray:
+def is_nodata(stored: np.ndarray, marks: np.ndarray) -> np.ndarray:
+    """Where stored numbers are marked as missing; marks are one number or one per band."""
     if stored.dtype.kind == "f":
         # A mark such as -3.4028234663852886e+38 must be compared in the precision of the file.
         with np.errstate(over="ignore"):
@@ -255,14 +281,13 @@ def _is_nodata(stored: np.ndarray, marks: np.ndarray) -> np.ndarray:
 def _all_nodata(image: Image, nodata: Any) -> np.ndarray:
     """(L,) bool: bands that hold no value anywhere. Row by row, and only while a band is in doubt."""
     empty = np.ones(image.num_bands, dtype=bool)
-    stored = image.values.reshape(-1, *image.values.shape[-2:])
-    for line in stored:
+    for line in (line for t in range(image.num_dates) for line in image.date(t)):
         if not empty.any():
             break
         numbers = np.asarray(line)
         missing = np.isnan(numbers)
         if nodata is not None:
-            missing |= _is_nodata(numbers, np.asarray(nodata))
+            missing |= is_nodata(numbers, np.asarray(nodata))
         empty &= missing.all(axis=0)
     return empty
 
@@ -307,18 +332,32 @@ def _check_plausible(out: np.ndarray, image: Image, path: AnyPath, *, nodata_kno
             raise FileError(path, "values", f"{error} (or pass scale= to read_sequence)") from error
 
 
-def _warn_if_dark(out: np.ndarray, path: AnyPath) -> None:
-    """Log a warning where hardly any number is as large as a reflectance: a wrong scale, or night.
+@dataclass
+class Darkness:
+    """Whether hardly any number is as large as a reflectance: a wrong scale, or night.
 
     Zeros do not count, which mark missing in many files.
     """
-    stated = sum(int(np.count_nonzero(np.abs(date) > 0)) for date in out)
-    bright = sum(int(np.count_nonzero(np.abs(date) > _DARK)) for date in out)
-    if stated and bright < _BRIGHT_SHARE * stated:
+
+    stated: int = 0
+    bright: int = 0
+    largest: float = 0.0
+
+    def add(self, values: np.ndarray) -> None:
+        """Count the reflectances of a part of the image (T, ...)."""
+        for date in values:
+            self.stated += int(np.count_nonzero(np.abs(date) > 0))
+            self.bright += int(np.count_nonzero(np.abs(date) > _DARK))
+            self.largest = max(self.largest, float(np.fmax.reduce(date, axis=None)))
+
+    def warn(self, path: AnyPath) -> None:
+        """Log the warning, if it is due."""
+        if not self.stated or self.bright >= _BRIGHT_SHARE * self.stated:
+            return
         logger.warning(
             "%s: %.1f %% of the reflectances are below %g, at most %.3g, as if the scale were too "
             "small: if so, pass scale= to read_sequence (reflectance = stored x scale)",
-            path, 100 * (1 - bright / stated), _DARK, np.nanmax(out),
+            path, 100 * (1 - self.bright / self.stated), _DARK, self.largest,
         )  # fmt: skip
 
 

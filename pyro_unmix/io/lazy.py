@@ -13,10 +13,8 @@ import xarray as xr
 
 from pyro_unmix._check import as_wavelengths
 from pyro_unmix.cubes import tiles
-from pyro_unmix.io.image import Image, reflectance
-from pyro_unmix.io.image import _is_nodata as is_nodata
-from pyro_unmix.io.image import _per_band as per_band
-from pyro_unmix.io.image import _scaling as scaling
+from pyro_unmix.io.image import Darkness, Image, is_nodata, per_band, reflectance, scaling
+from pyro_unmix.io.rows import FileRows
 
 _BLOCK = 2**21  # numbers per block
 _SAMPLE = 2**19  # numbers that are looked at beforehand
@@ -44,11 +42,13 @@ def lazy_reflectance(
         If the sample holds no plausible reflectance; later, if a block cannot be decoded.
     """
     array = import_module("dask.array")
-    parts = [
-        _date(image, path, keep, nodata, t)
-        for image, path in zip(images, paths, strict=True)
-        for t in range(image.num_dates)
-    ]
+    parts = []
+    for image, path in zip(images, paths, strict=True):
+        darkness = Darkness()
+        for t in range(image.num_dates):
+            _check_sample(image, path, keep, nodata, t, darkness)
+            parts.append(_date(image, path, keep, nodata, t))
+        darkness.warn(path)
     return array.concatenate(parts, axis=0)
 
 
@@ -63,9 +63,8 @@ def checked(cubes: xr.DataArray) -> xr.DataArray:
 def _date(image: Image, path: Path, keep: np.ndarray, nodata: float | None, t: int) -> Any:
     delayed, array = import_dask().delayed, import_module("dask.array")
     height, width = image.grid
-    _check_sample(image, path, keep, nodata, t)
     dtype = _Block(image, path, keep, nodata, t)(slice(0, 1)).dtype
-    slab = getattr(image.values, "slab", 1)
+    slab = getattr(image.date(t), "slab", 1)
     step = max(slab, _BLOCK // (width * image.num_bands) // slab * slab)
     # Neither looked into nor hashed: both would read the file.
     block = delayed(_Block(image, path, keep, nodata, t), pure=False, traverse=False)
@@ -87,7 +86,7 @@ class _Block:
         self.marks = image.nodata if nodata is None else nodata
 
     def __call__(self, rows: slice) -> np.ndarray:
-        stored = _rows(self.image, self.time, rows)
+        stored = np.asarray(self.image.date(self.time)[rows])
         kind, size = stored.dtype.kind, stored.dtype.itemsize
         wide = size > (4 if kind == "f" else 2)
         factor, shift = (per_band(p, self.keep) for p in scaling(self.image, self.path, None))
@@ -100,17 +99,19 @@ class _Block:
         return out.astype(np.float64 if wide else np.float32)[np.newaxis]
 
 
-def _rows(image: Image, time: int, rows: slice) -> np.ndarray:
-    values = image.values[time] if image.values.ndim == 4 else image.values
-    return np.asarray(values[rows])
-
-
 def _check_sample(
-    image: Image, path: Path, keep: np.ndarray, nodata: float | None, time: int
+    image: Image,
+    path: Path,
+    keep: np.ndarray,
+    nodata: float | None,
+    time: int,
+    darkness: Darkness,
 ) -> None:
     height, width = image.grid
     count = min(height, max(1, _SAMPLE // (width * image.num_bands)))
-    rows = np.unique(np.linspace(0, height - 1, count).round().astype(int))
-    sample = np.concatenate([_rows(image, time, slice(row, row + 1)) for row in rows])
+    wanted = np.unique(np.linspace(0, height - 1, count).round().astype(int)).tolist()
+    date = image.date(time)
+    sample = np.stack(list(date.rows(wanted) if isinstance(date, FileRows) else date[wanted]))
     plain: dict[str, Any] = {"x": None, "y": None, "tile": None, "dates": None}
-    reflectance(replace(image, values=sample, **plain), keep, path=path, nodata=nodata)
+    part = replace(image, values=sample, **plain)
+    reflectance(part, keep, path=path, nodata=nodata, darkness=darkness)

@@ -201,6 +201,7 @@ def _from_columns(matrix: Any, content: Mapping[str, Any], path: Path) -> np.nda
 def _number(content: Mapping[str, Any], name: str, path: Path) -> float:
     array = np.asarray(content[name])
     if array.size != 1 or array.dtype.kind not in "iuf" or not 0 < array.item() < np.inf:
-        problem = f"must be one positive number, got {array.dtype} of shape {array.shape}"
+        found = array.item() if array.size == 1 else f"{array.dtype} of shape {array.shape}"
+        problem = f"must be one positive number, got {found}"
         raise FileError(path, name, problem)
     return float(array.item())

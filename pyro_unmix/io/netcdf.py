@@ -24,7 +24,15 @@ from pyro_unmix.io.hdf5 import (
 )
 from pyro_unmix.io.image import Image
 from pyro_unmix.io.netcdf_grid import grid_of
-from pyro_unmix.io.netcdf_packing import as_unsigned, mark_missing, number, unpacked
+from pyro_unmix.io.netcdf_packing import (
+    Missing,
+    as_unsigned,
+    mark_missing,
+    missing_of,
+    number,
+    unpacked,
+)
+from pyro_unmix.io.rows import FileRows
 
 # Names under which other programs keep the axes; sizes say nothing.
 _ALIASES = {
@@ -51,6 +59,17 @@ class _NetCDF:
         return head[:3] == b"CDF" or bool(h5py.is_hdf5(path))
 
     def read(self, path: Path) -> Image:
+        return self._image(path, lazy=False)
+
+    def open(self, path: Path) -> Image:
+        """As `read`, but the numbers stay in the file until rows of them are asked for.
+
+        Only integers without a fill, of which some chunks were never written, are loaded: which
+        number is free to mark those, only the numbers can tell.
+        """
+        return self._image(path, lazy=True)
+
+    def _image(self, path: Path, *, lazy: bool) -> Image:
         with parsing(path, "content", "NetCDF, HDF5 or Zarr"), _open(path) as dataset:
             name = _cube_name(dataset, path)
             missing: list[tuple[slice, ...]] = []
@@ -61,7 +80,7 @@ class _NetCDF:
                     missing, fill = unwritten(file[name]), fill_value(file[name])
             if fill is not None:
                 dataset[name].attrs.setdefault("_FillValue", fill)
-            return _image(dataset, name, path, self.name, missing)
+            return _image(dataset, name, path, self.name, missing, lazy)
 
 
 READER = _NetCDF()
@@ -154,18 +173,30 @@ def _is_cube(variable: xr.DataArray) -> bool:
 
 
 def _image(
-    dataset: xr.Dataset, name: str, path: Path, kind: str, missing: Sequence[tuple[slice, ...]]
+    dataset: xr.Dataset,
+    name: str,
+    path: Path,
+    kind: str,
+    unwritten: Sequence[tuple[slice, ...]],
+    lazy: bool,
 ) -> Image:
     cube = dataset[name]
     dims = {_DIM[str(dim).lower()]: str(dim) for dim in cube.dims}
-    order = [dims[dim] for dim in _ALIASES if dim in dims]
-    with parsing(path, name, "an array"):
-        values = cube.to_numpy()
+    axes = [cube.dims.index(dims[dim]) for dim in _ALIASES if dim in dims]
     notes: list[str] = [f"variable {name}{cube.dims}"]
-    values, attrs = as_unsigned(values, cube.attrs)
-    values, nodata = mark_missing(values, attrs, path, name, notes, missing)
-    values = values.transpose([cube.dims.index(dim) for dim in order])
-    scale, offset = _scaling(attrs, values, path, name)
+    empty, attrs = as_unsigned(np.empty(0, cube.dtype), cube.attrs)
+    missing = missing_of(attrs, empty.dtype, path, name, notes, unwritten)
+    values: Any
+    if lazy and (missing.plain or missing.mark() is not None):
+        values, nodata = _rows(cube, path, name, axes, missing), missing.nodata
+        if not missing.plain and empty.dtype.kind != "f":
+            nodata = missing.mark()
+    else:
+        with parsing(path, name, "an array"):
+            values, _ = as_unsigned(cube.to_numpy(), cube.attrs)
+        values, nodata = mark_missing(values, missing, path, name)
+        values = values.transpose(axes)
+    scale, offset = _scaling(attrs, path, name)
     grid = grid_of(dataset, cube, dims, path, notes)
     return Image(
         values=values,
@@ -180,9 +211,45 @@ def _image(
     )
 
 
-def _scaling(
-    attrs: Mapping[Any, Any], values: np.ndarray, path: Path, name: str
-) -> tuple[Any, Any]:
+def _rows(
+    cube: xr.DataArray, path: Path, name: str, axes: Sequence[int], missing: Missing
+) -> FileRows:
+    """The numbers as `mark_missing` returns them, read by rows; `axes` are time, y, x, band."""
+    whole = [slice(0, size) for size in cube.shape]
+    attrs, mark = cube.attrs, missing.mark()
+    time_axis, y_axis = (axes[0] if cube.ndim == 4 else None), axes[-3]
+
+    def read(time: int, start: int, stop: int) -> np.ndarray:
+        where = list(whole)
+        where[y_axis] = slice(start, stop)
+        if time_axis is not None:
+            where[time_axis] = slice(time, time + 1)
+        with parsing(path, name, "an array"):
+            block, _ = as_unsigned(_load(path, name, tuple(where)), attrs)
+        if not missing.plain:
+            block = missing.apply(block, mark, where)
+        block = block.transpose(axes)
+        return block if time_axis is None else block[0]
+
+    chunks = cube.encoding.get("chunksizes") or cube.encoding.get("chunks")
+    shape = tuple(cube.shape[axis] for axis in axes)
+    return FileRows(shape, missing.dtype, read, chunks[y_axis] if chunks else 1)
+
+
+def _load(path: Path, name: str, where: tuple[slice, ...]) -> np.ndarray:
+    """A part of the stored numbers of a file that was checked before."""
+    if path.is_file() and h5py.is_hdf5(path):
+        with h5py.File(path, "r") as file:
+            return np.asarray(file[name][where])
+    settings: dict[str, Any] = {"decode_cf": False}
+    if path.is_dir():
+        with xr.open_zarr(path, chunks=None, **settings) as dataset:
+            return dataset[name][where].to_numpy()
+    with xr.open_dataset(path, engine="scipy", **settings) as dataset:
+        return dataset[name][where].to_numpy()
+
+
+def _scaling(attrs: Mapping[Any, Any], path: Path, name: str) -> tuple[Any, Any]:
     scale = number(attrs, "scale_factor", path, name) if "scale_factor" in attrs else None
     offset = number(attrs, "add_offset", path, name) if "add_offset" in attrs else None
     if offset is not None and scale is None:
@@ -206,6 +273,8 @@ def _dates(dataset: xr.Dataset, dim: str | None, path: Path) -> list[Any] | None
         return None
     with parsing(path, name, "dates"):
         decoded = xr.decode_cf(xr.Dataset({"_": variable}))["_"].to_numpy()
+    if decoded.dtype.kind in "OS" and all(isinstance(d, (str, bytes)) for d in decoded.flat):
+        return [_text(date) for date in np.atleast_1d(decoded)]
     if decoded.dtype.kind == "O":
         problem = (
             f"is in the calendar {variable.attrs.get('calendar')!r}, expected the standard one"

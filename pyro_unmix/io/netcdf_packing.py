@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -39,33 +40,92 @@ def number(attrs: Mapping[Any, Any], key: str, path: AnyPath, name: str) -> Any:
     return values[0] if values.size == 1 else values
 
 
-def mark_missing(
-    values: np.ndarray,
+@dataclass(frozen=True, eq=False)
+class Missing:
+    """Which stored numbers of a variable stand for missing, and one mark for all of them.
+
+    Missing are `_FillValue`, every number of `missing_value`, what lies outside `valid_range` or
+    `valid_min` and `valid_max` (stored, not unpacked numbers), and the regions `unwritten`.
+    """
+
+    marks: list[Any]
+    low: Any
+    high: Any
+    unwritten: Sequence[tuple[slice, ...]]
+    dtype: np.dtype[Any]
+
+    @property
+    def plain(self) -> bool:
+        """Whether one number, or none, is all that marks missing."""
+        limits = self.low is not None or self.high is not None
+        return len(self.marks) < 2 and not limits and not self.unwritten
+
+    @property
+    def nodata(self) -> Any:
+        """What marks missing numbers beforehand; floating point without a fill is marked NaN."""
+        return self.marks[0] if self.marks else None
+
+    def mark(self) -> Any:
+        """A stored number that no measurement can be; None where only the numbers can tell."""
+        if self.dtype.kind == "f":
+            return self.marks[0] if self.marks else np.nan
+        info = np.iinfo(self.dtype)
+        first = self.nodata
+        if self.marks and float(first).is_integer() and info.min <= first <= info.max:
+            return first
+        if self.low is not None and self.low > info.min:
+            return info.min
+        if self.high is not None and self.high < info.max:
+            return info.max
+        return None
+
+    def apply(self, values: np.ndarray, mark: Any, where: Sequence[slice]) -> np.ndarray:
+        """Return the numbers of a part of the variable, `where`, with `mark` for all missing ones."""
+        if not values.flags.writeable:
+            values = values.copy()
+        for region in self.unwritten:
+            inside = [_within(one, other) for one, other in zip(region, where, strict=True)]
+            values[tuple(inside)] = mark
+        for part in values:  # a part at a time, so that no second copy of the image is made
+            part[_is_missing(part, self.marks[1:], self.low, self.high)] = mark
+        return values
+
+
+def missing_of(
     attrs: Mapping[Any, Any],
+    dtype: np.dtype[Any],
     path: AnyPath,
     name: str,
     notes: list[str],
     unwritten: Sequence[tuple[slice, ...]] = (),
-) -> tuple[np.ndarray, Any]:
-    """Return the stored numbers with one mark for all that is missing, and that mark.
-
-    Missing are `_FillValue`, every number of `missing_value`, what lies outside `valid_range` or
-    `valid_min` and `valid_max` (stored, not unpacked numbers), and the regions `unwritten`. Floating
-    point numbers without a fill are marked NaN, and the mark returned is None.
-    """
+) -> Missing:
+    """What the attributes of a variable, and the regions nobody wrote, say about missing numbers."""
+    if dtype.kind not in "iuf":
+        raise FileError(path, name, f"must be real numbers, got {dtype}")
     marks = [mark for key in _MARKS if key in attrs for mark in _numbers(attrs, key, path, name)]
-    low, high = _limits(attrs, values.dtype, path, name, notes)
-    first = marks[0] if marks else None
-    if len(marks) < 2 and low is None and high is None and not unwritten:
-        return values, first
-    if not values.flags.writeable:
-        values = values.copy()
-    mark = _one_mark(values, marks, low, high, path, name)
-    for region in unwritten:
-        values[region] = mark
-    for part in values:  # a part at a time, so that no second copy of the image is made
-        part[_is_missing(part, marks[1:], low, high)] = mark
-    return values, first if values.dtype.kind == "f" else mark
+    low, high = _limits(attrs, dtype, path, name, notes)
+    return Missing(marks, low, high, unwritten, dtype)
+
+
+def mark_missing(
+    values: np.ndarray, missing: Missing, path: AnyPath, name: str
+) -> tuple[np.ndarray, Any]:
+    """Return all stored numbers of a variable with one mark for all that is missing, and that mark.
+
+    Floating point numbers without a fill are marked NaN, and the mark returned is None.
+    """
+    if missing.plain:
+        return values, missing.nodata
+    mark = missing.mark()
+    if mark is None:
+        mark = _free_number(values, path, name)
+    values = missing.apply(values, mark, [slice(0, size) for size in values.shape])
+    return values, missing.nodata if values.dtype.kind == "f" else mark
+
+
+def _within(region: slice, part: slice) -> slice:
+    """Where a region lies in a part that begins at `part.start`."""
+    return slice(max(region.start - part.start, 0), max(region.stop - part.start, 0))
 
 
 def unpacked(variable: xr.Variable, path: AnyPath, name: str, notes: list[str]) -> np.ndarray:
@@ -162,24 +222,11 @@ def _as_stored(mark: Any, dtype: np.dtype) -> Any:
         return np.asarray(mark).astype(dtype)
 
 
-def _one_mark(
-    values: np.ndarray, marks: Sequence[Any], low: Any, high: Any, path: AnyPath, name: str
-) -> Any:
-    """A stored number that no measurement has."""
-    dtype = values.dtype
-    if dtype.kind == "f":
-        return marks[0] if marks else np.nan
-    if dtype.kind not in "iu":
-        raise FileError(path, name, f"must be real numbers, got {dtype}")
-    info = np.iinfo(dtype)
-    if marks and float(marks[0]).is_integer() and info.min <= marks[0] <= info.max:
-        return marks[0]
-    if low is not None and low > info.min:
-        return info.min
-    if high is not None and high < info.max:
-        return info.max
+def _free_number(values: np.ndarray, path: AnyPath, name: str) -> Any:
+    """The smallest or the largest integer of the type that is not among the values."""
+    info = np.iinfo(values.dtype)
     free = [mark for mark in (info.min, info.max) if not (values == mark).any()]
     if not free:
-        problem = f"uses all of {dtype}, so that nothing is left to mark missing values"
+        problem = f"uses all of {values.dtype}, so that nothing is left to mark missing values"
         raise FileError(path, name, problem)
     return free[0]

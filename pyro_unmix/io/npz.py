@@ -20,7 +20,8 @@ _BLOCK = 2**16
 
 
 class _Npz:
-    """One of `cubes`, `reflectance`, `Y`: (T, H, W, L) or (H, W, L).
+    """One of `cubes`, `reflectance`, `Y`: (T, H, W, L) or (H, W, L); `Y` of three axes needs
+    `wavelength`, as other programs keep the bands of such arrays first.
 
     Optional: `wavelength`, `fwhm` (L,) in `wavelength_unit` (default nm), `good` (L,), `nodata`
     (the stored value that marks missing), `scale` and `offset` (one number or (L,); reflectance =
@@ -116,7 +117,15 @@ def _image(content: Mapping[str, np.ndarray], path: Path, kind: str) -> Image:
             f"{values.shape}"
         )
         raise FileError(path, name, problem)
-    notes = [f"array {name}"]
+    if name == "Y" and values.ndim == 3 and "wavelength" not in content:
+        # The name is that of other programs, too, which keep the bands first.
+        problem = (
+            f"of shape {values.shape} is (row, column, band) or (band, row, column): which, must be "
+            "stated. Store (row, column, band) under the name cubes, or add the wavelengths"
+        )
+        raise FileError(path, name, problem)
+    axes = "(time, row, column, band)" if values.ndim == 4 else "(row, column, band)"
+    notes = [f"{name}: {axes}"]
     if "wavelength" in content and "wavelength_unit" not in content:
         assume(notes, path, "the wavelengths are taken as nm: store wavelength_unit in the file")
     return Image(

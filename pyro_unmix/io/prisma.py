@@ -7,16 +7,18 @@ corners decides.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import h5py
 import numpy as np
 
-from pyro_unmix.io.errors import FileError
-from pyro_unmix.io.hdf5 import open_hdf5, read_dataset
+from pyro_unmix.io.errors import FileError, parsing
+from pyro_unmix.io.hdf5 import check_stored, open_hdf5, read_dataset
 from pyro_unmix.io.image import Image
 from pyro_unmix.io.metadata import attribute_text, read_time
+from pyro_unmix.io.rows import FileRows
 from pyro_unmix.io.stored import assume
 
 _SWATHS = "HDFEOS/SWATHS"
@@ -26,14 +28,20 @@ _MAX_STORED = 65535
 
 
 class _Detector(NamedTuple):
-    """One cube (y, x, band), its bands in increasing wavelength, those without light dropped."""
+    """One cube; its bands in increasing wavelength, those without light dropped."""
 
-    values: np.ndarray
+    cube: str
+    shape: tuple[int, int]  # (y, x)
+    order: np.ndarray  # positions of the bands in the file
     wavelength: np.ndarray
     fwhm: np.ndarray
     scale: float
     offset: float
     names: list[str]
+
+    def arranged(self, stored: np.ndarray) -> np.ndarray:
+        """Stored (line, band, sample) as (y, x, band)."""
+        return stored.transpose(0, 2, 1)[:, :, self.order]
 
 
 class PrismaReader:
@@ -51,21 +59,29 @@ class PrismaReader:
 
     def read(self, path: Path) -> Image:
         with open_hdf5(path, "an HDF5 file") as file:
-            return _image(file, path)
+            return _image(file, path, _joined)
+
+    def open(self, path: Path) -> Image:
+        """As `read`, but the numbers stay in the file until rows of them are asked for."""
+        with open_hdf5(path, "an HDF5 file") as file:
+            return _image(file, path, _rows)
 
 
-def _image(file: h5py.File, path: Path) -> Image:
+_Load: TypeAlias = "Callable[[h5py.File, Path, Sequence[_Detector], list[str]], Any]"
+
+
+def _image(file: h5py.File, path: Path, load: _Load) -> Image:
     if _FIELDS not in file:
         levels = ", ".join(file[_SWATHS]) if _SWATHS in file else "none"
         problem = f"expected PRS_L2D_HCO (map-projected reflectance), got {levels}: order L2D"
         raise FileError(path, _SWATHS, problem)
     detectors = [_detector(file, path, name) for name in ("Vnir", "Swir")]
-    shapes = [detector.values.shape[:2] for detector in detectors]
+    shapes = [detector.shape for detector in detectors]
     if shapes[0] != shapes[1]:
         problem = f"VNIR_Cube has {shapes[0]} pixels, SWIR_Cube {shapes[1]}"
         raise FileError(path, _FIELDS, problem)
     notes = ["the matrices *_PIXEL_L2_ERR_MATRIX are not applied"]
-    values = _joined(detectors, notes)
+    values = load(file, path, detectors, notes)
     start = attribute_text(file, "Product_StartTime")
     if start is None:
         raise FileError(path, "Product_StartTime", "is missing")
@@ -87,7 +103,11 @@ def _image(file: h5py.File, path: Path) -> Image:
 
 def _detector(file: h5py.File, path: Path, name: str) -> _Detector:
     cube = f"{name.upper()}_Cube"
-    stored = read_dataset(path, file[_FIELDS], cube)
+    stored = file[_FIELDS].get(cube)
+    if not isinstance(stored, h5py.Dataset):
+        listed = ", ".join(file[_FIELDS]) or "nothing"
+        raise FileError(path, cube, f"is no dataset of the file, which holds: {listed}")
+    check_stored(path, stored)
     if stored.ndim != 3 or stored.dtype != np.uint16:
         problem = f"must be uint16 (line, band, sample), got {stored.dtype} {stored.shape}"
         raise FileError(path, cube, problem)
@@ -107,7 +127,9 @@ def _detector(file: h5py.File, path: Path, name: str) -> _Detector:
         problem = f"must be larger than L2Scale{name}Min ({low:g}), got {high:g}"
         raise FileError(path, f"L2Scale{name}Max", problem)
     return _Detector(
-        values=stored.transpose(0, 2, 1)[:, :, order],
+        cube=cube,
+        shape=(stored.shape[0], stored.shape[2]),
+        order=order,
         wavelength=centres[order],
         fwhm=widths[order],
         scale=(high - low) / _MAX_STORED,
@@ -116,18 +138,44 @@ def _detector(file: h5py.File, path: Path, name: str) -> _Detector:
     )
 
 
-def _joined(detectors: list[_Detector], notes: list[str]) -> np.ndarray:
+def _joined(
+    file: h5py.File, path: Path, detectors: Sequence[_Detector], notes: list[str]
+) -> np.ndarray:
     """All bands; NaN in the pixels outside the scene, which hold 0 in all bands.
 
     A single 0 is legal: the smallest reflectance of the detector.
     """
-    outside = ~np.logical_or.reduce([detector.values.any(axis=-1) for detector in detectors])
+    parts = [part.arranged(read_dataset(path, file[_FIELDS], part.cube)) for part in detectors]
+    outside = _outside(parts)
     dtype = np.float32 if outside.any() else np.uint16
-    values = np.concatenate([detector.values for detector in detectors], axis=-1, dtype=dtype)
+    values = np.concatenate(parts, axis=-1, dtype=dtype)
     if outside.any():
         notes.append(f"{np.count_nonzero(outside)} pixels are 0 in all bands: outside the scene")
         values[outside] = np.nan
     return values
+
+
+def _outside(parts: Sequence[np.ndarray]) -> np.ndarray:
+    return ~np.logical_or.reduce([part.any(axis=-1) for part in parts])
+
+
+def _rows(
+    file: h5py.File, path: Path, detectors: Sequence[_Detector], notes: list[str]
+) -> FileRows:
+    """As `_joined`, but left in the file; with or without pixels outside, of one type."""
+    notes.append("pixels that are 0 in all bands are outside the scene")
+
+    def read(_: int, start: int, stop: int) -> np.ndarray:
+        with parsing(path, _FIELDS, "an HDF5 dataset"), h5py.File(path, "r") as again:
+            fields = again[_FIELDS]
+            parts = [part.arranged(fields[part.cube][start:stop]) for part in detectors]
+        values = np.concatenate(parts, axis=-1, dtype=np.float32)
+        values[_outside(parts)] = np.nan
+        return values
+
+    chunks = [file[_FIELDS][part.cube].chunks for part in detectors]
+    shape = (*detectors[0].shape, sum(part.order.size for part in detectors))
+    return FileRows(shape, np.dtype(np.float32), read, max(c[0] if c else 1 for c in chunks))
 
 
 def _georeference(

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from pyro_unmix.io.errors import FileError
+from pyro_unmix.io.rows import FileRows
 from pyro_unmix.io.stored import assume
 from pyro_unmix.io.tiff import check_jp2, check_tiff, is_jp2
 
 _WARNINGS = threading.Lock()
-_SLAB = 2**22  # numbers: rows that are read together
 
 _PERCENT = ("%", "percent", "per cent", "pct")
 _REFLECTANCE = ("", "1", "reflectance", "unitless", "dimensionless", "none", "-", *_PERCENT)
@@ -25,7 +25,7 @@ _REFLECTANCE = ("", "1", "reflectance", "unitless", "dimensionless", "none", "-"
 
 @dataclass
 class Raster:
-    """What GDAL says about a file; `values` (y, x, band) are the stored numbers, or `RasterRows`."""
+    """What GDAL says about a file; `values` (y, x, band) are the stored numbers, or `FileRows`."""
 
     values: Any
     nodata: Any
@@ -53,60 +53,6 @@ def import_rasterio() -> Any:
     return rasterio
 
 
-class RasterRows:
-    """The numbers of a raster (y, x, band) as an array that reads its rows when asked for them.
-
-    As much of an array as the readers use: shape, dtype, rows by number or slice.
-    """
-
-    ndim = 3
-
-    def __init__(
-        self,
-        path: Path,
-        driver: str,
-        bands: list[int],
-        shape: tuple[int, int, int],
-        dtype: np.dtype[Any],
-        missing: np.ndarray | None,
-        slab: int,
-    ) -> None:
-        self._path, self._driver, self._bands, self._missing = path, driver, bands, missing
-        self.shape, self.dtype = shape, dtype
-        self.slab = slab  # rows that the file holds together
-        self._last: tuple[int, np.ndarray] | None = None
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, rows: int | slice) -> np.ndarray:
-        if isinstance(rows, slice):
-            return self._read(*rows.indices(self.shape[0])[:2])
-        if not 0 <= rows < self.shape[0]:
-            raise IndexError(f"row {rows} of {self.shape[0]}")
-        start = rows // self.slab * self.slab
-        last = self._last
-        if last is None or last[0] != start:
-            last = start, self._read(start, min(start + self.slab, self.shape[0]))
-            self._last = last
-        return last[1][rows - start]
-
-    def reshape(self, *shape: int) -> RasterRows:
-        """Itself, as a list of rows (-1, W, L)."""
-        if shape != (-1, *self.shape[1:]):
-            raise ValueError(f"expected the shape (-1, {self.shape[1]}, {self.shape[2]})")
-        return self
-
-    def _read(self, start: int, stop: int) -> np.ndarray:
-        window = import_rasterio().windows.Window(0, start, self.shape[1], stop - start)
-        with _opened(self._path, self._driver) as source:
-            values = np.moveaxis(source.read(self._bands, window=window), 0, -1)
-        values = values.astype(self.dtype, copy=False)
-        if self._missing is not None:
-            values[self._missing[start:stop]] = np.nan
-        return values
-
-
 @contextmanager
 def _opened(path: Path, driver: str) -> Iterator[Any]:
     rasterio = import_rasterio()
@@ -129,7 +75,7 @@ def read_raster(path: Path, *, lazy: bool = False) -> Raster:
     ----------
     path : path
     lazy : bool
-        Leave the numbers in the file: `values` is then a `RasterRows`.
+        Leave the numbers in the file: `values` is then a `FileRows`.
 
     Raises
     ------
@@ -166,10 +112,14 @@ def _load(source: Any, path: Path, lazy: bool) -> Raster:
         wide = dtype.itemsize > (4 if dtype.kind == "f" else 2)
         dtype = np.dtype(np.float64 if wide else np.float32)
     shape = (source.height, source.width, len(bands))
-    largest = max(1, _SLAB // (source.width * len(bands)))
-    slab = max(1, min(source.block_shapes[0][0], source.height, largest))
-    rows = RasterRows(path, source.driver, bands, shape, dtype, missing, slab)
-    values = rows if lazy else rows[:]
+    driver, piece = source.driver, source.block_shapes[0][0]
+
+    def read(_: int, start: int, stop: int) -> np.ndarray:
+        with _opened(path, driver) as again:
+            return _rows(again, bands, start, stop, dtype, missing)
+
+    rows = FileRows(shape, dtype, read, piece)
+    values = rows if lazy else _rows(source, bands, 0, source.height, dtype, missing)
     identity = source.transform == type(source.transform).identity()
     if identity and source.gcps[0]:
         notes.append("ground control points are not used: warp the image first (gdalwarp)")
@@ -188,6 +138,22 @@ def _load(source: Any, path: Path, lazy: bool) -> Raster:
         band_tags=[_all_tags(source, band) for band in bands],
         notes=notes,
     )
+
+
+def _rows(
+    source: Any,
+    bands: list[int],
+    start: int,
+    stop: int,
+    dtype: np.dtype[Any],
+    missing: np.ndarray | None,
+) -> np.ndarray:
+    """Rows of an opened raster (stop - start, x, band), NaN where `missing` (y, x)."""
+    window = import_rasterio().windows.Window(0, start, source.width, stop - start)
+    values = np.moveaxis(source.read(bands, window=window), 0, -1).astype(dtype, copy=False)
+    if missing is not None:
+        values[missing[start:stop]] = np.nan
+    return values
 
 
 def _spectral_bands(source: Any, notes: list[str]) -> list[int]:

@@ -31,7 +31,11 @@ GROUP = "pyro_unmix.readers"
 
 @runtime_checkable
 class Reader(Protocol):
-    """One file format. Instances stand in `READERS`, or in the entry points of other packages."""
+    """One file format. Instances stand in `READERS`, or in the entry points of other packages.
+
+    A reader may also have a method ``open(path)``: as `read`, but with the numbers left in the file
+    (`FileRows`), for ``chunks=``.
+    """
 
     @property
     def name(self) -> str:

@@ -16,6 +16,7 @@ import xarray as xr
 from pyro_unmix._bands import ROUNDING, narrower, other_bands
 from pyro_unmix._check import as_times
 from pyro_unmix.cubes import DIMS, as_cube_sequence
+from pyro_unmix.io.common_bands import with_common_bands
 from pyro_unmix.io.errors import FileError, parsing
 from pyro_unmix.io.given import with_scaling, with_wavelengths
 from pyro_unmix.io.grid import check_same_grid, spatial_coords
@@ -50,7 +51,9 @@ def read_sequence(
     to pass. Bands that the file calls bad, and bands without any data at some date, are dropped at
     all dates, with a log line. The other bands must be the same in all files: centres less than a
     tenth of the band width apart (`pyro_unmix._bands.band_tolerance`; of Sentinel-2A, B and C, by
-    their names). Those of the first file are kept, with a warning that says the largest shift.
+    their names). Those of the first file are kept, with a warning that says the largest shift. Of
+    PRISMA, whose products do not all use the same bands, the common ones are read, with a warning
+    that lists the others.
 
     Parameters
     ----------
@@ -66,8 +69,9 @@ def read_sequence(
         The bands to read, in the order of the file; also those that the file calls bad.
     chunks : int, dict or "auto", optional
         Return dask chunks (`DataArray.chunk`), whose values are read when they are computed, so
-        that a part of a large image can be taken: of GeoTIFF, ENVI and .npy, block by block; other
-        formats are loaded whole before. Of what the numbers may be, a sample of rows is checked.
+        that a part of a large image can be taken, by blocks of rows. Whether bands hold any data is
+        looked at before, until each has shown some, and of what the numbers may be a sample of rows
+        is checked. Sentinel-2, MATLAB and .npz files are loaded whole.
     drop_water : bool
         Drop the bands in the windows of water vapour, 1340-1450 and 1790-1960 nm.
     wavelength_unit : {"nm", "um", "none"}, optional
@@ -101,6 +105,7 @@ def read_sequence(
         with_wavelengths(with_scaling(read(path), path, scale, offset), path, wavelength_unit)
         for path in files
     ]
+    images = with_common_bands(images, files)
     if wavelength_unit is not None and str(wavelength_unit).strip().lower() == "none":
         wavelength_unit = None
     for path, image in zip(files, images, strict=True):
@@ -171,7 +176,8 @@ def _check_same_names(first: Image, first_path: Path, other: Image, path: Path) 
     """Number of bands, and their names where nothing else tells them apart."""
     if first.num_bands != other.num_bands:
         problem = f"has {other.num_bands} bands, but {first_path} has {first.num_bands}"
-        raise FileError(path, "bands", f"{problem}: choose files of one sensor")
+        cure = "choose files of one sensor, or read them one by one and join their common bands"
+        raise FileError(path, "bands", f"{problem}: {cure} (xarray.concat)")
     if (first.wavelength is None) != (other.wavelength is None):
         lacking = path if other.wavelength is None else first_path
         problem = f"is missing in {lacking}, but not in the other files"

@@ -75,11 +75,17 @@ def _stem(path: Path, pattern: re.Pattern[str]) -> str:
 
 
 def read_product(
-    image: Path, metadata: Path, root: ET.Element, layout: Layout, nodata: float | None
+    image: Path,
+    metadata: Path,
+    root: ET.Element,
+    layout: Layout,
+    nodata: float | None,
+    *,
+    lazy: bool = False,
 ) -> Image:
     """Return the image, its bands described by the XML file.
 
-    reflectance = stored * gain + offset, per band.
+    reflectance = stored * gain + offset, per band. If `lazy`, the numbers stay in the file.
 
     Raises
     ------
@@ -87,7 +93,7 @@ def read_product(
         If image and metadata do not belong together, or one of them is broken.
     """
     bands = _bands(root, metadata, layout)
-    raster = read_raster(image)
+    raster = read_raster(image, lazy=lazy)
     count = raster.values.shape[-1]
     if len(bands) != count:
         problem = f"describes {len(bands)} bands, but {image.name} has {count}"

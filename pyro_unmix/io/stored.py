@@ -23,7 +23,7 @@ class Image:
     Parameters
     ----------
     values : numpy.ndarray (H, W, L) or (T, H, W, L)
-        The stored numbers, as they are in the file; a memory map will do.
+        The stored numbers, as they are in the file; a memory map or `FileRows` will do.
     format : str
         What the file was understood to be.
     wavelength, fwhm : numpy.ndarray (L,), optional
@@ -83,6 +83,10 @@ class Image:
     def grid(self) -> tuple[int, int]:
         """(H, W)."""
         return self.values.shape[-3], self.values.shape[-2]
+
+    def date(self, time: int) -> Any:
+        """The stored numbers of one date (H, W, L); of a file that is read by rows, such rows."""
+        return self.values[time] if self.values.ndim == 4 else self.values
 
 
 def assume(notes: list[str], path: str | os.PathLike[str], text: str) -> None:

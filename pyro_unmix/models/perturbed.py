@@ -17,6 +17,7 @@ from pyro.nn import PyroModule
 from torch import Tensor
 
 from pyro_unmix._check import as_endmembers, in_range
+from pyro_unmix._recipe import Recorded
 from pyro_unmix.cubes import as_cube_sequence, tiles, to_pixels
 from pyro_unmix.distributions import IsotropicNormal
 from pyro_unmix.mixing import design_matrix, to_abundances
@@ -24,7 +25,42 @@ from pyro_unmix.models.smoothness import SmoothField, SmoothSpectra, curvature
 from pyro_unmix.priors import FixedEndmembers
 
 
-class PerturbedLinear(PyroModule):
+class SceneLayout(Recorded):
+    """What `PerturbedLinear` keeps of a scene of N pixels, T dates and L bands: not its images.
+
+    Parameters
+    ----------
+    first_band : numpy.ndarray (N, T)
+        Reflectance, by which the scene is known again.
+    wavelength : numpy.ndarray (L,)
+        nm, or the numbers of the bands.
+    width : int
+        Pixels in a row.
+    tile_heights : list of int
+        Rows of the disjoint tiles.
+    """
+
+    def __init__(
+        self,
+        first_band: np.ndarray,
+        wavelength: np.ndarray,
+        width: int,
+        tile_heights: list[int],
+    ) -> None:
+        self.first_band, self.wavelength = first_band, wavelength
+        self.width, self.tile_heights = int(width), list(tile_heights)
+
+    @classmethod
+    def of(cls, cubes: Any) -> SceneLayout:
+        """The layout of anything that `as_cube_sequence` takes."""
+        sequence = as_cube_sequence(cubes)
+        pixels, _valid = to_pixels(sequence)
+        wavelength = np.asarray(sequence.coords.get("wavelength", np.arange(pixels.shape[2])))
+        heights = [tile.stop - tile.start for tile in tiles(sequence)]
+        return cls(pixels[..., 0].copy(), wavelength, sequence.sizes["x"], heights)
+
+
+class PerturbedLinear(Recorded, PyroModule):
     """Perturbed linear mixing, one perturbation per date, with composite smoothness priors.
 
     For the pixels n and the dates t of one scene::
@@ -56,7 +92,7 @@ class PerturbedLinear(PyroModule):
         M0, reflectance.
     cubes
         The scene, anything that `as_cube_sequence` takes: its grid, tiles, dates and wavelengths.
-        The model is for these images only.
+        The model is for these images only; it keeps their `SceneLayout`, which may stand for them.
     state_scale : float
         s_state, without unit.
     reference_scale : float
@@ -92,11 +128,12 @@ class PerturbedLinear(PyroModule):
         temporal_scale: float = 0.5,
     ) -> None:
         super().__init__("model")
-        sequence = as_cube_sequence(cubes)
-        pixels, _valid = to_pixels(sequence)
-        self.num_pixels, self.num_dates, self.num_bands = pixels.shape
-        self.width = sequence.sizes["x"]
-        self.tile_heights = [tile.stop - tile.start for tile in tiles(sequence)]
+        layout = cubes if isinstance(cubes, SceneLayout) else SceneLayout.of(cubes)
+        if "cubes" in self._recipe:  # a saved model holds no images
+            self._recipe["cubes"] = layout
+        self.num_pixels, self.num_dates = layout.first_band.shape
+        self.num_bands = len(layout.wavelength)
+        self.width, self.tile_heights = layout.width, layout.tile_heights
         as_endmembers(endmembers, self.num_bands)
         #: What the read-out shows as M, see `show`.
         self.reference = FixedEndmembers(endmembers)
@@ -116,11 +153,10 @@ class PerturbedLinear(PyroModule):
         by_date = start.new_zeros(self.num_dates, *start.shape)
         self.register_buffer("initial", start.clone())
         self.register_buffer("shown", by_date)  # dM_t
-        wavelength = sequence.coords.get("wavelength", np.arange(self.num_bands))
-        values, vectors = np.linalg.eigh(curvature(np.asarray(wavelength)))
+        values, vectors = np.linalg.eigh(curvature(layout.wavelength))
         self.register_buffer("eigenvalues", torch.as_tensor(values).clamp(min=0).to(start))
         self.register_buffer("eigenvectors", torch.as_tensor(vectors).to(start))
-        self.register_buffer("first_band", torch.as_tensor(pixels[..., 0]).to(start))
+        self.register_buffer("first_band", torch.as_tensor(layout.first_band).to(start))
 
     @property
     def endmember_names(self) -> list[str] | None:
