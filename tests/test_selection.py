@@ -387,5 +387,13 @@ def test_correlation_without_two_dates_is_zero():
     cubes, start = varying_scene(0.9)
     assert temporal_correlation(cubes[:1], start) == 0.0
     gappy = cubes.copy(deep=True)
-    gappy[0, :10] = gappy[2, 10:] = np.nan
+    gappy[1::2] = np.nan  # no two neighbouring dates
     assert temporal_correlation(gappy, start) == 0.0
+
+
+def test_correlation_is_seen_between_gaps():
+    cubes, start = varying_scene(0.9)
+    cloudy = cubes.copy(deep=True)
+    cloudy[0, :10] = cloudy[2, 10:] = np.nan  # no pixel is seen at all dates
+    whole, seen = (temporal_correlation(c, start) for c in (cubes, cloudy))
+    assert abs(seen - whole) < 0.1

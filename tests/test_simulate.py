@@ -164,7 +164,7 @@ def test_mixing_in_blocks_of_rows_changes_nothing(monkeypatch):
     for make in (simulate.scaled_scene, simulate.bundle_scene):
         whole = make(**sizes)
         with monkeypatch.context() as patch:
-            patch.setattr(simulate, "_LARGEST_BLOCK", 2 * 5 * 224 * 4)
+            patch.setattr(simulate.scene, "_LARGEST_BLOCK", 2 * 5 * 224 * 4)
             np.testing.assert_array_equal(make(**sizes).cubes, whole.cubes)
 
 
@@ -212,7 +212,7 @@ def test_clouds_are_compact_and_differ_between_dates():
 
 def test_smooth_fields_have_unit_variance_and_a_gaussian_correlation():
     # Correlation exp(-d^2 / (4 s^2)) with s = 0.08 * 50 = 4 pixels.
-    fields = simulate._smooth_fields(np.random.default_rng(0), 2000, 50, 50)
+    fields = simulate.maps.smooth_fields(np.random.default_rng(0), 2000, 50, 50)
     corner, near, far = fields[:, 0, 0], fields[:, 0, 6], fields[:, 49, 0]
     error = 5 / math.sqrt(2000)
     assert corner.std() == pytest.approx(1, abs=error / math.sqrt(2))
@@ -249,7 +249,7 @@ def test_an_abrupt_change_gives_one_rectangle_to_a_scarce_material():
     for _ in range(50):
         before = rng.standard_normal((3, 40, 60))
         after = before.copy()
-        simulate._change_abruptly(rng, after)
+        simulate.maps.change_abruptly(rng, after)
         changed = (after != before).any(axis=0)
         rows, columns = np.flatnonzero(changed.any(axis=1)), np.flatnonzero(changed.any(axis=0))
         assert changed[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()
@@ -387,7 +387,7 @@ def test_named_bundles_name_the_materials():
 
 def test_built_in_bundles_vary_as_much_as_measured_ones():
     # Bundles of an airborne image: mean angle to their mean 0.03 to 0.1 rad, brightness 6 to 13 %.
-    bundles, reference = simulate._built_in_bundles(np.random.default_rng(0), 4)
+    bundles, reference = simulate.bundle.built_in_bundles(np.random.default_rng(0), 4)
     for bundle, mean in zip(bundles, reference.values.T, strict=True):
         assert 0 < bundle.min() < bundle.max() < 1
         cosines = mean @ bundle / np.linalg.norm(mean) / np.linalg.norm(bundle, axis=0)

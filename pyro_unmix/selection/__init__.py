@@ -1,0 +1,20 @@
+"""Choose averaging window, spectral basis and rank from the data, by the marginal likelihood."""
+
+from __future__ import annotations
+
+from pyro_unmix.selection.marginal import marginal_score
+from pyro_unmix.selection.noise import estimate_noise_scale
+from pyro_unmix.selection.purity import learn_basis, refine_endmembers
+from pyro_unmix.selection.start import RANKS, WINDOWS, Start, choose_start, temporal_correlation
+
+__all__ = [
+    "RANKS",
+    "WINDOWS",
+    "Start",
+    "choose_start",
+    "estimate_noise_scale",
+    "learn_basis",
+    "marginal_score",
+    "refine_endmembers",
+    "temporal_correlation",
+]
