@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from typing import ClassVar
 
+import pyro
 import torch
+from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from pyro_unmix._check import in_range
+from pyro_unmix._check import in_range, positive_int
+from pyro_unmix.mixing import Basis
+from pyro_unmix.nonlinear import NONLINEAR
 from pyro_unmix.perceptrons import MaterialPerceptron
 from pyro_unmix.priors import Part
 
@@ -38,8 +44,8 @@ class Decoder(Part):
 
     def brightness_posterior(
         self, amounts: Tensor, reference: Tensor, noise_scale: Tensor
-    ) -> tuple[Tensor, Tensor] | None:
-        """What a pixel's total brightness says of the latents, where the decoder knows.
+    ) -> tuple[Tensor, Tensor]:
+        """What a pixel's total brightness says of the latents; a decoder need not know.
 
         Parameters
         ----------
@@ -51,10 +57,10 @@ class Decoder(Part):
 
         Returns
         -------
-        pair of Tensors or None
+        pair of Tensors
             Mean and scale, (..., P, H).
         """
-        return None
+        raise NotImplementedError(f"{type(self).__name__} has no brightness_posterior()")
 
 
 class PerceptronDecoder(Decoder):
@@ -134,3 +140,65 @@ class ScalingDecoder(Decoder):
             torch.cat([loc.unsqueeze(-1), loc.new_zeros(others)], dim=-1),
             torch.cat([scale.unsqueeze(-1), scale.new_ones(others)], dim=-1),
         )
+
+
+class DecodedBasis(Basis, PyroModule):
+    """Latent endmembers in a sequence model: ``m_p = f_p(psi_p)`` by a decoder of `IDNet`, instead of a linear basis.
+
+    ``SGLMM(endmembers, basis=DecodedBasis(ScalingDecoder()), variability_prior=AutoRegressive(0.5))`` has a latent
+    vector per material that moves in time. `components`, which guides use for their regression, are the decoder's
+    slopes over one prior standard deviation, ``F_k = (f(e_k) - f(-e_k)) / 2``, without gradient.
+
+    Parameters
+    ----------
+    decoder : Decoder
+        A copy is taken. One that a model has been using (``result.model.decoder`` of `idnet`, of the same L, P and H)
+        starts where it is, else it starts from the model's seed.
+    latent_size : int
+        H, the number of components.
+    """
+
+    is_linear = False
+    needs: ClassVar[frozenset[str]] = frozenset({NONLINEAR})
+
+    def __init__(self, decoder: Decoder, latent_size: int = 2) -> None:
+        super().__init__()
+        if not isinstance(decoder, Decoder):
+            raise TypeError(
+                f"decoder must be a Decoder object such as ScalingDecoder(), got {decoder!r}"
+            )
+        self.num_components = positive_int(latent_size, "latent_size")
+        self.decoder = copy.deepcopy(decoder)
+
+    def setup(self, *sizes: int, generator: torch.Generator) -> None:
+        if next(self.decoder.parameters(), None) is None:
+            self.decoder.setup(*sizes, self.num_components, generator=generator)
+        num_bands, num_endmembers = sizes
+        self._try(num_bands, num_endmembers)
+
+    def varied(self, endmembers: Tensor, variability: Tensor) -> Tensor:
+        """``f(psi)``, of (L, P) and (..., K, P): (..., L, P)."""
+        return self.decoder(variability.mT, endmembers).mT
+
+    @torch.no_grad()
+    def components(self, endmembers: Tensor) -> Tensor:
+        units = torch.eye(self.num_components, dtype=endmembers.dtype, device=endmembers.device)
+        ones = units.unsqueeze(-1).expand(-1, -1, endmembers.shape[1])
+        slopes = (self.varied(endmembers, ones) - self.varied(endmembers, -ones)) / 2
+        return slopes.transpose(0, 1)
+
+    def _try(self, num_bands: int, num_endmembers: int) -> None:
+        """Raise if a decoder that has been used has other sizes."""
+        like = next(self.decoder.parameters())
+        reference = like.new_ones(num_bands, num_endmembers)
+        try:
+            with pyro.get_param_store().scope():  # calling a module enters its parameters there
+                shape = self.components(reference).shape
+        except RuntimeError:
+            shape = None
+        if shape != (num_bands, self.num_components, num_endmembers):
+            raise ValueError(
+                "the decoder was made for other numbers of bands, endmembers or latents than "
+                f"({num_bands}, {num_endmembers}, {self.num_components}): pass a new one, such as "
+                "ScalingDecoder()"
+            )

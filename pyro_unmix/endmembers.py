@@ -1,4 +1,4 @@
-"""Endmember extraction from image sequences, and matching of materials."""
+"""Endmember extraction from image sequences, bundles of pure pixels, and matching of materials."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from scipy.optimize import linear_sum_assignment
 
 from pyro_unmix._check import as_endmembers, finite_array, positive_int
 from pyro_unmix._threads import one_thread
+from pyro_unmix.bundles import extract_bundles as extract_bundles
 from pyro_unmix.cubes import as_cube_sequence, window_mean
 from pyro_unmix.libraries import at_bands_of, library_endmembers
 from pyro_unmix.solvers import fcls

@@ -1,13 +1,14 @@
 """Mixing of a pixel in two streams, a linear one and a small nonlinear one: ``y = M a + g(M, a)``.
 
-A mixing is an object that a model takes (``IDNet(endmembers, mixing=BilinearMixing())``); its sizes are set by the
-model. A model with another mixing than `LinearMixing` forms the spectra of every pixel, (pixels, L, P).
+A mixing is an object that a model takes (``IDNet(endmembers, mixing=BilinearMixing())``, and `SGLMM` likewise); its
+sizes are set by the model. A model with another mixing than `LinearMixing` forms the spectra of every pixel, (pixels,
+L, P).
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -17,6 +18,9 @@ from pyro_unmix._check import in_range
 from pyro_unmix.perceptrons import perceptron
 from pyro_unmix.priors import Part
 
+#: What a part may need of a guide; see `Guide.serves`.
+NONLINEAR = "pixels that are not linear in abundances and variability"
+
 _LEAST = 1e-3
 
 
@@ -25,6 +29,7 @@ class Mixing(Part):
 
     #: Whether `nonlinear` is zero, so that nobody need compute it.
     is_linear = False
+    needs: ClassVar[frozenset[str]] = frozenset({NONLINEAR})
 
     def nonlinear(self, endmembers: Tensor, abundances: Tensor) -> Tensor:
         """The nonlinear stream g, (..., L, P) and (..., P) -> (..., L)."""
@@ -59,6 +64,7 @@ class LinearMixing(Mixing):
     """``y = M a``: no nonlinear stream."""
 
     is_linear = True
+    needs: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self) -> None:  # of its own, so that its recipe is recorded
         super().__init__()
@@ -91,13 +97,13 @@ class BilinearMixing(Mixing):
 
     def setup(self, *sizes: int, generator: torch.Generator) -> None:
         _, num_endmembers = sizes
-        self.pairs = list(itertools.combinations(range(num_endmembers), 2))
-        if len(self.start) not in (1, len(self.pairs)):
+        num_pairs = num_endmembers * (num_endmembers - 1) // 2
+        if len(self.start) not in (1, num_pairs):
             raise ValueError(
-                f"start must be one number or {len(self.pairs)}, one per pair of materials, got "
+                f"start must be one number or {num_pairs}, one per pair of materials, got "
                 f"{len(self.start)}"
             )
-        start = torch.tensor(self.start).clamp(_LEAST, 1 - _LEAST).expand(len(self.pairs))
+        start = torch.tensor(self.start).clamp(_LEAST, 1 - _LEAST).expand(num_pairs)
         self.logit_strength = nn.Parameter(start.logit())
 
     @property
@@ -106,11 +112,11 @@ class BilinearMixing(Mixing):
         return torch.sigmoid(self.logit_strength)
 
     def nonlinear(self, endmembers: Tensor, abundances: Tensor) -> Tensor:
-        first, second = (list(side) for side in zip(*self.pairs, strict=True))
+        strength, p = self.strength, abundances.shape[-1]
         parts = endmembers * abundances.unsqueeze(-2)
         # gamma_pq a_p m_p summed over p for every q, then one product with a_q m_q
-        matrix = self.strength.new_zeros(abundances.shape[-1], abundances.shape[-1])
-        matrix = matrix.index_put((torch.tensor(first), torch.tensor(second)), self.strength)
+        pairs = torch.triu_indices(p, p, 1, device=strength.device).unbind()
+        matrix = strength.new_zeros(p, p).index_put(pairs, strength)
         return ((parts @ matrix) * parts).sum(-1)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 import pyro
@@ -10,6 +9,7 @@ import torch
 import xarray as xr
 from pyro import poutine
 from pyro.infer import Trace_ELBO
+from pyro.poutine.messenger import unwrap
 from torch import Tensor
 
 from pyro_unmix._check import in_range, positive_int
@@ -153,7 +153,7 @@ class SelfSupervisedELBO(Trace_ELBO):
         self, model: Any, guide: Any, num: int, kwargs: dict[str, Any]
     ) -> tuple[Tensor, Tensor]:
         """Supervised terms of `num` triples, without scale, and the half norms of their concentrations."""
-        like = inspect.unwrap(model).reference.value
+        like = _innermost(model).reference.value
         self.spectra = [of.to(like) for of in self.spectra]
         y, endmembers, abundances = self.triples(num)
         smoothed = (1 - self.smoothing) * abundances + self.smoothing / len(self.spectra)
@@ -186,9 +186,14 @@ class SelfSupervisedELBO(Trace_ELBO):
         total: Tensor | float = 0.0
         for weight, program in ((self.model_penalty, model), (self.guide_penalty, guide)):
             if weight:
-                norms = [value.norm() for value in inspect.unwrap(program).penalised()]
+                norms = [value.norm() for value in _innermost(program).penalised()]
                 total = total + weight * sum(norms)
         return total
+
+
+def _innermost(program: Any) -> Any:
+    """The module inside Pyro's handlers, such as the scale of `fit`."""
+    return unwrap(program)
 
 
 def half_norm(values: Tensor) -> Tensor:

@@ -159,6 +159,24 @@ def test_a_missing_pixel_has_the_prior() -> None:
     assert torch.equal(drawn["a_1"]["fn"].concentration[2], again["a_1"]["fn"].concentration[2])
 
 
+def test_the_degree_of_nonlinearity_of_the_guide_compares_its_streams() -> None:
+    _, guide = pair("published")
+    y, valid = data()
+    m = torch.from_numpy(spectra()).expand(PIXELS, -1, -1)
+    got = guide.degree_of_nonlinearity(y, valid, m).detach().numpy()
+    net = [(x.weight.detach().numpy().T, x.bias.detach().numpy()) for x in guide.correction[::2]]
+    h = y[:, 0].numpy()
+    for weight, bias in net[:-1]:
+        h = np.maximum(h @ weight + bias, 0)
+    h = 0.1 * np.linalg.norm(h @ net[-1][0] + net[-1][1], axis=1)
+    r = guide.regression(m, y[:, 0], guide.model.mixing).detach().numpy()
+    expected = h / (h + np.linalg.norm(r, axis=1))
+    assert np.isnan(got[2]) and np.delete(expected, 2).min() > 0.001
+    np.testing.assert_allclose(np.delete(got, 2), np.delete(expected, 2), rtol=1e-6)
+    of_mean = guide.degree_of_nonlinearity(y, valid)
+    assert not torch.isnan(of_mean[:2]).any() and (of_mean[:2] != torch.from_numpy(got[:2])).all()
+
+
 @pytest.mark.parametrize("kind", PAIRS)
 def test_a_plate_of_particles_goes_through(kind: str) -> None:
     model, guide = pair(kind)
@@ -348,30 +366,52 @@ def test_triples_are_pure_pixels_of_the_bundles() -> None:
 # ------------------------------------------------------------------------------- fits
 
 
-def drawn_scene(num_pixels: int = 400) -> tuple[IDNet, dict[str, torch.Tensor], np.ndarray]:
+STRENGTH, BRIGHTNESS = 0.8, 0.15
+
+
+def drawn_scene(
+    num_pixels: int = 400, noise_scale: float = 0.01
+) -> tuple[IDNet, dict[str, torch.Tensor], np.ndarray]:
     """Pixels drawn from the model itself, and its endmembers."""
     library = simulate.library(np.linspace(450, 2400, 30)).values
     matrix = library[:, np.argsort(-library.mean(0))[:3]]
     model = IDNet(
         matrix,
-        decoder=ScalingDecoder(0.15),
-        mixing=BilinearMixing(0.8),
-        noise=WhiteNoise(0.01),
+        decoder=ScalingDecoder(BRIGHTNESS),
+        mixing=BilinearMixing(STRENGTH),
+        noise=WhiteNoise(noise_scale),
         endmember_scale=0.003,
     )
     return model, model.sample_sequence(num_pixels, seed=3), matrix
 
 
-@pytest.mark.xfail(reason="recovery is not reached yet: IDNet is unfinished", strict=False)
+def posterior_means(y: np.ndarray, matrix: np.ndarray, noise_scale: float) -> np.ndarray:
+    """``E[a | y]`` under the truth: draws from the prior, weighted by the likelihood."""
+    rng = np.random.default_rng(0)
+    a = rng.dirichlet(np.ones(3), size=100_000)
+    parts = (a * np.exp(BRIGHTNESS * rng.normal(size=a.shape)))[:, None] * matrix
+    mean = parts.sum(-1)
+    for p, q in ((0, 1), (0, 2), (1, 2)):
+        mean += STRENGTH * parts[..., p] * parts[..., q]
+    log_weights = (y @ mean.T - 0.5 * (mean**2).sum(1)) / noise_scale**2
+    weights = np.exp(log_weights - log_weights.max(1, keepdims=True))
+    return weights @ a / weights.sum(1, keepdims=True)
+
+
 def test_recovery_of_data_drawn_from_the_model() -> None:
-    """Abundances and noiseless pixels, from a start that knows neither strengths, brightness nor noise."""
-    truth, drawn, matrix = drawn_scene()
-    cube = drawn["pixels"].numpy().reshape(1, 20, 20, -1)
+    """Abundances and noiseless pixels, from a start that knows neither strengths, brightness nor noise.
+
+    The least error that any method can have is that of the exact posterior mean; ours may be half a posterior std
+    (in the mean square) away from it, which makes an error at most 12 % larger. Noiseless pixels are as close as a
+    least-squares fit of a pixel's five free numbers. Strengths are not recovered: the decoders can take their place.
+    """
+    sigma, bands = 0.03, 30
+    truth, drawn, matrix = drawn_scene(noise_scale=sigma)
     model = IDNet(
         matrix,
         decoder=ScalingDecoder(0.3),
         mixing=BilinearMixing(0.2),
-        noise=WhiteNoise(0.03),
+        noise=WhiteNoise(2 * sigma),
         endmember_scale=0.01,
     )
     guide = TwoStreamGuide(
@@ -381,22 +421,24 @@ def test_recovery_of_data_drawn_from_the_model() -> None:
         initial_gain=0.0,
         initial_precision=1e3,
     )
-    rate = lambda name: 1e-3 if "net" in name or "encoder" in name or "correction" in name else 0.05  # noqa: E731
+    y, a = drawn["pixels"][:, 0].numpy(), drawn["abundances"][:, 0].numpy()
+    cube = y.reshape(1, 20, 20, bands)
     result = fit(
-        model, guide, cube, num_steps=150, batch_size=100, learning_rate=rate, progress=False,
+        model, guide, cube, num_steps=150, batch_size=100, progress=False,
+        learning_rate=lambda name: 1e-3 if "net" in name or "correction" in name else 0.05,
         learning_rate_decay=0.1, estimate=PosteriorMean(16),
     )  # fmt: skip
-    a = drawn["abundances"].numpy().reshape(1, 20, 20, 3)
-    error = np.sqrt(((result.abundances.values - a) ** 2).mean())
-    linear = fcls(cube, xr.DataArray(matrix, dims=("wavelength", "endmember")), progress=False)
-    assert error < 0.75 * np.sqrt(((linear.abundances.values - a) ** 2).mean())
-    assert result.losses[-20:].mean() < result.losses[:20].mean()
-    fitted = result.reconstruct().values
+    best = posterior_means(y, matrix, sigma)
+    least = ((best - a) ** 2).mean()
+    ours = result.abundances.values.reshape(-1, 3)
+    assert ((ours - best) ** 2).mean() < 0.25 * least
+    assert ((ours - a) ** 2).mean() < 1.25 * least
     noiseless = truth.mix(drawn["abundances"][:, 0], drawn["variability"][:, 0]).detach().numpy()
-    wrong = np.sqrt(((fitted - noiseless.reshape(fitted.shape)) ** 2).mean())
-    assert wrong < 0.6 * np.sqrt(
-        ((linear.reconstruct().values - noiseless.reshape(fitted.shape)) ** 2).mean()
-    )
+    wrong = ((result.reconstruct().values.reshape(-1, bands) - noiseless) ** 2).mean()
+    assert wrong < sigma**2 * 5 / bands
+    # between the residual of that fit and the largest that noise and endmember scale explain
+    learned = float(result.model.noise.scale.detach())
+    assert sigma * np.sqrt(1 - 5 / bands) < learned < 1.1 * sigma
 
 
 def small_cube(side: int = 12) -> simulate.Scene:
@@ -525,6 +567,11 @@ def test_the_defaults_beat_fcls_on_a_bilinear_scene() -> None:
             lambda: TwoStreamGuide(pair()[0], regression=3),
             TypeError,
             "regression must be a Regression",
+        ),
+        (
+            lambda: TwoStreamGuide(pair()[0], informed=True),
+            ValueError,
+            r"needs a decoder with a brightness_posterior, such as ScalingDecoder\(\), got Perceptron",
         ),
         (lambda: SelfSupervisedELBO(spectra()), TypeError, "bundles must be a DataArray"),
         (lambda: SelfSupervisedELBO(bundles(), weight=-1), ValueError, "weight must lie in"),

@@ -12,7 +12,8 @@ import torch
 import xarray as xr
 from scipy import optimize, stats
 
-from pyro_unmix import library_endmembers, simulate
+import pyro_unmix
+from pyro_unmix import endmembers, library_endmembers, simulate
 from pyro_unmix.bundles import extract_bundles
 from pyro_unmix.decoders import PerceptronDecoder, ScalingDecoder
 from pyro_unmix.dirichlet import NOISE_PER_MATERIAL, dirichlet_from_noise
@@ -134,7 +135,8 @@ def test_brightness_gives_the_most_probable_latents() -> None:
     strength = 0.2 * np.array([0.6, 0.3, 0.1]) * np.linalg.norm(reference, axis=0) / 0.01
     np.testing.assert_allclose(scale[:, 0].detach(), (1 + strength**2) ** -0.5, rtol=1e-6)
     assert (loc[:, 1] == 0).all() and (scale[:, 1] == 1).all()
-    assert PerceptronDecoder().brightness_posterior(loc, reference, scale) is None
+    with pytest.raises(NotImplementedError, match="PerceptronDecoder has no brightness_posterior"):
+        PerceptronDecoder().brightness_posterior(loc, reference, scale)
 
 
 # ------------------------------------------------------------------------------- mixing
@@ -158,6 +160,13 @@ def test_bilinear_mixing_adds_the_products_of_pairs() -> None:
     # one set of spectra for all pixels
     one = mixing(m[0], a).detach()
     np.testing.assert_allclose(one, mixing(m[:1].expand_as(m), a).detach(), rtol=1e-12)
+
+
+def test_bilinear_mixing_of_one_material_is_linear() -> None:
+    mixing = BilinearMixing(0.5)
+    mixing.setup(BANDS, 1, generator=generator())
+    m, a = spectra()[..., :1].float(), torch.ones(PIXELS, 1)
+    np.testing.assert_array_equal(mixing(m, a).detach(), m[..., 0])
 
 
 def test_the_published_mixing_is_the_hand_written_one() -> None:
@@ -290,6 +299,10 @@ def test_bundles_are_the_spectra_of_smallest_angle() -> None:
         np.testing.assert_allclose(got, pixels[mine], rtol=1e-6)
     means = library_endmembers(bundles)
     assert means["endmember"].values.tolist() == names
+
+
+def test_bundles_are_found_beside_the_endmembers() -> None:
+    assert endmembers.extract_bundles is extract_bundles is pyro_unmix.extract_bundles
 
 
 def test_bundle_errors() -> None:

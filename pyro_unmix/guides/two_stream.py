@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_unmix._check import in_range, positive_int
+from pyro_unmix.decoders import Decoder
 from pyro_unmix.dirichlet import NOISE_PER_MATERIAL, dirichlet_from_noise
 from pyro_unmix.distributions import DiagonalNormal
 from pyro_unmix.guides.base import Guide, Noise
@@ -41,9 +42,23 @@ class TwoStreamGuide(Guide):
         Default ``ShrinkageSteps()``, the paper's.
     scale : float
         The 0.1.
-    initial_gain, initial_scale : float
+    informed : bool
+        Whether mean and scale of z start from what the decoder's `brightness_posterior` says of the pixel: its mean
+        is added to that of the network, its scale multiplied with the network's. Not for every decoder.
+    initial_gain : float
+        Of the networks' last layers; with 0 the networks say nothing at the start.
+    initial_scale : float
+    initial_precision : float
+        kappa at the start, above 10.
     seed : int
         Of the initial weights.
+
+    Raises
+    ------
+    TypeError
+        If the model is no `IDNet`, or the regression no `Regression`.
+    ValueError
+        If a number is out of range, or `informed` with a decoder that has no `brightness_posterior`.
 
     References
     ----------
@@ -69,6 +84,11 @@ class TwoStreamGuide(Guide):
             raise TypeError(
                 "regression must be a Regression object such as ShrinkageSteps(), got "
                 f"{regression!r}"
+            )
+        if informed and type(model.decoder).brightness_posterior is Decoder.brightness_posterior:
+            raise ValueError(
+                f"informed=True needs a decoder with a brightness_posterior, such as "
+                f"ScalingDecoder(), got {type(model.decoder).__name__}"
             )
         self.scale = in_range(scale, "scale", 0.0)
         self.informed = informed
@@ -108,8 +128,7 @@ class TwoStreamGuide(Guide):
         """Mean and scale of z by the pixel's brightness, (..., P, H)."""
         reference = self.model.reference.value
         amounts = self.regression(reference, pixels, self.model.mixing)
-        found = self.model.decoder.brightness_posterior(amounts, reference, self.model.noise.scale)
-        return found
+        return self.model.decoder.brightness_posterior(amounts, reference, self.model.noise.scale)
 
     def streams(self, pixels: Tensor, endmembers: Tensor) -> tuple[Tensor, Tensor]:
         """``r(y, M)`` and ``0.1 h(y)``, both (..., P), of (..., L) and (..., L, P)."""
@@ -162,6 +181,33 @@ class TwoStreamGuide(Guide):
             draws.append(dirichlet_from_noise(concentration, white))
         sizes = model.num_endmembers, model.latent_size
         return torch.stack(draws).unsqueeze(-2), loc.unflatten(-1, sizes).mT.unsqueeze(-3)
+
+    def degree_of_nonlinearity(
+        self, pixels: Tensor, valid: Tensor, endmembers: Tensor | None = None
+    ) -> Tensor:
+        """``||0.1 h|| / (||r|| + ||0.1 h||)``, the paper's measure of a pixel's nonlinearity.
+
+        Parameters
+        ----------
+        pixels : Tensor, shape (B, 1, L)
+        valid : Tensor of bool, shape (B, 1)
+        endmembers : Tensor, shape (B, L, P), optional
+            Default those at the mean of ``q(z | y)``.
+
+        Returns
+        -------
+        Tensor, shape (B,)
+            In [0, 1]; NaN where not valid.
+        """
+        check_one_date(valid)
+        known = valid[:, 0]
+        y = torch.where(known.unsqueeze(-1), pixels[:, 0], 0.0)
+        if endmembers is None:
+            loc, _ = self.latents(y, known)
+            endmembers = self.model.as_endmembers(self.model.endmember_distribution(loc).mean)
+        linear, nonlinear = (stream.norm(dim=-1) for stream in self.streams(y, endmembers))
+        total = (linear + nonlinear).clamp(min=torch.finfo(y.dtype).tiny)
+        return (nonlinear / total).masked_fill(~known, float("nan"))
 
     def penalised(self) -> list[Tensor]:
         """Weights and biases of the nonlinear stream h."""

@@ -1,4 +1,4 @@
-"""Pictures of a result: abundance maps, endmember fans, uncertainty, change and the loss.
+"""Pictures of a result: abundance maps, endmember fans, uncertainty, change, nonlinearity, latents and the loss.
 
 Every function reads a result by the names of its attributes, so that it draws an `Unmixing` of
 any method or, where it has the attribute, a simulated `Scene`. Each returns a matplotlib `Figure`
@@ -14,6 +14,7 @@ from pyro_unmix.plots.endmembers import plot_endmembers, plot_endmembers_over_ti
 from pyro_unmix.plots.fans import MAX_BAND_SPECTRA
 from pyro_unmix.plots.losses import plot_losses
 from pyro_unmix.plots.maps import plot_abundances, plot_change, plot_uncertainty
+from pyro_unmix.plots.nonlinearity import plot_latents, plot_nonlinearity
 from pyro_unmix.plots.reading import MAX_DATES
 from pyro_unmix.plots.style import COMPOSITE_COLOURS, MATERIAL_COLOURS
 
@@ -27,6 +28,8 @@ __all__ = [
     "plot_change",
     "plot_endmembers",
     "plot_endmembers_over_time",
+    "plot_latents",
     "plot_losses",
+    "plot_nonlinearity",
     "plot_uncertainty",
 ]
