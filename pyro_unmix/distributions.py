@@ -291,3 +291,54 @@ class IsotropicNormal(TorchDistribution):
         size = self.event_shape[0]
         constant = size * (self.log_scale + 0.5 * _LOG_2PI)
         return torch.addcmul(-constant, (-2 * self.log_scale).exp(), squared, value=-0.5)
+
+
+class IsotropicStudentT(TorchDistribution):
+    """Multivariate Student-t of scale matrix ``exp(log_scale)^2 I``: a Gaussian with one random scale per vector.
+
+    Parameters
+    ----------
+    loc : Tensor, shape (..., D)
+    log_scale : Tensor, scalar or shape (...)
+    dof : Tensor, scalar
+        Degrees of freedom nu.
+    """
+
+    arg_constraints: ClassVar = {"loc": constraints.real_vector, "dof": constraints.positive}
+    support = constraints.real_vector
+    has_rsample = True
+
+    def __init__(
+        self, loc: Tensor, log_scale: Tensor, dof: Tensor, validate_args: bool | None = None
+    ) -> None:
+        self.loc, self.log_scale, self.dof = loc, log_scale, dof
+        batch_shape = _common_shape(loc.shape[:-1], log_scale.shape)
+        super().__init__(batch_shape, loc.shape[-1:], validate_args=validate_args)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
+        if torch.Size(batch_shape) == self.batch_shape:
+            return self
+        loc = self.loc.expand(torch.Size(batch_shape) + self.event_shape)
+        return IsotropicStudentT(loc, self.log_scale, self.dof, validate_args=False)
+
+    @property
+    def mean(self) -> Tensor:
+        """The centre, also where nu <= 1 and there is no mean."""
+        return self.loc.expand(self.batch_shape + self.event_shape)
+
+    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
+        shape = self._extended_shape(sample_shape)
+        noise = torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
+        half = (0.5 * self.dof).expand(shape[:-1])
+        weight = torch._standard_gamma(half) / half
+        scale = self.log_scale.exp() / weight.clamp(min=1e-30).sqrt()
+        return self.loc + scale.unsqueeze(-1) * noise
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        squared = _squared_distance(value, self.loc)
+        size = self.event_shape[0]
+        total = 0.5 * (self.dof + size)
+        constant = torch.lgamma(total) - torch.lgamma(0.5 * self.dof)
+        constant = constant - 0.5 * size * (self.dof * math.pi).log() - size * self.log_scale
+        spread = self.dof * (2 * self.log_scale).exp()
+        return constant - total * torch.log1p(squared / spread)

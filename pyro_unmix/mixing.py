@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
+from scipy import interpolate
 from torch import Tensor, nn
 
-from pyro_unmix._check import positive_int
+from pyro_unmix._check import in_range, positive_int
 from pyro_unmix._recipe import Recorded
 
 LOG_FLOOR = 1e-8
@@ -61,10 +62,22 @@ class Basis(Recorded, nn.Module):
     """
 
     num_components: int
+    #: Whether the endmembers are linear in the variability, so that `components` says all.
+    is_linear = True
+    #: What a guide must be able to serve, see `Guide.serves`.
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    def setup(self, *sizes: int, generator: torch.Generator) -> None:
+        """Create the parameters, if there are any, for these sizes: L and P."""
 
     def components(self, endmembers: Tensor) -> Tensor:
         """F, shape (L, K, P), for reference endmembers of shape (L, P)."""
         raise NotImplementedError(f"{type(self).__name__} must implement components(endmembers)")
+
+    def varied(self, endmembers: Tensor, variability: Tensor) -> Tensor:
+        """``M0 + sum_k F_k diag(psi_k)``, of (L, P) and (..., K, P): (..., L, P)."""
+        parts = torch.einsum("lkp,...kp->...lp", self.components(endmembers), variability)
+        return endmembers + parts
 
     def forward(self, endmembers: Tensor) -> Tensor:
         return self.components(endmembers)
@@ -137,6 +150,93 @@ class Brightness(Basis):
 
     def components(self, endmembers: Tensor) -> Tensor:
         return self.scale * endmembers[:, None, :]
+
+
+class BSpline(Basis):
+    """Local bumps as bandwise scalings of the endmembers: ``F_k = scale b_k 1' * M0``.
+
+    ``b_1 .. b_K`` are the B-splines of a degree over the numbers of the bands, on even knots with repeated ends:
+    smooth, within [0, 1], each over a part of the bands only, and one in sum.
+
+    Parameters
+    ----------
+    num_components : int
+        K, at least degree + 1.
+    degree : int
+        3 is cubic.
+    scale : float
+        Relative change of reflectance where all ``psi = 1``.
+
+    References
+    ----------
+    de Boor, "A practical guide to splines", 1978; `scipy.interpolate.BSpline`.
+    """
+
+    def __init__(self, num_components: int = 10, *, degree: int = 3, scale: float = 0.3) -> None:
+        super().__init__()
+        self.num_components = positive_int(num_components, "num_components")
+        self.degree = positive_int(degree, "degree", minimum=0)
+        self.scale = in_range(scale, "scale", low=0, open_low=True)
+        if self.num_components <= self.degree:
+            raise ValueError(
+                f"BSpline of degree {degree} needs at least {degree + 1} components, got "
+                f"{num_components}: raise num_components or lower degree"
+            )
+
+    def components(self, endmembers: Tensor) -> Tensor:
+        num_bands = len(endmembers)
+        if self.num_components > num_bands:
+            raise ValueError(
+                f"BSpline(num_components={self.num_components}) needs at least as many bands, got "
+                f"{num_bands}: use fewer components"
+            )
+        ends = [0.0] * self.degree, [1.0] * self.degree
+        inner = np.linspace(0, 1, self.num_components - self.degree + 1)
+        knots = np.concatenate([ends[0], inner, ends[1]])
+        bands = np.linspace(0, 1, num_bands)
+        columns = interpolate.BSpline.design_matrix(bands, knots, self.degree).toarray()
+        bumps = torch.as_tensor(self.scale * columns).to(endmembers)
+        return bumps[:, :, None] * endmembers[:, None, :]
+
+
+class Full(Basis):
+    """Every band of every material by itself: no assumption on the shape of variability.
+
+    ``F_k = scale e_k 1' * M0`` with e_k the unit vector of band k (the GLMM: band-wise scalings), or ``scale e_k 1'``
+    (the PLMM: additive perturbations). K is the number of bands: psi has L P numbers per pixel and date, for images of
+    few bands.
+
+    Parameters
+    ----------
+    num_bands : int
+        L.
+    scale : float
+        Change at ``psi = 1``, relative or in reflectance.
+    additive : bool
+        Perturbations that are added instead of scalings.
+
+    References
+    ----------
+    Imbiriba, Borsoi, Bermudez, "Generalized linear mixing model accounting for endmember variability", ICASSP 2018;
+    Thouvenin, Dobigeon, Tourneret, IEEE TSP 64(2), 2016 (perturbed linear mixing model).
+    """
+
+    def __init__(self, num_bands: int, *, scale: float = 0.1, additive: bool = False) -> None:
+        super().__init__()
+        self.num_components = positive_int(num_bands, "num_bands")
+        self.scale = in_range(scale, "scale", low=0, open_low=True)
+        self.additive = additive
+
+    def components(self, endmembers: Tensor) -> Tensor:
+        num_bands = len(endmembers)
+        if num_bands != self.num_components:
+            raise ValueError(
+                f"Full(num_bands={self.num_components}) has a component per band, the endmembers "
+                f"have {num_bands} bands: use Full({num_bands})"
+            )
+        height = torch.ones_like(endmembers) if self.additive else endmembers
+        units = torch.eye(num_bands, dtype=endmembers.dtype, device=endmembers.device)
+        return self.scale * units[:, :, None] * height[:, None, :]
 
 
 class LearnedBasis(Basis):

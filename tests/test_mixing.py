@@ -10,6 +10,8 @@ from pyro_unmix.mixing import (
     DCT,
     Basis,
     Brightness,
+    BSpline,
+    Full,
     LearnedBasis,
     change_detector,
     clip_to_simplex,
@@ -109,6 +111,46 @@ def test_brightness_is_one_constant_component_per_material():
     np.testing.assert_allclose(scaled, endmembers * (1 + 0.25 * psi), rtol=1e-13)
 
 
+def de_boor(x: np.ndarray, knots: np.ndarray, degree: int, k: int) -> np.ndarray:
+    """The k-th B-spline by de Boor's recursion; the last interval is closed."""
+    if degree == 0:
+        last = knots[k] < knots[k + 1] == knots[-1]
+        return ((knots[k] <= x) & ((x < knots[k + 1]) | (last & (x == knots[-1])))).astype(float)
+    result = np.zeros_like(x)
+    for start, sign in ((k, 1), (k + 1, -1)):
+        width = knots[start + degree] - knots[start]
+        if width > 0:
+            rise = x - knots[start] if sign > 0 else knots[start + degree] - x
+            result += rise / width * de_boor(x, knots, degree - 1, start)
+    return result
+
+
+@pytest.mark.parametrize(("num_components", "degree"), [(6, 3), (4, 3), (5, 1), (3, 0), (9, 2)])
+def test_b_splines_are_those_of_de_boor(num_components, degree):
+    endmembers = spectra()
+    basis = BSpline(num_components, degree=degree, scale=0.4)
+    assert basis.num_components == num_components
+    inner = [i / (num_components - degree) for i in range(num_components - degree + 1)]
+    knots = np.array([0.0] * degree + inner + [1.0] * degree)
+    bands = np.arange(9) / 8
+    columns = [de_boor(bands, knots, degree, k) for k in range(num_components)]
+    expected = 0.4 * np.stack(columns, axis=1)[:, :, None] * endmembers[:, None, :]
+    got = basis(tensor(endmembers)).numpy()
+    np.testing.assert_allclose(got, expected, atol=1e-13)
+    # With all psi = 1 the endmembers change by the scale.
+    np.testing.assert_allclose(got.sum(1), 0.4 * endmembers, rtol=1e-12)
+
+
+@pytest.mark.parametrize("additive", [False, True])
+def test_full_basis_changes_every_band_by_itself(additive):
+    endmembers = spectra()
+    basis = Full(9, scale=0.2, additive=additive)
+    psi = np.random.default_rng(3).normal(size=(9, 3))  # component by material
+    changed = endmembers + np.einsum("lkp,kp->lp", basis(tensor(endmembers)).numpy(), psi)
+    expected = endmembers + 0.2 * psi if additive else endmembers * (1 + 0.2 * psi)
+    np.testing.assert_allclose(changed, expected, rtol=1e-12)
+
+
 def test_learned_basis_gives_back_its_array_and_leaves_the_callers_alone():
     array = np.random.default_rng(2).normal(size=(9, 2, 3))
     before = array.copy()
@@ -137,6 +179,12 @@ def test_learned_basis_gives_back_its_array_and_leaves_the_callers_alone():
             ValueError,
             r"DCT.num_components=10. needs at least as many bands, got 9: use DCT.num_components=9",
         ),
+        (lambda: BSpline(3), ValueError, "degree 3 needs at least 4 components, got 3: raise"),
+        (lambda: BSpline(5, scale=0), ValueError, "scale must lie in"),
+        (lambda: BSpline(10)(tensor(spectra(9))), ValueError, "at least as many bands, got 9: use"),
+        (lambda: Full(0), ValueError, "num_bands must be at least 1"),
+        (lambda: Full(9, scale=-1), ValueError, "scale must lie in"),
+        (lambda: Full(8)(tensor(spectra(9))), ValueError, r"have 9 bands: use Full.9."),
         (lambda: Brightness(0.0), ValueError, "scale must be positive, got 0.0"),
         (lambda: Brightness(-1.0), ValueError, "scale must be positive, got -1.0"),
         (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pyro.nn import PyroModule
@@ -21,6 +21,9 @@ class Guide(Recorded, PyroModule):
     Every parameter is made in ``__init__`` from `seed`, without touching the global random state.
     """
 
+    #: Of what a model may need (`SGLMM.needs`), what this kind of guide can serve.
+    serves: ClassVar[frozenset[str]] = frozenset()
+
     def __init__(self, model: Any) -> None:
         super().__init__("guide")
         if isinstance(model, type) or not hasattr(model, "design"):
@@ -29,6 +32,19 @@ class Guide(Recorded, PyroModule):
                 f"{model!r}"
             )
         self._held = (model,)  # inside a tuple, so that it does not become a submodule
+        self.check_served()
+
+    def check_served(self) -> None:
+        """Raise ValueError if the model has a part that this kind of guide cannot serve."""
+        model = self.model
+        asks = model if hasattr(model, "needs") else getattr(model, "noise", None)
+        needs: frozenset[str] = getattr(asks, "needs", frozenset())
+        if missing := sorted(needs - self.serves):
+            raise ValueError(
+                f"{type(self).__name__} cannot serve {' and '.join(missing)}: use "
+                "BiLSTMGuide(model) or MeanFieldGuide(model), which can, or another part of the "
+                "model"
+            )
 
     @property
     def model(self) -> Any:

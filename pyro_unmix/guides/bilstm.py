@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from pyro_unmix._random import seeded
 from pyro_unmix.distributions import DiagonalNormal
-from pyro_unmix.guides.base import BiLSTM, Guide, glorot
+from pyro_unmix.guides.base import Guide, glorot
+from pyro_unmix.guides.encoders import Encoder, built
+from pyro_unmix.guides.gaussians import Spreads, num_below
 from pyro_unmix.mixing import (
     change_detector,
     linear_regression,
@@ -18,6 +20,8 @@ from pyro_unmix.mixing import (
     to_softmax_basis,
 )
 from pyro_unmix.models.sglmm import SGLMM
+from pyro_unmix.nonlinear import NONLINEAR
+from pyro_unmix.priors.part import BAND_NOISE, COLOURED_NOISE, UNEVEN_VARIABILITY
 
 
 class BiLSTMGuide(Guide):
@@ -33,13 +37,19 @@ class BiLSTMGuide(Guide):
     Start (Sec. V-C): W = 0, alpha_1 = alpha_2 = beta = 1, zeta = 0, xi = 1, the rest Glorot. Where the printed form
     cannot be used: ``pi^-1(v) = log(max(v, 0) + 1e-8)``, centred, and u has the factor 1/2 (the printed 1/(2P) keeps
     u below 1/P). ``M^+ y`` is by normal equations with a small ridge, see `linear_regression`. At a missing date the
-    LSTM sees zeros and u = 0: the previous abundances are carried on.
+    LSTM sees zeros and u = 0: the previous abundances are carried on. Where the model's mixing or basis is nonlinear,
+    v_t is that of its linear part; what is left is for W_c and W_psi to learn. `KnownAbundances` are taken
+    as they are.
 
     Parameters
     ----------
     model : SGLMM
     change_detector : callable
         ``(v_t, a_{t-1}) -> u_t``.
+    encoder : Encoder, optional
+        Another network in place of the LSTM, such as ``GRU()`` or ``Transformer()``.
+    full_covariance : bool
+        Of c_t and of psi_t given the past, instead of diagonal ones; see `Spreads`.
     seed : int
         Of the initial weights.
 
@@ -48,11 +58,15 @@ class BiLSTMGuide(Guide):
     ReDSUNN paper, Sec. V and Table I.
     """
 
+    serves = frozenset({BAND_NOISE, COLOURED_NOISE, UNEVEN_VARIABILITY, NONLINEAR})
+
     def __init__(
         self,
         model: SGLMM,
         *,
         change_detector: Callable[[Tensor, Tensor], Tensor] = change_detector,
+        encoder: Encoder | None = None,
+        full_covariance: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__(model)
@@ -60,10 +74,13 @@ class BiLSTMGuide(Guide):
         p, kp = model.num_endmembers, model.num_components * model.num_endmembers
         hidden = p + kp
         with seeded(seed):
-            self.encoder = BiLSTM(model.num_bands, hidden)
+            self.encoder = built(encoder, model.num_bands, hidden)
             self.scale_c, self.scale_psi = glorot(p, hidden), glorot(kp, hidden)
         self.shift_c = nn.Parameter(torch.zeros(p, hidden))
         self.shift_psi = nn.Parameter(torch.zeros(kp, hidden))
+        self.below: nn.Parameter | None = None
+        if full_covariance:
+            self.below = nn.Parameter(torch.zeros(num_below(p) + num_below(kp), hidden))
         self.alpha = nn.Parameter(torch.ones(2))
         self.beta = nn.Parameter(torch.ones(()))
         self.initial_loc = nn.Parameter(torch.zeros(hidden))
@@ -81,7 +98,7 @@ class BiLSTMGuide(Guide):
         """The variational program; arguments as `SGLMM.forward`."""
         batch, num_dates, _ = pixels.shape
         pixels = torch.where(valid.unsqueeze(-1), pixels, 0.0)
-        p = self.model.num_endmembers
+        p, prior = self.model.num_endmembers, self.model.abundance_prior
         design = self.model.design()
         gram, projected = design.mT @ design, pixels @ design
         hidden = self.encoder(pixels)
@@ -89,15 +106,20 @@ class BiLSTMGuide(Guide):
         shift_c, shift_psi, log_scale_c, log_scale_psi = (hidden @ heads.mT).split(
             [p, hidden.shape[-1] - p] * 2, dim=-1
         )
-        log_det_c, log_det_psi = log_scale_c.sum(-1).unbind(1), log_scale_psi.sum(-1).unbind(1)
+        below_c = below_psi = None
+        if self.below is not None:
+            below = hidden @ self.below.mT
+            below_c, below_psi = below[..., : num_below(p)], below[..., num_below(p) :]
+        spreads_c, spreads_psi = Spreads(log_scale_c, below_c), Spreads(log_scale_psi, below_psi)
         loc, scale = self.initial_loc, self.log_initial_scale.exp()
         # unbind: the gradient of a slice per date would fill a tensor of all dates each time
         projected, observed = projected.unbind(1), valid.to(pixels.dtype).unbind(1)
         shift_c, shift_psi = shift_c.unbind(1), shift_psi.unbind(1)
-        scale_c, scale_psi = log_scale_c.exp().unbind(1), log_scale_psi.exp().unbind(1)
         (alpha_keep, alpha_new), beta = self.alpha.unbind(), self.beta
         with pyro.plate("pixels", size or batch, subsample=index, dim=-1):
-            c = pyro.sample("c_0", DiagonalNormal(loc[:p], scale[:p]))
+            known = prior.transitions(index) if not prior.is_random else None
+            start = prior.initial(index) if known else DiagonalNormal(loc[:p], scale[:p])
+            c = pyro.sample("c_0", start)
             psi = pyro.sample("psi_0", DiagonalNormal(loc[p:], scale[p:]))
             for t in pyro.markov(range(num_dates)):
                 previous = to_abundances(c)
@@ -106,8 +128,7 @@ class BiLSTMGuide(Guide):
                 kept = alpha_keep * (1 - u).unsqueeze(-1) * previous
                 new = alpha_new * u.unsqueeze(-1) * (regression + shift_c[t])
                 mean = to_softmax_basis(kept + new)
-                c = pyro.sample(f"c_{t + 1}", DiagonalNormal(mean, scale_c[t], log_det_c[t]))
+                step = known(c, t + 1) if known else spreads_c.around(mean, t)
+                c = pyro.sample(f"c_{t + 1}", step)
                 mean = torch.addcmul(shift_psi[t], beta, psi)
-                psi = pyro.sample(
-                    f"psi_{t + 1}", DiagonalNormal(mean, scale_psi[t], log_det_psi[t])
-                )
+                psi = pyro.sample(f"psi_{t + 1}", spreads_psi.around(mean, t))

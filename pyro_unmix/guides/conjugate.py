@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import numpy as np
 import pyro
@@ -17,6 +18,7 @@ from pyro_unmix.guides.variability import ExactVariability
 from pyro_unmix.mixing import tile_components, to_abundances, to_softmax_basis
 from pyro_unmix.models.sglmm import SGLMM
 from pyro_unmix.priors import Independent
+from pyro_unmix.priors.part import BAND_NOISE, UNEVEN_VARIABILITY
 from pyro_unmix.solvers import MarginalMixing, simplex_scale
 
 _CHUNK = 2048
@@ -44,6 +46,8 @@ class ConjugateGuide(Guide):
     those of a slightly worse posterior than the one that is read out. No gradient reaches the abundance prior through
     them, only through the model's own densities.
 
+    Noise that is Gaussian and the same at all dates is whitened first.
+
     Variability. Given all c, psi is linear-Gaussian, and ``q(psi_t | psi_{t-1}, c_{t:T}, y_{t:T})`` is its exact
     conditional, by a backward information filter and draws forward in time.
 
@@ -55,6 +59,8 @@ class ConjugateGuide(Guide):
     seed : int
         Of the initial LSTM weights.
     """
+
+    serves: ClassVar[frozenset[str]] = frozenset({UNEVEN_VARIABILITY, BAND_NOISE})
 
     def __init__(self, model: SGLMM, *, correction: bool = True, seed: int = 0) -> None:
         super().__init__(model)
@@ -91,9 +97,9 @@ class ConjugateGuide(Guide):
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def _linearise(self, pixels: Tensor, valid: Tensor) -> dict[str, Tensor]:
-        design = self.model.design()
+        pixels, design, noise = self.model.noise.whitened(pixels, self.model.design())
         projected = pixels @ design
-        dates = self._marginal_dates(design, pixels.shape[1])
+        dates = self._marginal_dates(design, noise, pixels.shape[1])
         abundances = torch.stack([d.solve(projected[:, t]) for t, d in enumerate(dates)], dim=1)
         gram, moment = _information(dates, projected, abundances, valid)
         floor = simplex_scale(gram).clamp(max=1 / abundances.shape[-1])
@@ -114,11 +120,13 @@ class ConjugateGuide(Guide):
         curvature, pull = sites
         return {"curvature": curvature, "pull": pull, "path": path, "mean_square": mean_square}
 
-    def _marginal_dates(self, design: Tensor, num_dates: int) -> list[MarginalMixing]:
+    def _marginal_dates(
+        self, design: Tensor, noise: Tensor, num_dates: int
+    ) -> list[MarginalMixing]:
         """The marginal likelihood of every date under the variability's prior at that date."""
         model = self.model
         locs, variances = model.variability_prior.marginals(num_dates)
-        gram, noise = design.mT @ design, model.noise.scale
+        gram = design.mT @ design
         pairs = zip(locs, variances.sqrt(), strict=True)
         return [MarginalMixing(gram, noise, *pair, model.num_endmembers) for pair in pairs]
 
@@ -221,10 +229,12 @@ class ConjugateGuide(Guide):
     def _variability(self, pixels: Tensor, valid: Tensor, states: Tensor) -> ExactVariability:
         """``q(psi_t | psi_{t-1}, c, y)`` for all dates, given all c."""
         model = self.model
+        prior = model.variability_prior
+        pixels, design, noise = model.noise.whitened(pixels, model.design())
         return ExactVariability(
-            design=model.design(),
-            noise_scale=model.noise.scale,
-            chain=model.variability_prior.chain(),
+            design=design,
+            noise_scale=noise,
+            chain=(*prior.steps(pixels.shape[1]), *prior.chain()[2:]),
             independent=isinstance(model.variability_prior, Independent),
             pixels=pixels,
             valid=valid,

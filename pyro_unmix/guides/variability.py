@@ -30,7 +30,7 @@ class ExactVariability:
     design : Tensor, shape (L, (K+1) P)
     noise_scale : Tensor, scalar
     chain : tuple of Tensor
-        ``(coefficient, step_scale, initial_loc, initial_scale)`` of the prior, each (K P,).
+        ``(coefficients, step_scales, initial_loc, initial_scale)`` of the prior: (T, K P) twice, (K P,) twice.
     independent : bool
         Whether all coefficients are zero, so that dates can be treated together.
     pixels, valid : Tensor, shapes (B, T, L) and (B, T)
@@ -114,7 +114,7 @@ class ExactVariability:
         if t == 0:
             vector = vector + loc / scale.square()
         elif previous is not None and not self.independent:
-            vector = vector + coefficient * previous / step_scale.square()
+            vector = vector + coefficient[t - 1] * previous / step_scale[t - 1].square()
         return PrecisionNormal(torch.cholesky_solve(vector.unsqueeze(-1), tril).squeeze(-1), tril)
 
     def _solve(self) -> tuple[list[Tensor], list[Tensor]]:
@@ -134,12 +134,13 @@ class ExactVariability:
         trils, vectors = [], []
         information, vector = observed[-1], pull[-1]
         for t in range(len(pull), 0, -1):
-            tril = torch.linalg.cholesky(information + torch.diag(weight))
+            tril = torch.linalg.cholesky(information + torch.diag(weight[t - 1]))
             trils.append(tril)
             vectors.append(vector)
             # phi (J - J Lambda^-1 J) phi = phi Q^-1 Lambda^-1 J phi, the form that does not cancel
-            scaled = (coefficient * weight).unsqueeze(-1) * torch.cholesky_inverse(tril)
-            information = (scaled @ information) * coefficient
+            pulled = (coefficient[t - 1] * weight[t - 1]).unsqueeze(-1)
+            scaled = pulled * torch.cholesky_inverse(tril)
+            information = (scaled @ information) * coefficient[t - 1]
             information = 0.5 * (information + information.mT)
             vector = (scaled @ vector.unsqueeze(-1)).squeeze(-1)
             if t > 1:
@@ -163,8 +164,9 @@ class ExactVariability:
         covariances, crosses = [torch.cholesky_inverse(trils[0])], []
         for t in range(1, len(trils)):
             inverse = torch.cholesky_inverse(trils[t])
-            gain = inverse * (coefficient / step_scale.square())
-            vector = vectors[t] + coefficient * means[-1] / step_scale.square()
+            pulled = coefficient[t - 1] / step_scale[t - 1].square()
+            gain = inverse * pulled
+            vector = vectors[t] + pulled * means[-1]
             means.append((inverse @ vector.unsqueeze(-1)).squeeze(-1))
             passed = gain @ covariances[-1]
             crosses.append(passed.diagonal(dim1=-2, dim2=-1))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import pyro
 import torch
 from numpy.typing import ArrayLike
@@ -13,7 +14,7 @@ from pyro import poutine
 from pyro.nn import PyroModule
 from torch import Tensor
 
-from pyro_unmix._check import positive_int
+from pyro_unmix._check import in_range, positive_int
 from pyro_unmix._random import seeded
 from pyro_unmix._recipe import Recorded
 from pyro_unmix.libraries import is_library, library_endmembers
@@ -24,6 +25,7 @@ from pyro_unmix.mixing import (
     mixing_features,
     to_abundances,
 )
+from pyro_unmix.nonlinear import LinearMixing, Mixing
 from pyro_unmix.priors import (
     AbundancePrior,
     Endmembers,
@@ -34,6 +36,7 @@ from pyro_unmix.priors import (
     VariabilityPrior,
     WhiteNoise,
 )
+from pyro_unmix.priors.part import as_days
 
 
 class SGLMM(Recorded, PyroModule):
@@ -46,7 +49,8 @@ class SGLMM(Recorded, PyroModule):
         a_t = softmax(c_t)                          M_t = M0 + sum_k F_k diag(psi_tk)
         y_t ~ N(M_t a_t, sigma_r^2 I),              t = 1..T
 
-    Each line is an object that can be swapped; the defaults are the paper's. Sites: ``c_0 .. c_T`` (event P),
+    Each line is an object that can be swapped; the defaults are the paper's. With `dates`, the transitions take the
+    time between them; before the first date passes one unit. Sites: ``c_0 .. c_T`` (event P),
     ``psi_0 .. psi_T`` (event K P, component outer, material inner) and ``y_1 .. y_T`` (event L), in the plate
     ``pixels``. A pixel-date that is not valid is masked in the likelihood while its state still evolves.
 
@@ -57,13 +61,20 @@ class SGLMM(Recorded, PyroModule):
         `FixedEndmembers` to keep it. A library (a DataArray with the coordinate ``label``) stands for the mean
         spectra of its classes, see `library_endmembers`; `library_basis` is the basis that goes with them.
     basis : Basis
-        F. Default ``DCT(10)``.
+        F. Default ``DCT(10)``. `DecodedBasis` has endmembers ``f(psi)`` by a network instead.
+    mixing : Mixing
+        In place of ``M_t a_t``, such as ``BilinearMixing()``; default ``LinearMixing()``.
     abundance_prior : AbundancePrior
         Default ``SoftmaxWalk()``.
     variability_prior : VariabilityPrior
         Default ``RandomWalk()``.
     noise : Noise
         Default ``WhiteNoise()``.
+    dates : array of dates (T,), optional
+        Of the images, such as ``cubes["time"]``; numbers are days. Only the days between them count, in units of the
+        median gap, so that the priors' scales are those of one typical step. Without them all steps are alike.
+    time_unit : float, optional
+        The unit in days, instead of the median gap.
     seed : int
         Of the random initial weights.
 
@@ -85,9 +96,12 @@ class SGLMM(Recorded, PyroModule):
         endmembers: ArrayLike | Endmembers,
         *,
         basis: Basis | None = None,
+        mixing: Mixing | None = None,
         abundance_prior: AbundancePrior | None = None,
         variability_prior: VariabilityPrior | None = None,
         noise: Noise | None = None,
+        dates: ArrayLike | None = None,
+        time_unit: float | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__("model")
@@ -96,6 +110,7 @@ class SGLMM(Recorded, PyroModule):
         reference = endmembers if isinstance(endmembers, Endmembers) else FreeEndmembers(endmembers)
         self.reference = copy.deepcopy(reference)
         self.basis = _part(basis, Basis, DCT, "basis")
+        self.mixing = _part(mixing, Mixing, LinearMixing, "mixing")
         self.abundance_prior = _part(
             abundance_prior, AbundancePrior, SoftmaxWalk, "abundance_prior"
         )
@@ -105,25 +120,74 @@ class SGLMM(Recorded, PyroModule):
         self.noise = _part(noise, Noise, WhiteNoise, "noise")
         self.num_bands, self.num_endmembers = self.reference.value.shape
         self.num_components = self.basis.num_components
-        self.basis.components(self.reference.value.detach())  # raises if the sizes do not fit
         seed = positive_int(seed, "seed", minimum=0)
         generator = torch.Generator().manual_seed(seed)
+        for part in (self.basis, self.mixing):
+            part.setup(self.num_bands, self.num_endmembers, generator=generator)
+        # In a scope of its own: calling a decoder enters its parameters into Pyro's store.
+        with torch.no_grad(), pyro.get_param_store().scope():
+            components = self.basis.components(self.reference.value)  # raises if sizes do not fit
         self.abundance_prior.setup(self.num_endmembers, generator=generator)
         self.variability_prior.setup(self.num_endmembers, self.num_components, generator=generator)
         self.noise.setup(self.num_bands, generator=generator)
+        with torch.no_grad():
+            spread = self.variability_prior.marginals(1)[1].sqrt()
+            spread = spread.reshape(self.num_components, self.num_endmembers)
+            self.reference.set_variability(components * spread)
+        self.time_unit = time_unit
+        if time_unit is not None:
+            in_range(time_unit, "time_unit", low=0, open_low=True)
+        self.set_dates(dates)
+
+    def set_dates(self, dates: ArrayLike | None) -> None:
+        """Take the dates of the images, or None for steps that are all alike; the unit of time stays.
+
+        Build the guide afterwards, so that it can tell whether it serves uneven dates.
+
+        Raises
+        ------
+        ValueError
+            If dates do not increase.
+        """
+        recipe = vars(self)["_recipe"]
+        self.num_dates: int | None = None
+        elapsed = None
+        recipe.pop("dates", None)
+        if dates is not None:
+            days = as_days(dates)
+            gaps = np.diff(days)
+            if self.time_unit is None and len(gaps):
+                self.time_unit = float(np.median(gaps))
+            self.num_dates = len(days)
+            recipe.update(dates=days, time_unit=self.time_unit)  # saved as numbers
+            units = np.concatenate([[1.0], gaps / (self.time_unit or 1.0)])
+            if not np.allclose(units, 1.0, rtol=0, atol=1e-9):
+                elapsed = torch.as_tensor(units).to(self.reference.value)
+        for part in (self.abundance_prior, self.variability_prior):
+            part.set_elapsed(elapsed)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What a guide must be able to serve; see `Guide.serves`."""
+        priors = self.abundance_prior.needs | self.variability_prior.needs
+        return priors | self.noise.needs | self.mixing.needs | self.basis.needs
 
     @property
     def endmember_names(self) -> list[str] | None:
         """Names of the materials, where the given endmembers had them."""
         return self.reference.names
 
-    def components(self) -> Tensor:
-        """F, shape (L, K, P)."""
-        return self.basis.components(self.reference.value)
+    @property
+    def components(self) -> Callable[[], Tensor]:
+        """``components()`` is F, shape (L, K, P); a model with a `DecodedBasis` has none."""
+        if not self.basis.is_linear:
+            raise AttributeError("endmembers are decoded: see mixing_endmembers")
+        return lambda: self.basis.components(self.reference.value)
 
     def design(self) -> Tensor:
-        """``[M0, F_1, ..., F_K]``, shape (L, (K+1) P)."""
-        return design_matrix(self.reference.value, self.components())
+        """``[M0, F_1, ..., F_K]``, shape (L, (K+1) P); with a `DecodedBasis`, its slopes."""
+        endmembers = self.reference.value
+        return design_matrix(endmembers, self.basis.components(endmembers))
 
     def forward(
         self,
@@ -151,18 +215,42 @@ class SGLMM(Recorded, PyroModule):
         batch, num_dates = valid.shape
         masks: Any = valid.unbind(1)
         design = self.design()
-        step_variability, noise = self.variability_prior.transitions(), self.noise.distributions()
+        self._check_dates(num_dates)
+        step_variability = self.variability_prior.transitions(num_dates)
+        noise = self.noise.by_date(num_dates)
         step_abundance = self.abundance_prior.transitions(index)
         observed = [None] * num_dates if pixels is None else pixels.unbind(1)
+        log_prior = self.reference.log_prior((size or batch) * num_dates * self.num_bands)
+        if log_prior is not None:
+            pyro.factor("M0", log_prior)
         with pyro.plate("pixels", size or batch, subsample=_subsample(index, batch), dim=-1):
             c = pyro.sample("c_0", self.abundance_prior.initial(index))
             psi = pyro.sample("psi_0", self.variability_prior.initial())
             for t in pyro.markov(range(1, num_dates + 1)):
                 c = pyro.sample(f"c_{t}", step_abundance(c, t))
-                psi = pyro.sample(f"psi_{t}", step_variability(psi))
-                mean = mixing_features(to_abundances(c), psi) @ design.mT
+                psi = pyro.sample(f"psi_{t}", step_variability(psi, t))
+                mean = self._mean(to_abundances(c), psi, design)
                 with poutine.mask(mask=masks[t - 1]):
-                    pyro.sample(f"y_{t}", noise(mean), obs=observed[t - 1])
+                    pyro.sample(f"y_{t}", noise[t - 1](mean), obs=observed[t - 1])
+
+    def _mean(self, abundances: Tensor, flat: Tensor, design: Tensor | None = None) -> Tensor:
+        """Noiseless pixels (..., L) of abundances (..., P) and variability (..., K P)."""
+        if self.mixing.is_linear and self.basis.is_linear:
+            design = self.design() if design is None else design
+            return mixing_features(abundances, flat) @ design.mT
+        variability = flat.unflatten(-1, (self.num_components, self.num_endmembers))
+        return self.mixing(self.mixing_endmembers(variability), abundances)
+
+    def mix(self, abundances: Tensor, variability: Tensor) -> Tensor:
+        """Noiseless pixels of abundances (..., P) and variability (..., K, P): (..., L)."""
+        return self._mean(abundances, variability.flatten(-2))
+
+    def _check_dates(self, num_dates: int) -> None:
+        if self.num_dates not in (None, num_dates):
+            raise ValueError(
+                f"the model was built for {self.num_dates} dates, the images have {num_dates}: call "
+                "set_dates(dates of these images)"
+            )
 
     def decode(self, latents: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Abundances (..., T, P) and variability (..., T, K, P) of site values ``c_t``, ``psi_t``.
@@ -176,7 +264,7 @@ class SGLMM(Recorded, PyroModule):
         return to_abundances(c), psi.unflatten(-1, (self.num_components, self.num_endmembers))
 
     def mixing_endmembers(self, variability: Tensor) -> Tensor:
-        """Per-pixel endmembers ``M0 + sum_k F_k diag(psi_k)``.
+        """Per-pixel endmembers ``M0 + sum_k F_k diag(psi_k)``, or decoded ones.
 
         Parameters
         ----------
@@ -186,9 +274,7 @@ class SGLMM(Recorded, PyroModule):
         -------
         Tensor, shape (..., L, P)
         """
-        return self.reference.value + torch.einsum(
-            "lkp,...kp->...lp", self.components(), variability
-        )
+        return self.basis.varied(self.reference.value, variability)
 
     def sample_sequence(
         self, num_pixels: int, num_dates: int, *, seed: int = 0

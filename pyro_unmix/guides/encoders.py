@@ -1,0 +1,125 @@
+"""Networks that summarise a pixel's whole sequence at every date; guides take one as ``encoder=``."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import torch
+from torch import Tensor, nn
+
+from pyro_unmix._check import positive_int
+from pyro_unmix._recipe import Recorded
+from pyro_unmix.guides.base import BiLSTM
+
+
+class Encoder(Recorded, nn.Module):
+    """A network (B, T, input_size) -> (B, T, hidden_size) that learns its sizes when a guide takes it.
+
+    A date that is missing comes as zeros.
+    """
+
+    def __init__(self) -> None:  # its own, so that it is remembered how the object was made
+        super().__init__()
+
+    def setup(self, input_size: int, hidden_size: int) -> None:
+        """Create the parameters for these sizes, from torch's generator as it is."""
+        raise NotImplementedError(f"{type(self).__name__} must implement setup()")
+
+    def forward(self, sequence: Tensor) -> Tensor:
+        """(B, T, input_size) -> (B, T, hidden_size)."""
+        raise NotImplementedError(f"{type(self).__name__} must implement forward()")
+
+
+class GRU(Encoder):
+    """Mean of a forward and a backward gated recurrent unit's hidden states.
+
+    Three gates instead of the LSTM's four: a quarter fewer parameters. Glorot-initialised weights, zero biases.
+
+    References
+    ----------
+    Cho et al., "Learning phrase representations using RNN encoder-decoder", EMNLP 2014.
+    """
+
+    def setup(self, input_size: int, hidden_size: int) -> None:
+        self.gru = nn.GRU(input_size, hidden_size, batch_first=True, bidirectional=True)
+        for name, parameter in self.gru.named_parameters():
+            if "weight" in name:
+                for gate in parameter.data.chunk(3):
+                    nn.init.xavier_uniform_(gate)
+            else:
+                nn.init.zeros_(parameter)
+
+    def forward(self, sequence: Tensor) -> Tensor:
+        forwards, backwards = self.gru(sequence)[0].chunk(2, dim=-1)
+        return 0.5 * (forwards + backwards)
+
+
+class Transformer(Encoder):
+    """Self-attention over the dates: every date looks at every other one directly.
+
+    ``h = W_out layers(W_in y_t + position_t)``, with sinusoidal positions that count the dates, and layers of attention
+    and of a ReLU network, each behind a normalisation, without dropout.
+
+    Parameters
+    ----------
+    num_layers, num_heads : int
+    width : int
+        Of the layers; a multiple of twice `num_heads`.
+
+    References
+    ----------
+    Vaswani et al., "Attention is all you need", NeurIPS 2017; Xiong et al., ICML 2020 (normalisation first).
+    """
+
+    def __init__(self, num_layers: int = 1, *, num_heads: int = 2, width: int = 32) -> None:
+        super().__init__()
+        self.num_layers = positive_int(num_layers, "num_layers")
+        self.num_heads = positive_int(num_heads, "num_heads")
+        self.width = positive_int(width, "width")
+        if width % (2 * num_heads):
+            raise ValueError(
+                f"width must be a multiple of 2 num_heads = {2 * num_heads}, got {width}"
+            )
+
+    def setup(self, input_size: int, hidden_size: int) -> None:
+        self.enter = nn.Linear(input_size, self.width)
+        self.layers = nn.ModuleList(
+            nn.TransformerEncoderLayer(
+                self.width,
+                self.num_heads,
+                dim_feedforward=2 * self.width,
+                dropout=0.0,
+                batch_first=True,
+                norm_first=True,
+            )
+            for _ in range(self.num_layers)
+        )
+        self.leave = nn.Linear(self.width, hidden_size)
+
+    def forward(self, sequence: Tensor) -> Tensor:
+        hidden = self.enter(sequence) + self._positions(sequence)
+        for layer in self.layers:
+            hidden = layer(hidden)
+        return self.leave(hidden)
+
+    def _positions(self, sequence: Tensor) -> Tensor:
+        """``sin(t w_i), cos(t w_i)`` (T, width), ``w_i = 10000^(-2i / width)``."""
+        even = sequence.new_tensor(range(0, self.width, 2))
+        rates = torch.exp(-math.log(1e4) * even / self.width)
+        angles = sequence.new_tensor(range(sequence.shape[1]))[:, None] * rates
+        return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+
+def built(encoder: Encoder | None, input_size: int, hidden_size: int) -> nn.Module:
+    """A private copy of the user's encoder with its parameters made, or the paper's LSTM."""
+    if encoder is None:
+        return BiLSTM(input_size, hidden_size)
+    if not isinstance(encoder, Encoder):
+        raise TypeError(
+            "encoder must be an Encoder object such as GRU() or Transformer(), got "
+            f"{encoder!r} ({type(encoder).__name__})"
+        )
+    encoder = copy.deepcopy(encoder)
+    encoder.setup(input_size, hidden_size)
+    return encoder

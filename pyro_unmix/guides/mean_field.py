@@ -1,0 +1,120 @@
+"""A guide without memory: every date by itself, given the pixel's whole sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pyro
+import torch
+from torch import Tensor, nn
+
+from pyro_unmix._random import seeded
+from pyro_unmix.distributions import DiagonalNormal
+from pyro_unmix.guides.base import Guide, glorot
+from pyro_unmix.guides.encoders import Encoder, built
+from pyro_unmix.guides.gaussians import Spreads, num_below
+from pyro_unmix.mixing import linear_regression, to_softmax_basis
+from pyro_unmix.models.sglmm import SGLMM
+from pyro_unmix.nonlinear import NONLINEAR
+from pyro_unmix.priors.part import BAND_NOISE, COLOURED_NOISE, UNEVEN_VARIABILITY
+
+_FLOOR = 0.01  # of the regression's abundances, in the softmax basis
+
+
+class MeanFieldGuide(Guide):
+    """Amortised mean field: ``q = prod_t q(c_t | y) q(psi_t | y)``, Gaussians from the features h_t of an encoder.
+
+    With ``v_t`` the least-squares abundances of y_t with M0::
+
+        c_0, psi_0  ~ N(zeta, diag(xi)^2)
+        c_t | y     ~ N(pi^-1(v_t) + W_c h_t, Sigma_ct),      l_ct = b_c + V_c h_t
+        psi_t | y   ~ N(W_psi h_t, Sigma_psit),               l_psit = b_psi + V_psi h_t
+
+    and l the log-scales of Sigma, see `Spreads`. W starts at zero, V Glorot, b at -1. A missing date starts from the
+    mean over the pixel's other dates; `KnownAbundances` are taken as they are. It knows nothing of the model but its
+    sites: every prior, basis, mixing and noise will do. What dates say about each other it must learn.
+
+    Parameters
+    ----------
+    model : SGLMM
+    encoder : Encoder, optional
+        Such as ``GRU()`` or ``Transformer()``; default the bi-LSTM of the paper.
+    full_covariance : bool
+        Of c_t and of psi_t at every date, instead of diagonal ones.
+    seed : int
+        Of the initial weights.
+    """
+
+    serves = frozenset({BAND_NOISE, COLOURED_NOISE, UNEVEN_VARIABILITY, NONLINEAR})
+
+    def __init__(
+        self,
+        model: SGLMM,
+        *,
+        encoder: Encoder | None = None,
+        full_covariance: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(model)
+        p, kp = model.num_endmembers, model.num_components * model.num_endmembers
+        hidden = p + kp
+        with seeded(seed):
+            self.encoder = built(encoder, model.num_bands, hidden)
+            self.spread = glorot(hidden, hidden)
+        self.shift = nn.Parameter(torch.zeros(hidden, hidden))
+        self.log_scale = nn.Parameter(torch.full((hidden,), -1.0))
+        self.below: nn.Parameter | None = None
+        if full_covariance:
+            self.below = nn.Parameter(torch.zeros(num_below(p) + num_below(kp), hidden))
+        self.initial_loc = nn.Parameter(torch.zeros(hidden))
+        self.log_initial_scale = nn.Parameter(torch.zeros(hidden))
+
+    def forward(
+        self,
+        pixels: Tensor,
+        valid: Tensor,
+        *,
+        index: Tensor | None = None,
+        size: int | None = None,
+        features: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """The variational program; arguments as `SGLMM.forward`."""
+        batch, num_dates, _ = pixels.shape
+        pixels = torch.where(valid.unsqueeze(-1), pixels, 0.0)
+        p, prior = self.model.num_endmembers, self.model.abundance_prior
+        hidden = self.encoder(pixels)
+        shift_c, shift_psi = self._split(hidden @ self.shift.mT)
+        locs_c = (self._regression(pixels, valid) + shift_c).unbind(1)
+        locs_psi = shift_psi.unbind(1)
+        log_c, log_psi = self._split(self.log_scale + hidden @ self.spread.mT)
+        below_c = below_psi = None
+        if self.below is not None:
+            cut = num_below(p)
+            below = hidden @ self.below.mT
+            below_c, below_psi = below[..., :cut], below[..., cut:]
+        spreads_c, spreads_psi = Spreads(log_c, below_c), Spreads(log_psi, below_psi)
+        loc, scale = self.initial_loc, self.log_initial_scale.exp()
+        with pyro.plate("pixels", size or batch, subsample=index, dim=-1):
+            known = prior.transitions(index) if not prior.is_random else None
+            start = prior.initial(index) if known else DiagonalNormal(loc[:p], scale[:p])
+            c = pyro.sample("c_0", start)
+            pyro.sample("psi_0", DiagonalNormal(loc[p:], scale[p:]))
+            for t in range(num_dates):
+                step = known(c, t + 1) if known else spreads_c.around(locs_c[t], t)
+                c = pyro.sample(f"c_{t + 1}", step)
+                pyro.sample(f"psi_{t + 1}", spreads_psi.around(locs_psi[t], t))
+
+    def _split(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """The parts of c and of psi."""
+        p = self.model.num_endmembers
+        return values[..., :p], values[..., p:]
+
+    def _regression(self, pixels: Tensor, valid: Tensor) -> Tensor:
+        """States (B, T, P) of the least-squares abundances; a missing date takes the mean of the others."""
+        design = self.model.design()
+        still = pixels.new_zeros(*valid.shape, design.shape[1] - self.model.num_endmembers)
+        solved = linear_regression(design.mT @ design, pixels @ design, still)
+        known = valid.unsqueeze(-1)
+        states = to_softmax_basis(solved, _FLOOR) * known
+        mean = states.sum(1, keepdim=True) / known.sum(1, keepdim=True).clamp(min=1)
+        return torch.where(known, states, mean)

@@ -1,0 +1,68 @@
+"""Beliefs about one pixel's states: reference endmembers, abundances, variability and noise.
+
+Each part is a small `PyroModule` that returns distributions. Sizes are not known when a user writes
+``SGLMM(endmembers, abundance_prior=JumpWalk())``, so the model copies each part and calls its `setup` once.
+"""
+
+from pyro_unmix.priors.abundances import AbundancePrior, GaussianStart, KnownAbundances
+from pyro_unmix.priors.endmembers import (
+    AnchoredEndmembers,
+    Endmembers,
+    FixedEndmembers,
+    FreeEndmembers,
+)
+from pyro_unmix.priors.noise import (
+    BandNoise,
+    DateNoise,
+    LowRankNoise,
+    Noise,
+    StudentNoise,
+    WhiteNoise,
+)
+from pyro_unmix.priors.part import Part, Transition
+from pyro_unmix.priors.starts import DirichletStart, SparseStart, Start
+from pyro_unmix.priors.variability import (
+    AutoRegressive,
+    Independent,
+    RandomWalk,
+    VariabilityPrior,
+)
+from pyro_unmix.priors.walks import (
+    ConstantWalk,
+    DirichletWalk,
+    JumpWalk,
+    OrnsteinUhlenbeck,
+    SoftmaxWalk,
+    StudentWalk,
+)
+
+__all__ = [
+    "AbundancePrior",
+    "AnchoredEndmembers",
+    "AutoRegressive",
+    "BandNoise",
+    "ConstantWalk",
+    "DateNoise",
+    "DirichletStart",
+    "DirichletWalk",
+    "Endmembers",
+    "FixedEndmembers",
+    "FreeEndmembers",
+    "GaussianStart",
+    "Independent",
+    "JumpWalk",
+    "KnownAbundances",
+    "LowRankNoise",
+    "Noise",
+    "OrnsteinUhlenbeck",
+    "Part",
+    "RandomWalk",
+    "SoftmaxWalk",
+    "SparseStart",
+    "Start",
+    "StudentNoise",
+    "StudentWalk",
+    "Transition",
+    "VariabilityPrior",
+    "WhiteNoise",
+]

@@ -1,0 +1,139 @@
+"""What every prior of abundances is, how a Gaussian one starts, and abundances that are known."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import numpy as np
+import pyro.distributions as dist
+import torch
+from numpy.typing import ArrayLike
+from pyro.distributions import TorchDistribution
+from torch import Tensor, nn
+
+from pyro_unmix._check import finite_array, in_range
+from pyro_unmix.distributions import DiagonalNormal
+from pyro_unmix.mixing import to_softmax_basis
+from pyro_unmix.priors.part import Transition
+from pyro_unmix.priors.starts import Start
+
+
+class AbundancePrior(Start):
+    """How softmax-space abundances start (t = 0) and move (t = 1..T).
+
+    Where the model knows its dates, `elapsed_at` gives the units of time before each of them.
+    """
+
+    #: False where the abundances are given, so that a guide need not infer them.
+    is_random = True
+
+    def transitions(self, index: Tensor | None = None) -> Transition:
+        """A function ``(c_{t-1}, t) -> distribution of c_t``, event shape (P,)."""
+        raise NotImplementedError(f"{type(self).__name__} must implement transitions()")
+
+    def step_scale(self, previous: Tensor, mean_square: Tensor) -> Tensor:
+        """Std of the Gaussian step that stands in for the transition, per pixel and date.
+
+        Parameters
+        ----------
+        previous : Tensor, shape (..., P)
+        mean_square : Tensor, shape (...)
+            Expected squared step per coordinate, where a robust transition looks for jumps. Where the model knows its
+            dates, the last axis is the dates 1..T.
+
+        Returns
+        -------
+        Tensor, shape (...)
+        """
+        raise NotImplementedError(f"{type(self).__name__} must implement step_scale()")
+
+
+class GaussianStart(AbundancePrior):
+    """``c_0 ~ N(nu, diag(gamma)^2)`` with learned nu (from 0) and gamma, eqs. (19)-(20).
+
+    Parameters
+    ----------
+    initial_scale : float
+        gamma at the start.
+    initial : Start, optional
+        Another distribution of c_0 in its place, such as ``DirichletStart()``.
+    """
+
+    initial_state: Start | None
+
+    def __init__(self, *, initial_scale: float = 1.0, initial: Start | None = None) -> None:
+        super().__init__()
+        self.initial_scale = in_range(initial_scale, "initial_scale", low=0, open_low=True)
+        if initial is not None and not isinstance(initial, Start):
+            raise TypeError(
+                "initial must be a Start object such as DirichletStart() or SparseStart(), got "
+                f"{initial!r} ({type(initial).__name__})"
+            )
+        self.initial_state = None if initial is None else copy.deepcopy(initial)
+
+    def setup(self, *sizes: int, generator: torch.Generator) -> None:
+        (num_endmembers,) = sizes
+        if self.initial_state is not None:
+            self.initial_state.setup(num_endmembers, generator=generator)
+            return
+        self.initial_loc = nn.Parameter(torch.zeros(num_endmembers))
+        start = torch.full((num_endmembers,), math.log(self.initial_scale))
+        self.log_initial_scale = nn.Parameter(start)
+
+    def initial(self, index: Tensor | None = None) -> TorchDistribution:
+        if self.initial_state is not None:
+            return self.initial_state.initial(index)
+        return DiagonalNormal(self.initial_loc, self.log_initial_scale.exp())
+
+
+class KnownAbundances(AbundancePrior):
+    """Abundances held at given values (a point mass), to learn only the endmembers' variability.
+
+    Parameters
+    ----------
+    abundances : array, shape (N, T, P)
+        One row per pixel of the scene, row-major over (y, x); on the simplex. Zeros are held at 1e-8.
+    """
+
+    is_random = False
+    values: Tensor
+
+    def __init__(self, abundances: ArrayLike) -> None:
+        super().__init__()
+        array = finite_array(abundances, "abundances", ndim=3)
+        if (array < 0).any() or not np.allclose(array.sum(-1), 1, atol=1e-4):
+            raise ValueError(
+                "abundances must be non-negative and sum to one over the last axis, got sums "
+                f"{array.sum(-1).min():.4g} to {array.sum(-1).max():.4g}: divide them by their sum"
+            )
+        states = to_softmax_basis(torch.tensor(array, dtype=torch.get_default_dtype()))
+        self.register_buffer("values", torch.cat([states[:, :1], states], dim=1))
+
+    def setup(self, *sizes: int, generator: torch.Generator) -> None:
+        (num_endmembers,) = sizes
+        if self.values.shape[-1] != num_endmembers:
+            raise ValueError(
+                f"KnownAbundances has {self.values.shape[-1]} materials, the model "
+                f"{num_endmembers}: pass abundances of shape (pixels, dates, {num_endmembers})"
+            )
+
+    def _at(self, step: int, index: Tensor | None) -> TorchDistribution:
+        largest = len(self.values) if index is None or not len(index) else int(index.max()) + 1
+        if step >= self.values.shape[1] or largest > len(self.values):
+            raise ValueError(
+                f"KnownAbundances holds {len(self.values)} pixels and {self.values.shape[1] - 1} "
+                f"dates, asked for pixel {largest - 1} at date {step}: pass abundances of the "
+                "whole scene that is fitted"
+            )
+        values = self.values[:, step] if index is None else self.values[index, step]
+        return dist.Delta(values).to_event(1)
+
+    def initial(self, index: Tensor | None = None) -> TorchDistribution:
+        return self._at(0, index)
+
+    def transitions(self, index: Tensor | None = None) -> Transition:
+        return lambda previous, step: self._at(step, index)
+
+    def step_scale(self, previous: Tensor, mean_square: Tensor) -> Tensor:
+        return torch.ones_like(mean_square)

@@ -1,0 +1,236 @@
+"""How observed spectra differ from their noiseless means."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import ClassVar
+
+import numpy as np
+import pyro.distributions as dist
+import torch
+from numpy.typing import ArrayLike
+from pyro.distributions import TorchDistribution
+from torch import Tensor, nn
+
+from pyro_unmix._check import finite_array, in_range, positive_int
+from pyro_unmix.distributions import DiagonalNormal, IsotropicNormal, IsotropicStudentT
+from pyro_unmix.priors.part import BAND_NOISE, COLOURED_NOISE, Part
+
+Spectrum = Callable[[Tensor], TorchDistribution]
+
+
+class Noise(Part):
+    """Distribution of a pixel's spectrum about its noiseless mean.
+
+    A guide that works with Gaussian noise only, such as `ConjugateGuide`, refuses what cannot be `whitened`.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({COLOURED_NOISE})
+
+    def distributions(self) -> Spectrum:
+        """A function ``mean (..., L) -> distribution`` of event shape (L,)."""
+        raise NotImplementedError(f"{type(self).__name__} must implement distributions()")
+
+    def by_date(self, num_dates: int) -> Sequence[Spectrum]:
+        """`distributions` of the dates 1..T."""
+        return [self.distributions()] * num_dates
+
+    def whitened(self, pixels: Tensor, design: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Spectra (..., L), design (L, ...) and noise scale of the same regression with white noise."""
+        raise NotImplementedError(f"{type(self).__name__} cannot be whitened")
+
+
+class WhiteNoise(Noise):
+    """``y ~ N(mean, sigma_r^2 I)``, eq. (22).
+
+    Parameters
+    ----------
+    scale : float
+        sigma_r, reflectance. The paper starts at 0.01 (its printed 0.0001 is the variance: 35 dB).
+    learn : bool
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    def __init__(self, scale: float = 0.01, *, learn: bool = True) -> None:
+        super().__init__()
+        self.start_scale = in_range(scale, "scale", low=0, open_low=True)
+        self.learn = learn
+
+    def setup(self, *sizes: int, generator: torch.Generator) -> None:
+        log_scale = torch.tensor(math.log(self.start_scale))
+        self.learn_or_keep("log_scale", log_scale, self.learn)
+
+    @property
+    def scale(self) -> Tensor:
+        """sigma_r, a scalar."""
+        return self.log_scale.exp()
+
+    def distributions(self) -> Spectrum:
+        return _white(self.log_scale)
+
+    def whitened(self, pixels: Tensor, design: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return pixels, design, self.scale
+
+
+class BandNoise(Noise):
+    """``y_l ~ N(mean_l, sigma_l^2)``, one scale per band.
+
+    Parameters
+    ----------
+    scale : float, or array (L,)
+        sigma, reflectance.
+    learn : bool
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({BAND_NOISE})
+
+    def __init__(self, scale: float | ArrayLike = 0.01, *, learn: bool = True) -> None:
+        super().__init__()
+        self.start_scales = _scales(scale)
+        self.learn = learn
+
+    def setup(self, *sizes: int, generator: torch.Generator) -> None:
+        (num_bands,) = sizes
+        logs = _log_scales(self.start_scales, num_bands, "band", "bands")
+        self.learn_or_keep("log_scale", logs, self.learn)
+
+    def distributions(self) -> Spectrum:
+        scale, log_det = self.log_scale.exp(), self.log_scale.sum()
+        return lambda mean: DiagonalNormal(mean, scale, log_det)
+
+    def whitened(self, pixels: Tensor, design: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        scale = self.log_scale.exp()
+        return pixels / scale, design / scale.unsqueeze(-1), torch.ones_like(scale[0])
+
+
+class DateNoise(Noise):
+    """``y_t ~ N(mean_t, sigma_t^2 I)``, one scale per date.
+
+    Parameters
+    ----------
+    scale : array (T,), or float with `num_dates`
+        sigma of every date, reflectance.
+    num_dates : int, optional
+        T, where `scale` is one number.
+    learn : bool
+    """
+
+    def __init__(
+        self, scale: float | ArrayLike = 0.01, *, num_dates: int | None = None, learn: bool = True
+    ) -> None:
+        super().__init__()
+        scales = _scales(scale)
+        if num_dates is None and len(scales) == 1 and np.ndim(scale) == 0:
+            raise ValueError(
+                f"DateNoise({scale!r}) does not know how many dates there are: pass num_dates=..., or "
+                "one scale per date"
+            )
+        size = len(scales) if num_dates is None else positive_int(num_dates, "num_dates")
+        self.start_log_scales = _log_scales(scales, size, "date", "dates")
+        self.learn = learn
+
+    def setup(self, *sizes: int, generator: torch.Generator) -> None:
+        self.learn_or_keep("log_scale", self.start_log_scales.clone(), self.learn)
+
+    def distributions(self) -> Spectrum:
+        return self.by_date(1)[0]
+
+    def by_date(self, num_dates: int) -> Sequence[Spectrum]:
+        if num_dates != len(self.log_scale):
+            raise ValueError(
+                f"DateNoise has scales of {len(self.log_scale)} dates, the images {num_dates}: pass "
+                f"num_dates={num_dates}, or one scale per date"
+            )
+        return [_white(log_scale) for log_scale in self.log_scale.unbind()]
+
+
+class StudentNoise(Noise):
+    """``y ~ t_nu(mean, sigma^2 I)``, multivariate Student-t: a few whole spectra may be far off.
+
+    An outlier (a cloud's edge, a wrong co-registration) is off in all bands: one random scale per pixel and date.
+
+    Parameters
+    ----------
+    scale : float
+        sigma, reflectance.
+    dof : float
+        nu; small ones have more outliers.
+    learn : bool
+        Learn both.
+    """
+
+    def __init__(self, scale: float = 0.01, *, dof: float = 4.0, learn: bool = True) -> None:
+        super().__init__()
+        self.start_scale = in_range(scale, "scale", low=0, open_low=True)
+        self.start_dof = in_range(dof, "dof", low=0, open_low=True)
+        self.learn = learn
+
+    def setup(self, *sizes: int, generator: torch.Generator) -> None:
+        self.learn_or_keep("log_scale", torch.tensor(math.log(self.start_scale)), self.learn)
+        self.learn_or_keep("log_dof", torch.tensor(math.log(self.start_dof)), self.learn)
+
+    def distributions(self) -> Spectrum:
+        log_scale, dof = self.log_scale, self.log_dof.exp()
+        return lambda mean: IsotropicStudentT(mean, log_scale, dof)
+
+
+class LowRankNoise(Noise):
+    """``y ~ N(mean, W W' + diag(sigma)^2)``: errors that bands share, such as those of the atmosphere.
+
+    Parameters
+    ----------
+    scale : float, or array (L,)
+        sigma, reflectance.
+    rank : int
+        Columns of W (L, rank), which start random, of a tenth of the smallest sigma, and are learned.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({BAND_NOISE})
+
+    def __init__(self, scale: float | ArrayLike = 0.01, *, rank: int = 2) -> None:
+        super().__init__()
+        self.start_scales = _scales(scale)
+        self.rank = positive_int(rank, "rank")
+
+    def setup(self, *sizes: int, generator: torch.Generator) -> None:
+        (num_bands,) = sizes
+        logs = _log_scales(self.start_scales, num_bands, "band", "bands")
+        self.log_scale = nn.Parameter(logs)
+        factor = torch.randn(num_bands, self.rank, generator=generator)
+        self.factor = nn.Parameter(0.1 * float(self.start_scales.min()) * factor)
+
+    def distributions(self) -> Spectrum:
+        factor, variance = self.factor, (2 * self.log_scale).exp()
+        return lambda mean: dist.LowRankMultivariateNormal(mean, factor, variance)
+
+    def whitened(self, pixels: Tensor, design: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        tril = torch.linalg.cholesky(
+            self.factor @ self.factor.mT + torch.diag((2 * self.log_scale).exp())
+        )
+        inverse = torch.linalg.solve_triangular(tril, torch.eye(len(tril)).to(tril), upper=False)
+        return pixels @ inverse.mT, inverse @ design, torch.ones_like(tril[0, 0])
+
+
+def _white(log_scale: Tensor) -> Spectrum:
+    return lambda mean: IsotropicNormal(mean, log_scale)
+
+
+def _scales(scale: float | ArrayLike) -> np.ndarray:
+    """Positive scales, (n,)."""
+    if np.ndim(scale) == 0:
+        return np.array([in_range(scale, "scale", low=0, open_low=True)])
+    scales = finite_array(scale, "scale", ndim=1)
+    if not (scales > 0).all():
+        raise ValueError(f"scale must be positive, got {scales.min():.4g} as the smallest")
+    return scales
+
+
+def _log_scales(scales: np.ndarray, size: int, one: str, many: str) -> Tensor:
+    if len(scales) not in (1, size):
+        raise ValueError(
+            f"scale must be one number or one per {one}, got {len(scales)} for {size} {many}"
+        )
+    logs = torch.tensor(np.log(scales), dtype=torch.get_default_dtype())
+    return logs.expand(size).clone()

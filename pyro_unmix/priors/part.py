@@ -1,0 +1,88 @@
+"""What all parts of a model share, and how they learn how much time passes between dates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from pyro.distributions import TorchDistribution
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+
+from pyro_unmix._check import as_times
+from pyro_unmix._recipe import Recorded
+
+Transition = Callable[[Tensor, int], TorchDistribution]
+
+#: What a part may need of a guide; see `Part.needs` and `Guide.serves`.
+COLOURED_NOISE = "noise that is not Gaussian, or not the same at all dates"
+BAND_NOISE = "noise that differs between bands"
+UNEVEN_VARIABILITY = "variability that depends on uneven dates"
+
+
+class Part(Recorded, PyroModule):
+    """A part of a model that learns its sizes when a model takes it."""
+
+    #: What a guide must be able to serve beyond Gaussian chains and white noise.
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    elapsed: Tensor | None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        # Saved recipes name a class by its module: the public one, whichever file holds the class.
+        package = __name__.rpartition(".")[0]
+        if cls.__module__.startswith(f"{package}."):
+            cls.__module__ = package
+        super().__init_subclass__(**kwargs)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("elapsed", None, persistent=False)
+
+    def setup(self, *sizes: int, generator: torch.Generator) -> None:
+        """Create the parameters for these sizes."""
+
+    def set_elapsed(self, elapsed: Tensor | None) -> None:
+        """Tell how much time passes before each date, shape (T,), in units; None: one unit each."""
+        self.elapsed = elapsed
+
+    def elapsed_at(self, step: int) -> Tensor | None:
+        """Units of time between the dates ``step - 1`` and ``step``, a scalar; None: one unit."""
+        if self.elapsed is None or step > len(self.elapsed):
+            return None
+        return self.elapsed[step - 1]
+
+    def learn_or_keep(self, name: str, value: Tensor, learn: bool) -> None:
+        """Hold `value` as a parameter or, if it is not learned, as a buffer."""
+        if learn:
+            setattr(self, name, nn.Parameter(value))
+        else:
+            self.register_buffer(name, value)
+
+
+def as_days(dates: Any) -> np.ndarray:
+    """Days since the first of the dates, (T,); numbers are days.
+
+    Raises
+    ------
+    ValueError
+        If dates do not increase.
+    """
+    dates = np.atleast_1d(np.asarray(dates))
+    times = as_times(dates, dates.size)
+    passed = times - times[0]
+    days = passed / np.timedelta64(1, "D") if passed.dtype.kind == "m" else passed.astype(float)
+    if (np.diff(days) <= 0).any():
+        raise ValueError(
+            f"dates must increase, got {times.tolist()}: sort the images by date, and average or "
+            "drop those of the same date"
+        )
+    return days
+
+
+def logit(probability: float) -> float:
+    """``log(p / (1 - p))``."""
+    return math.log(probability / (1 - probability))

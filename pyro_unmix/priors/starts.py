@@ -1,0 +1,82 @@
+"""How abundances start, before the first date."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor, nn
+
+from pyro_unmix._check import in_range
+from pyro_unmix.priors.part import Part, logit
+from pyro_unmix.softmax_distributions import PresentOrAbsent, SoftmaxDirichlet
+
+
+class Start(Part):
+    """Distribution of the softmax state ``c_0``; any transition takes one as ``initial=``."""
+
+    def initial(self, index: Tensor | None = None) -> TorchDistribution:
+        """Distribution of ``c_0``, event shape (P,), with ``loc`` and ``scale``: its mean and std.
+
+        (`ConjugateGuide` puts the Gaussian of that mean and std in its place; the ELBO stays a bound.)
+        """
+        raise NotImplementedError(f"{type(self).__name__} must implement initial()")
+
+
+class DirichletStart(Start):
+    """``a_0 ~ Dir(alpha)``, alpha learned, one number per material.
+
+    Parameters
+    ----------
+    concentration : float
+        alpha at the start: 1 is uniform over the simplex, less prefers its corners.
+    learn : bool
+    """
+
+    def __init__(self, concentration: float = 1.0, *, learn: bool = True) -> None:
+        super().__init__()
+        self.concentration = in_range(concentration, "concentration", low=0, open_low=True)
+        self.learn = learn
+
+    def setup(self, *sizes: int, generator: torch.Generator) -> None:
+        (num_endmembers,) = sizes
+        logs = torch.full((num_endmembers,), math.log(self.concentration))
+        self.learn_or_keep("log_concentration", logs, self.learn)
+
+    def initial(self, index: Tensor | None = None) -> TorchDistribution:
+        return SoftmaxDirichlet(self.log_concentration.exp())
+
+
+class SparseStart(Start):
+    """Few materials in a pixel: ``c_0p ~ rho_p N(0, s^2) + (1 - rho_p) N(-depth, s^2)``, each by itself.
+
+    A material is absent with probability ``1 - rho_p``, and then some ``exp(-depth)`` times as abundant as one that
+    is present. rho, depth and s are learned from the given start.
+
+    Parameters
+    ----------
+    presence : float in (0, 1)
+        rho, the same for all materials at the start.
+    depth : float
+    scale : float
+        s.
+    """
+
+    def __init__(self, presence: float = 0.5, *, depth: float = 6.0, scale: float = 1.0) -> None:
+        super().__init__()
+        self.begin = (
+            logit(in_range(presence, "presence", low=1e-6, high=1 - 1e-6)),
+            math.log(in_range(depth, "depth", low=0, open_low=True)),
+            math.log(in_range(scale, "scale", low=0, open_low=True)),
+        )
+
+    def setup(self, *sizes: int, generator: torch.Generator) -> None:
+        (num_endmembers,) = sizes
+        presence, depth, scale = self.begin
+        self.presence_logit = nn.Parameter(torch.full((num_endmembers,), presence))
+        self.log_depth = nn.Parameter(torch.tensor(depth))
+        self.log_spread = nn.Parameter(torch.tensor(scale))
+
+    def initial(self, index: Tensor | None = None) -> TorchDistribution:
+        return PresentOrAbsent(self.presence_logit, self.log_depth.exp(), self.log_spread.exp())

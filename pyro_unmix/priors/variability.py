@@ -1,0 +1,180 @@
+"""How the variability of endmembers evolves: chains that are linear and Gaussian."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor, nn
+
+from pyro_unmix._check import in_range
+from pyro_unmix.distributions import DiagonalNormal
+from pyro_unmix.priors.part import UNEVEN_VARIABILITY, Part, logit
+
+
+class VariabilityPrior(Part):
+    """A linear-Gaussian chain: ``psi_t ~ N(coefficient psi_{t-1}, diag(step_scale)^2)``.
+
+    Subclasses give the chain's four vectors for steps of one unit of time; `initial`, `transitions` and `marginals`
+    follow from them, and so does the exact conditional that `ConjugateGuide` computes. Where the model knows its
+    dates, a step over Delta units is the chain in continuous time: ``coefficient^Delta``, and the variance
+    ``step_scale^2 (1 - coefficient^(2 Delta)) / (1 - coefficient^2)``, or ``step_scale^2 Delta`` for a coefficient of
+    one.
+    """
+
+    @property
+    def needs(self) -> frozenset[str]:  # type: ignore[override]
+        """`UNEVEN_VARIABILITY` where uneven dates make steps of different law."""
+        if self.elapsed is None or not bool(self.chain()[0].any()):
+            return frozenset()
+        return frozenset({UNEVEN_VARIABILITY})
+
+    def chain(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """``(coefficient, step_scale, initial_loc, initial_scale)`` of a unit of time, each of shape (K P,)."""
+        raise NotImplementedError(f"{type(self).__name__} must implement chain()")
+
+    def steps(self, num_dates: int) -> tuple[Tensor, Tensor]:
+        """Coefficients and step scales of the dates 1..T, each of shape (T, K P)."""
+        coefficient, scale, _, _ = self.chain()
+        coefficient = coefficient.expand(num_dates, -1)
+        scale = scale.expand(num_dates, -1)
+        if self.elapsed is None:
+            return coefficient, scale
+        if bool((coefficient < 0).any()):
+            raise ValueError(
+                f"{type(self).__name__} has a negative coefficient, which has no meaning over "
+                "parts of a unit of time: build the model without dates"
+            )
+        elapsed = coefficient.new_ones(num_dates)
+        elapsed[: len(self.elapsed)] = self.elapsed[:num_dates]
+        elapsed = elapsed.unsqueeze(-1)
+        walks = coefficient == 1
+        inside = torch.where(walks, 0.5, coefficient)  # keeps the gradient finite
+        decayed = inside**elapsed
+        growth = (1 - decayed.square()) / (1 - inside.square())
+        growth = torch.where(walks, elapsed, growth)
+        return torch.where(walks, 1.0, decayed), scale * growth.sqrt()
+
+    def initial(self) -> TorchDistribution:
+        _, _, loc, scale = self.chain()
+        return DiagonalNormal(loc, scale)
+
+    def transitions(self, num_dates: int | None = None) -> Callable[..., TorchDistribution]:
+        """A function ``(previous, t) -> distribution`` with the chain's vectors computed once.
+
+        Without `num_dates` all steps are of one unit, and t need not be given.
+        """
+        if num_dates is None or self.elapsed is None:
+            coefficient, scale, _, _ = self.chain()
+            log_det = scale.log().sum(-1)
+            return lambda previous, t=1: DiagonalNormal(coefficient * previous, scale, log_det)
+        coefficients, scales = (rows.unbind(0) for rows in self.steps(num_dates))
+        return lambda previous, t: DiagonalNormal(coefficients[t - 1] * previous, scales[t - 1])
+
+    def marginals(self, num_dates: int) -> tuple[Tensor, Tensor]:
+        """Means and variances of ``psi_1 .. psi_T``, each of shape (T, K P)."""
+        _, _, loc, scale = self.chain()
+        variance = scale.square()
+        locs, variances = [], []
+        for coefficient, step_scale in zip(*self.steps(num_dates), strict=True):
+            loc = coefficient * loc
+            variance = coefficient.square() * variance + step_scale.square()
+            locs.append(loc)
+            variances.append(variance)
+        return torch.stack(locs), torch.stack(variances)
+
+
+class RandomWalk(VariabilityPrior):
+    """``psi_t ~ N(psi_{t-1}, Delta sigma_psi^2 I)``, eq. (11), from ``psi_0 ~ N(nu, diag(gamma)^2)``, eq. (21).
+
+    Parameters
+    ----------
+    scale : float
+        sigma_psi, a standard deviation (the published program's 1e-5 is the variance).
+    learn : bool
+        Learn sigma_psi; the paper keeps it. nu (from 0) and gamma (from `initial_scale`) are always learned.
+    initial_scale : float
+    """
+
+    def __init__(
+        self, scale: float = 1e-5**0.5, *, learn: bool = False, initial_scale: float = 1.0
+    ) -> None:
+        super().__init__()
+        self.start_scale = in_range(scale, "scale", low=0, open_low=True)
+        self.initial_start = in_range(initial_scale, "initial_scale", low=0, open_low=True)
+        self.learn = learn
+
+    def setup(self, *sizes: int, generator: torch.Generator) -> None:
+        num_endmembers, num_components = sizes
+        size = num_endmembers * num_components
+        log_scale = torch.tensor(math.log(self.start_scale))
+        self.learn_or_keep("log_scale", log_scale, self.learn)
+        self.initial_loc = nn.Parameter(torch.zeros(size))
+        self.log_initial_scale = nn.Parameter(torch.full((size,), math.log(self.initial_start)))
+
+    def chain(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        loc = self.initial_loc
+        step_scale = self.log_scale.exp().expand_as(loc)
+        return torch.ones_like(loc), step_scale, loc, self.log_initial_scale.exp()
+
+
+class AutoRegressive(VariabilityPrior):
+    """Stationary AR(1): ``psi_t ~ N(phi psi_{t-1}, (1 - phi^2) diag(s)^2)``, ``psi_0 ~ N(0, diag(s)^2)``.
+
+    Parameters
+    ----------
+    coefficient : float in [0, 1)
+        phi, correlation between neighbouring dates.
+    scale : float
+        s, stationary std of every coefficient.
+    learn : bool
+        Learn phi (one number) and s (one per component and material).
+    """
+
+    def __init__(self, coefficient: float = 0.5, scale: float = 1.0, *, learn: bool = True) -> None:
+        super().__init__()
+        self.start_coefficient = in_range(coefficient, "coefficient", low=0, high=0.9999)
+        self.start_scale = in_range(scale, "scale", low=0, open_low=True)
+        self.learn = learn
+
+    def setup(self, *sizes: int, generator: torch.Generator) -> None:
+        num_endmembers, num_components = sizes
+        phi = min(max(self.start_coefficient, 1e-4), 1 - 1e-4)
+        start = torch.tensor(logit(phi))
+        log_scale = torch.full((num_endmembers * num_components,), math.log(self.start_scale))
+        self.learn_or_keep("logit", start, self.learn)
+        self.learn_or_keep("log_scale", log_scale, self.learn)
+
+    def chain(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        phi, scale = torch.sigmoid(self.logit), self.log_scale.exp()
+        step_scale = scale * (1 - phi.square()).sqrt()
+        return phi.expand_as(scale), step_scale, torch.zeros_like(scale), scale
+
+
+class Independent(VariabilityPrior):
+    """``psi_t ~ N(0, diag(s)^2)`` anew at every date.
+
+    Parameters
+    ----------
+    scale : float
+        s at the start.
+    learn : bool
+        Learn s, one per component and material.
+    """
+
+    def __init__(self, scale: float = 1.0, *, learn: bool = True) -> None:
+        super().__init__()
+        self.start_scale = in_range(scale, "scale", low=0, open_low=True)
+        self.learn = learn
+
+    def setup(self, *sizes: int, generator: torch.Generator) -> None:
+        num_endmembers, num_components = sizes
+        log_scale = torch.full((num_endmembers * num_components,), math.log(self.start_scale))
+        self.learn_or_keep("log_scale", log_scale, self.learn)
+
+    def chain(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        scale = self.log_scale.exp()
+        zeros = torch.zeros_like(scale)
+        return zeros, scale, zeros, scale

@@ -1,0 +1,366 @@
+"""How abundances move from date to date, in the softmax basis.
+
+Every walk takes a start (``initial=``, a `Start`) and, where the model knows its dates, the units of time Delta that
+pass before each date; without dates Delta is 1.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor, nn
+
+from pyro_unmix._check import in_range, positive_int
+from pyro_unmix.distributions import IsotropicNormal, IsotropicStudentT, JumpNormal, JumpSteps
+from pyro_unmix.mixing import to_abundances
+from pyro_unmix.priors.abundances import GaussianStart
+from pyro_unmix.priors.part import Transition, logit
+from pyro_unmix.priors.starts import Start
+from pyro_unmix.softmax_distributions import SoftmaxDirichlet
+
+_MAX_LOG_SCALE = 5.0
+
+
+def _widened(log_scale: Tensor, elapsed: Tensor | None) -> Tensor:
+    """Log of a walk's std after that time: its variance grows with time."""
+    return log_scale if elapsed is None else log_scale + 0.5 * elapsed.log()
+
+
+class SoftmaxWalk(GaussianStart):
+    """``c_t ~ N(c_{t-1}, Delta sigma_a(c_{t-1})^2 I)``, eq. (18), sigma_a a small learned network.
+
+    ``sigma_a = exp(W_R relu(... relu(W_1 c + b_1) ...) + b_R)`` with `num_layers` layers, hidden ones of P neurons,
+    Glorot initialisation and zero biases. (Table I counts P outputs for the last layer; a scalar needs one.) The
+    exponent is held within -5 and 5, so that a simulated walk whose scale grows with |c| does not overflow.
+
+    Parameters
+    ----------
+    num_layers : int
+        R; the paper uses 2.
+    initial_scale : float
+        gamma_0 of eq. (20), from which it is learned.
+    initial : Start, optional
+
+    References
+    ----------
+    ReDSUNN paper, eqs. (14)-(20).
+    """
+
+    def __init__(
+        self, *, num_layers: int = 2, initial_scale: float = 1.0, initial: Start | None = None
+    ) -> None:
+        super().__init__(initial_scale=initial_scale, initial=initial)
+        self.num_layers = positive_int(num_layers, "num_layers")
+
+    def setup(self, *sizes: int, generator: torch.Generator) -> None:
+        super().setup(*sizes, generator=generator)
+        (num_endmembers,) = sizes
+        for layer in range(self.num_layers):
+            outputs = 1 if layer == self.num_layers - 1 else num_endmembers
+            weight = torch.empty(outputs, num_endmembers)
+            nn.init.xavier_uniform_(weight, generator=generator)
+            setattr(self, f"weight_{layer}", nn.Parameter(weight))
+            setattr(self, f"bias_{layer}", nn.Parameter(torch.zeros(outputs)))
+
+    def scale(self, c: Tensor) -> Tensor:
+        """sigma_a(c), shape (..., 1)."""
+        return self._log_scale(c).exp()
+
+    def _log_scale(self, c: Tensor) -> Tensor:
+        hidden = c
+        for layer in range(self.num_layers):
+            if layer:
+                hidden = hidden.relu()
+            weight, bias = getattr(self, f"weight_{layer}"), getattr(self, f"bias_{layer}")
+            hidden = nn.functional.linear(hidden, weight, bias)
+        return hidden.clamp(-_MAX_LOG_SCALE, _MAX_LOG_SCALE)
+
+    def transitions(self, index: Tensor | None = None) -> Transition:
+        def transition(previous: Tensor, step: int) -> TorchDistribution:
+            log_scale = self._log_scale(previous).squeeze(-1)
+            return IsotropicNormal(previous, _widened(log_scale, self.elapsed_at(step)))
+
+        return transition
+
+    def step_scale(self, previous: Tensor, mean_square: Tensor) -> Tensor:
+        log_scale = _widened(self._log_scale(previous).squeeze(-1), self.elapsed)
+        return log_scale.exp().expand(mean_square.shape)
+
+
+class JumpWalk(GaussianStart):
+    """Slow drift with rare jumps: ``c_t ~ (1 - rho) N(c_{t-1}, s^2 I) + rho N(c_{t-1}, S^2 I)``.
+
+    A Gaussian step must choose between smoothing the drift and following abrupt changes; this mixture does both.
+    With dates, drift and jumps grow with time: ``s^2 Delta`` for s^2 and ``1 - (1 - rho)^Delta`` for rho. All three
+    numbers and the initial distribution are learned from the given start.
+
+    Parameters
+    ----------
+    scale : float
+        s, std of one softmax coordinate's drift from date to date.
+    jump_scale : float
+        S, std of a jump.
+    jump_probability : float
+        rho, per pixel and date.
+    initial_scale : float
+        gamma_0.
+    initial : Start, optional
+    """
+
+    def __init__(
+        self,
+        *,
+        scale: float = 0.2,
+        jump_scale: float = 3.0,
+        jump_probability: float = 0.05,
+        initial_scale: float = 2.5,
+        initial: Start | None = None,
+    ) -> None:
+        super().__init__(initial_scale=initial_scale, initial=initial)
+        self.start = (
+            math.log(in_range(scale, "scale", low=0, open_low=True)),
+            math.log(in_range(jump_scale, "jump_scale", low=scale)),
+            logit(in_range(jump_probability, "jump_probability", low=1e-6, high=0.5)),
+        )
+
+    def setup(self, *sizes: int, generator: torch.Generator) -> None:
+        super().setup(*sizes, generator=generator)
+        (self.size,) = sizes
+        log_scale, log_jump_scale, jump_logit = self.start
+        self.log_scale = nn.Parameter(torch.tensor(log_scale))
+        self.log_jump_scale = nn.Parameter(torch.tensor(log_jump_scale))
+        self.jump_logit = nn.Parameter(torch.tensor(jump_logit))
+
+    def _steps(self, elapsed: Tensor | None = None) -> JumpSteps:
+        odds: Tensor = self.jump_logit
+        if elapsed is not None:  # 1 - rho' = (1 - rho)^Delta, in a form that does not overflow
+            decay = elapsed * nn.functional.softplus(odds)
+            odds = decay + torch.log(-torch.expm1(-decay))
+        log_scale = _widened(self.log_scale, elapsed)
+        return JumpSteps(log_scale, self.log_jump_scale, odds, self.size)
+
+    def transitions(self, index: Tensor | None = None) -> Transition:
+        if self.elapsed is None:
+            steps = self._steps()
+            return lambda previous, step: JumpNormal(previous, steps)
+        return lambda previous, step: JumpNormal(previous, self._steps(self.elapsed_at(step)))
+
+    def step_scale(self, previous: Tensor, mean_square: Tensor) -> Tensor:
+        if self.elapsed is None:
+            return self._stand_in(self._steps(), mean_square)
+        dates = zip(self.elapsed, mean_square.unbind(-1), strict=True)
+        return torch.stack([self._stand_in(self._steps(e), m) for e, m in dates], dim=-1)
+
+    def _stand_in(self, steps: JumpSteps, mean_square: Tensor) -> Tensor:
+        jump = steps.jump_probability(mean_square * self.size)
+        drift, leap = steps.scales.pow(-2)
+        return ((1 - jump) * drift + jump * leap).rsqrt()
+
+
+class ConstantWalk(GaussianStart):
+    """``c_t ~ N(c_{t-1}, Delta s^2 I)``: a Gaussian walk of one scale.
+
+    Parameters
+    ----------
+    scale : float
+        s, std of one softmax coordinate's step in a unit of time.
+    learn : bool
+        Learn s from there.
+    initial_scale : float
+        gamma_0.
+    initial : Start, optional
+    """
+
+    def __init__(
+        self,
+        scale: float = 0.3,
+        *,
+        learn: bool = True,
+        initial_scale: float = 1.0,
+        initial: Start | None = None,
+    ) -> None:
+        super().__init__(initial_scale=initial_scale, initial=initial)
+        self.start_scale = in_range(scale, "scale", low=0, open_low=True)
+        self.learn = learn
+
+    def setup(self, *sizes: int, generator: torch.Generator) -> None:
+        super().setup(*sizes, generator=generator)
+        self.learn_or_keep("log_scale", torch.tensor(math.log(self.start_scale)), self.learn)
+
+    def transitions(self, index: Tensor | None = None) -> Transition:
+        def transition(previous: Tensor, step: int) -> TorchDistribution:
+            return IsotropicNormal(previous, _widened(self.log_scale, self.elapsed_at(step)))
+
+        return transition
+
+    def step_scale(self, previous: Tensor, mean_square: Tensor) -> Tensor:
+        return _widened(self.log_scale, self.elapsed).exp().expand(mean_square.shape)
+
+
+class StudentWalk(ConstantWalk):
+    """``c_t ~ t_nu(c_{t-1}, Delta s^2 I)``, multivariate Student-t: quiet for long, then abrupt.
+
+    Its density is ``Gamma((nu + P) / 2) / (Gamma(nu / 2) (nu pi)^(P / 2) s^P)`` times
+    ``(1 + |c_t - c_{t-1}|^2 / (nu s^2))^-((nu + P) / 2)``.
+    (With dates, a step over Delta units is one Student-t of scale ``s sqrt(Delta)``, not a sum of Delta steps.)
+
+    Parameters
+    ----------
+    scale : float
+        s of a step in a unit of time.
+    dof : float
+        nu; 1 is a Cauchy, large ones are Gaussian.
+    learn : bool
+        Learn s and nu from there.
+    initial_scale : float
+        gamma_0.
+    initial : Start, optional
+    """
+
+    def __init__(
+        self,
+        scale: float = 0.3,
+        *,
+        dof: float = 3.0,
+        learn: bool = True,
+        initial_scale: float = 1.0,
+        initial: Start | None = None,
+    ) -> None:
+        super().__init__(scale, learn=learn, initial_scale=initial_scale, initial=initial)
+        self.start_dof = in_range(dof, "dof", low=0, open_low=True)
+
+    def setup(self, *sizes: int, generator: torch.Generator) -> None:
+        super().setup(*sizes, generator=generator)
+        self.learn_or_keep("log_dof", torch.tensor(math.log(self.start_dof)), self.learn)
+
+    def transitions(self, index: Tensor | None = None) -> Transition:
+        def transition(previous: Tensor, step: int) -> TorchDistribution:
+            log_scale = _widened(self.log_scale, self.elapsed_at(step))
+            return IsotropicStudentT(previous, log_scale, self.log_dof.exp())
+
+        return transition
+
+    def step_scale(self, previous: Tensor, mean_square: Tensor) -> Tensor:
+        # The Gaussian whose precision is the expected one of the mixture that a Student-t is.
+        variance = (2 * _widened(self.log_scale, self.elapsed)).exp()
+        dof, size = self.log_dof.exp(), previous.shape[-1]
+        return ((dof * variance + size * mean_square) / (dof + size)).sqrt()
+
+
+class OrnsteinUhlenbeck(GaussianStart):
+    """``c_t ~ N(m + phi^Delta (c_{t-1} - m), s^2 (1 - phi^(2 Delta)) I)``: a walk that returns to a mean.
+
+    m is learned, one number per material (from 0), and shared by all pixels.
+
+    Parameters
+    ----------
+    coefficient : float in (0, 1)
+        phi, correlation of two states a unit of time apart.
+    scale : float
+        s, std about m after a long time.
+    learn : bool
+        Learn m, phi and s.
+    initial_scale : float
+        gamma_0.
+    initial : Start, optional
+    """
+
+    def __init__(
+        self,
+        coefficient: float = 0.9,
+        scale: float = 2.0,
+        *,
+        learn: bool = True,
+        initial_scale: float = 2.0,
+        initial: Start | None = None,
+    ) -> None:
+        super().__init__(initial_scale=initial_scale, initial=initial)
+        self.start_logit = logit(in_range(coefficient, "coefficient", low=1e-6, high=1 - 1e-6))
+        self.start_scale = in_range(scale, "scale", low=0, open_low=True)
+        self.learn = learn
+
+    def setup(self, *sizes: int, generator: torch.Generator) -> None:
+        super().setup(*sizes, generator=generator)
+        self.learn_or_keep("logit", torch.tensor(self.start_logit), self.learn)
+        self.learn_or_keep("log_scale", torch.tensor(math.log(self.start_scale)), self.learn)
+        self.learn_or_keep("loc", torch.zeros(*sizes), self.learn)
+
+    def _log_coefficient(self, elapsed: Tensor | None) -> Tensor:
+        log_coefficient = nn.functional.logsigmoid(self.logit)
+        return log_coefficient if elapsed is None else elapsed * log_coefficient
+
+    def transitions(self, index: Tensor | None = None) -> Transition:
+        def transition(previous: Tensor, step: int) -> TorchDistribution:
+            log_coefficient = self._log_coefficient(self.elapsed_at(step))
+            mean = self.loc + log_coefficient.exp() * (previous - self.loc)
+            shrunk = torch.log(-torch.expm1(2 * log_coefficient))  # log(1 - phi^2)
+            return IsotropicNormal(mean, self.log_scale + 0.5 * shrunk)
+
+        return transition
+
+    def step_scale(self, previous: Tensor, mean_square: Tensor) -> Tensor:
+        # Root mean square of a step in the long run, 2 s^2 (1 - phi): a walk of steps as long.
+        left = -torch.expm1(self._log_coefficient(self.elapsed))
+        return (self.log_scale.exp() * (2 * left).sqrt()).expand(mean_square.shape)
+
+
+class DirichletWalk(GaussianStart):
+    """``a_t ~ Dir(kappa a_{t-1} / Delta + alpha_0)``, eq. (13), exactly.
+
+    Its states are softmax states all the same, with the density of eq. (16), so that any guide can serve it: the
+    abundances have the Dirichlet density, and the constant that the softmax does not see is standard normal beside
+    them (see `SoftmaxDirichlet`).
+
+    Parameters
+    ----------
+    concentration : float
+        kappa: abundances move by some ``sqrt(a (1 - a) / kappa)`` in a unit of time.
+    floor : float
+        alpha_0, which lets absent materials return.
+    learn : bool
+        Learn both.
+    initial_scale : float
+        gamma_0.
+    initial : Start, optional
+
+    References
+    ----------
+    ReDSUNN paper, eqs. (13)-(16); MacKay, Machine Learning 33, 1998.
+    """
+
+    def __init__(
+        self,
+        concentration: float = 50.0,
+        *,
+        floor: float = 0.5,
+        learn: bool = True,
+        initial_scale: float = 1.0,
+        initial: Start | None = None,
+    ) -> None:
+        super().__init__(initial_scale=initial_scale, initial=initial)
+        self.begin = (
+            math.log(in_range(concentration, "concentration", low=0, open_low=True)),
+            math.log(in_range(floor, "floor", low=0, open_low=True)),
+        )
+        self.learn = learn
+
+    def setup(self, *sizes: int, generator: torch.Generator) -> None:
+        super().setup(*sizes, generator=generator)
+        concentration, floor = self.begin
+        self.learn_or_keep("log_concentration", torch.tensor(concentration), self.learn)
+        self.learn_or_keep("log_floor", torch.tensor(floor), self.learn)
+
+    def _step(self, previous: Tensor, elapsed: Tensor | None) -> SoftmaxDirichlet:
+        kappa = self.log_concentration.exp()
+        if elapsed is not None:
+            kappa = kappa / elapsed.unsqueeze(-1)
+        return SoftmaxDirichlet(kappa * to_abundances(previous) + self.log_floor.exp())
+
+    def transitions(self, index: Tensor | None = None) -> Transition:
+        return lambda previous, step: self._step(previous, self.elapsed_at(step))
+
+    def step_scale(self, previous: Tensor, mean_square: Tensor) -> Tensor:
+        variance = self._step(previous, self.elapsed).variance.mean(-1)
+        return variance.sqrt().expand(mean_square.shape)
