@@ -41,9 +41,9 @@ from pyro_unmix import (
     simulate,
     unmix,
 )
-from pyro_unmix.fit import _CheckedSVI, _Optimiser
 from pyro_unmix.posterior import as_tensors, prepare, quiet_pyro
 from pyro_unmix.priors import VariabilityPrior
+from pyro_unmix.training import CheckedSVI, Optimiser
 
 #: Largest relative difference between Pyro's loss and the hand-written one, float32.
 LOSS_TOLERANCE = 1e-5
@@ -145,7 +145,7 @@ class PyroStep:
         self.scale = 1.0 / (int(valid.sum()) * pixels.shape[-1])
         self.store: dict[str, Any] = {"params": {}, "constraints": {}}
         programs = (poutine.scale(program, scale=self.scale) for program in (model, guide))
-        self.svi = _CheckedSVI(*programs, _Optimiser(1e-3, 1.0), Trace_ELBO())
+        self.svi = CheckedSVI(*programs, Optimiser(1e-3, 1.0), Trace_ELBO())
         with quiet_pyro():
             self.features = prepare(guide, pixels, valid)
 

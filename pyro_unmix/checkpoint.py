@@ -24,7 +24,7 @@ from pyro_unmix.training import Batches, CheckedSVI
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 1
+_FORMAT = 2
 _NAME = re.compile(r"step-(\d{9})-([0-9a-f]{16})\.pt")
 _NUM_KEPT = 2
 
@@ -67,20 +67,53 @@ class Run:
     def prepare(self) -> None:
         """Compute the guide's features with the parameters of the moment, which are kept for `state`."""
         self._start = {name: _clones(part) for name, part in self._modules()}
-        self.features = prepare(self.guide, self.pixels, self.valid)
+        total, workers = len(self.pixels), self.svi.workers
+        rows = workers.rows(total)
+        count = rows.stop - rows.start
+        if not count:  # more workers than pixels
+            rows = slice(0, 1)
+        mine = prepare(self.guide, self.pixels[rows], self.valid[rows])
+        self.features = workers.gathered({k: v[:count] for k, v in mine.items()}, total)
+
+    def begin(self) -> None:
+        """Prepare the first step: all workers with the parameters of the first one."""
+        workers = self.svi.workers
+        if workers.size == 1:
+            self.prepare()
+            return
+        workers.copy_first(tensor for _, part in self._modules() for tensor in _tensors(part))
+        self.prepare()
+        random_state = _random_state(self.pixels.device)
+        self._meet_parameters()
+        _set_random_state(random_state, self.pixels.device)
+        store = pyro.get_param_store().get_state()["params"]
+        workers.copy_first(store[name] for name in sorted(store))
+
+    def check_workers(self) -> None:
+        """Raise a ValueError where workers were given different things."""
+        if self.svi.workers.size > 1:
+            alike = {"data": self._data_hash(), "settings": self.settings}
+            self.svi.workers.check_alike(alike)
+
+    def _meet_parameters(self) -> None:
+        """Make the parameters that a program makes at its first call, of a whole batch."""
+        first = Batches(self.batches.usable, self.batches.batch_size, 0)
+        args, kwargs = self._batch(next(first))
+        self.svi.meet_parameters(*args, **kwargs)
 
     def step(self) -> float:
         """One step on the next batch; its loss."""
         self.between_steps = False
-        args, kwargs = self._batch(next(self.batches))
-        self.losses.append(self.svi.step(*args, **kwargs))
+        share = self.svi.workers.share(next(self.batches))
+        args, kwargs = self._batch(share.index)
+        with self.svi.workers.noise(share, self.pixels):
+            self.losses.append(self.svi.step(*args, weight=share.weight, **kwargs))
         self.between_steps = True
         return self.losses[-1]
 
     def _batch(self, index: Tensor) -> tuple[tuple[Tensor, Tensor], dict[str, Any]]:
         features = {name: feature[index] for name, feature in self.features.items()}
-        size = self.settings["num_pixels"]
-        keywords = {"index": index, "size": size, "features": features}
+        keywords = {"index": index, "size": len(self.pixels), "features": features}
         return (self.pixels[index], self.valid[index]), keywords
 
     def _modules(self) -> list[tuple[str, nn.Module]]:
@@ -129,9 +162,7 @@ class Run:
             part.load_state_dict(state["start"][name], strict=False)
         self.prepare()  # with the parameters of the start: the features of the first run
         self._start = state["start"]
-        first = Batches(self.batches.usable, self.batches.batch_size, 0)
-        args, kwargs = self._batch(next(first))
-        self.svi.meet_parameters(*args, **kwargs)
+        self._meet_parameters()
         for name, part in self._modules():
             part.load_state_dict(state[name])
         self._restore_loose(state["loose"])
@@ -210,31 +241,36 @@ class Checkpoints:
         if self.folder.exists() and not self.folder.is_dir():
             raise ValueError(f"checkpoint must be a folder, got the file {self.folder}")
 
-    def begin(self, run: Run) -> bool:
-        """Bring a run to where the newest checkpoint was made; whether there was one.
+    def begin(self, run: Run, num_steps: int) -> bool:
+        """Bring a run of `num_steps` to where the newest checkpoint was made; whether there was one.
 
         Raises
         ------
         ValueError
-            If it belongs to another model, other settings or other data, or none can be read.
+            If it belongs to another model, other settings or other data, or has more steps, or none can be read.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if not self.resume:
-            self._prune()
-            return False
-        found = self._newest()
+        workers = run.svi.workers
+        found = workers.of_first(self._look)
         if found is None:
             return False
-        path, state = found
+        path, content = found
+        state = _unpacked(content, path)
         different = run.check(state)
         if different:
             raise ValueError(
                 f"{path} is of another fit: {'; '.join(different[:4])}. Pass the same model, "
                 "settings and data, another folder, or resume=False to start anew and remove it"
+                + _hint(different)
+            )
+        if len(state["losses"]) > num_steps:
+            raise ValueError(
+                f"{path} has made {len(state['losses'])} steps, and num_steps is {num_steps}: ask for "
+                "as many or more, or pass another folder, or resume=False to start anew and remove it"
             )
         run.restore(state)
         self._kept = [path]
-        logger.info("going on from %s, after %d steps", path, len(run.losses))
+        if workers.is_first:
+            logger.info("going on from %s, after %d steps", path, len(run.losses))
         return True
 
     def after_step(self, run: Run) -> None:
@@ -243,7 +279,10 @@ class Checkpoints:
             self.save(run)
 
     def save(self, run: Run) -> None:
-        """Write a checkpoint of a run; nothing if the newest is of this very step."""
+        """Write a checkpoint of a run; nothing if the newest is of this very step. Of several workers, one writes."""
+        if not run.svi.workers.is_first:
+            run.svi.check_parameters()  # raises on all workers or on none
+            return
         steps = len(run.losses)
         if self._kept and _number(self._kept[-1]) == steps:
             return
@@ -268,7 +307,15 @@ class Checkpoints:
             if ours and path not in self._kept:
                 path.unlink(missing_ok=True)
 
-    def _newest(self) -> tuple[Path, dict[str, Any]] | None:
+    def _look(self) -> tuple[Path, bytes] | None:
+        """The checkpoint to go on from, if there is one."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if self.resume:
+            return self._newest()
+        self._prune()
+        return None
+
+    def _newest(self) -> tuple[Path, bytes] | None:
         """The newest checkpoint that is not damaged."""
         paths = [path for path in self.folder.glob("step-*.pt") if _NAME.fullmatch(path.name)]
         if not paths:
@@ -276,7 +323,7 @@ class Checkpoints:
         for path in sorted(paths, reverse=True):
             content = path.read_bytes()
             if _digest(content) == path.stem.rpartition("-")[2]:
-                return path, _unpacked(content, path)
+                return path, content
             logger.warning("%s is damaged: the checkpoint before it is taken", path)
         raise ValueError(
             f"no checkpoint in {self.folder} can be read, all are damaged: pass resume=False to "
@@ -302,6 +349,12 @@ def _unpacked(content: bytes, path: Path) -> dict[str, Any]:
     return state
 
 
+def _hint(different: list[str]) -> str:
+    if not any(sentence.startswith("settings.num_steps") for sentence in different):
+        return ""
+    return ". (The learning rate decays over num_steps: only with learning_rate_decay=1 can a fit go on for longer)"
+
+
 def _digest(content: bytes) -> str:
     return hashlib.blake2b(content, digest_size=8).hexdigest()
 
@@ -319,6 +372,10 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _tensors(part: nn.Module) -> list[Tensor]:
+    return [value for value in part.state_dict().values() if isinstance(value, Tensor)]
 
 
 def _clones(part: nn.Module) -> dict[str, Any]:

@@ -25,9 +25,15 @@ from pyro_unmix.cubes import as_cube_sequence, check_bands, valid_mask
 from pyro_unmix.guides.base import Guide
 from pyro_unmix.posterior import PosteriorMean, as_tensors, loose_params, quiet_pyro, read_out
 from pyro_unmix.result import Unmixing
-from pyro_unmix.training import Batches, NonFiniteLossError, held_interrupts
-from pyro_unmix.training import CheckedSVI as _CheckedSVI
-from pyro_unmix.training import Optimiser as _Optimiser
+from pyro_unmix.training import (
+    Batches,
+    CheckedSVI,
+    NonFiniteLossError,
+    ObservedPixels,
+    Optimiser,
+    held_interrupts,
+)
+from pyro_unmix.workers import device_of_worker, join
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +104,8 @@ def fit(
         Called as ``callback(step, elbo)`` after every step, with the ELBO per observed value.
     checkpoint : path, optional
         Folder for checkpoints. A fit that was killed, called again with the same arguments, goes on from the newest
-        one and ends with the same bits as if nothing had happened; one that had ended is only read out again.
+        one and ends with the same bits as if nothing had happened; one that had ended is only read out again. More
+        steps than before prolong it, unless the learning rate decays over them.
     resume : bool
         False: start anew, and remove the checkpoints that are in the folder.
     checkpoint_every : int
@@ -124,6 +131,10 @@ def fit(
     A checkpoint holds the parameters of model and guide, the optimiser, all random generators, the queue of pixels,
     the losses, and what the loss object counts. What a model of your own keeps in plain Python attributes, it does
     not hold: register it as a buffer.
+
+    Under ``torchrun``, or in a process group of `torch.distributed`, all processes train one pair: each must make
+    this call with the whole scene and computes its share of every batch, see `pyro_unmix.workers.Workers`. All return
+    the same result. The first one shows progress and writes checkpoints; `callback` is called by all of them.
     """
     cubes = as_cube_sequence(cube_sequence)
     seed = positive_int(seed, "seed", minimum=0)
@@ -133,6 +144,7 @@ def fit(
     _check_programs(model, guide)
     _check_settings(loss, estimate, callback)
     if device is not None:
+        device = device_of_worker(device)
         model.to(device)
         if hasattr(guide, "to"):
             guide.to(device)
@@ -146,15 +158,19 @@ def fit(
     keeper = None
     if checkpoint is not None:
         keeper = Checkpoints(checkpoint, every=checkpoint_every, resume=resume)
+    workers = join(pixels.device)
+    progress = progress and workers.is_first
     with _undisturbed(seed, pixels.device):
         scale = 1.0 / (int(valid.sum()) * pixels.shape[-1])
+        observed = ObservedPixels(plan.num_pixels, len(pixels))
         _forget_gradients(model, guide)
-        svi = _CheckedSVI(
-            poutine.scale(model, scale=scale),
-            poutine.scale(guide, scale=scale),
-            _Optimiser(learning_rate, plan.decay_per_step),
+        svi = CheckedSVI(
+            poutine.scale(observed(model), scale=scale),
+            poutine.scale(observed(guide), scale=scale),
+            Optimiser(learning_rate, plan.decay_per_step),
             loss,
             cubes,
+            workers,
         )
         batches = Batches(valid.any(1).nonzero().squeeze(1), plan.batch_size, seed)
         run = Run(model, guide, svi, loss, pixels, valid, batches, plan.settings(seed))
@@ -162,8 +178,9 @@ def fit(
         store = loose_params(model, guide)
         try:
             dataset = read_out(
-                model, guide, cubes, estimate=estimate, seed=seed, store=store, progress=progress
-            )
+                model, guide, cubes, estimate=estimate, seed=seed, store=store, progress=progress,
+                workers=workers,
+            )  # fmt: skip
         except torch.linalg.LinAlgError as error:
             raise svi.failed(f"the last step left no posterior ({error})") from error
         if not np.isfinite(dataset["abundances"]).all():
@@ -254,12 +271,11 @@ class _Plan:
         self.decay = decay
 
     def settings(self, seed: int) -> dict[str, Any]:
-        """What the steps depend on."""
+        """What the steps depend on; on their number only where the learning rate does."""
         return {
-            "num_steps": self.num_steps,
-            "until_converged": self.until_converged,
             "batch_size": self.batch_size,
             "learning_rate_decay": self.decay,
+            **({} if self.decay == 1 else {"num_steps": self.num_steps}),
             "seed": seed,
             "num_pixels": self.num_pixels,
         }
@@ -288,22 +304,27 @@ def _train(
     callback: Callable[[int, float], None] | None,
 ) -> None:
     """Train until the plan is fulfilled or somebody presses Ctrl-C."""
+    workers = run.svi.workers
+    run.check_workers()
     if not plan.num_steps:
         return
     bar = tqdm(total=plan.num_steps, disable=not progress, desc="fit", unit="step")
     try:
-        resumed = keeper is not None and keeper.begin(run)
+        resumed = keeper is not None and keeper.begin(run, plan.num_steps)
         if not resumed:
-            run.prepare()
+            run.begin()
         bar.update(len(run.losses))
-        with held_interrupts() as release:
+        with held_interrupts(workers.any) as release:
             _steps(run, plan, keeper, bar, callback, release)
         run.svi.check_parameters()
-        if plan.finished(run.losses):
+        if plan.finished(run.losses) and workers.is_first:
             logger.info("ELBO converged after %d steps", len(run.losses))
     except KeyboardInterrupt:
-        logger.warning("interrupted after %d of %d steps", len(run.losses), plan.num_steps)
+        if workers.is_first:
+            logger.warning("interrupted after %d of %d steps", len(run.losses), plan.num_steps)
         if not run.between_steps:  # a second Ctrl-C, in the middle of a step
+            if workers.size > 1:  # the others wait for this one
+                raise
             return
     finally:
         bar.close()

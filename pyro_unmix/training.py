@@ -20,9 +20,11 @@ from pyro.infer import SVI
 from pyro.optim import PyroOptim
 from pyro.optim.clipped_adam import ClippedAdam
 from pyro.params.param_store import normalize_param_name
+from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyro_unmix._check import in_range
+from pyro_unmix.workers import Workers
 
 logger = logging.getLogger(__name__)
 
@@ -43,18 +45,27 @@ class CheckedSVI(SVI):
         Of `pyro.infer.SVI`.
     cubes : DataArray, optional
         The scene, in whose terms a failure is described.
+    workers : Workers, optional
+        Those that make the step together; default this process alone.
     """
 
     def __init__(
-        self, model: Any, guide: Any, optim: Any, loss: Any, cubes: xr.DataArray | None = None
+        self,
+        model: Any,
+        guide: Any,
+        optim: Any,
+        loss: Any,
+        cubes: xr.DataArray | None = None,
+        workers: Workers | None = None,
     ) -> None:
         super().__init__(model, guide, optim, loss)
         self.cubes = cubes
+        self.workers = Workers() if workers is None else workers
         # Every parameter, and its value when the loss was last finite.
         self._good: dict[str, tuple[Tensor, Tensor]] = {}
 
-    def step(self, *args: Any, **kwargs: Any) -> float:
-        """One step on a batch; its loss."""
+    def step(self, *args: Any, weight: float = 1.0, **kwargs: Any) -> float:
+        """One step on a batch, or on this worker's share of one, which is `weight` of it; the loss of the batch."""
         random_state = torch.random.get_rng_state()
         with poutine.trace(param_only=True) as capture:
             try:
@@ -67,16 +78,17 @@ class CheckedSVI(SVI):
             for name, site in sites
             if site["type"] == "param"
         }
-        if not math.isfinite(loss):
+        whole = self.workers.average(loss, weight)
+        if not math.isfinite(whole):
             self.check_parameters()
             torch.random.set_rng_state(random_state)
-            blame = _describe_failure(self.model, self.guide, args, kwargs, self.cubes)
-            raise self.failed(f"the loss became {loss}{blame}")
+            raise self.failed(f"the loss became {whole}{self._blame(loss, args, kwargs)}")
+        self.workers.average_gradients(params.values(), weight)
         self._good = {name: (value, value.detach().clone()) for name, value in params.items()}
         self.optim(params.values())
         for value in params.values():
             value.grad = None
-        return loss
+        return whole
 
     def meet_parameters(self, *args: Any, **kwargs: Any) -> None:
         """Run both programs once, so that parameters which are made at the first call exist."""
@@ -88,6 +100,13 @@ class CheckedSVI(SVI):
         """The error to raise; the last good parameters are back."""
         self._restore()
         return NonFiniteLossError(f"{reason}; {_ADVICE}")
+
+    def _blame(self, loss: float, args: Any, kwargs: Any) -> str:
+        """Which site is to blame, of the first worker that has one."""
+        blame = ""
+        if not math.isfinite(loss):
+            blame = _describe_failure(self.model, self.guide, args, kwargs, self.cubes)
+        return self.workers.first_of(blame)
 
     def check_parameters(self) -> None:
         """Raise if the last step left a parameter that is not finite: its gradient was not."""
@@ -196,11 +215,39 @@ class Batches:
         self._generator.set_state(state["generator"])
 
 
+class ObservedPixels(Messenger):
+    """Scales a plate of all pixels to the number of those that batches are taken from.
+
+    A plate must have the size of the scene, because parameters and known abundances of a pixel have its number. The
+    pixels without any date are in no batch, so that each of the others stands for too many.
+
+    Parameters
+    ----------
+    num_observed, total : int
+    """
+
+    def __init__(self, num_observed: int, total: int) -> None:
+        super().__init__()
+        self.num_observed, self.total = num_observed, total
+
+    def _pyro_sample(self, msg: Any) -> None:
+        frames = [f for f in msg["cond_indep_stack"] if f.dim == -1]
+        if self.num_observed < self.total and any(f.full_size == self.total for f in frames):
+            msg["scale"] = msg["scale"] * (self.num_observed / self.total)
+
+
 @contextmanager
-def held_interrupts() -> Iterator[Callable[[], None]]:
+def held_interrupts(
+    agreed: Callable[[bool], bool] = bool,
+) -> Iterator[Callable[[], None]]:
     """Ctrl-C waits for the next call of the function that this yields; a second Ctrl-C does not wait.
 
     A step that is broken off halfway would leave some parameters moved and others not.
+
+    Parameters
+    ----------
+    agreed : callable
+        Whether to stop, given whether Ctrl-C was pressed here; several workers stop after the same step.
     """
     pending: list[int] = []
 
@@ -210,7 +257,7 @@ def held_interrupts() -> Iterator[Callable[[], None]]:
         pending.append(number)
 
     def release() -> None:
-        if pending:
+        if agreed(bool(pending)):
             raise KeyboardInterrupt
 
     in_main = threading.current_thread() is threading.main_thread()
@@ -267,8 +314,8 @@ def _where(
     # By contract there is one site per quantity and date, and its name ends in the date.
     number = re.search(r"_(\d+)$", name)
     if number and 1 <= int(number[1]) <= cubes.sizes["time"]:
-        position = int(number[1]) - 1
-        parts.append(f"at time position {position}{_date(cubes, position)}")
+        date, num_dates = int(number[1]), cubes.sizes["time"]
+        parts.append(f"at date {date} of {num_dates}{_date(cubes, date - 1)}")
     in_plate = any(f.dim == -1 and f.name == "pixels" for f in site["cond_indep_stack"])
     if in_plate and index is not None and bad.dim() and bad.shape[-1] == len(index):
         failed = index[bad.reshape(-1, len(index)).any(0)].sort().values.tolist()

@@ -160,6 +160,23 @@ def test_a_fit_that_had_ended_is_only_read_out(tmp_path):
     assert_same_bits(everything(again), everything(first))
 
 
+def test_a_fit_can_be_prolonged(tmp_path):
+    settings = {"learning_rate_decay": 1.0}
+    expected = everything(run("ours", num_steps=12, **settings))
+    run("ours", tmp_path, num_steps=7, **settings)
+    assert_same_bits(everything(run("ours", tmp_path, num_steps=12, **settings)), expected)
+    model, guide = ours()
+    with pytest.raises(ValueError, match="has made 12 steps, and num_steps is 5: ask for as many"):
+        run(folder=tmp_path, pair=(model, guide), num_steps=5, **settings)
+    assert_same_bits(dict(model.state_dict()), dict(ours()[0].state_dict()))
+
+
+def test_a_decaying_rate_says_why_a_fit_cannot_be_prolonged(tmp_path):
+    run("ours", tmp_path)
+    with pytest.raises(ValueError, match="decays over num_steps: only with learning_rate_decay=1"):
+        run("ours", tmp_path, num_steps=13)
+
+
 def test_what_the_loss_counts_is_kept(tmp_path):
     def loss():
         return WeightedELBO(Ramp(10, 2.0))
@@ -287,7 +304,8 @@ def test_a_fit_in_a_thread_leaves_signals_alone(tmp_path):
 # kill -9
 
 HELPER = """
-import os, pathlib, random, signal, sys, time
+import os, pathlib, random, signal, sys, threading, time
+import tqdm
 sys.path.insert(0, {tests!r})
 import test_checkpoint
 from pyro_unmix import checkpoint
@@ -307,6 +325,8 @@ def died(child):
     return os.WIFSIGNALED(os.waitpid(child, 0)[1])
 
 here = pathlib.Path(sys.argv[1])
+# Progress bars share a semaphore with the processes that are forked; one that is killed must not keep it.
+tqdm.tqdm.set_lock(threading.RLock())
 test_checkpoint.run(num_steps=2)  # what torch does once, it does before the forks
 {body}
 """
@@ -320,7 +340,7 @@ done = 0
 while True:
     child = forked(lambda: test_checkpoint.work(here / "resumed.pt", here / "kept"))
     if done < kills:
-        time.sleep(rng.uniform(0, 2 * length / kills))
+        time.sleep(rng.uniform(0, length / kills))
         os.kill(child, signal.SIGKILL)
     if not died(child):
         break
@@ -514,7 +534,7 @@ def test_a_malicious_file_is_refused_and_not_run(kind, tmp_path):
 def test_a_checkpoint_of_another_format_is_refused(tmp_path):
     torch.save({"format": 99}, tmp_path / "new.pt")
     hashed(tmp_path, (tmp_path / "new.pt").read_bytes())
-    with pytest.raises(ValueError, match="has format 99, this version goes on from 1"):
+    with pytest.raises(ValueError, match="has format 99, this version goes on from 2"):
         run("ours", tmp_path)
 
 

@@ -1,0 +1,274 @@
+"""How step, preparation, read-out and memory grow with pixels, dates, bands and materials.
+
+    OMP_NUM_THREADS=1 python benchmarks/growth.py --plot growth.png
+
+One axis of the shape grows, the others stay at `BASE`. Everything runs the default guide. See benchmarks/README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+import xarray as xr
+from _floor import BATCH_SIZE
+from speed import PyroStep
+
+from pyro_unmix import (
+    DCT,
+    SGLMM,
+    ConjugateGuide,
+    FixedEndmembers,
+    Independent,
+    JumpWalk,
+    PosteriorMean,
+    WhiteNoise,
+    fit,
+    simulate,
+)
+from pyro_unmix.posterior import as_tensors, prepare, read_out
+from pyro_unmix.training import Batches
+
+
+@dataclass(frozen=True)
+class Shape:
+    """N pixels, T dates, L bands, P materials."""
+
+    N: int = 500
+    T: int = 4
+    L: int = 64
+    P: int = 3
+
+
+BASE = Shape()
+AXES: dict[str, list[int]] = {
+    "N": [1000, 10_000, 100_000, 1_000_000],
+    "T": [2, 4, 8, 16, 32, 64],
+    "L": [10, 25, 50, 100, 200, 400],
+    "P": [2, 3, 4, 6, 8, 12],
+}
+QUICK = {"N": [128, 256], "T": [2, 3], "L": [10, 20], "P": [2, 3]}
+#: What is timed, and the unit. A step is of a batch of 128 pixels.
+QUANTITIES = {"step": "CPU ms", "prepare": "CPU s", "read-out": "CPU s"}
+#: Most pixels whose preparation and read-out are timed: beyond, they take minutes.
+MOST_PIXELS = 10_000
+MEMORY = {"full": [1000, 10_000, 40_000], "quick": [128, 256]}
+
+
+def make_pair(shape: Shape) -> tuple[SGLMM, ConjugateGuide]:
+    """The default guide on a model of known endmembers."""
+    spectra = simulate.library(np.linspace(400, 2500, shape.L)).values
+    model = SGLMM(
+        FixedEndmembers(spectra[:, : shape.P]),
+        basis=DCT(2, scale=0.1),
+        abundance_prior=JumpWalk(),
+        variability_prior=Independent(),
+        noise=WhiteNoise(0.01),
+    )
+    return model, ConjugateGuide(model)
+
+
+def make_cubes(shape: Shape, model: SGLMM) -> xr.DataArray:
+    """Some hundred pixels drawn from the model, repeated."""
+    drawn = model.sample_sequence(min(shape.N, 500), shape.T)["pixels"].numpy()
+    cubes = np.resize(drawn, (1, shape.N, *drawn.shape[1:])).transpose(2, 0, 1, 3)
+    return xr.DataArray(cubes, dims=("time", "y", "x", "wavelength"))
+
+
+def measure(shape: Shape, num_rounds: int) -> dict[str, float]:
+    """CPU time of every quantity; without those that would take too long."""
+    model, guide = make_pair(shape)
+    cubes = make_cubes(shape, model)
+    pixels, valid = as_tensors(cubes, model)
+    few = slice(0, min(shape.N, MOST_PIXELS))
+    step = PyroStep(model, guide, pixels[few], valid[few])
+    step.pixels, step.valid = pixels, valid
+    repeats = -(-shape.N // len(pixels[few]))
+    step.features = {
+        k: v.repeat(repeats, *[1] * (v.dim() - 1))[: shape.N] for k, v in step.features.items()
+    }
+    batches, times = Batches(torch.arange(shape.N), min(BATCH_SIZE, shape.N), 0), []
+    next(batches)  # shuffles all pixels, once in a pass over them
+    for _ in range(num_rounds + 2):
+        with step.around():
+            times.append(_cpu(lambda: step(next(batches))))
+    found = {"step": 1e3 * float(np.median(times[2:] or times))}
+    if shape.N <= MOST_PIXELS:
+        found["prepare"] = _cpu(lambda: prepare(guide, pixels, valid))
+        estimate = PosteriorMean()
+        found["read-out"] = _cpu(lambda: read_out(model, guide, cubes, estimate=estimate))
+    return found
+
+
+def _cpu(function: Callable[[], Any]) -> float:
+    started = time.process_time()
+    function()
+    return time.process_time() - started
+
+
+def sweep(axes: dict[str, list[int]], num_rounds: int, base: Shape = BASE) -> list[dict[str, Any]]:
+    """One record per axis and value."""
+    records = []
+    for axis, values in axes.items():
+        for value in values:
+            found = measure(replace(base, **{axis: value}), num_rounds)
+            records.append({"axis": axis, "value": value, **found})
+            print(f"{axis} = {value}: " + ", ".join(f"{k} {v:.3g}" for k, v in found.items()),
+                  flush=True)  # fmt: skip
+    return records
+
+
+def slope(values: Sequence[float], times: Sequence[float]) -> float:
+    """Of log time over log value, by least squares over the upper half (at least two points)."""
+    half = max(2, (len(values) + 1) // 2)
+    return float(np.polyfit(np.log(values[-half:]), np.log(times[-half:]), 1)[0])
+
+
+def slopes(records: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Axis, quantity and slope: 1 is linear, 0 is independent."""
+    found: dict[str, dict[str, float]] = {}
+    for axis in dict.fromkeys(record["axis"] for record in records):
+        for quantity in QUANTITIES:
+            rows = [r for r in records if r["axis"] == axis and quantity in r]
+            if len(rows) > 1:
+                pairs = [r["value"] for r in rows], [r[quantity] for r in rows]
+                found.setdefault(axis, {})[quantity] = slope(*pairs)
+    return found
+
+
+# ------------------------------------------------------------------------------- memory
+
+
+def peak_memory(num_pixels: int, folder: Path) -> dict[str, float]:
+    """MB of the images on disk, and by how much a fit of them raised the peak of a fresh process."""
+    command = [sys.executable, __file__, "--child", str(num_pixels), str(folder)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _child(num_pixels: int, folder: Path) -> dict[str, float]:
+    torch.set_num_threads(1)
+    shape = replace(BASE, N=num_pixels)
+    model, guide = make_pair(shape)
+    path = folder / f"{num_pixels}.npy"
+    dims = ("time", "y", "x", "wavelength")
+    small = make_cubes(replace(shape, N=500), model).values
+    fit(model, guide, small, num_steps=2, progress=False)  # what any fit needs
+    on_disk = np.lib.format.open_memmap(path, "w+", "float32", (shape.T, 1, num_pixels, shape.L))
+    for start in range(0, num_pixels, 500):
+        on_disk[:, :, start : start + 500] = small[:, :, : num_pixels - start]
+    on_disk.flush()
+    del on_disk
+    before = _peak()
+    cubes = xr.DataArray(np.load(path, mmap_mode="r"), dims=dims)
+    fit(model, guide, cubes, num_steps=5, progress=False)
+    return {"N": num_pixels, "images MB": path.stat().st_size / 1e6, "peak MB": _peak() - before}
+
+
+def _peak() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+
+
+# ------------------------------------------------------------------------------- printing
+
+
+def report(found: dict[str, Any]) -> str:
+    """Markdown tables."""
+    lines = ["| axis | " + " | ".join(f"{q}: slope" for q in QUANTITIES) + " |"]
+    lines.append("|---|" + "---:|" * len(QUANTITIES))
+    for axis, of in found["slopes"].items():
+        cells = (f"{of[q]:.2f}" if q in of else "-" for q in QUANTITIES)
+        lines.append(f"| {axis} | {' | '.join(cells)} |")
+    if found["memory"]:
+        lines += ["", "| N | images MB | a fit adds MB |", "|---:|---:|---:|"]
+        for row in found["memory"]:
+            lines.append(f"| {row['N']} | {row['images MB']:.1f} | {row['peak MB']:.0f} |")
+    return "\n".join(lines)
+
+
+def plot(records: list[dict[str, Any]], path: Path) -> None:
+    """Log-log, a panel for each axis."""
+    axes = list(dict.fromkeys(record["axis"] for record in records))
+    names = {"N": "pixels", "T": "dates", "L": "bands", "P": "materials"}
+    figure, panels = plt.subplots(1, len(axes), figsize=(3.2 * len(axes), 3), squeeze=False)
+    for axis, panel in zip(axes, panels[0], strict=True):
+        for number, (quantity, unit) in enumerate(QUANTITIES.items()):
+            rows = [r for r in records if r["axis"] == axis and quantity in r]
+            label = f"{quantity} ({unit})"
+            panel.loglog([r["value"] for r in rows], [r[quantity] for r in rows], "os^"[number] + "-",
+                         markersize=4, linewidth=1, label=label)  # fmt: skip
+        values = [record["value"] for record in records if record["axis"] == axis]
+        panel.set_xticks(values, [f"{value:g}" for value in values])
+        panel.set_xticks([], minor=True)
+        panel.set_xlabel(f"{names[axis]} {axis}")
+        panel.grid(True, which="major", linewidth=0.4)
+    panels[0, 0].set_ylabel("time")
+    panels[0, -1].legend(fontsize=7, frameon=False)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    """Run what the command line asks for; returns what was measured."""
+    options = _parser().parse_args(arguments)
+    if options.child:
+        print(json.dumps(_child(int(options.child[0]), Path(options.child[1]))))
+        return {}
+    axes = {axis: (QUICK if options.quick else AXES)[axis] for axis in options.axes}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            if options.quick:
+                records = sweep(axes, 1, replace(BASE, N=128))
+            else:
+                records = sweep(axes, options.rounds)
+    finally:
+        torch.set_num_threads(threads)
+    if options.plot:
+        plot(records, options.plot)
+    found: dict[str, Any] = {"records": records, "slopes": slopes(records), "memory": []}
+    if not options.no_memory:
+        with tempfile.TemporaryDirectory() as folder:
+            for num_pixels in MEMORY["quick" if options.quick else "full"]:
+                found["memory"].append(peak_memory(num_pixels, Path(folder)))
+    print(f"\n{report(found)}")
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=1))
+    return found
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--axes", nargs="+", choices=AXES, default=list(AXES), metavar="AXIS",
+                        help="which of N T L P grow (all)")  # fmt: skip
+    parser.add_argument("--rounds", type=int, default=9, help="steps of each shape (9)")
+    parser.add_argument("--quick", action="store_true", help="small shapes, one round")
+    parser.add_argument(
+        "--no-memory", action="store_true", help="leave out the peak memory of fits"
+    )
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="a log-log picture")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
+    parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
+    return parser
+
+
+if __name__ == "__main__":
+    main()
