@@ -11,31 +11,64 @@ import xarray as xr
 from pyro_unmix._check import in_range, positive_int
 from pyro_unmix.cubes import from_pixels
 from pyro_unmix.posterior import iterate_draws
+from pyro_unmix.predictive import iterate_predictive
 
 
 def draw_maps(result: Any, cubes: xr.DataArray, num_samples: int, seed: int) -> xr.DataArray:
     """Posterior draws of the abundances of an `Unmixing`; see `Unmixing.sample`."""
     num_samples = positive_int(num_samples, "num_samples")
     parts = [draws.cpu().numpy() for draws in _draws(result, cubes, num_samples, seed)]
-    return xr.concat(_maps(result, cubes, np.concatenate(parts, axis=1)), dim="sample")
+    maps = xr.concat(_maps(result, cubes, np.concatenate(parts, axis=1)), dim="sample")
+    return _at_dates_of(result, maps)
 
 
 def quantile_maps(
     result: Any, cubes: xr.DataArray, q: Any, num_samples: int, seed: int
 ) -> xr.DataArray:
     """Posterior quantiles of the abundances of an `Unmixing`; see `Unmixing.quantile`."""
+    levels = _levels(q)
+    num_samples = positive_int(num_samples, "num_samples", minimum=2)
+    parts = [_quantiles(d, levels) for d in _draws(result, cubes, num_samples, seed)]
+    maps = _maps(result, cubes, np.concatenate(parts, axis=1))
+    return _at_dates_of(result, _stacked(maps, levels, q))
+
+
+def reflectance_quantiles(
+    result: Any, cubes: xr.DataArray, q: Any, num_samples: int, seed: int
+) -> xr.DataArray:
+    """Quantiles of the posterior predictive of an `Unmixing`; see `Unmixing.reflectance_quantile`."""
+    levels = _levels(q)
+    num_samples = positive_int(num_samples, "num_samples", minimum=2)
+    seed = positive_int(seed, "seed", minimum=0)
+    draws = iterate_predictive(result.model, result.guide, cubes, num_samples, seed, result.store)
+    values = np.concatenate([_quantiles(d, levels) for d in draws], axis=1)
+    maps = [from_pixels(value, cubes, ["wavelength"], name="reflectance") for value in values]
+    return _at_dates_of(result, _stacked(maps, levels, q))
+
+
+def _levels(q: Any) -> list[float]:
     levels = [in_range(level, "q", 0.0, 1.0) for level in np.atleast_1d(np.asarray(q))]
     if not levels:
         raise ValueError("q must hold at least one number in [0, 1], got an empty list")
-    num_samples = positive_int(num_samples, "num_samples", minimum=2)
-    parts = []
-    for draws in _draws(result, cubes, num_samples, seed):
-        ordered = draws.sort(dim=0).values
-        parts.append(_interpolate_ranks(ordered, draws.new_tensor(levels)).cpu().numpy())
-    maps = _maps(result, cubes, np.concatenate(parts, axis=1))
+    return levels
+
+
+def _quantiles(draws: torch.Tensor, levels: list[float]) -> np.ndarray:
+    ordered = draws.sort(dim=0).values
+    return _interpolate_ranks(ordered, draws.new_tensor(levels)).cpu().numpy()
+
+
+def _stacked(maps: list[xr.DataArray], levels: list[float], q: Any) -> xr.DataArray:
     if np.ndim(q) == 0:
         return maps[0].assign_coords(quantile=levels[0])
     return xr.concat(maps, dim=xr.IndexVariable("quantile", levels))
+
+
+def _at_dates_of(result: Any, maps: xr.DataArray) -> xr.DataArray:
+    """The dates of a result: those of its images, or some of them and others between."""
+    if maps.sizes["time"] == result.dataset.sizes["time"]:
+        return maps
+    return maps.sel(time=result.dataset["time"].values)
 
 
 def _draws(result: Any, cubes: xr.DataArray, num_samples: int, seed: int) -> Any:

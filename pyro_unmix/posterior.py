@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -23,6 +23,7 @@ from pyro_unmix.cubes import from_pixels, to_pixels, valid_mask
 from pyro_unmix.mixing import change_detector, linear_regression
 
 _CHUNK_ELEMENTS = 6_000_000
+_ALL = slice(None)
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class PlugInMean(PosteriorMean):
     """Algorithm 1 of the ReDSUNN paper: every site's mean, fed forward; the std is of draws all the same."""
 
 
-class _FixedNoise(Messenger):
+class FixedNoise(Messenger):
     """Latent sites are computed from given standard-normal noise, the same for every pixel."""
 
     def __init__(self, noise: Any) -> None:
@@ -54,7 +55,7 @@ class _FixedNoise(Messenger):
         self.noise = noise
 
     def _pyro_sample(self, msg: Any) -> None:
-        if not msg["is_observed"] and msg["value"] is None and not _is_subsample(msg):
+        if is_latent(msg):
             msg["value"] = _from_noise(msg["fn"], msg["name"], self.noise)
 
 
@@ -62,35 +63,58 @@ class _Means(Messenger):
     """Every latent site takes its distribution's mean."""
 
     def _pyro_sample(self, msg: Any) -> None:
-        if not msg["is_observed"] and msg["value"] is None and not _is_subsample(msg):
+        if is_latent(msg):
             msg["value"] = msg["fn"].mean
 
 
-def _is_subsample(msg: Any) -> bool:
-    return msg["infer"].get("_subsample", False) or msg["type"] != "sample"
+def is_latent(msg: Any) -> bool:
+    """Whether a message of Pyro is of a latent site that has no value yet."""
+    if msg["is_observed"] or msg["value"] is not None or msg["type"] != "sample":
+        return False
+    return not msg["infer"].get("_subsample", False)
 
 
-def _from_noise(fn: Any, name: str, noise: Any) -> Tensor:
-    """A draw of `fn` as a function of noise, where that is known; see `Noise` in the guides."""
-    size = int(np.prod(fn.event_shape)) if fn.event_shape else 1
+def value_from_noise(fn: Any, noise: Callable[[], Tensor]) -> Tensor | None:
+    """The draw that `fn.rsample` makes of standard-normal noise; None where no way to make it is known.
+
+    Parameters
+    ----------
+    fn : distribution
+    noise : callable
+        Gives noise that broadcasts to a draw of `fn`; only called where `fn` is random.
+    """
     if hasattr(fn, "from_noise"):
-        return fn.from_noise(noise(name, size))
+        return fn.from_noise(noise())
     base = fn.base_dist if isinstance(fn, dist.Independent) else fn
     while isinstance(base, (dist.Independent, dist.ExpandedDistribution)):
         base = base.base_dist
     if isinstance(base, dist.Delta):
         return fn.mean
     if isinstance(base, dist.Normal):
-        draws = noise(name, size)
-        return base.loc + base.scale * (draws if fn.event_shape else draws.squeeze(-1))
+        return base.loc + noise() * base.scale
     if isinstance(base, dist.MultivariateNormal):
-        step = base.scale_tril @ noise(name, size).unsqueeze(-1)
+        step = base.scale_tril @ noise().unsqueeze(-1)
         return base.loc + step.squeeze(-1)
-    raise TypeError(
-        f"site {name!r} of the guide is {type(base).__name__}, which cannot be drawn with common "
-        "noise: use Normal, MultivariateNormal, PrecisionNormal or Delta, or give the distribution "
-        "a from_noise(noise) method"
-    )
+    return None
+
+
+def _from_noise(fn: Any, name: str, noise: Any) -> Tensor:
+    """A draw of `fn` as a function of noise; see `Noise` in the guides."""
+    size = int(np.prod(fn.event_shape)) if fn.event_shape else 1
+
+    def draws() -> Tensor:
+        found = noise(name, size)
+        return found if fn.event_shape or hasattr(fn, "from_noise") else found.squeeze(-1)
+
+    value = value_from_noise(fn, draws)
+    if value is None:
+        kind = fn.base_dist if isinstance(fn, dist.Independent) else fn
+        raise TypeError(
+            f"site {name!r} of the guide is {type(kind).__name__}, which cannot be drawn with common "
+            "noise: use Normal, MultivariateNormal, PrecisionNormal or Delta, or give the distribution "
+            "a from_noise(noise) method"
+        )
+    return value
 
 
 class Noise:
@@ -175,7 +199,7 @@ def draw_abundances(
     drawn = guide.draw(pixels, valid, features, noise) if hasattr(guide, "draw") else None
     if drawn is None:
         abundances, variability = _run(
-            model, guide, _FixedNoise(noise), pixels, valid, features, index, size
+            model, guide, FixedNoise(noise), pixels, valid, features, index, size
         )
         shape = (noise.num_samples, *abundances.shape[-3:])
         drawn = abundances.expand(shape), variability.reshape(-1, *variability.shape[-4:]).mean(0)
@@ -217,13 +241,15 @@ def iterate_draws(
     seed: int,
     store: ParamStore | None = None,
     place: tuple[np.ndarray, int] | None = None,
+    rows: slice = _ALL,
 ) -> Iterator[tuple[slice, dict[str, Any]]]:
-    """Chunk by chunk: what was drawn, and the chunk's tensors; `store` as `loose_params` gave it, `place` as
-    `read_out` takes it.
+    """Chunk by chunk of `rows` of the pixels: what was drawn, and the chunk's tensors; `store` as `loose_params` gave
+    it, `place` as `read_out` takes it.
     """
     pixels, valid = as_tensors(cubes, model)
+    numbers, size = (np.arange(len(pixels)), len(pixels)) if place is None else place
+    pixels, valid, numbers = pixels[rows], valid[rows], numbers[rows]
     num_pixels, num_dates, num_bands = pixels.shape
-    numbers, size = (np.arange(num_pixels), num_pixels) if place is None else place
     with quiet_pyro(store), torch.no_grad():
         for part in chunks(num_pixels, num_dates * max(num_bands, 8 * num_samples)):
             y, v = pixels[part], valid[part]
@@ -255,6 +281,7 @@ def read_out(
     store: ParamStore | None = None,
     progress: bool = False,
     place: tuple[np.ndarray, int] | None = None,
+    workers: Any = None,
 ) -> xr.Dataset:
     """The posterior of every pixel and date as a labelled dataset.
 
@@ -272,6 +299,8 @@ def read_out(
         Show a bar over the pixels.
     place : tuple of array (N,) and int, optional
         Of a tile: the numbers of its pixels in the whole scene, and how many pixels that has.
+    workers : Workers, optional
+        Those that read out a part of the pixels each; all get the whole.
 
     Returns
     -------
@@ -280,14 +309,12 @@ def read_out(
         endmember), ``change``, ``valid`` (time, y, x), ``reference_endmembers`` (wavelength, endmember) and
         ``components`` (wavelength, component, endmember).
     """
-    parts: dict[str, list[np.ndarray]] = {}
-    bar = tqdm(
-        total=cubes.sizes["y"] * cubes.sizes["x"],
-        disable=not progress,
-        desc="read out",
-        unit="pixel",
-    )
-    draws = iterate_draws(model, guide, cubes, estimate.num_samples, seed, store, place)
+    parts: dict[str, list[Tensor]] = {}
+    total = cubes.sizes["y"] * cubes.sizes["x"]
+    shared = workers is not None and 1 < workers.size <= total
+    rows = workers.rows(total) if shared else slice(0, total)
+    bar = tqdm(total=rows.stop, disable=not progress, desc="read out", unit="pixel")
+    draws = iterate_draws(model, guide, cubes, estimate.num_samples, seed, store, place, rows)
     for part, chunk in draws:
         drawn, variability = chunk["draws"], chunk["variability"]
         values = {"abundances": drawn.mean(0), "abundances_std": drawn.std(0)}
@@ -297,10 +324,13 @@ def read_out(
         values["variability"] = variability
         values["change"] = _change(model, chunk, values["abundances"], variability)
         for name, value in values.items():
-            parts.setdefault(name, []).append(value.cpu().numpy())
+            parts.setdefault(name, []).append(value.cpu())
         bar.update(part.stop - part.start)
     bar.close()
-    return _to_dataset(model, cubes, {k: np.concatenate(v) for k, v in parts.items()})
+    maps = {name: torch.cat(values) for name, values in parts.items()}
+    if shared:
+        maps = workers.gathered(maps, total)
+    return _to_dataset(model, cubes, {name: value.numpy() for name, value in maps.items()})
 
 
 def _change(model: Any, chunk: dict[str, Any], abundances: Tensor, variability: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ import xarray as xr
 from pyro_unmix._check import positive_int
 from pyro_unmix._threads import one_thread
 from pyro_unmix.cubes import DIMS, as_cube_sequence, check_bands
+from pyro_unmix.dates import dated
 from pyro_unmix.io.writers import need
 from pyro_unmix.posterior import ParamStore, PosteriorMean, read_out
 
@@ -60,8 +61,10 @@ def as_lazy_cubes(cubes: xr.DataArray, tile: int | None = None) -> xr.DataArray:
     return lazy.chunk(chunks)
 
 
-def predict(result: Any, other_cubes: Any) -> tuple[xr.DataArray, xr.Dataset]:
-    """Cubes and read-out of other images by a fitted `Unmixing`; lazy ones of a DataArray in chunks."""
+def predict(result: Any, other_cubes: Any) -> tuple[Any, Any, xr.DataArray, xr.Dataset]:
+    """Model and guide at the dates of other images, these cubes, and their read-out by a fitted `Unmixing`; lazy ones
+    of a DataArray in chunks.
+    """
     lazy = is_lazy(other_cubes)
     cubes = as_lazy_cubes(other_cubes) if lazy else as_cube_sequence(other_cubes)
     bands = result.dataset.sizes["wavelength"]
@@ -74,11 +77,12 @@ def predict(result: Any, other_cubes: Any) -> tuple[xr.DataArray, xr.Dataset]:
     if "wavelength" in reference.coords:
         check_bands(reference["wavelength"], cubes)
     how: dict[str, Any] = {"estimate": result.estimate, "seed": result.seed, "store": result.store}
+    model, guide = dated(result.model, result.guide, cubes)
     if not lazy:
-        return cubes, read_out(result.model, result.guide, cubes, **how)
+        return model, guide, cubes, read_out(model, guide, cubes, **how)
     num_pixels = cubes.sizes["y"] * cubes.sizes["x"]
-    reader = TileReader(result.model, result.guide, num_pixels=num_pixels, **how)
-    return cubes, lazy_read_out(reader, cubes)
+    reader = TileReader(model, guide, num_pixels=num_pixels, **how)
+    return model, guide, cubes, lazy_read_out(reader, cubes)
 
 
 @dataclass(frozen=True)

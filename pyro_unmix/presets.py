@@ -202,6 +202,7 @@ def unmix(
     `choose_start` picks averaging window, endmembers, basis and rank by the marginal likelihood. The abundances drift
     and jump (`JumpWalk`); the variability is AR(1) where neighbouring dates correlate by more than 0.1 at the start,
     else independent; M0 and basis are kept, the scales, time constants and noise are learned with `ConjugateGuide`.
+    Where the sequence has dates, the transitions take the days between them; shifting all dates changes nothing.
 
     Parameters
     ----------
@@ -241,6 +242,7 @@ def unmix(
         abundance_prior=JumpWalk(),
         variability_prior=chain,
         noise=WhiteNoise(start.noise_scale),
+        dates=cubes["time"].values if "time" in cubes.coords else None,
         seed=seed,
     )
     guide = ConjugateGuide(model, correction=correction, seed=seed)

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from pyro_unmix import draws, prediction, saving, tile_store
+from pyro_unmix import dates as dates_module
+from pyro_unmix import draws, evidence, pixel_maps, prediction, saving, tile_store
 from pyro_unmix._threads import one_thread
 from pyro_unmix.cubes import as_cube_sequence
 from pyro_unmix.io import rasters, writers
-from pyro_unmix.per_pixel import decoded_endmembers, mixed_pixels
 from pyro_unmix.posterior import ParamStore, PosteriorMean
 
 
@@ -106,27 +106,7 @@ class Unmixing:
         DataArray (y, x, wavelength, endmember), reflectance
         """
         self._check_time(time)
-        reference = self._date_reference(time)
-        if "variability" not in self.dataset:
-            plane = self.abundances.isel(time=time, endmember=0, drop=True)
-            spectra = xr.ones_like(plane) * reference
-        else:
-            psi = self.dataset["variability"].isel(time=time)
-            if "components" in self.dataset:
-                parts = (
-                    self._combined(psi) + reference.transpose("wavelength", "endmember").to_numpy()
-                )
-            else:
-                parts = decoded_endmembers(self.model, psi)
-            plane = psi.isel(component=0, endmember=0, drop=True)
-            spectra = xr.DataArray(
-                parts,
-                dims=("y", "x", "wavelength", "endmember"),
-                coords={**plane.coords, **reference.coords},
-            )
-        spectra.attrs = {"long_name": "endmember reflectance", "units": "1"}
-        order = ("y", "x", "wavelength", "endmember")
-        return spectra.transpose(*order).rename("endmembers")
+        return pixel_maps.endmembers(self, time)
 
     def reconstruct(self, time: int = 0) -> xr.DataArray:
         """``M_n a_n`` of every pixel of one date, or what the model's own mixing gives.
@@ -136,47 +116,7 @@ class Unmixing:
         DataArray (y, x, wavelength), reflectance
         """
         self._check_time(time)
-        fractions = self.abundances.isel(time=time).transpose("y", "x", "endmember").to_numpy()
-        reference = self._date_reference(time).transpose("wavelength", "endmember")
-        spectra = fractions @ reference.to_numpy().T
-        if hasattr(self.model, "mix"):
-            psi = self.dataset["variability"].isel(time=time)
-            spectra = mixed_pixels(self.model, self.abundances.isel(time=time), psi)
-        elif "variability" in self.dataset:
-            psi = self.dataset["variability"].isel(time=time)
-            weighted = psi.transpose("y", "x", "component", "endmember").to_numpy()
-            weighted = weighted * fractions[:, :, None, :]
-            flat = self._components().reshape(len(reference), -1)
-            spectra = spectra + weighted.reshape(*fractions.shape[:2], -1) @ flat.T
-        plane = self.abundances.isel(time=time, endmember=0, drop=True)
-        coords = {k: v for k, v in reference.coords.items() if v.dims == ("wavelength",)}
-        return xr.DataArray(
-            spectra,
-            dims=("y", "x", "wavelength"),
-            coords={**plane.coords, **coords},
-            name="reconstruction",
-            attrs={"long_name": "reconstructed reflectance", "units": "1"},
-        )
-
-    def _date_reference(self, time: int) -> xr.DataArray:
-        """The spectra that the pixels of one date vary around (wavelength, endmember)."""
-        if "date_endmembers" in self.dataset:
-            return self.dataset["date_endmembers"].isel(time=time, drop=True)
-        return self.reference_endmembers
-
-    def _combined(self, psi: xr.DataArray) -> np.ndarray:
-        """``sum_k F_k diag(psi_k)`` of one date (y, x, L, P)."""
-        # one matrix product per material, instead of xarray's general contraction
-        return np.einsum(
-            "yxkp,lkp->yxlp",
-            psi.transpose("y", "x", "component", "endmember").to_numpy(),
-            self._components(),
-            optimize=True,
-        )
-
-    def _components(self) -> np.ndarray:
-        order = ("wavelength", "component", "endmember")
-        return self.dataset["components"].transpose(*order).to_numpy()
+        return pixel_maps.reconstruction(self, time)
 
     def unit_maximum(self) -> xr.DataArray:
         """Abundances as the references of Jasper Ridge and Samson define them.
@@ -188,15 +128,7 @@ class Unmixing:
         -------
         DataArray (time, y, x, endmember)
         """
-        peaks = xr.concat(
-            [self.endmembers(t).max("wavelength") for t in range(self.dataset.sizes["time"])],
-            dim="time",
-            coords="minimal",
-            compat="override",
-        ).transpose(*self.abundances.dims)
-        weighted = self.abundances * peaks.to_numpy().clip(min=0)
-        total = weighted.sum("endmember")
-        return (weighted / total.where(total > 0)).rename("unit_maximum_abundances")
+        return pixel_maps.unit_maximum(self)
 
     # ------------------------------------------------------------------ the posterior
 
@@ -239,8 +171,63 @@ class Unmixing:
         """
         if self.model is None:
             raise ValueError(self._no_posterior("predict"))
-        cubes, dataset = prediction.predict(self, other_cubes)
-        return replace(self, dataset=dataset, cubes=cubes)
+        model, guide, cubes, dataset = prediction.predict(self, other_cubes)
+        return replace(self, dataset=dataset, cubes=cubes, model=model, guide=guide)
+
+    def interpolate(self, dates: Any) -> Unmixing:
+        """The posterior at dates between the first and the last image, whether there is an image or not.
+
+        Parameters
+        ----------
+        dates : date or array of dates
+            Of the kind of the images' dates; the transitions take the time that passes.
+
+        Returns
+        -------
+        Unmixing
+            At these dates, given all images; ``valid`` where and when there is one.
+
+        Raises
+        ------
+        ValueError
+            If the model knows no dates, or a date is outside the sequence.
+        """
+        cubes = self._need_posterior("interpolate")
+        dates_module.need_dates(self.model, cubes)
+        dates_module.check_interpolation(dates, cubes)
+        return self._at(cubes, dates)
+
+    def forecast(self, dates: Any) -> Unmixing:
+        """The posterior at dates after the last image; as `interpolate`."""
+        cubes = self._need_posterior("forecast")
+        dates_module.need_dates(self.model, cubes)
+        dates_module.check_forecast(dates, cubes)
+        return self._at(cubes, dates)
+
+    def _at(self, cubes: xr.DataArray, dates: Any) -> Unmixing:
+        cubes, places = dates_module.with_dates(cubes, dates)
+        predicted = self.predict(cubes)
+        return replace(predicted, dataset=predicted.dataset.isel(time=places))
+
+    @one_thread()
+    def reflectance_quantile(
+        self, q: float | Sequence[float], *, num_samples: int = 200, seed: int = 0
+    ) -> xr.DataArray:
+        """Quantiles of what would be measured, noise included: the posterior predictive distribution.
+
+        Parameters
+        ----------
+        q : float or sequence of floats in [0, 1]
+        num_samples : int
+            Draws behind them.
+
+        Returns
+        -------
+        DataArray (time, y, x, wavelength), reflectance, with a leading ``quantile`` dim for a sequence
+            At the dates of this result; of all dates at once, so take few (`interpolate`, `forecast`) of a large scene.
+        """
+        cubes = self._need_posterior("reflectance_quantile")
+        return draws.reflectance_quantiles(self, cubes, q, num_samples, seed)
 
     def predict_to_zarr(
         self,
@@ -289,6 +276,24 @@ class Unmixing:
             predicted._known(), path, identity,
             num_workers=num_workers, overwrite=overwrite, progress=progress,
         )  # fmt: skip
+
+    @one_thread()
+    def diagnose(self, *, num_samples: int = 200, seed: int = 0) -> xr.Dataset:
+        """Where the posterior is not to be trusted, by importance weights ``p(y, z) / q(z | y)`` of the guide's draws.
+
+        Parameters
+        ----------
+        num_samples : int
+            Draws per pixel.
+
+        Returns
+        -------
+        Dataset (y, x)
+            ``elbo`` and ``importance_elbo``, lower bounds of each pixel's log evidence in nats: far apart, the guide is
+            loose. ``pareto_k``, the tail of the weights: above 0.7 the posterior of this pixel is not to be trusted,
+            below 0.5 it is good.
+        """
+        return evidence.diagnose(self, self._need_posterior("diagnose"), num_samples, seed)
 
     def _need_posterior(self, what: str) -> xr.DataArray:
         if self.model is None:

@@ -46,6 +46,14 @@ EXAMPLES: list[tuple[str, list[str], set[str]]] = [
         },
     ),
     ("ablation.py", [], {"losses"}),
+    ("idnet.py", [], {"abundances", "nonlinearity", "latents"}),
+    ("nonlinear_sequence.py", [], {"abundances", "nonlinearity"}),
+    ("latent_endmembers.py", [], {"abundances", "endmembers", "latents"}),
+    ("ablate_priors.py", [], {"errors"}),
+    ("ablate_guides.py", [], {"losses"}),
+    ("own_prior.py", [], {"trend"}),
+    ("irregular_dates.py", [], {"pixel"}),
+    ("model_choice.py", [], {"held_out"}),
 ]
 
 
@@ -158,6 +166,18 @@ def test_readme_code_runs(
     assert error < pu.metrics.score(untrained, scene)["NRMSE_A"]
     errors = re.findall(r"NRMSE_A (\S+)\n", capsys.readouterr().out)
     assert len(errors) == 3 and all(np.isfinite(float(error)) for error in errors)
+
+
+def test_readme_code_for_single_images_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    exec(compile(block_after("single-image-example"), "README.md", "exec"), names)
+    result, cube = names["result"], names["cube"]
+    assert isinstance(result, pu.Unmixing) and isinstance(cube, np.ndarray)
+    assert result.abundances.shape[1:3] == cube.shape[:2]
+    assert (tmp_path / "nonlinearity.png").stat().st_size > 1000
 
 
 def test_readme_has_two_commands() -> None:

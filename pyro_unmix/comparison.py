@@ -1,0 +1,112 @@
+"""Choosing between fits of the same images: held-out predictive density and evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from pyro_unmix._check import positive_int
+from pyro_unmix._threads import one_thread
+from pyro_unmix.cubes import to_pixels
+from pyro_unmix.evidence import LARGEST_PARETO_K, log_mean, log_weights, pareto_k
+
+
+@one_thread()
+def compare(
+    results: Mapping[str, Any], *, num_folds: int = 5, num_samples: int = 64, seed: int = 0
+) -> xr.Dataset:
+    """Rank fits of the same images by how well they predict spectra that they do not see.
+
+    The observed pixel-dates are split at random into folds. What a fit says about a fold is
+    ``log p(y_fold | y_rest) = log p(y) - log p(y_rest)``, both by importance weighting the guide's draws, with the
+    trained parameters as they are: there are few of them for all pixels, and what is compared are beliefs about
+    the states of a pixel. With one date it is the evidence.
+
+    Parameters
+    ----------
+    results : mapping of name to Unmixing
+        Each with a posterior and with its images, which must be the same: fits that differ in priors, bases, their
+        ranks, numbers of materials, or guides.
+    num_folds : int
+    num_samples : int
+        Draws behind every evidence.
+    seed : int
+        Of folds and draws.
+
+    Returns
+    -------
+    Dataset (fit), the best first
+        ``held_out``: log predictive density, nats per held-out value. ``held_out_se``: standard error over pixels of
+        its difference to the best fit. ``importance_elbo`` and ``elbo``: nats per observed value. ``unreliable``: share
+        of pixels whose Pareto k is above 0.7, so that these numbers cannot be trusted there. ``.to_dataframe()`` shows
+        it as a table.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If there are not two results with a posterior, or they are of different images.
+    """
+    cubes = _same_cubes(results)
+    num_folds = positive_int(num_folds, "num_folds", minimum=2)
+    num_samples = positive_int(num_samples, "num_samples", minimum=2)
+    seed = positive_int(seed, "seed", minimum=0)
+    pixels, valid = to_pixels(cubes)
+    fold = np.random.default_rng(seed).integers(num_folds, size=valid.shape)
+    held_out: dict[str, np.ndarray] = {}
+    columns: dict[str, list[float]] = {"importance_elbo": [], "elbo": [], "unreliable": []}
+    num_values = valid.sum() * pixels.shape[-1]
+    seen = valid.any(1)
+    for name, result in results.items():
+        weights = log_weights(result, cubes, num_samples, seed)
+        evidence = log_mean(weights)
+        columns["importance_elbo"].append(evidence.sum() / num_values)
+        columns["elbo"].append(weights.mean(0).sum() / num_values)
+        columns["unreliable"].append(float(np.mean(pareto_k(weights)[seen] > LARGEST_PARETO_K)))
+        held_out[name] = np.zeros(len(pixels))
+        for number in range(num_folds):
+            kept = _without(cubes, fold == number)
+            rest = log_mean(log_weights(result, kept, num_samples, seed)) if kept is not None else 0
+            held_out[name] += evidence - rest
+    totals = np.array([values.sum() for values in held_out.values()]) / num_values
+    best = list(held_out)[int(totals.argmax())]
+    columns["held_out"] = totals.tolist()
+    columns["held_out_se"] = [
+        float(np.std((values - held_out[best])[seen]) * np.sqrt(seen.sum()) / num_values)
+        for values in held_out.values()
+    ]
+    order = ("held_out", "held_out_se", "importance_elbo", "elbo", "unreliable")
+    table = xr.Dataset(
+        {name: ("fit", np.asarray(columns[name])) for name in order}, coords={"fit": list(results)}
+    )
+    return table.isel(fit=np.argsort(-totals, kind="stable"))
+
+
+def _same_cubes(results: Mapping[str, Any]) -> xr.DataArray:
+    if not isinstance(results, Mapping):
+        raise TypeError(
+            f"results must map names to results, such as {{'rank 2': fit(...)}}, got {type(results).__name__}"
+        )
+    if len(results) < 2:
+        raise ValueError(f"compare needs at least two results, got {len(results)}")
+    first, cubes = "", None
+    for name, result in results.items():
+        own = result._need_posterior("compare")
+        if cubes is None:
+            first, cubes = name, own
+        elif own.shape != cubes.shape or not np.array_equal(own, cubes, equal_nan=True):
+            raise ValueError(
+                f"{name!r} and {first!r} are fits of different images: compare fits of the same ones"
+            )
+    assert cubes is not None
+    return cubes
+
+
+def _without(cubes: xr.DataArray, hidden: np.ndarray) -> xr.DataArray | None:
+    """The images without some pixel-dates (N, T); None if nothing is left."""
+    grid = hidden.reshape(cubes.sizes["y"], cubes.sizes["x"], -1).transpose(2, 0, 1)
+    mask = xr.DataArray(~grid, dims=("time", "y", "x"))
+    kept = cubes.transpose("time", "y", "x", "wavelength").where(mask)
+    return kept if kept.notnull().any() else None
