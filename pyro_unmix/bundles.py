@@ -37,12 +37,14 @@ def extract_bundles(
     Raises
     ------
     ValueError
-        If the bands do not fit, or no spectrum of the images is closest to some material.
+        If the bands do not fit, two materials have the same name, or no spectrum of the images is closest to some
+        material.
 
     References
     ----------
     Somers, Zortea, Plaza, Asner, "Automated extraction of image-based endmember bundles for improved spectral
-    unmixing", IEEE JSTARS 5(2), 2012, for the idea; the rule is that of Borsoi, Erdogmus, Imbiriba, IEEE TCI 9, 2023.
+    unmixing", IEEE JSTARS 5(2), 2012, for the idea; Borsoi, Erdogmus, Imbiriba, IEEE TCI 9, 2023, for the rule, where
+    a spectrum may belong to several materials, though.
     """
     sequence = as_cube_sequence(cubes)
     num = positive_int(num, "num")
@@ -53,6 +55,8 @@ def extract_bundles(
     cosines = unit @ (matrix / np.linalg.norm(matrix, axis=0))
     closest = cosines.argmax(1)
     names = _names(endmembers, matrix.shape[1])
+    if len(set(names)) < len(names):
+        raise ValueError(f"materials must have different names, got {names}: rename them")
     chosen, labels = [], []
     for p, name in enumerate(names):
         mine = np.flatnonzero(closest == p)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -11,12 +10,13 @@ import xarray as xr
 from pyro_unmix._check import positive_int
 from pyro_unmix._threads import one_thread
 from pyro_unmix.cubes import to_pixels
-from pyro_unmix.evidence import LARGEST_PARETO_K, log_mean, log_weights, pareto_k
+from pyro_unmix.evidence import LARGEST_PARETO_K, bounds
+from pyro_unmix.result import Unmixing
 
 
 @one_thread()
 def compare(
-    results: Mapping[str, Any], *, num_folds: int = 5, num_samples: int = 64, seed: int = 0
+    results: Mapping[str, Unmixing], *, num_folds: int = 5, num_samples: int = 64, seed: int = 0
 ) -> xr.Dataset:
     """Rank fits of the same images by how well they predict spectra that they do not see.
 
@@ -41,13 +41,14 @@ def compare(
     Dataset (fit), the best first
         ``held_out``: log predictive density, nats per held-out value. ``held_out_se``: standard error over pixels of
         its difference to the best fit. ``importance_elbo`` and ``elbo``: nats per observed value. ``unreliable``: share
-        of pixels whose Pareto k is above 0.7, so that these numbers cannot be trusted there. ``.to_dataframe()`` shows
-        it as a table.
+        of pixels with a Pareto k above 0.7, of all their dates or of those outside a fold, so that these numbers
+        cannot be trusted there. ``.to_dataframe()`` shows it as a table.
 
     Raises
     ------
     TypeError, ValueError
-        If there are not two results with a posterior, or they are of different images.
+        If there are not two results with a posterior, they are of different images, or pixels of a fit are not
+        independent given its parameters.
     """
     cubes = _same_cubes(results)
     num_folds = positive_int(num_folds, "num_folds", minimum=2)
@@ -60,16 +61,19 @@ def compare(
     num_values = valid.sum() * pixels.shape[-1]
     seen = valid.any(1)
     for name, result in results.items():
-        weights = log_weights(result, cubes, num_samples, seed)
-        evidence = log_mean(weights)
+        elbo, evidence, worst = bounds(result, cubes, num_samples, seed)
         columns["importance_elbo"].append(evidence.sum() / num_values)
-        columns["elbo"].append(weights.mean(0).sum() / num_values)
-        columns["unreliable"].append(float(np.mean(pareto_k(weights)[seen] > LARGEST_PARETO_K)))
+        columns["elbo"].append(elbo.sum() / num_values)
         held_out[name] = np.zeros(len(pixels))
         for number in range(num_folds):
             kept = _without(cubes, fold == number)
-            rest = log_mean(log_weights(result, kept, num_samples, seed)) if kept is not None else 0
+            if kept is None:
+                held_out[name] += evidence
+                continue
+            _, rest, k = bounds(result, kept, num_samples, seed)
             held_out[name] += evidence - rest
+            worst = np.maximum(worst, k)
+        columns["unreliable"].append(float(np.mean(worst[seen] > LARGEST_PARETO_K)))
     totals = np.array([values.sum() for values in held_out.values()]) / num_values
     best = list(held_out)[int(totals.argmax())]
     columns["held_out"] = totals.tolist()
@@ -84,7 +88,7 @@ def compare(
     return table.isel(fit=np.argsort(-totals, kind="stable"))
 
 
-def _same_cubes(results: Mapping[str, Any]) -> xr.DataArray:
+def _same_cubes(results: Mapping[str, Unmixing]) -> xr.DataArray:
     if not isinstance(results, Mapping):
         raise TypeError(
             f"results must map names to results, such as {{'rank 2': fit(...)}}, got {type(results).__name__}"
@@ -93,6 +97,10 @@ def _same_cubes(results: Mapping[str, Any]) -> xr.DataArray:
         raise ValueError(f"compare needs at least two results, got {len(results)}")
     first, cubes = "", None
     for name, result in results.items():
+        if not isinstance(result, Unmixing):
+            raise TypeError(
+                f"results must hold what fit or unmix returned, got {result!r} as {name!r}"
+            )
         own = result._need_posterior("compare")
         if cubes is None:
             first, cubes = name, own

@@ -3,12 +3,56 @@
 from __future__ import annotations
 
 import copy
+import logging
 from typing import Any
 
 import numpy as np
+import torch
 import xarray as xr
+from pyro.infer.autoguide import AutoGuide
 
 from pyro_unmix._check import as_times
+from pyro_unmix.priors.part import as_days
+
+logger = logging.getLogger(__name__)
+
+_SAME = 1e-6  # days
+
+
+def check_dates(model: Any, guide: Any, cubes: xr.DataArray) -> None:
+    """Refuse images at other dates than those that a model was built for; images without dates must be as many.
+
+    Raises
+    ------
+    ValueError
+        If dates differ, or the guide cannot serve those that the model was given after it was built.
+    """
+    known = _days(model)
+    if known is None:
+        return
+    if len(known) != cubes.sizes["time"]:
+        raise ValueError(
+            f"the model was built for {len(known)} dates, the images have {cubes.sizes['time']}: "
+            "pass dates=cubes['time'] to the model"
+        )
+    if not _same_dates(known, cubes):
+        days = as_days(cubes["time"].values)
+        first = int(np.argmax(np.abs(days - known) > _SAME))
+        raise ValueError(
+            f"the model was built for other dates: its date {first + 1} is {known[first]:g} days "
+            f"after its first, that of the images {days[first]:g}: pass dates=cubes['time'] to the "
+            "model"
+        )
+    if hasattr(guide, "check_served"):
+        guide.check_served()
+
+
+def copies(model: Any, guide: Any) -> tuple[Any, Any]:
+    """Copies that belong together; training or dating the originals leaves them alone."""
+    modules = guide.modules() if isinstance(guide, torch.nn.Module) else ()
+    # Pyro's autoguides keep a trace that cannot be copied and never changes.
+    traces = [getattr(module, "prototype_trace", None) for module in modules]
+    return copy.deepcopy((model, guide), {id(trace): trace for trace in traces if trace})
 
 
 def dated(model: Any, guide: Any, cubes: xr.DataArray) -> tuple[Any, Any]:
@@ -20,26 +64,38 @@ def dated(model: Any, guide: Any, cubes: xr.DataArray) -> tuple[Any, Any]:
     Raises
     ------
     ValueError
-        If the model knows its dates, and the images have none and are not as many.
+        If the model knows its dates, and the images have none and are not as many, or the guide cannot serve theirs.
     """
-    known = _num_dates(model)
-    if known is None:
+    known = _days(model)
+    if known is None or (len(known) == cubes.sizes["time"] and _same_dates(known, cubes)):
         return model, guide
     if "time" not in cubes.coords:
-        if cubes.sizes["time"] == known:
-            return model, guide
         raise ValueError(
-            f"the model was fitted with {known} dates, and the {cubes.sizes['time']} images have "
-            "none: give them with as_cube_sequence(cubes, time=dates)"
+            f"the model was fitted with {len(known)} dates, and the {cubes.sizes['time']} images "
+            "have none: give them with as_cube_sequence(cubes, time=dates)"
         )
-    model, guide = copy.deepcopy((model, guide))
+    if isinstance(guide, AutoGuide):
+        raise ValueError(
+            f"{type(guide).__name__} is a posterior of the pixels and dates that it was fitted to, "
+            "and knows no others: fit ConjugateGuide(model) instead"
+        )
+    model, guide = copies(model, guide)
     model.set_dates(cubes["time"].values)
+    if hasattr(guide, "check_served"):
+        guide.check_served()
     return model, guide
 
 
-def _num_dates(model: Any) -> int | None:
-    """How many dates a model was given that can take others; None for all other models."""
-    return model.num_dates if hasattr(model, "set_dates") else None
+def _days(model: Any) -> np.ndarray | None:
+    """The days of a model that can take others; None for all other models."""
+    return model.days if hasattr(model, "set_dates") else None
+
+
+def _same_dates(known: np.ndarray, cubes: xr.DataArray) -> bool:
+    """Whether images, as many as the known days, are at them; those without dates are taken to be."""
+    if "time" not in cubes.coords:
+        return True
+    return np.allclose(as_days(cubes["time"].values), known, rtol=0, atol=_SAME)
 
 
 def with_dates(cubes: xr.DataArray, dates: Any) -> tuple[xr.DataArray, np.ndarray]:
@@ -57,12 +113,23 @@ def with_dates(cubes: xr.DataArray, dates: Any) -> tuple[xr.DataArray, np.ndarra
     return cubes.reindex(time=union), np.searchsorted(union, wanted)
 
 
-def need_dates(model: Any, cubes: xr.DataArray) -> None:
-    """Raise ValueError unless the model and the images have dates."""
-    if _num_dates(model) is None or "time" not in cubes.coords:
+def need_dates(model: Any, guide: Any, cubes: xr.DataArray) -> None:
+    """Raise ValueError unless the model and the images have dates; warn of a guide that does not follow them."""
+    if _days(model) is None or "time" not in cubes.coords:
         raise ValueError(
             "the model knows no dates: fit it to a sequence that has them, with unmix(cubes, ...) or "
             'SGLMM(..., dates=cubes["time"]), where cubes = as_cube_sequence(images, time=dates)'
+        )
+    if model.time_unit is None:
+        raise ValueError(
+            "one image does not tell the unit of time: fit SGLMM(..., dates=dates, time_unit=days), "
+            "or a sequence"
+        )
+    if not isinstance(guide, AutoGuide) and not getattr(guide, "follows_dates", False):
+        logger.warning(
+            "%s does not see how much time passes: what it says at dates without images is what it "
+            "learned of missing ones (ConjugateGuide follows the model's transitions)",
+            type(guide).__name__,
         )
 
 

@@ -65,8 +65,8 @@ def _stacked(maps: list[xr.DataArray], levels: list[float], q: Any) -> xr.DataAr
 
 
 def _at_dates_of(result: Any, maps: xr.DataArray) -> xr.DataArray:
-    """The dates of a result: those of its images, or some of them and others between."""
-    if maps.sizes["time"] == result.dataset.sizes["time"]:
+    """The dates of a result, in its order: those of its images, or some of them and others between."""
+    if "time" not in maps.coords or np.array_equal(maps["time"], result.dataset["time"]):
         return maps
     return maps.sel(time=result.dataset["time"].values)
 

@@ -11,6 +11,7 @@ import pyro
 import torch
 import xarray as xr
 from pyro import poutine
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_unmix._check import positive_int
@@ -22,10 +23,18 @@ from pyro_unmix.posterior import as_tensors, chunks, prepare, quiet_pyro
 LARGEST_PARETO_K = 0.7
 _LEAST_TAIL = 5  # weights that a tail is fitted to
 _ROUNDING = 1e-9  # of weights relative to the largest one
+_LEAST_EXCESS = 1e-100  # one weight can be larger than the others by any factor
+_DRAWS = "draws of importance weights"  # no name that a model's own plate might have
 
 
 def log_weights(result: Any, cubes: xr.DataArray, num_samples: int, seed: int) -> np.ndarray:
-    """``log p(y_n, z) - log q(z | y_n)`` of draws z from the guide, (S, N); zero where a pixel has no date."""
+    """``log p(y_n, z) - log q(z | y_n)`` of draws z from the guide, (S, N); zero where a pixel has no date.
+
+    Raises
+    ------
+    ValueError
+        If pixels are not independent given the parameters, or a weight is NaN.
+    """
     return np.concatenate(list(_weights(result, cubes, num_samples, seed)), axis=1)
 
 
@@ -36,38 +45,63 @@ def _weights(result: Any, cubes: xr.DataArray, num_samples: int, seed: int) -> I
     with quiet_pyro(result.store), torch.no_grad(), seeded(seed, pixels.device):
         for part in chunks(num_pixels, num_dates * num_samples * (num_bands + 16)):
             y, v = pixels[part], valid[part]
-            # A scene of the size of the batch: no scaling.
             index = torch.arange(num_pixels, device=y.device)[part]
-            known = {"index": index, "size": len(y), "features": prepare(guide, y, v)}
-            with pyro.plate("draws", num_samples, dim=-2):
+            known = {"index": index, "size": num_pixels, "features": prepare(guide, y, v)}
+            with pyro.plate(_DRAWS, num_samples, dim=-2):
                 drawn = poutine.trace(guide).get_trace(y, v, **known)
                 joint = poutine.trace(poutine.replay(model, trace=drawn)).get_trace(y, v, **known)
-            weights = _log_prob(joint, (num_samples, len(y))) - _log_prob(
-                drawn, (num_samples, len(y))
-            )
-            yield torch.where(v.any(1), weights, 0.0).double().cpu().numpy()
+            shared: frozenset[str] = getattr(model, "shared_sites", frozenset())
+            shape = (num_samples, len(y))
+            weights = _log_prob(joint, shape, shared) - _log_prob(drawn, shape, shared)
+            # The plate scales the chunk to the scene.
+            weights = torch.where(v.any(1), weights * (len(y) / num_pixels), 0.0)
+            if weights.isnan().any():
+                raise ValueError(
+                    "the importance weights of some pixels are NaN: parameters or spectra are not "
+                    "finite, fit the model anew"
+                )
+            yield weights.cpu().numpy()
 
 
-def _log_prob(trace: Any, shape: tuple[int, int]) -> Tensor:
-    """Sum over the sites in the plate of the pixels, (S, B)."""
+def _log_prob(trace: Any, shape: tuple[int, int], shared: frozenset[str]) -> Tensor:
+    """Sum over the sites of every pixel, (S, B), in double precision."""
     trace.compute_log_prob()
-    total = torch.zeros(())
-    for site in trace.nodes.values():
-        inside = any(frame.name == "pixels" for frame in site.get("cond_indep_stack", ()))
-        if site["type"] == "sample" and inside and "log_prob" in site:
-            total = total + site["log_prob"]
+    total = torch.zeros((), dtype=torch.double)
+    for name, site in trace.nodes.items():
+        if site["type"] != "sample" or site_is_subsample(site) or name in shared:
+            continue
+        # By contract the pixels are the last batch dim.
+        if any(frame.dim == -1 for frame in site["cond_indep_stack"]):
+            total = total.to(site["log_prob"].device) + site["log_prob"].double()
+        elif not site["is_observed"]:
+            raise ValueError(
+                f"site {name!r} is shared by all pixels, and importance weights of a pixel need pixels "
+                "that are independent given the parameters, as those of SGLMM with ConjugateGuide"
+            )
     return total.expand(shape)
+
+
+def bounds(
+    result: Any, cubes: xr.DataArray, num_samples: int, seed: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """ELBO, importance-weighted ELBO and Pareto k of every pixel, each (N,); chunk by chunk, see `log_weights`."""
+    parts = [
+        (weights.mean(0), log_mean(weights), pareto_k(weights))
+        for weights in _weights(result, cubes, num_samples, seed)
+    ]
+    elbo, importance, k = (np.concatenate(values) for values in zip(*parts, strict=True))
+    return elbo, importance, k
 
 
 def diagnose(result: Any, cubes: xr.DataArray, num_samples: int, seed: int) -> xr.Dataset:
     """See `Unmixing.diagnose`."""
     num_samples = positive_int(num_samples, "num_samples", minimum=2)
-    weights = log_weights(result, cubes, num_samples, positive_int(seed, "seed", minimum=0))
+    elbo, importance, k = bounds(result, cubes, num_samples, positive_int(seed, "seed", minimum=0))
     observed = cubes.notnull().all("wavelength").any("time").values.ravel()
     maps = {
-        "elbo": (weights.mean(0), "ELBO of the pixel"),
-        "importance_elbo": (log_mean(weights), f"importance-weighted ELBO, {num_samples} draws"),
-        "pareto_k": (pareto_k(weights), "tail of the importance weights"),
+        "elbo": (elbo, "ELBO of the pixel"),
+        "importance_elbo": (importance, f"importance-weighted ELBO, {num_samples} draws"),
+        "pareto_k": (k, "tail of the importance weights"),
     }
     plane = cubes.isel(time=[0])
     out = {}
@@ -80,8 +114,9 @@ def diagnose(result: Any, cubes: xr.DataArray, num_samples: int, seed: int) -> x
 
 def log_mean(weights: np.ndarray) -> np.ndarray:
     """``log mean_s exp w_s``, (N,)."""
-    largest = weights.max(0)
-    return largest + np.log(np.exp(weights - largest).mean(0))
+    largest = np.maximum(weights.max(0), np.finfo(float).min)  # all of them may be -inf
+    with np.errstate(divide="ignore"):
+        return largest + np.log(np.exp(weights - largest).mean(0))
 
 
 def pareto_k(weights: np.ndarray) -> np.ndarray:
@@ -110,16 +145,18 @@ def pareto_k(weights: np.ndarray) -> np.ndarray:
     size = math.ceil(min(0.2 * num_samples, 3 * math.sqrt(num_samples)))
     if size < _LEAST_TAIL:
         return np.full(num_pixels, np.inf)
-    ordered = np.sort(weights - weights.max(0), axis=0)
+    largest = weights.max(0)
+    ordered = np.sort(weights - np.maximum(largest, np.finfo(float).min), axis=0)
     tail = np.exp(ordered[-size:]) - np.exp(ordered[-size - 1])
-    return generalised_pareto_shape(tail)
+    return np.where(np.isneginf(largest), np.inf, generalised_pareto_shape(tail))
 
 
 def generalised_pareto_shape(excesses: np.ndarray) -> np.ndarray:
     """k of sorted excesses (S, N) over a threshold of zero; zero where all of them are alike."""
     size = len(excesses)
-    alike = excesses[int(size / 4 + 0.5) - 1] <= _ROUNDING
+    alike = excesses[-1] <= _ROUNDING
     x = np.where(alike, 1.0 + np.arange(size)[:, np.newaxis], excesses)  # a stand-in
+    x = np.maximum(x, _LEAST_EXCESS)
     largest, quartile = x[-1], x[int(size / 4 + 0.5) - 1]
     count = 30 + int(math.sqrt(size))
     grid = 1 - np.sqrt(count / (np.arange(1, count + 1) - 0.5))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import math
 import os
@@ -22,6 +21,7 @@ from pyro_unmix._random import seeded
 from pyro_unmix._threads import one_thread
 from pyro_unmix.checkpoint import Checkpoints, Run
 from pyro_unmix.cubes import as_cube_sequence, check_bands, valid_mask
+from pyro_unmix.dates import check_dates, copies
 from pyro_unmix.guides.base import Guide
 from pyro_unmix.posterior import PosteriorMean, as_tensors, loose_params, quiet_pyro, read_out
 from pyro_unmix.result import Unmixing
@@ -143,6 +143,7 @@ def fit(
     estimate = PosteriorMean() if estimate is None else estimate
     _check_programs(model, guide)
     _check_settings(loss, estimate, callback)
+    check_dates(model, guide, cubes)
     if device is not None:
         device = device_of_worker(device)
         model.to(device)
@@ -174,29 +175,21 @@ def fit(
         )
         batches = Batches(valid.any(1).nonzero().squeeze(1), plan.batch_size, seed)
         run = Run(model, guide, svi, loss, pixels, valid, batches, plan.settings(seed))
-        _train(run, plan, keeper, progress, callback)
-        store = loose_params(model, guide)
         try:
+            _train(run, plan, keeper, progress, callback)
+            store = loose_params(model, guide)
             dataset = read_out(
                 model, guide, cubes, estimate=estimate, seed=seed, store=store, progress=progress,
                 workers=workers,
             )  # fmt: skip
         except torch.linalg.LinAlgError as error:
-            raise svi.failed(f"the last step left no posterior ({error})") from error
+            raise svi.failed(f"{_no_posterior(model, guide, run)} ({error})") from error
         if not np.isfinite(dataset["abundances"]).all():
             raise svi.failed("the last step left abundances that are not finite")
-    model, guide = _copies(model, guide)
+    model, guide = copies(model, guide)
     return Unmixing(
         dataset, np.asarray(run.losses), model, guide, cubes, estimate, seed, method, store
     )
-
-
-def _copies(model: Any, guide: Any) -> tuple[Any, Any]:
-    """Copies that belong together; a later fit of the originals leaves them alone."""
-    modules = guide.modules() if isinstance(guide, torch.nn.Module) else ()
-    # Pyro's autoguides keep a trace that cannot be copied and never changes.
-    traces = [getattr(module, "prototype_trace", None) for module in modules]
-    return copy.deepcopy((model, guide), {id(trace): trace for trace in traces if trace})
 
 
 def _check_programs(model: Any, guide: Any) -> None:
@@ -223,6 +216,17 @@ def _check_programs(model: Any, guide: Any) -> None:
             f"model and guide must have one floating-point type, got {sorted(map(str, dtypes))}: "
             "call .double() or .float() on both"
         )
+
+
+def _no_posterior(model: Any, guide: Any, run: Run) -> str:
+    """Why a factorisation failed outside of a step."""
+    if run.losses:
+        return "the last step left no posterior"
+    for name, program in (("model", model), ("guide", guide)):
+        for own, value in program.state_dict().items() if hasattr(program, "state_dict") else ():
+            if isinstance(value, torch.Tensor) and not torch.isfinite(value).all():
+                return f"{name}.{own} is not finite before the first step"
+    return "there is no posterior to start from"
 
 
 def _forget_gradients(*programs: Any) -> None:

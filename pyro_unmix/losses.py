@@ -1,4 +1,4 @@
-"""Objectives beyond `Trace_ELBO`: an ELBO whose divergence from the prior counts less at first."""
+"""Objectives beyond `Trace_ELBO`: an ELBO whose divergence from the prior counts less at first, and that of IDNet."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch.distributions import register_kl
 
 from pyro_unmix._check import in_range, positive_int
 from pyro_unmix.distributions import DiagonalNormal, IsotropicNormal
+from pyro_unmix.self_supervised import SelfSupervisedELBO as SelfSupervisedELBO
 
 
 class Ramp:

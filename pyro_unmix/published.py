@@ -25,7 +25,6 @@ from pyro_unmix.mixing import (
     change_detector,
     design_matrix,
     linear_regression,
-    mixing_features,
     to_abundances,
     to_softmax_basis,
 )
@@ -107,7 +106,8 @@ class FirstDateSGLMM(SGLMM):
     """`SGLMM` whose initial distributions are those of the first date: no state before the images.
 
     ``c_1 ~ N(nu_c, diag(gamma_c)^2)``, ``psi_1 ~ N(nu_psi, diag(gamma_psi)^2)``, the rest as in `SGLMM`. Sites:
-    ``c_1 .. c_T``, ``psi_1 .. psi_T``, ``y_1 .. y_T``. Parameters: those of `SGLMM`.
+    ``c_1 .. c_T``, ``psi_1 .. psi_T``, ``y_1 .. y_T``. Parameters: those of `SGLMM`, whose `dates`, mixing, noises by
+    date and prior of M0 it serves as well.
     """
 
     def forward(
@@ -122,19 +122,23 @@ class FirstDateSGLMM(SGLMM):
         """The generative program; arguments as `SGLMM.forward`."""
         batch, num_dates = valid.shape
         design = self.design()
-        step_variability, noise = self.variability_prior.transitions(), self.noise.distributions()
+        self._check_dates(num_dates)
+        step_variability = self.variability_prior.transitions(num_dates)
+        noise = self.noise.by_date(num_dates)
         step_abundance = self.abundance_prior.transitions(index)
         observed = [None] * num_dates if pixels is None else pixels.unbind(1)
         masks: Any = valid.unbind(1)
         next_c, next_psi = self.abundance_prior.initial(index), self.variability_prior.initial()
         with pyro.plate("pixels", size or batch, subsample=_subsample(index, batch), dim=-1):
+            self._factor_endmembers(valid)
             for t in pyro.markov(range(1, num_dates + 1)):
                 c = pyro.sample(f"c_{t}", next_c)
                 psi = pyro.sample(f"psi_{t}", next_psi)
-                mean = mixing_features(to_abundances(c), psi) @ design.mT
+                mean = self._mean(to_abundances(c), psi, design)
                 with poutine.mask(mask=masks[t - 1]):
-                    pyro.sample(f"y_{t}", noise(mean), obs=observed[t - 1])
-                next_c, next_psi = step_abundance(c, t + 1), step_variability(psi)
+                    pyro.sample(f"y_{t}", noise[t - 1](mean), obs=observed[t - 1])
+                if t < num_dates:
+                    next_c, next_psi = step_abundance(c, t + 1), step_variability(psi, t + 1)
 
     def decode(self, latents: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Abundances (..., T, P) and variability (..., T, K, P) of site values ``c_t``, ``psi_t``."""

@@ -177,6 +177,9 @@ class Unmixing:
     def interpolate(self, dates: Any) -> Unmixing:
         """The posterior at dates between the first and the last image, whether there is an image or not.
 
+        `ConjugateGuide` follows the model's transitions there; other guides say what they learned of missing dates,
+        however much time passes, and a warning says so.
+
         Parameters
         ----------
         dates : date or array of dates
@@ -190,17 +193,18 @@ class Unmixing:
         Raises
         ------
         ValueError
-            If the model knows no dates, or a date is outside the sequence.
+            If the model knows no dates or no unit of time, a date is outside the sequence, or the guide is one of
+            Pyro's autoguides, which know no other dates.
         """
         cubes = self._need_posterior("interpolate")
-        dates_module.need_dates(self.model, cubes)
+        dates_module.need_dates(self.model, self.guide, cubes)
         dates_module.check_interpolation(dates, cubes)
         return self._at(cubes, dates)
 
     def forecast(self, dates: Any) -> Unmixing:
         """The posterior at dates after the last image; as `interpolate`."""
         cubes = self._need_posterior("forecast")
-        dates_module.need_dates(self.model, cubes)
+        dates_module.need_dates(self.model, self.guide, cubes)
         dates_module.check_forecast(dates, cubes)
         return self._at(cubes, dates)
 
@@ -292,6 +296,11 @@ class Unmixing:
             ``elbo`` and ``importance_elbo``, lower bounds of each pixel's log evidence in nats: far apart, the guide is
             loose. ``pareto_k``, the tail of the weights: above 0.7 the posterior of this pixel is not to be trusted,
             below 0.5 it is good.
+
+        Raises
+        ------
+        ValueError
+            If the guide has latent variables that pixels share, such as a joint Gaussian of all of them.
         """
         return evidence.diagnose(self, self._need_posterior("diagnose"), num_samples, seed)
 

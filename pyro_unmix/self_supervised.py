@@ -12,8 +12,9 @@ from pyro.infer import Trace_ELBO
 from pyro.poutine.messenger import unwrap
 from torch import Tensor
 
-from pyro_unmix._check import in_range, positive_int
+from pyro_unmix._check import finite_array, in_range, positive_int
 from pyro_unmix.libraries import is_library
+from pyro_unmix.models import IDNet
 
 #: The batch of the paper, which the norms of the networks are stated for.
 PUBLISHED_BATCH = 16
@@ -61,7 +62,8 @@ class SelfSupervisedELBO(Trace_ELBO):
     Raises
     ------
     ValueError, TypeError
-        If the bundles have no classes, or a number is out of range.
+        If the bundles have no classes or are not finite, or a number is out of range; when the objective is evaluated,
+        if the model is no `IDNet`, or the bundles have other bands or materials than it, or in another order.
 
     References
     ----------
@@ -88,12 +90,12 @@ class SelfSupervisedELBO(Trace_ELBO):
                 f"as extract_bundles gives, got {type(bundles).__name__}"
             )
         labels = bundles["label"].to_numpy()
-        names = list(dict.fromkeys(labels.tolist()))
-        spectra = torch.tensor(bundles.transpose("endmember", ...).to_numpy()).to(
-            torch.get_default_dtype()
-        )
+        #: Classes of the bundles, in their order.
+        self.names = list(dict.fromkeys(labels.tolist()))
+        values = finite_array(bundles.transpose("endmember", ...).to_numpy(), "bundles", ndim=2)
+        spectra = torch.tensor(values).to(torch.get_default_dtype())
         #: Spectra of each material, (S_p, L).
-        self.spectra = [spectra[torch.from_numpy(labels == name)] for name in names]
+        self.spectra = [spectra[torch.from_numpy(labels == name)] for name in self.names]
         self.weight = in_range(weight, "weight", 0.0)
         self.label_weight = in_range(label_weight, "label_weight", 0.0)
         self.sparsity = in_range(sparsity, "sparsity", 0.0)
@@ -125,6 +127,7 @@ class SelfSupervisedELBO(Trace_ELBO):
         self, model: Any, guide: Any, pixels: Tensor, valid: Tensor, **kwargs: Any
     ) -> Tensor:
         """The negative objective as a tensor; arguments are those of model and guide."""
+        self._check_model(_innermost(model))
         joint, drawn = self._get_trace(model, guide, (pixels, valid), kwargs)
         objective = joint.log_prob_sum() - drawn.log_prob_sum()
         scale = joint.nodes["y_1"]["scale"]
@@ -148,6 +151,26 @@ class SelfSupervisedELBO(Trace_ELBO):
         pure = endmembers[torch.arange(num, device=endmembers.device), materials]
         abundances = torch.nn.functional.one_hot(materials, p).to(pure)
         return pure + self.noise_scale * torch.randn_like(pure), endmembers, abundances
+
+    def _check_model(self, model: Any) -> None:
+        """Raise unless the bundles are of the model's bands and materials."""
+        if not isinstance(model, IDNet):
+            raise TypeError(
+                f"SelfSupervisedELBO is the objective of IDNet, got a {type(model).__name__}"
+            )
+        wanted = model.num_endmembers, model.num_bands
+        got = len(self.spectra), self.spectra[0].shape[-1]
+        if got != wanted:
+            raise ValueError(
+                f"the model has {wanted[0]} materials and {wanted[1]} bands, the bundles have {got[0]} "
+                f"and {got[1]}: make them by extract_bundles(cube, endmembers) of the model's endmembers"
+            )
+        names, ours = model.endmember_names, [str(name) for name in self.names]
+        if names is not None and names != ours and set(names) == set(ours):
+            raise ValueError(
+                f"the bundles must be in the order of the model's materials, {names}, got {ours}: "
+                "sort them, or make both from the same endmembers"
+            )
 
     def _supervised(
         self, model: Any, guide: Any, num: int, kwargs: dict[str, Any]

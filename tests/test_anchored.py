@@ -6,6 +6,7 @@ from functools import partial
 
 import numpy as np
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
@@ -59,22 +60,48 @@ def test_the_density_is_the_formula() -> None:
     np.testing.assert_allclose(float(got), expected, rtol=1e-5)  # G is made in float32
 
 
-def test_it_is_one_site_of_the_model_outside_the_plate() -> None:
+def test_every_pixel_brings_its_share_of_observed_values() -> None:
     spectra, components = parts()
     model = SGLMM(AnchoredEndmembers(spectra), basis=LearnedBasis(components))
     with torch.no_grad():
         model.reference.value.add_(0.01)
-    valid = torch.ones(4, 2, dtype=torch.bool)
+    valid = torch.tensor([[1, 1], [1, 0], [0, 1], [1, 1]]).bool()
     log_probs = []
     for size in (4, 40):
         sites = poutine.trace(model).get_trace(
             torch.rand(4, 2, 12), valid, size=size, index=torch.arange(4)
         )
         sites.compute_log_prob()
-        log_probs.append(sites.nodes["M0"]["log_prob"].item())
-        expected = -2e-3 * size * 2 * 12 * model.reference.distances().sum().item()
+        log_probs.append(sites.nodes["M0"]["log_prob_sum"].item())
+        # six of eight pixel-dates of the batch are observed
+        expected = -2e-3 * size * 1.5 * 12 * model.reference.distances().sum().item()
         assert log_probs[-1] == pytest.approx(expected, rel=1e-6)
     assert log_probs[1] == pytest.approx(10 * log_probs[0], rel=1e-6)
+
+
+def test_pixels_without_any_date_do_not_strengthen_it() -> None:
+    """The loss per observed value is the same with pixels beside the image that nobody saw."""
+    spectra, components = parts()
+    values = np.random.default_rng(1).uniform(0.1, 0.8, size=(2, 3, 3, 12))
+    wider = np.full((2, 3, 8, 12), np.nan)
+    wider[:, :, :3] = values
+
+    def guide(pixels, valid, *, index=None, size=None, features=None):
+        with pyro.plate("pixels", size or len(pixels), subsample=index, dim=-1):
+            for t in range(valid.shape[1] + 1):
+                for name, event in (("c", 3), ("psi", 6)):
+                    zeros = torch.zeros(len(pixels), event)
+                    pyro.sample(f"{name}_{t}", dist.Delta(zeros).to_event(1))
+
+    losses = []
+    for cubes in (values, wider):
+        model = SGLMM(AnchoredEndmembers(spectra, strength=10.0), basis=LearnedBasis(components))
+        with torch.no_grad():
+            model.reference.value.add_(0.01)
+        losses.append(fit(model, guide, cubes, num_steps=1, batch_size=64, progress=False).losses)
+    share = 10.0 * model.reference.distances().sum().item()
+    assert share > 0.5  # it is seen in the loss
+    np.testing.assert_allclose(*losses, rtol=1e-5)
 
 
 def test_without_displacement_nothing_pulls() -> None:

@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
+import copy
+import math
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
 import numpy as np
+import pyro
 import pytest
 import torch
 import xarray as xr
+from pyro.infer.autoguide import AutoDiagonalNormal, AutoNormal
 from scipy import stats
 
 from pyro_unmix import (
     DCT,
     SGLMM,
+    AnchoredEndmembers,
     AutoRegressive,
     BandNoise,
+    BiLSTMGuide,
     ConjugateGuide,
     FixedEndmembers,
     Independent,
     JumpWalk,
     KnownAbundances,
     LowRankNoise,
+    MeanFieldGuide,
     Unmixing,
     WhiteNoise,
     baselines,
     compare,
     fit,
+    posterior,
 )
 from pyro_unmix.evidence import generalised_pareto_shape, log_mean, log_weights, pareto_k
 
@@ -154,10 +163,142 @@ def test_pareto_k_of_weights_with_a_known_tail() -> None:
     assert np.isinf(pareto_k(rng.normal(size=(10, 2)))).all()
 
 
+def test_the_worst_posteriors_have_the_largest_k() -> None:
+    """Log weights with a std of hundreds: all but one weight are zero beside the largest one."""
+    normal = np.random.default_rng(0).normal(size=(200, 30))
+    found = [pareto_k(spread * normal).min() for spread in (10, 30, 100, 1000)]
+    assert min(found) > 2, found
+    assert np.isinf(pareto_k(np.full((200, 1), -np.inf))).all()
+
+
+def test_chunks_of_pixels_do_not_change_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    cubes = exact().cubes
+    whole = log_weights(exact(), cubes, 6, 0)
+    monkeypatch.setattr(posterior, "_CHUNK_ELEMENTS", 3 * DATES * 6 * (BANDS + 16))
+    np.testing.assert_allclose(log_weights(exact(), cubes, 6, 0), whole, rtol=1e-9)
+
+
+def test_a_plate_of_the_model_may_be_named_draws() -> None:
+    class Named(SGLMM):
+        def forward(self, pixels: Any, valid: Any, **known: Any) -> None:
+            with pyro.plate("draws", 1, dim=-3):
+                pyro.sample("extra", pyro.distributions.Normal(0.0, 1.0), obs=torch.zeros(1, 1, 1))
+            super().forward(pixels, valid, **known)
+
+    model = Named(FixedEndmembers(SPECTRA), basis=DCT(2), variability_prior=Independent())
+    values = exact().cubes.values.astype(np.float32)
+    result = fit(model, ConjugateGuide(model), values, num_steps=0, progress=False)
+    assert np.isfinite(result.diagnose(num_samples=30)["elbo"]).all()
+
+
+def test_what_all_pixels_share_is_no_evidence_of_one() -> None:
+    """The prior of M0 is left out of the weights, which are the evidence of the exact Gaussian."""
+    model = SGLMM(
+        AnchoredEndmembers(0.9 * SPECTRA),
+        basis=DCT(2),
+        abundance_prior=KnownAbundances(KNOWN),
+        variability_prior=AutoRegressive(PHI, SCALE),
+        noise=WhiteNoise(NOISE),
+    ).double()
+    with torch.no_grad():
+        model.reference.value.copy_(torch.from_numpy(SPECTRA))
+    guide = ConjugateGuide(model, correction=False).double()
+    result = fit(model, guide, exact().cubes, num_steps=0, progress=False)
+    assert model.reference.log_prior(1).item() < -1e-3
+    found = log_weights(result, result.cubes, 4, 0)
+    np.testing.assert_allclose(found, log_weights(exact(), exact().cubes, 4, 0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("noise", NOISES)
+@pytest.mark.parametrize("dates", [None, (0.0, 1.0, 8.0)], ids=["even", "uneven"])
+def test_gradients_of_the_elbo_are_those_of_the_exact_evidence(noise: str, dates: Any) -> None:
+    model = copy.deepcopy(exact(noise).model)
+    model.set_dates(dates)
+    guide = ConjugateGuide(model, correction=False).double()
+    pixels = torch.from_numpy(exact().cubes.values[:, 0].transpose(1, 0, 2).copy())
+    valid = torch.ones(PIXELS, DATES, dtype=torch.bool)
+    with pyro.get_param_store().scope(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        pyro.infer.Trace_ELBO().differentiable_loss(model, guide, pixels, valid).backward()
+    chain = model.variability_prior
+    learned = [*model.noise.parameters(), chain.logit, chain.log_scale]
+    found = [-parameter.grad.clone() for parameter in learned]
+
+    # the evidence of dense Gaussians, with gradients by torch
+    spread = (2 * model.noise.log_scale).exp().expand(BANDS)
+    own = torch.diag(spread)
+    if noise == "low rank":
+        own = own + model.noise.factor @ model.noise.factor.mT
+    units = np.array([0, 1, 2]) if dates is None else np.array(dates) / 4.0  # the median gap
+    apart = torch.from_numpy(np.abs(units[:, None] - units).astype(float))
+    correlation = torch.sigmoid(chain.logit) ** apart
+    psi = torch.kron(correlation, torch.diag((2 * chain.log_scale).exp()))
+    evidence = torch.zeros(()).double()
+    for known, y in zip(KNOWN, pixels, strict=True):
+        blocks = [(model.components() * torch.from_numpy(a)).reshape(BANDS, -1) for a in known]
+        mix = torch.block_diag(*blocks)
+        cov = mix @ psi @ mix.mT + torch.kron(torch.eye(DATES).double(), own)
+        mean = torch.from_numpy((known @ SPECTRA.T).ravel())
+        evidence = evidence + torch.distributions.MultivariateNormal(mean, cov).log_prob(y.ravel())
+    for got, wanted in zip(found, torch.autograd.grad(evidence, learned), strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4 * wanted.abs().max().item())
+
+
+def plates(pixels: Any, valid: Any, *, index: Any = None, size: Any = None, features: Any = None):  # type: ignore[no-untyped-def]
+    return pyro.plate("pixels", size or len(pixels), subsample=index, dim=-1)
+
+
+@cache
+def by_autoguide() -> Unmixing:
+    model = SGLMM(FixedEndmembers(SPECTRA), basis=DCT(2), variability_prior=Independent())
+    guide = AutoNormal(model, create_plates=plates)
+    values = exact().cubes.values.astype(np.float32)
+    return fit(model, guide, values, num_steps=1, progress=False)
+
+
+def test_an_autoguide_keeps_its_pixels_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parameters of a pixel have its number in the scene."""
+    result = by_autoguide()
+    whole = result.diagnose(num_samples=4000)["elbo"]
+    monkeypatch.setattr(posterior, "_CHUNK_ELEMENTS", 3 * DATES * 4000 * (BANDS + 16))
+    again = result.diagnose(num_samples=4000)["elbo"]
+    np.testing.assert_allclose(again, whole, rtol=0.1)
+    assert whole.std() > 0.3 * abs(whole.mean())  # pixels differ by more
+
+
+@pytest.mark.parametrize("guide", [BiLSTMGuide, MeanFieldGuide])
+def test_any_guide_is_compared_with_any_other(guide: Any) -> None:
+    model = SGLMM(
+        FixedEndmembers(SPECTRA), basis=DCT(2), variability_prior=Independent(0.3, learn=False),
+        noise=WhiteNoise(NOISE, learn=False),
+    )  # fmt: skip
+    cubes = exact().cubes[:1].copy(deep=True).astype(np.float32)
+    cubes[:, 0, 2] = np.nan
+    fits = {
+        kind.__name__: fit(model, kind(model), cubes, num_steps=0, progress=False)
+        for kind in (ConjugateGuide, guide)
+    }
+    table = compare(fits, num_samples=400)
+    assert table["fit"].values[0] == "ConjugateGuide"
+    # one date: nothing is left of a pixel whose date is held out, and the density is the evidence
+    np.testing.assert_allclose(table["held_out"], table["importance_elbo"], rtol=1e-6)
+    assert (table["importance_elbo"] >= table["elbo"]).all()
+
+
+def test_weights_that_are_nan_are_refused() -> None:
+    result = by_autoguide()
+    broken = copy.deepcopy(result.model)
+    with torch.no_grad():
+        broken.noise.log_scale.fill_(math.nan)
+    with pytest.raises(ValueError, match="importance weights of some pixels are NaN"):
+        replace(result, model=broken).diagnose()
+
+
 def test_log_mean_does_not_overflow() -> None:
     np.testing.assert_allclose(
         log_mean(np.array([[900.0], [900.0 + np.log(3)]])), [900 + np.log(2)]
     )
+    assert np.isneginf(log_mean(np.full((3, 1), -np.inf))).all()
 
 
 @cache
@@ -212,6 +353,12 @@ def test_pixels_without_a_date_have_no_diagnosis() -> None:
             "'rank 1' and 'a' are fits of different images",
         ),
         (lambda: compare({"a": classical(), "b": exact()}), ValueError, "needs a posterior"),
+        (lambda: compare({"a": exact(), "b": 3}), TypeError, "what fit or unmix returned, got 3"),
+        (
+            lambda: joint().diagnose(),
+            ValueError,
+            "site '_AutoDiagonalNormal_latent' is shared by all pixels",
+        ),
         (lambda: exact().diagnose(num_samples=1), ValueError, "num_samples must be at least 2"),
         (lambda: compare(drawn_fits(), num_folds=1), ValueError, "num_folds must be at least 2"),
     ],
@@ -219,6 +366,12 @@ def test_pixels_without_a_date_have_no_diagnosis() -> None:
 def test_errors(make: Any, error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
         make()
+
+
+def joint() -> Unmixing:
+    """With one Gaussian of all pixels."""
+    result = by_autoguide()
+    return replace(result, guide=AutoDiagonalNormal(result.model))
 
 
 def classical() -> Unmixing:

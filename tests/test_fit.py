@@ -544,6 +544,16 @@ def test_divergence_at_the_last_step_is_noticed(name, learning_rate):
         assert np.isfinite(result.abundances).all()
 
 
+@pytest.mark.parametrize("num_steps", [0, 2])
+def test_a_prior_that_is_nan_from_the_start_is_named(num_steps):
+    model = SGLMM(SCENE.reference_endmembers, basis=DCT(1), abundance_prior=JumpWalk())
+    with torch.no_grad():
+        model.abundance_prior.log_scale.fill_(np.nan)
+    guide = ConjugateGuide(model)
+    with pytest.raises(NonFiniteLossError, match=r"^model.abundance_prior.log_scale is not finite"):
+        fit(model, guide, CUBES, num_steps=num_steps, progress=False)
+
+
 @pytest.mark.parametrize("name", PAIRS)
 def test_a_read_out_that_fails_gives_the_last_good_parameters_back(name, monkeypatch):
     model, guide = PAIRS[name]()

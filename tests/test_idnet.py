@@ -14,14 +14,21 @@ from pyro import poutine
 from pyro.infer import Trace_ELBO
 from scipy import stats
 
-from pyro_unmix import SGLMM, Unmixing, WhiteNoise, fit, metrics, simulate
+from pyro_unmix import DCT, SGLMM, BandNoise, Unmixing, WhiteNoise, fit, losses, metrics, simulate
 from pyro_unmix.baselines import fcls
 from pyro_unmix.bundles import extract_bundles
 from pyro_unmix.decoders import ScalingDecoder
-from pyro_unmix.guides import NonnegativeRegression, TwoStreamGuide
+from pyro_unmix.guides import (
+    BiLSTMGuide,
+    ConjugateGuide,
+    MeanFieldGuide,
+    NonnegativeRegression,
+    TwoStreamGuide,
+)
+from pyro_unmix.libraries import library_endmembers
 from pyro_unmix.models import IDNet
 from pyro_unmix.nonlinear import BilinearMixing, LinearMixing
-from pyro_unmix.posterior import PlugInMean, PosteriorMean
+from pyro_unmix.posterior import Noise, PlugInMean, PosteriorMean
 from pyro_unmix.presets_idnet import PUBLISHED, idnet
 from pyro_unmix.self_supervised import SelfSupervisedELBO
 
@@ -95,7 +102,7 @@ def model_densities(model: IDNet, value: dict[str, np.ndarray], y: np.ndarray) -
     scale = np.exp(model.log_endmember_scale.detach().numpy())[:, None]
     cube = m.reshape(*m.shape[:-1], MATERIALS, BANDS)
     mean = model.mixing(torch.from_numpy(cube).mT, torch.from_numpy(a)).detach().numpy()
-    noise = float(np.exp(model.noise.log_scale.detach()))
+    noise = model.noise.log_scale.exp().item()
     return {
         "z_1": stats.norm.logpdf(z).sum(-1),
         "M_1": stats.norm.logpdf(cube, decoded, scale).sum((-2, -1)),
@@ -183,6 +190,26 @@ def test_a_plate_of_particles_goes_through(kind: str) -> None:
     y, valid = data()
     loss = Trace_ELBO(num_particles=4, vectorize_particles=True, max_plate_nesting=1)
     assert np.isfinite(loss.loss(model, guide, y, valid))
+
+
+def test_read_out_draws_as_the_program_does() -> None:
+    """Mean and std of the abundances, where the latents make most of their spread."""
+    model, guide = pair("ours")
+    with torch.no_grad():
+        model.decoder.log_brightness.fill_(0.0)
+        guide.log_precision.fill_(4.0)
+        guide.encoder.biases[-1][..., LATENTS:] += 2.0
+    (y, valid), num = data(), 1000
+    with torch.no_grad():
+        ours, _ = guide.draw(y, valid, {}, Noise(num, 0, y))
+        with pyro.plate("draws", num, dim=-2):
+            program = poutine.trace(guide).get_trace(y, valid).nodes["a_1"]["value"].numpy()
+    ours = ours[:, :, 0].numpy()
+    std = program.std(0)
+    assert std[valid[:, 0].numpy()].max(-1).min() > 0.05
+    # two independent means; a std has an error of (kurtosis - 1)^(1/2) / 2 of its own over the root of their number
+    assert (np.abs(ours.mean(0) - program.mean(0)) < 5 * std * np.sqrt(2 / num) + 1e-4).all()
+    np.testing.assert_allclose(ours.std(0), std, rtol=0.25, atol=4e-3)
 
 
 # ------------------------------------------------------------------------------- objective
@@ -319,6 +346,48 @@ def test_gradients_are_those_of_central_differences(part: str) -> None:
         flat[index] = old
         expected = (values[0] - values[1]) / 2e-6
         assert float(parameter.grad.view(-1)[index]) == pytest.approx(expected, rel=1e-4), name
+
+
+def test_published_sizes_weights_and_starts_are_the_papers() -> None:
+    model = IDNet(np.random.default_rng(0).uniform(0.1, 0.9, size=(156, 3)))
+    guide = TwoStreamGuide(model)
+    widths = [layer.weight.shape for layer in guide.correction[::2]]
+    assert widths == [(312, 156), (78, 312), (39, 78), (12, 39), (3, 12)]
+    assert guide.encoder.sizes == (156, 10, 4, 2 * 2)  # mean and log scale share the first layers
+    with torch.no_grad():
+        assert guide.regression.steps.tolist() == pytest.approx([0.01] * 10)
+        assert float(guide.regression.shrinkage) == pytest.approx(0.01)
+        assert float(guide.log_precision) == pytest.approx(0.0, abs=1e-6)  # kappa = 10 + 100 e^0
+        assert float(model.noise.scale) == pytest.approx(0.1)  # variance 0.01
+        assert model.log_endmember_scale.exp().tolist() == pytest.approx([0.1] * 3)
+    assert (guide.scale, model.mixing.scale) == (0.1, 0.1)
+    loss = SelfSupervisedELBO(bundles())
+    assert (loss.label_weight, loss.num_draws, loss.smoothing) == (11.0, 5, 0.01)
+    assert PUBLISHED == {
+        "bilinear": (10, 0, 1e4, 1e-3),
+        "variability": (1, 0.005, 0.01, 0.1),
+        "samson": (1, 0.005, 0.01, 0.1),
+        "jasper_ridge": (1, 0, 0.01, 0.1),
+        "cuprite": (10, 0.1, 0.05, 5),
+    }
+
+
+def test_published_settings_reach_the_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(
+        "pyro_unmix.presets_idnet.fit", lambda *_, **keywords: given.update(keywords)
+    )
+    idnet(small_cube().cubes, 3, published="cuprite", progress=False)
+    loss = given["loss"]
+    weights = loss.weight, loss.sparsity, loss.guide_penalty, loss.model_penalty
+    assert weights == (10, 0.1, 0.05, 5) and loss.label_weight == 11
+    assert (given["batch_size"], given["learning_rate"], given["num_epochs"]) == (16, 1e-3, 20)
+    assert given["learning_rate_decay"] == pytest.approx(0.9**10)
+    # without them
+    idnet(small_cube().cubes, 3, progress=False)
+    assert (given["batch_size"], given["num_epochs"], given["loss"].weight) == (128, 3, 0.1)
+    rates = {given["learning_rate"](name) for name in ("guide$$$encoder.weights.0", "model.mixing")}
+    assert rates == {2e-3, 0.02}
 
 
 def test_labels_stay_finite_at_a_one_hot() -> None:
@@ -465,6 +534,10 @@ def test_the_preset_gives_a_whole_result(published: str | None, tmp_path: Path) 
         a = torch.from_numpy(result.abundances.values[0])
         np.testing.assert_allclose(endmembers, m, atol=1e-6)
         np.testing.assert_allclose(picture, result.model.mixing(m, a), atol=1e-6)
+        if published is not None:  # read out at the decoded endmembers, without their white noise
+            y = torch.from_numpy(small_cube().cubes.values.reshape(144, -1)).float()
+            c = result.guide.concentration(y, torch.ones(144, dtype=torch.bool), m.flatten(0, 1))
+            np.testing.assert_allclose(a.flatten(0, 1), c / c.sum(-1, keepdim=True), atol=1e-5)
     loaded = Unmixing.load(result.save(tmp_path / "saved"))
     np.testing.assert_allclose(loaded.reconstruct(), picture, atol=1e-6)
     np.testing.assert_allclose(loaded.sample(2), result.sample(2), atol=1e-6)
@@ -539,6 +612,11 @@ def test_the_defaults_beat_fcls_on_a_bilinear_scene() -> None:
     assert error < 0.6 * other
 
 
+def evaluate(library: xr.DataArray, model: IDNet | None = None) -> float:
+    model = IDNet(spectra()) if model is None else model
+    return SelfSupervisedELBO(library).loss(model, TwoStreamGuide(model), *data())
+
+
 @pytest.mark.parametrize(
     ("make", "error", "text"),
     [
@@ -573,7 +651,35 @@ def test_the_defaults_beat_fcls_on_a_bilinear_scene() -> None:
             ValueError,
             r"needs a decoder with a brightness_posterior, such as ScalingDecoder\(\), got Perceptron",
         ),
+        (
+            lambda: TwoStreamGuide(IDNet(spectra(), noise=BandNoise(0.1))),
+            ValueError,
+            "TwoStreamGuide serves white noise only, got BandNoise",
+        ),
         (lambda: SelfSupervisedELBO(spectra()), TypeError, "bundles must be a DataArray"),
+        (lambda: SelfSupervisedELBO(bundles() * np.nan), ValueError, "bundles must be finite"),
+        (
+            lambda: evaluate(bundles()[:, :12]),
+            ValueError,
+            "the model has 3 materials and 8 bands, the bundles have 2 and 8: make them by extract_b",
+        ),
+        (
+            lambda: evaluate(bundles()[:5]),
+            ValueError,
+            "3 materials and 8 bands, the bundles have 3 and 5",
+        ),
+        (
+            lambda: evaluate(bundles(), IDNet(library_endmembers(bundles()[:, ::-1]))),
+            ValueError,
+            r"in the order of the model's materials, \['c', 'b', 'a'\], got \['a', 'b', 'c'\]",
+        ),
+        (
+            lambda: SelfSupervisedELBO(bundles()).loss(
+                SGLMM(spectra(), basis=DCT(2)), None, *data()
+            ),
+            TypeError,
+            "SelfSupervisedELBO is the objective of IDNet, got a SGLMM",
+        ),
         (lambda: SelfSupervisedELBO(bundles(), weight=-1), ValueError, "weight must lie in"),
         (
             lambda: SelfSupervisedELBO(bundles(), weight=10, label_weight=1),
@@ -590,6 +696,17 @@ def test_the_defaults_beat_fcls_on_a_bilinear_scene() -> None:
 def test_errors(make: Any, error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
         make()
+
+
+@pytest.mark.parametrize("guide", [BiLSTMGuide, ConjugateGuide, MeanFieldGuide])
+def test_guides_of_sequences_say_that_they_are(guide: Any) -> None:
+    text = f"{guide.__name__} is a guide of SGLMM, got IDNet: use TwoStreamGuide"
+    with pytest.raises(TypeError, match=text):
+        guide(pair()[0])
+
+
+def test_the_objective_is_among_the_losses() -> None:
+    assert losses.SelfSupervisedELBO is SelfSupervisedELBO
 
 
 @pytest.mark.parametrize("kind", PAIRS)

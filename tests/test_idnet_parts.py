@@ -18,7 +18,7 @@ from pyro_unmix.bundles import extract_bundles
 from pyro_unmix.decoders import PerceptronDecoder, ScalingDecoder
 from pyro_unmix.dirichlet import NOISE_PER_MATERIAL, dirichlet_from_noise
 from pyro_unmix.guides.shrinkage import NonnegativeRegression, ShrinkageSteps
-from pyro_unmix.interactions import choose_mixing
+from pyro_unmix.interactions import _excess, choose_mixing
 from pyro_unmix.nonlinear import BilinearMixing, LinearMixing, Mixing, TwoStreamMixing
 from pyro_unmix.perceptrons import MaterialPerceptron, perceptron
 
@@ -311,6 +311,13 @@ def test_bundle_errors() -> None:
         extract_bundles(np.ones((4, 4, 5)), np.array([[1.0] * 5, [1.0, 0.1, 0.1, 0.1, 0.1]]).T)
     with pytest.raises(ValueError, match="num must be at least 1"):
         extract_bundles(cube, cube.reshape(-1, 5)[:2].T, num=0)
+    named = xr.DataArray(
+        cube.reshape(-1, 5)[:2].T,
+        dims=("wavelength", "endmember"),
+        coords={"endmember": ["tree", "tree"]},
+    )
+    with pytest.raises(ValueError, match=r"different names, got \['tree', 'tree'\]: rename them"):
+        extract_bundles(cube, named)
 
 
 # ------------------------------------------------------------------------------- choice of the mixing
@@ -336,6 +343,24 @@ def test_the_mixing_is_chosen_from_the_image() -> None:
     np.testing.assert_allclose(mixing.start, 0.7, atol=0.15)
     for brightness in (0.0, 0.2):
         assert isinstance(choose_mixing(*bilinear_image(0.0, brightness=brightness)), LinearMixing)
+
+
+def test_the_cost_of_sums_of_one_is_that_of_least_squares() -> None:
+    """By numpy: what the constraint adds to the residual of an exact mixture of the materials present."""
+    rng = np.random.default_rng(0)
+    m = rng.uniform(0.1, 0.9, size=(BANDS, MATERIALS))
+    amounts = rng.uniform(0.2, 0.6, size=(5, MATERIALS))
+    amounts[np.arange(5), [2, 0, 1, 1, 0]] = 0.0
+    costs = []
+    for alpha in amounts:
+        present = alpha > 0
+        x, y = m[:, present], m @ alpha
+        # sums of one: the last is one minus the others
+        others, rest = x[:, :-1] - x[:, -1:], y - x[:, -1]
+        found = np.linalg.lstsq(others, rest, rcond=None)[0]
+        costs.append(np.linalg.norm(rest - others @ found))
+    got = _excess(torch.from_numpy(amounts), torch.from_numpy(m))
+    assert got == pytest.approx(np.median(costs), rel=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -140,6 +140,8 @@ def test_given_axes_are_drawn_into() -> None:
          TypeError, "expected a result with `variability`"),
         (lambda: plots.plot_latents(make_result(), components=(0, 5)), ValueError,
          "expected components between -2 and 1, got 5"),
+        (lambda: plots.plot_latents(make_result(), num_pixels=-1), ValueError,
+         "num_pixels must be at least 1, got -1"),
         (lambda: plots.plot_latents(make_result(), time=3), ValueError, "expected time between"),
         (lambda: plots.plot_nonlinearity(SimpleNamespace(abundances=make_result().abundances)),
          TypeError, r"expected a result with `.endmembers\(time\)`"),

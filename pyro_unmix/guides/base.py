@@ -23,6 +23,8 @@ class Guide(Recorded, PyroModule):
 
     #: Of what a model may need (`SGLMM.needs`), what this kind of guide can serve.
     serves: ClassVar[frozenset[str]] = frozenset()
+    #: Whether it needs a model of sequences, such as `SGLMM`.
+    of_sequences: ClassVar[bool] = True
 
     def __init__(self, model: Any) -> None:
         super().__init__("guide")
@@ -30,6 +32,11 @@ class Guide(Recorded, PyroModule):
             raise TypeError(
                 f"{type(self).__name__} is built from its model, such as SGLMM(endmembers), got "
                 f"{model!r}"
+            )
+        if self.of_sequences and not hasattr(model, "num_components"):
+            raise TypeError(
+                f"{type(self).__name__} is a guide of SGLMM, got {type(model).__name__}: use "
+                "TwoStreamGuide(model) for IDNet"
             )
         self._held = (model,)  # inside a tuple, so that it does not become a submodule
         self.check_served()

@@ -61,6 +61,8 @@ class ConjugateGuide(Guide):
     """
 
     serves: ClassVar[frozenset[str]] = frozenset({UNEVEN_VARIABILITY, BAND_NOISE})
+    #: States at dates without images follow from the model's transitions.
+    follows_dates: ClassVar[bool] = True
 
     def __init__(self, model: SGLMM, *, correction: bool = True, seed: int = 0) -> None:
         super().__init__(model)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
+from typing import ClassVar
 
 import pyro
 import pyro.distributions as dist
@@ -65,6 +66,8 @@ class TwoStreamGuide(Guide):
     Borsoi, Erdogmus, Imbiriba, IEEE TCI 9, 2023.
     """
 
+    of_sequences: ClassVar[bool] = False
+
     def __init__(
         self,
         model: IDNet,
@@ -111,6 +114,15 @@ class TwoStreamGuide(Guide):
                 parameter.mul_(gain)
         extra = in_range(initial_precision, "initial_precision", 10.0, open_low=True) - 10
         self.log_precision = nn.Parameter(torch.tensor(math.log(extra / 100)))
+
+    def check_served(self) -> None:
+        """Raise ValueError if the model's noise is not white; the other guides do not serve `IDNet`."""
+        noise = getattr(self.model, "noise", None)
+        if getattr(noise, "needs", None):
+            raise ValueError(
+                f"TwoStreamGuide serves white noise only, got {type(noise).__name__}: build the model "
+                "with noise=WhiteNoise(...)"
+            )
 
     def latents(self, pixels: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         """Means and scales of z, (..., L) and (...) -> (..., P H); those of the prior where not valid."""

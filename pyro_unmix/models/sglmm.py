@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyro
@@ -52,7 +53,8 @@ class SGLMM(Recorded, PyroModule):
     Each line is an object that can be swapped; the defaults are the paper's. With `dates`, the transitions take the
     time between them; before the first date passes one unit. Sites: ``c_0 .. c_T`` (event P),
     ``psi_0 .. psi_T`` (event K P, component outer, material inner) and ``y_1 .. y_T`` (event L), in the plate
-    ``pixels``. A pixel-date that is not valid is masked in the likelihood while its state still evolves.
+    ``pixels``. A pixel-date that is not valid is masked in the likelihood while its state still evolves. A prior of M0
+    is a factor ``M0`` in the plate.
 
     Parameters
     ----------
@@ -90,6 +92,9 @@ class SGLMM(Recorded, PyroModule):
     Borsoi, Imbiriba, Closas, "Dynamical hyperspectral unmixing with variational recurrent neural networks",
     IEEE TIP 32, 2023.
     """
+
+    #: Sites in the plate that are of what all pixels share, and say nothing of a single one.
+    shared_sites: ClassVar[frozenset[str]] = frozenset({"M0"})
 
     def __init__(
         self,
@@ -149,22 +154,27 @@ class SGLMM(Recorded, PyroModule):
         ValueError
             If dates do not increase.
         """
-        recipe = vars(self)["_recipe"]
-        self.num_dates: int | None = None
+        #: Days since the first date (T,), where the model was given dates.
+        self.days: np.ndarray | None = None
         elapsed = None
-        recipe.pop("dates", None)
         if dates is not None:
-            days = as_days(dates)
-            gaps = np.diff(days)
+            self.days = as_days(dates)
+            gaps = np.diff(self.days)
             if self.time_unit is None and len(gaps):
                 self.time_unit = float(np.median(gaps))
-            self.num_dates = len(days)
-            recipe.update(dates=days, time_unit=self.time_unit)  # saved as numbers
             units = np.concatenate([[1.0], gaps / (self.time_unit or 1.0)])
             if not np.allclose(units, 1.0, rtol=0, atol=1e-9):
                 elapsed = torch.as_tensor(units).to(self.reference.value)
         for part in (self.abundance_prior, self.variability_prior):
             part.set_elapsed(elapsed)
+        # A subclass whose constructor takes no dates finds its own when it is rebuilt.
+        if "dates" in inspect.signature(type(self)).parameters:
+            vars(self)["_recipe"].update(dates=self.days, time_unit=self.time_unit)
+
+    @property
+    def num_dates(self) -> int | None:
+        """T, where the model was given dates."""
+        return None if self.days is None else len(self.days)
 
     @property
     def needs(self) -> frozenset[str]:
@@ -220,10 +230,8 @@ class SGLMM(Recorded, PyroModule):
         noise = self.noise.by_date(num_dates)
         step_abundance = self.abundance_prior.transitions(index)
         observed = [None] * num_dates if pixels is None else pixels.unbind(1)
-        log_prior = self.reference.log_prior((size or batch) * num_dates * self.num_bands)
-        if log_prior is not None:
-            pyro.factor("M0", log_prior)
         with pyro.plate("pixels", size or batch, subsample=_subsample(index, batch), dim=-1):
+            self._factor_endmembers(valid)
             c = pyro.sample("c_0", self.abundance_prior.initial(index))
             psi = pyro.sample("psi_0", self.variability_prior.initial())
             for t in pyro.markov(range(1, num_dates + 1)):
@@ -232,6 +240,12 @@ class SGLMM(Recorded, PyroModule):
                 mean = self._mean(to_abundances(c), psi, design)
                 with poutine.mask(mask=masks[t - 1]):
                     pyro.sample(f"y_{t}", noise[t - 1](mean), obs=observed[t - 1])
+
+    def _factor_endmembers(self, valid: Tensor) -> None:
+        """The prior of M0, in the plate: every pixel brings the share of its observed values."""
+        log_prior = self.reference.log_prior(valid.sum(1) * self.num_bands)
+        if log_prior is not None:
+            pyro.factor("M0", log_prior)
 
     def _mean(self, abundances: Tensor, flat: Tensor, design: Tensor | None = None) -> Tensor:
         """Noiseless pixels (..., L) of abundances (..., P) and variability (..., K P)."""

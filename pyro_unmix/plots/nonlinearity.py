@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 from numpy.typing import NDArray
 
+from pyro_unmix._check import positive_int
 from pyro_unmix.per_pixel import degree_of_nonlinearity
 from pyro_unmix.plots.grid import ColourScale, Grid, draw_scalar_grid
 from pyro_unmix.plots.reading import (
@@ -126,7 +127,7 @@ def plot_latents(
     count = latents.sizes["component"]
     first, second = (check_position(k, max(count, 2), "components") for k in components)
     observed = np.flatnonzero(~missing_pixels(result, maps)[date].ravel())
-    size = min(int(num_pixels), len(observed))
+    size = min(positive_int(num_pixels, "num_pixels"), len(observed))
     chosen = np.random.default_rng(seed).permutation(observed)[:size]
     fractions = maps.values[date].reshape(-1, len(labels))[chosen]
     z = latents.values[date].reshape(-1, count, len(labels))[chosen]

@@ -44,13 +44,17 @@ class Endmembers(Part):
     def set_variability(self, components: Tensor) -> None:
         """Learn how materials vary at the start: ``F_k diag(std of psi_k)``, shape (L, K, P)."""
 
-    def log_prior(self, num_values: int) -> Tensor | None:
-        """Log density of `value`, a scalar; None without a prior.
+    def log_prior(self, num_values: int | Tensor) -> Tensor | None:
+        """Share of the log density of `value` that belongs to so many values; None without a prior.
 
         Parameters
         ----------
-        num_values : int
-            Pixels of the scene times dates times bands.
+        num_values : int, or Tensor of any shape
+            Observed values (pixels times dates times bands).
+
+        Returns
+        -------
+        Tensor of the shape of `num_values`, or None
         """
         return None
 
@@ -72,7 +76,7 @@ class FixedEndmembers(Endmembers):
 class AnchoredEndmembers(FreeEndmembers):
     """M0 is learned under a Laplace prior about the given spectra m, for starts that may be poor.
 
-    ``log p(M0) = -strength n sum_p d_p``, with n the number of values in the scene and
+    ``log p(M0) = -strength n sum_p d_p``, with n the number of values observed in the scene and
     ``d_p^2 = (M0_p - m_p)' (G_p G_p' + s_p^2 I)^-1 (M0_p - m_p)``, the distance in stds of the material's own
     variability as the model has it before training (``G_pk = F_pk std(psi_pk)``; s_p is 30 dB below the spectrum).
 
@@ -123,7 +127,7 @@ class AnchoredEndmembers(FreeEndmembers):
         square = (away.square().sum((-2, -1)) - explained) / self.floor
         return (square.clamp(min=0) + _TINY).sqrt()  # a gradient of zero at the start
 
-    def log_prior(self, num_values: int) -> Tensor | None:
+    def log_prior(self, num_values: int | Tensor) -> Tensor | None:
         return -self.strength * num_values * self.distances().sum()
 
 

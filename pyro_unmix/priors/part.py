@@ -72,9 +72,13 @@ def as_days(dates: Any) -> np.ndarray:
         If dates do not increase.
     """
     dates = np.atleast_1d(np.asarray(dates))
+    if not dates.size:
+        raise ValueError("dates must hold at least one date, got none")
     times = as_times(dates, dates.size)
-    passed = times - times[0]
-    days = passed / np.timedelta64(1, "D") if passed.dtype.kind == "m" else passed.astype(float)
+    if times.dtype.kind == "M":
+        days = (times - times[0]) / np.timedelta64(1, "D")
+    else:
+        days = times.astype(float) - float(times[0])  # unsigned ones cannot be subtracted
     if (np.diff(days) <= 0).any():
         raise ValueError(
             f"dates must increase, got {times.tolist()}: sort the images by date, and average or "

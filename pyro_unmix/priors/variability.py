@@ -52,10 +52,11 @@ class VariabilityPrior(Part):
         elapsed = elapsed.unsqueeze(-1)
         walks = coefficient == 1
         inside = torch.where(walks, 0.5, coefficient)  # keeps the gradient finite
-        decayed = inside**elapsed
-        growth = (1 - decayed.square()) / (1 - inside.square())
+        # expm1: dates may be so close that 1 - phi^(2 Delta) is rounded to zero
+        rate = 2 * inside.log()
+        growth = torch.expm1(rate * elapsed) / torch.expm1(rate)
         growth = torch.where(walks, elapsed, growth)
-        return torch.where(walks, 1.0, decayed), scale * growth.sqrt()
+        return torch.where(walks, 1.0, inside**elapsed), scale * growth.sqrt()
 
     def initial(self) -> TorchDistribution:
         _, _, loc, scale = self.chain()

@@ -1,0 +1,216 @@
+"""Are posteriors as wide as their errors? Ranks, coverage, widths and interval scores.
+
+    OMP_NUM_THREADS=1 python benchmarks/calibration.py --data DIR --out DIR
+
+Three parts: simulation-based calibration where the exact posterior is known (abundances given, variability linear and
+Gaussian); scenes drawn from the model, with the parameters known; and `unmix` at its defaults on the scenes of the
+paper's kind, which the model does not describe exactly. Prints Markdown and draws the rank histogram and the coverage.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from _data import corner, data_folder, load
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from scipy import stats
+
+from pyro_unmix import (
+    DCT,
+    SGLMM,
+    AutoRegressive,
+    ConjugateGuide,
+    FixedEndmembers,
+    Independent,
+    JumpWalk,
+    KnownAbundances,
+    Unmixing,
+    WhiteNoise,
+    fit,
+    match_endmembers,
+    unmix,
+)
+from pyro_unmix.guides.variability import ExactVariability
+
+Array = NDArray[Any]
+LEVELS = (0.05, 0.25, 0.75, 0.95)
+NUM_DRAWS = 99  # of a rank, so that there are a hundred
+NUM_BINS = 20
+
+
+def ranks(num_simulations: int, seed: int = 0) -> tuple[Array, float, float]:
+    """Ranks (simulations, coefficients) of the true psi among posterior draws; errors of the guide's mean and std.
+
+    Every pixel is a simulation: psi from its prior, abundances from a Dirichlet, spectra from the model. The errors are
+    the largest ones against a dense Gaussian posterior, relative to the posterior std.
+    """
+    rng = np.random.default_rng(seed)
+    bands, materials, rank, dates, noise, phi, scale = 8, 3, 2, 4, 0.05, 0.7, 0.3
+    known = rng.dirichlet(np.ones(materials), size=(num_simulations, dates))
+    model = SGLMM(
+        FixedEndmembers(rng.uniform(0.1, 0.6, size=(bands, materials))),
+        basis=DCT(rank),
+        abundance_prior=KnownAbundances(known),
+        variability_prior=AutoRegressive(phi, scale, learn=False),
+        noise=WhiteNoise(noise, learn=False),
+    ).double()
+    drawn = model.sample_sequence(num_simulations, dates, seed=seed)
+    size = rank * materials
+    truth = drawn["variability"].flatten(-2)  # (N, T, K P)
+    prior = model.variability_prior
+    with torch.no_grad(), torch.random.fork_rng():
+        torch.manual_seed(seed)
+        posterior = ExactVariability(
+            design=model.design(), noise_scale=model.noise.scale,
+            chain=(*prior.steps(dates), *prior.chain()[2:]), independent=False,
+            pixels=drawn["pixels"], valid=torch.ones(num_simulations, dates, dtype=torch.bool),
+            abundances=torch.from_numpy(known),
+        )  # fmt: skip
+        below = torch.zeros(num_simulations, dates, size)
+        squares, sums = torch.zeros_like(truth), torch.zeros_like(truth)
+        for _ in range(NUM_DRAWS):
+            psi, path = posterior.conditional(0, None).sample(), []
+            for t in range(1, dates + 1):
+                psi = posterior.conditional(t, psi).sample()
+                path.append(psi)
+            draws = torch.stack(path, dim=1)
+            below += draws < truth
+            sums, squares = sums + draws, squares + draws.square()
+        means = posterior.means()
+    apart = np.abs(np.arange(dates)[:, None] - np.arange(dates))
+    inverse = np.linalg.inv(np.kron(phi**apart, scale**2 * np.eye(size)))
+    components = model.components().detach().numpy()
+    mean_error, ratios = 0.0, []
+    for n in range(num_simulations):
+        mix = np.zeros((dates * bands, dates * size))
+        for t in range(dates):
+            block = (components * known[n, t]).reshape(bands, -1)
+            mix[t * bands : (t + 1) * bands, t * size : (t + 1) * size] = block
+        covariance = np.linalg.inv(inverse + mix.T @ mix / noise**2)
+        rest = drawn["pixels"][n].numpy() - known[n] @ model.reference.value.numpy().T
+        exact = (covariance @ mix.T @ rest.ravel() / noise**2).reshape(dates, size)
+        std = np.sqrt(np.diag(covariance)).reshape(dates, size)
+        mean_error = max(mean_error, float(np.abs((means[n].numpy() - exact) / std).max()))
+        seen = (squares[n] / NUM_DRAWS - (sums[n] / NUM_DRAWS).square()).numpy()
+        ratios.append(seen / std**2)
+    # the mean ratio of variances: a draw's variance is exact up to 1 / S
+    std_error = abs(float(np.sqrt(np.mean(ratios) * NUM_DRAWS / (NUM_DRAWS - 1))) - 1)
+    return below.numpy().reshape(num_simulations, -1), mean_error, std_error
+
+
+def rank_test(found: Array) -> float:
+    """Smallest chi-square p-value of uniform ranks over the coefficients, corrected for their number (Bonferroni)."""
+    smallest = 1.0
+    for column in found.T:
+        counts = np.bincount((column * NUM_BINS // (NUM_DRAWS + 1)).astype(int), minlength=NUM_BINS)
+        smallest = min(smallest, float(stats.chisquare(counts).pvalue))
+    return min(1.0, smallest * found.shape[1])
+
+
+def row(result: Unmixing, truth: Array, order: Array) -> dict[str, Any]:
+    """Coverage of 50 % and 90 % intervals over all pixels, width, and interval score (Gneiting, Raftery 2007)."""
+    quantiles = result.quantile(list(LEVELS), num_samples=400).to_numpy()[..., order]
+    low, lower, upper, high = quantiles
+    inside = (truth >= low) & (truth <= high)
+    error = np.sqrt(np.mean((result.abundances.to_numpy()[..., order] - truth) ** 2))
+    penalty = 2 / 0.1 * ((low - truth).clip(min=0) + (truth - high).clip(min=0))
+    return {
+        "90 %": float(inside.mean()),
+        "by material": inside.mean((0, 1, 2)),
+        "50 %": float(((truth >= lower) & (truth <= upper)).mean()),
+        "width / RMSE": float((high - low).mean() / error),
+        "interval score": float((high - low + penalty).mean()),
+    }
+
+
+def drawn_scene(size: int, seed: int = 0) -> tuple[Unmixing, Array]:
+    """The guide at the true parameters, without training, and the true abundances."""
+    rng = np.random.default_rng(seed)
+    model = SGLMM(
+        FixedEndmembers(rng.uniform(0.1, 0.7, size=(60, 4))),
+        basis=DCT(3),
+        abundance_prior=JumpWalk(),
+        variability_prior=Independent(0.15, learn=False),
+        noise=WhiteNoise(0.01, learn=False),
+    )
+    drawn = model.sample_sequence(size * size, 6, seed=seed)
+
+    def grid(values: torch.Tensor) -> Array:
+        return values.numpy().transpose(1, 0, 2).reshape(6, size, size, -1)
+
+    guide = ConjugateGuide(model, correction=False)
+    result = fit(model, guide, grid(drawn["pixels"]), num_steps=0, progress=False)
+    return result, grid(drawn["abundances"])
+
+
+def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    """Print the tables, write the pictures and return the rows."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--data", metavar="DIR", help="folder of ds1.npz and ds2.npz")
+    parser.add_argument("--out", type=Path, default=Path("out/calibration"), metavar="DIR")
+    parser.add_argument("--quick", action="store_true", help="smallest size")
+    options = parser.parse_args(arguments)
+    found, mean_error, std_error = ranks(100 if options.quick else 500)
+    p_value = rank_test(found)
+    print(
+        f"ranks: p = {p_value:.3f}; mean within {mean_error:.1e} and std within {std_error:.1%}\n"
+    )
+    cases: dict[str, tuple[Unmixing, Array, Array]] = {}
+    result, truth = drawn_scene(6 if options.quick else 40)
+    cases["drawn from the model"] = result, truth, np.arange(4)
+    for name in ("ds1", "ds2"):
+        scene = load(name, data_folder(options.data)).scene
+        if options.quick:
+            scene = corner(scene, 2, 8, 8)
+        result = unmix(
+            scene.cubes, scene.abundances.shape[-1], progress=False,
+            num_steps=2 if options.quick else None,
+        )  # fmt: skip
+        order = match_endmembers(
+            result.reference_endmembers.to_numpy(), scene.reference_endmembers.to_numpy()
+        )
+        cases[name] = result, scene.abundances.to_numpy(), order
+    rows: dict[str, Any] = {"ranks": {"p": p_value, "mean": mean_error, "std": std_error}}
+    print("| scene | 90 % | by material | 50 % | width / RMSE | interval score |")
+    print("|---|---:|---|---:|---:|---:|")
+    for name, case in cases.items():
+        rows[name] = scores = row(*case)
+        parts = ", ".join(f"{share:.2f}" for share in scores["by material"])
+        print(
+            f"| {name} | {scores['90 %']:.3f} | {parts} | {scores['50 %']:.3f} "
+            f"| {scores['width / RMSE']:.2f} | {scores['interval score']:.3f} |",
+            flush=True,
+        )
+    options.out.mkdir(parents=True, exist_ok=True)
+    draw(found, cases, options.out / "calibration.png")
+    return rows
+
+
+def draw(found: Array, cases: dict[str, tuple[Unmixing, Array, Array]], path: Path) -> None:
+    """Rank histogram, and coverage of all central intervals."""
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.hist(found.ravel(), bins=NUM_BINS, range=(0, NUM_DRAWS + 1), color="0.6")
+    left.axhline(found.size / NUM_BINS, color="k", linewidth=1)
+    left.set(xlabel="rank of the true value among draws", ylabel="count", title="exact posterior")
+    nominal = np.linspace(0.1, 0.98, 12)
+    levels = np.concatenate([(1 - nominal) / 2, (1 + nominal) / 2])
+    for name, (result, truth, order) in cases.items():
+        quantiles = result.quantile(levels.tolist(), num_samples=400).to_numpy()[..., order]
+        low, high = quantiles[: len(nominal)], quantiles[len(nominal) :]
+        covered = ((truth >= low) & (truth <= high)).mean(axis=(1, 2, 3, 4))
+        right.plot(nominal, covered, "o-", markersize=3, label=name)
+    right.plot([0, 1], [0, 1], color="k", linewidth=1)
+    right.set(xlabel="nominal", ylabel="coverage", title="abundances, all pixels")
+    right.legend(frameon=False)
+    figure.savefig(path, dpi=120)
+
+
+if __name__ == "__main__":
+    main()

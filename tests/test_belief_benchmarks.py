@@ -1,0 +1,106 @@
+"""Benchmarks of calibration, of uneven dates and of trained endmembers: they run, and measure what they say."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+from scipy import stats
+
+from pyro_unmix import Unmixing
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+
+import calibration
+import endmember_training
+import landsat
+
+
+def test_the_exact_posterior_is_calibrated() -> None:
+    found, mean_error, std_error = calibration.ranks(200)
+    assert found.shape == (200, 4 * 6) and found.min() >= 0 and found.max() <= calibration.NUM_DRAWS
+    assert calibration.rank_test(found) > 0.01
+    assert mean_error < 1e-5
+    # a variance of 99 draws is known to 14 %; they share nothing over 200 simulations and 24 coefficients
+    assert std_error < 4 * 0.07 / np.sqrt(200 * 24) + 1e-3
+
+
+def test_ranks_of_a_narrow_posterior_are_found_out() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.normal(size=(500, 6))
+    draws = 0.7 * rng.normal(size=(calibration.NUM_DRAWS, 500, 6))
+    assert calibration.rank_test((draws < truth).sum(0)) < 0.01
+    draws = rng.normal(size=(calibration.NUM_DRAWS, 500, 6))
+    assert calibration.rank_test((draws < truth).sum(0)) > 0.01
+
+
+class Normal:
+    """A result whose abundances are normal with std one, in two materials."""
+
+    abundances = xr.DataArray(np.zeros((1, 40, 50, 2)), dims=("time", "y", "x", "endmember"))
+
+    def quantile(self, levels: list[float], num_samples: int) -> xr.DataArray:
+        values = stats.norm.ppf(levels)[:, None, None, None, None] + np.zeros((1, 40, 50, 2))
+        return xr.DataArray(values, dims=("quantile", *self.abundances.dims))
+
+
+def test_scores_of_intervals_are_their_formulas() -> None:
+    truth = np.random.default_rng(0).normal(size=(1, 40, 50, 2))
+    truth[..., 1] *= 2
+    scores = calibration.row(Normal(), truth, np.arange(2))  # type: ignore[arg-type]
+    narrow = stats.norm.cdf(1.645 / 2) * 2 - 1
+    np.testing.assert_allclose(scores["by material"], [0.9, narrow], atol=0.03)
+    assert scores["90 %"] == pytest.approx((0.9 + narrow) / 2, abs=0.02)
+    width = 2 * 1.645
+    assert scores["width / RMSE"] == pytest.approx(width / np.sqrt(2.5), rel=0.05)
+
+    def expected(std: float) -> float:  # E of the interval score of a normal truth
+        outside = 2 * (std * stats.norm.pdf(1.645 / std) - 1.645 * stats.norm.sf(1.645 / std))
+        return width + 20 * outside
+
+    assert scores["interval score"] == pytest.approx((expected(1) + expected(2)) / 2, rel=0.05)
+
+
+def test_the_calibration_benchmark_runs(data_dir: Path, tmp_path: Path) -> None:
+    rows = calibration.main(["--quick", "--data", str(data_dir), "--out", str(tmp_path)])
+    assert list(rows) == ["ranks", "drawn from the model", "ds1", "ds2"]
+    assert (tmp_path / "calibration.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_landsat_benchmark_runs(data_dir: Path) -> None:
+    scores = landsat.main(["--quick", "--data", str(data_dir)])
+    assert scores["held-out spectra"] > 10 and 0 < scores["ratio"] < 10
+
+
+def test_linear_interpolation_is_that_of_the_known_dates() -> None:
+    known = np.array([1.0, np.nan, 4.0, np.nan])[:, None, None] * [[[1.0, 10.0]]]
+    found = landsat.interpolated(known, np.array([0.0, 1.0, 3.0, 9.0]))
+    np.testing.assert_allclose(found[:, 0], [[1, 10], [2, 20], [4, 40], [4, 40]])
+
+
+def test_held_out_spectra_are_clear_and_not_seen(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cubes, held_out = landsat.sequence(data_dir, 12, 30)
+    assert cubes.notnull().all("wavelength").values[:, 0][held_out].all()
+    seen = []
+
+    def spy(known: xr.DataArray, *_: object, **__: object) -> Unmixing:
+        seen.append(known)
+        raise InterruptedError
+
+    monkeypatch.setattr(landsat, "unmixed", spy)
+    with pytest.raises(InterruptedError):
+        landsat.scores(cubes, held_out, 3, 2)
+    assert seen[0].isnull().all("wavelength").values[:, 0][held_out].all()
+    assert not cubes.isnull().values[:, 0][held_out].any()
+
+
+def test_the_endmember_benchmark_runs(data_dir: Path) -> None:
+    rows = endmember_training.main(["--quick", "--data", str(data_dir), "--scenes", "ds1"])
+    assert len(rows) == 2 * len(endmember_training.KINDS)
+    kept, free = (rows["ds1", "poor", kind]["M0 error"] for kind in ("kept", "free"))
+    assert kept != free
