@@ -74,14 +74,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     scene = pu.simulate.state_space(
         source, num_dates=6, height=size, width=size, cloud_fraction=0.25, seed=arguments.seed
     )
-    truth, clouds = scene.abundances.values, np.isnan(scene.cubes.values).any(-1)
+    cubes = scene.cubes.assign_coords(time=days)
+    truth, clouds = scene.abundances.values, np.isnan(cubes.values).any(-1)
 
     print(f"{'':14}{'ELBO':>8}{'RMSE open':>11}{'RMSE cloud':>12}")
     results = {}
     for walk in (ConstantWalk(0.5), TrendWalk(0.5)):
         model = model_with(walk)
         result = pu.fit(
-            model, pu.ConjugateGuide(model), scene.cubes, num_steps=num_steps, learning_rate=0.03,
+            model, pu.ConjugateGuide(model), cubes, num_steps=num_steps, learning_rate=0.03,
             learning_rate_decay=0.1, seed=arguments.seed, progress=False,
         )  # fmt: skip
         name = type(walk).__name__
