@@ -150,9 +150,11 @@ def test_noise_is_white_with_the_stated_scale_and_snr(name, request):
     assert stats.kstest(unit.ravel()[::7], "norm").pvalue > 1e-6
 
 
-@pytest.mark.parametrize("make", [simulate.scaled_scene, simulate.bundle_scene])
+@pytest.mark.parametrize(
+    "make", [simulate.scaled_scene, simulate.bundle_scene, simulate.smooth_scene]
+)
 def test_without_noise_the_cubes_are_the_mixtures(make):
-    scene = make(num_dates=3, height=6, width=5, snr_db=math.inf, seed=2)
+    scene = make(num_dates=3, height=6, width=5, snr_db=math.inf, cloud_fraction=0.0, seed=2)
     assert scene.noise_scale == 0
     np.testing.assert_allclose(scene.cubes, clean_cubes(scene), rtol=FLOAT32_ROUNDING)
     for time in range(3):
@@ -168,7 +170,9 @@ def test_mixing_in_blocks_of_rows_changes_nothing(monkeypatch):
             np.testing.assert_array_equal(make(**sizes).cubes, whole.cubes)
 
 
-@pytest.mark.parametrize("make", [simulate.scaled_scene, simulate.bundle_scene])
+@pytest.mark.parametrize(
+    "make", [simulate.scaled_scene, simulate.bundle_scene, simulate.smooth_scene]
+)
 def test_the_seed_and_nothing_else_decides(make):
     sizes = {"num_dates": 3, "height": 8, "width": 7, "cloud_fraction": 0.2}
     np.random.seed(0)  # noqa: NPY002
@@ -182,7 +186,9 @@ def test_the_seed_and_nothing_else_decides(make):
     assert not np.array_equal(first.endmembers(2), other.endmembers(2))
 
 
-@pytest.mark.parametrize("make", [simulate.scaled_scene, simulate.bundle_scene])
+@pytest.mark.parametrize(
+    "make", [simulate.scaled_scene, simulate.bundle_scene, simulate.smooth_scene]
+)
 def test_noise_and_clouds_leave_the_truth_as_it_is(make):
     sizes = {"num_dates": 3, "height": 8, "width": 7}
     plain, other = make(**sizes), make(**sizes, snr_db=10, cloud_fraction=0.3)
@@ -190,7 +196,9 @@ def test_noise_and_clouds_leave_the_truth_as_it_is(make):
     np.testing.assert_array_equal(plain.endmembers(2), other.endmembers(2))
 
 
-@pytest.mark.parametrize("make", [simulate.scaled_scene, simulate.bundle_scene])
+@pytest.mark.parametrize(
+    "make", [simulate.scaled_scene, simulate.bundle_scene, simulate.smooth_scene]
+)
 @pytest.mark.parametrize("fraction", [0.0, 0.05, 0.25, 0.999])
 def test_clouds_hide_their_share_of_every_date(make, fraction):
     scene = make(num_dates=3, height=20, width=30, cloud_fraction=fraction)
@@ -521,7 +529,9 @@ NAN_LIBRARY = np.full((4, 3), np.nan)
         ({"cloud_fraction": -0.1}, ValueError, r"cloud_fraction must lie in \[0, 1\), got -0.1"),
     ],
 )
-@pytest.mark.parametrize("make", [simulate.scaled_scene, simulate.bundle_scene])
+@pytest.mark.parametrize(
+    "make", [simulate.scaled_scene, simulate.bundle_scene, simulate.smooth_scene]
+)
 def test_errors_of_settings(make, settings, error, text):
     with pytest.raises(error, match=text):
         make(**{"num_dates": 2, "height": 3, "width": 3, **settings})
@@ -585,3 +595,34 @@ def test_dates_are_positions(bundled):
     for time in (5, -6):
         with pytest.raises(IndexError, match=rf"position of a date, 0 to 4, got {time}"):
             bundled.endmembers(time)
+
+
+def test_smooth_scene_is_few_pure_irregular_and_smooth_in_space_and_time():
+    scene = simulate.smooth_scene(num_dates=5, height=60, width=60, cloud_fraction=0.0, seed=1)
+    days = np.diff(scene.cubes["time"].values) / np.timedelta64(1, "D")
+    assert (days >= 3).all() and (days <= 40).all() and np.ptp(days) > 0
+    assert (scene.abundances.values.max(-1) > 0.95).mean() < 0.1
+    reference = scene.reference_endmembers.values
+    scaling = np.stack([scene.endmembers(t).values[:, :, ::40] / reference[::40] for t in range(5)])
+    fields = scaling - 1
+    assert 0.1 < fields.std() < 0.2  # illumination 0.1 and knots 0.1
+
+    def correlation(one, two):
+        return np.corrcoef(one.ravel(), two.ravel())[0, 1]
+
+    beside = correlation(fields[:, :, 1:], fields[:, :, :-1])
+    apart = correlation(fields[:, :, 20:], fields[:, :, :-20])
+    assert beside > 0.95 and abs(apart) < 0.35
+    later = correlation(fields[1:], fields[:-1])
+    assert 0.7 < later < 0.97
+    # Materials share the illumination, and nothing else.
+    bare = simulate.smooth_scene(num_dates=2, height=20, width=20, variability_scale=0.0, seed=1)
+    ratio = bare.endmembers(1).values / bare.reference_endmembers.values
+    assert np.allclose(ratio, ratio[:, :, :1, :1])
+    assert 0.05 < ratio.std() < 0.2
+
+
+@pytest.mark.parametrize("name", ["illumination_scale", "variability_scale"])
+def test_smooth_scene_refuses_negative_scales(name):
+    with pytest.raises(ValueError, match=name):
+        simulate.smooth_scene(**{name: -0.1})

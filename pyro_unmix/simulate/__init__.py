@@ -14,5 +14,14 @@ from pyro_unmix.simulate.from_model import StateSpaceModel, state_space
 from pyro_unmix.simulate.scaled import scaled_scene
 from pyro_unmix.simulate.scene import Scene
 from pyro_unmix.simulate.signatures import library
+from pyro_unmix.simulate.smooth import smooth_scene
 
-__all__ = ["Scene", "StateSpaceModel", "bundle_scene", "library", "scaled_scene", "state_space"]
+__all__ = [
+    "Scene",
+    "StateSpaceModel",
+    "bundle_scene",
+    "library",
+    "scaled_scene",
+    "smooth_scene",
+    "state_space",
+]

@@ -49,14 +49,25 @@ def smooth_fields(rng: np.random.Generator, count: int, height: int, width: int)
     return fields[:, :height, :width] / math.sqrt(variance)
 
 
-def abundance_maps(rng: np.random.Generator, shape: tuple[int, int, int, int]) -> Array:
-    """Abundances (T, y, x, P): softmax of smooth drifting fields, with jumps at inner dates."""
+def abundance_maps(
+    rng: np.random.Generator,
+    shape: tuple[int, int, int, int],
+    *,
+    log_scale: float = _LOG_ABUNDANCE_SCALE,
+    elapsed: Array | None = None,
+) -> Array:
+    """Abundances (T, y, x, P): softmax of smooth drifting fields, with jumps at inner dates.
+
+    `log_scale` is the std of the first log-abundances; the drift grows with the square root of the units of time
+    between the dates, `elapsed` (T-1,).
+    """
     num_dates, height, width, num_endmembers = shape
     abundances = np.empty(shape)
-    logits = _LOG_ABUNDANCE_SCALE * smooth_fields(rng, num_endmembers, height, width)
+    logits = log_scale * smooth_fields(rng, num_endmembers, height, width)
     for time in range(num_dates):
         if time > 0:
-            logits += _DRIFT_SCALE * smooth_fields(rng, num_endmembers, height, width)
+            step = 1.0 if elapsed is None else math.sqrt(elapsed[time - 1])
+            logits += _DRIFT_SCALE * step * smooth_fields(rng, num_endmembers, height, width)
         if 0 < time < num_dates - 1:
             for _ in range(rng.integers(1, 3)):
                 change_abruptly(rng, logits)

@@ -28,7 +28,7 @@ class _Scaled:
     knots: npt.NDArray[np.float32]  # (T, y, x, P, knot)
 
     def __call__(self, time: int, rows: slice = ALL_ROWS) -> Array:
-        interpolation = _linear_interpolation(len(self.reference), self.knots.shape[-1])
+        interpolation = linear_interpolation(len(self.reference), self.knots.shape[-1])
         scaling = self.knots[time, rows].astype(np.float64) @ interpolation.T
         return np.moveaxis(scaling, -1, -2) * self.reference
 
@@ -79,7 +79,7 @@ def scaled_scene(
     """
     num_dates, height, width = checked_sizes(num_dates, height, width)
     num_endmembers = positive_int(num_endmembers, "num_endmembers", minimum=2)
-    reference = _reference(library, num_endmembers)
+    reference = reference_signatures(library, num_endmembers)
     streams = random_streams(seed)
 
     knots = scaling_knots(streams["variability"], (num_dates, height, width, num_endmembers))
@@ -93,7 +93,9 @@ def scaled_scene(
     )
 
 
-def _reference(spectra: xr.DataArray | npt.ArrayLike | None, num_endmembers: int) -> xr.DataArray:
+def reference_signatures(
+    spectra: xr.DataArray | npt.ArrayLike | None, num_endmembers: int
+) -> xr.DataArray:
     """The first signatures of a library, as a float64 copy with names and wavelengths."""
     first: xr.DataArray | Array
     if spectra is None:
@@ -126,7 +128,7 @@ def scaling_knots(
     return knots
 
 
-def _linear_interpolation(num_bands: int, num_knots: int) -> Array:
+def linear_interpolation(num_bands: int, num_knots: int) -> Array:
     """Matrix (L, knots) that interpolates knots over bands, both spread evenly over [0, 1]."""
     bands = np.linspace(0.0, 1.0, num_bands)
     places = np.linspace(0.0, 1.0, num_knots)

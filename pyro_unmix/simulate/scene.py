@@ -6,7 +6,7 @@ import math
 import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -114,6 +114,7 @@ def observe(
     snr_db: float,
     cloud_fraction: float,
     streams: Mapping[str, np.random.Generator],
+    dates: npt.NDArray[Any] | None = None,
 ) -> Scene:
     """Mix, add noise at the SNR of the whole sequence, hide what is under clouds."""
     if snr_db != math.inf:  # no noise
@@ -133,7 +134,7 @@ def observe(
     if noise_scale > 0:
         for cube in cubes:
             cube += noise_scale * streams["noise"].standard_normal(cube.shape, dtype=np.float32)
-    return assemble(cubes, abundances, reference, variation, hidden, noise_scale)
+    return assemble(cubes, abundances, reference, variation, hidden, noise_scale, dates)
 
 
 def assemble(
@@ -143,9 +144,10 @@ def assemble(
     variation: Variation,
     hidden: npt.NDArray[np.bool_],
     noise_scale: float | None,
+    dates: npt.NDArray[Any] | None = None,
 ) -> Scene:
     cubes[hidden] = np.nan
-    dates = np.arange(len(cubes))
+    dates = np.arange(len(cubes)) if dates is None else dates
     bands = {"wavelength": reference["wavelength"]} if "wavelength" in reference.coords else {}
     return Scene(
         xr.DataArray(
