@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,9 @@ class Encoder(Recorded, nn.Module):
 
     A date that is missing comes as zeros.
     """
+
+    #: Whether `forward` takes the times of the dates as its second argument.
+    takes_times: ClassVar[bool] = False
 
     def __init__(self) -> None:  # its own, so that it is remembered how the object was made
         super().__init__()
@@ -58,8 +62,9 @@ class GRU(Encoder):
 class Transformer(Encoder):
     """Self-attention over the dates: every date looks at every other one directly.
 
-    ``h = W_out layers(W_in y_t + position_t)``, with sinusoidal positions that count the dates, and layers of attention
-    and of a ReLU network, each behind a normalisation, without dropout.
+    ``h = W_out layers(W_in y_t + position_t)``, with sinusoidal positions that count the dates, or the time between
+    them where the model knows it, and layers of attention and of a ReLU network, each behind a normalisation, without
+    dropout.
 
     Parameters
     ----------
@@ -71,6 +76,8 @@ class Transformer(Encoder):
     ----------
     Vaswani et al., "Attention is all you need", NeurIPS 2017; Xiong et al., ICML 2020 (normalisation first).
     """
+
+    takes_times = True
 
     def __init__(self, num_layers: int = 1, *, num_heads: int = 2, width: int = 32) -> None:
         super().__init__()
@@ -97,17 +104,20 @@ class Transformer(Encoder):
         )
         self.leave = nn.Linear(self.width, hidden_size)
 
-    def forward(self, sequence: Tensor) -> Tensor:
-        hidden = self.enter(sequence) + self._positions(sequence)
+    def forward(self, sequence: Tensor, times: Tensor | None = None) -> Tensor:
+        """(B, T, input_size) -> (B, T, hidden_size), at times (T,) in units; without them 0, 1, 2, ..."""
+        hidden = self.enter(sequence) + self._positions(sequence, times)
         for layer in self.layers:
             hidden = layer(hidden)
         return self.leave(hidden)
 
-    def _positions(self, sequence: Tensor) -> Tensor:
+    def _positions(self, sequence: Tensor, times: Tensor | None) -> Tensor:
         """``sin(t w_i), cos(t w_i)`` (T, width), ``w_i = 10000^(-2i / width)``."""
         even = sequence.new_tensor(range(0, self.width, 2))
         rates = torch.exp(-math.log(1e4) * even / self.width)
-        angles = sequence.new_tensor(range(sequence.shape[1]))[:, None] * rates
+        if times is None:
+            times = sequence.new_tensor(range(sequence.shape[1]))
+        angles = times[:, None] * rates
         return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
@@ -123,3 +133,16 @@ def built(encoder: Encoder | None, input_size: int, hidden_size: int) -> nn.Modu
     encoder = copy.deepcopy(encoder)
     encoder.setup(input_size, hidden_size)
     return encoder
+
+
+def encoded(network: nn.Module, sequence: Tensor, model: Any) -> Tensor:
+    """What a network of `built` makes of a sequence (B, T, input_size) at the dates of a model, (B, T, hidden_size).
+
+    Times are in units of the model since its first date, so that even dates are at 0, 1, 2, ...; a network that takes
+    no times sees the order of the dates alone.
+    """
+    if not getattr(network, "takes_times", False):
+        return network(sequence)
+    days = getattr(model, "days", None)
+    times = None if days is None else sequence.new_tensor(days / (model.time_unit or 1.0))
+    return network(sequence, times)
