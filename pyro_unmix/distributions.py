@@ -171,6 +171,93 @@ class PrecisionNormal(TorchDistribution):
         return self.log_det - 0.5 * (squared + self.event_shape[0] * _LOG_2PI)
 
 
+class FactorNormal(TorchDistribution):
+    """Gaussian of the draws ``loc + F (shift + exp(log_scale) eps)``, F upper triangular.
+
+    That is ``N(loc + F shift, F diag(exp(log_scale))^2 F')``. A draw and its density factorise and solve nothing.
+
+    Parameters
+    ----------
+    loc : Tensor, shape (..., D)
+    factor : Tensor, shape (..., D, D)
+        F, with a positive diagonal.
+    log_det : Tensor, shape (...)
+        ``log det F``.
+    shift, log_scale : Tensor, shape (..., D), optional
+        Zero without them.
+    """
+
+    arg_constraints: ClassVar = {"loc": constraints.real_vector}
+    support = constraints.real_vector
+    has_rsample = True
+
+    def __init__(
+        self,
+        loc: Tensor,
+        factor: Tensor,
+        log_det: Tensor,
+        shift: Tensor | None = None,
+        log_scale: Tensor | None = None,
+        validate_args: bool | None = None,
+    ) -> None:
+        self.loc, self.factor, self._log_det = loc, factor, log_det
+        self.shift, self.log_scale = shift, log_scale
+        self._last: tuple[Tensor, Tensor] | None = None
+        batch_shape = _common_shape(loc.shape[:-1], factor.shape[:-2])
+        super().__init__(batch_shape, loc.shape[-1:], validate_args=validate_args)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
+        if torch.Size(batch_shape) == self.batch_shape:
+            return self
+        loc = self.loc.expand(torch.Size(batch_shape) + self.event_shape)
+        rest = (self.factor, self._log_det, self.shift, self.log_scale)
+        return FactorNormal(loc, *rest, validate_args=False)
+
+    @property
+    def log_det(self) -> Tensor:
+        """``log det`` of ``F diag(exp(log_scale))``, shape (...)."""
+        return self._log_det if self.log_scale is None else self._log_det + self.log_scale.sum(-1)
+
+    @property
+    def mean(self) -> Tensor:
+        loc = self.loc.expand(self.batch_shape + self.event_shape)
+        return loc if self.shift is None else loc + self._times(self.shift)
+
+    @property
+    def variance(self) -> Tensor:
+        scaled = self.factor if self.log_scale is None else self._scaled()
+        return scaled.square().sum(-1).expand(self.batch_shape + self.event_shape)
+
+    def _scaled(self) -> Tensor:
+        return self.factor * self.log_scale.exp().unsqueeze(-2)  # type: ignore[union-attr]
+
+    def _times(self, vector: Tensor) -> Tensor:
+        return (self.factor @ vector.unsqueeze(-1)).squeeze(-1)
+
+    def from_noise(self, noise: Tensor) -> Tensor:
+        """``loc + F (shift + exp(log_scale) noise)`` for standard-normal noise of shape (..., D)."""
+        inner = noise
+        if self.shift is not None and self.log_scale is not None:
+            inner = torch.addcmul(self.shift, self.log_scale.exp(), noise)
+        value = self.loc + self._times(inner)
+        self._last = (value, noise)
+        return value
+
+    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
+        shape = self._extended_shape(sample_shape)
+        return self.from_noise(torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._last is not None and value is self._last[0]:
+            noise = self._last[1]
+        else:
+            away = (value - self.loc).unsqueeze(-1)
+            noise = torch.linalg.solve_triangular(self.factor, away, upper=True).squeeze(-1)
+            if self.shift is not None and self.log_scale is not None:
+                noise = (noise - self.shift) * (-self.log_scale).exp()
+        return -self.log_det - 0.5 * (noise.square().sum(-1) + self.event_shape[0] * _LOG_2PI)
+
+
 class JumpNormal(TorchDistribution):
     """Two isotropic Gaussians about one centre: ``(1 - rho) N(loc, s^2 I) + rho N(loc, S^2 I)``.
 

@@ -6,15 +6,18 @@ Gram matrices. Functions take and return torch tensors and work on any device.
 
 from __future__ import annotations
 
+import copy
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from pyro_unmix.mixing import tile_components
+from pyro_unmix.small_matrices import apply, eliminate, inverse, multiply, solve
 
-_RIDGE = 1e-3  # relative, of matrices that are singular otherwise
 _MAX_PIVOTS_PER_UNKNOWN = 12
+_ROUND = 64
 
 
 def project_simplex(values: Tensor) -> Tensor:
@@ -64,67 +67,86 @@ def simplex_quadratic(gram: Tensor, linear: Tensor) -> Tensor:
     ----------
     Nocedal, Wright, "Numerical Optimization", 2nd ed., Algorithm 16.3.
     """
-    num_rows, size = linear.shape
-    eye = torch.eye(size, dtype=linear.dtype, device=linear.device)
-    scale = gram.diagonal(dim1=-2, dim2=-1).mean(-1).clamp(min=torch.finfo(gram.dtype).tiny)
+    columns = gram.unsqueeze(-1) if gram.dim() == 2 else gram.movedim(0, -1)
+    return simplex_columns(columns, linear.mT).mT.contiguous()
+
+
+def simplex_columns(gram: Tensor, linear: Tensor, start: Tensor | None = None) -> Tensor:
+    """`simplex_quadratic` of problems along the last axis.
+
+    Parameters
+    ----------
+    gram : Tensor, shape (P, P, 1) or (P, P, N)
+    linear : Tensor, shape (P, N)
+    start : Tensor, shape (P, N), optional
+        Points of the simplex; the nearer to the solution, the fewer rounds.
+
+    Returns
+    -------
+    Tensor, shape (P, N)
+    """
+    size = len(linear)
+    scale = gram.diagonal(dim1=0, dim2=1).mean(-1).clamp(min=torch.finfo(gram.dtype).tiny)
     ridge = 1e-9 if gram.dtype == torch.float64 else 1e-6
-    gram = gram / scale[..., None, None] + ridge * eye
-    linear = linear / (scale[..., None] if gram.dim() == 3 else scale)
+    gram = gram / scale
+    gram.diagonal(dim1=0, dim2=1).add_(ridge)
+    linear = linear / scale
     tolerance = 1e-10 if gram.dtype == torch.float64 else 1e-5
-    solution = torch.full_like(linear, 1.0 / size)
-    free = torch.ones_like(linear, dtype=torch.bool)
-    todo = torch.arange(num_rows, device=linear.device)
+    solution = torch.full_like(linear, 1.0 / size) if start is None else start.clone()
+    free = solution > 0
+    shared = gram.shape[-1] == 1
+    solution, free, converged = _pivot(gram, linear, solution, free, ridge, tolerance)
+    todo = torch.nonzero(~converged).squeeze(-1)
     for _ in range(_MAX_PIVOTS_PER_UNKNOWN * size):
         if not len(todo):
             break
-        g = gram if gram.dim() == 2 else gram[todo]
-        a, mask, converged = _pivot(g, linear[todo], solution[todo], free[todo], eye, tolerance)
-        solution[todo], free[todo] = a, mask
+        todo = _padded(todo)
+        a, mask, converged = _pivot(
+            gram if shared else gram[..., todo],
+            linear[:, todo],
+            solution[:, todo],
+            free[:, todo],
+            ridge,
+            tolerance,
+        )
+        solution[:, todo], free[:, todo] = a, mask
         todo = todo[~converged]
     solution = solution.clamp(min=0)
-    return solution / solution.sum(-1, keepdim=True)
+    return solution / solution.sum(0)
+
+
+def _padded(numbers: Tensor) -> Tensor:
+    """The last number repeated up to a round length: the rest of a vector loop may round otherwise than the loop."""
+    return torch.cat([numbers, numbers[-1:].expand(-len(numbers) % _ROUND)])
 
 
 def _pivot(
-    gram: Tensor, linear: Tensor, a: Tensor, free: Tensor, eye: Tensor, tolerance: float
+    gram: Tensor, linear: Tensor, a: Tensor, free: Tensor, ridge: float, tolerance: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One active-set round: the new point, its support, and which rows are optimal."""
+    """One active-set round: the new point, its support, and which columns are optimal."""
+    infinite = torch.tensor(math.inf, dtype=a.dtype, device=a.device)
     m = free.to(linear.dtype)
-    masked = gram * m[:, :, None] * m[:, None, :] + eye * (1 - m)[:, :, None]
-    rhs = torch.stack([linear * m, m], dim=-1)
-    u, v = _solve(masked, rhs).unbind(-1)
-    target = u + v * ((1 - u.sum(-1)) / v.sum(-1)).unsqueeze(-1)
+    masked = gram * (m[:, None] * m)
+    masked.diagonal(dim1=0, dim2=1).add_((1 - m).mT)
+    # Without the floor, rounding makes the pivots of collinear spectra negative.
+    u, v = solve(masked, torch.stack([linear * m, m], dim=1), smallest=ridge).unbind(1)
+    target = u + v * ((1 - u.sum(0)) / v.sum(0))
     # The longest step that keeps every fraction non-negative.
     falling = free & (target < 0)
-    ratio = torch.where(falling, a / (a - target), torch.full_like(a, float("inf")))
-    step, blocking = ratio.min(-1)
-    feasible = ~falling.any(-1)
-    step = torch.where(feasible, torch.ones_like(step), step)
-    a = torch.where(free, a + step.unsqueeze(-1) * (target - a), torch.zeros_like(a))
-    drop = torch.zeros_like(free).scatter_(-1, blocking.unsqueeze(-1), True)
-    free = free & ~(drop & ~feasible.unsqueeze(-1))
-    a = torch.where(free, a, torch.zeros_like(a))
-    # Rows that reached their target: is there a material whose entry would lower the cost?
-    slope = (gram @ a.unsqueeze(-1)).squeeze(-1) - linear
-    level = (slope * m).sum(-1) / m.sum(-1)
-    gain = torch.where(free, torch.full_like(slope, float("inf")), slope - level.unsqueeze(-1))
-    best, entering = gain.min(-1)
+    ratio = torch.where(falling, a / (a - target), infinite)
+    step = ratio.amin(0)
+    feasible = ~falling.any(0)
+    a = torch.where(free, a + torch.where(feasible, 1.0, step) * (target - a), 0.0)
+    free = free & ~(falling & (ratio == step))
+    a = torch.where(free, a, 0.0)
+    # Columns that reached their target: is there a material whose entry would lower the cost?
+    slope = apply(gram, a) - linear
+    level = (slope * m).sum(0) / m.sum(0)
+    gain = torch.where(free, infinite, slope - level)
+    best = gain.amin(0)
     converged = feasible & ~(best < -tolerance)
-    enters = feasible & ~converged
-    enter = torch.zeros_like(free).scatter_(-1, entering.unsqueeze(-1), True)
-    return a, free | (enter & enters.unsqueeze(-1)), converged
-
-
-def _solve(matrix: Tensor, right: Tensor) -> Tensor:
-    """``matrix^-1 right``; those that rounding made singular, as of collinear spectra, get a small ridge."""
-    solution, info = torch.linalg.solve_ex(matrix, right)
-    bad = info != 0
-    if bad.any():
-        singular = matrix[bad]
-        ridge = _RIDGE * singular.diagonal(dim1=-2, dim2=-1).abs().mean(-1)
-        eye = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
-        solution[bad] = torch.linalg.solve(singular + ridge[:, None, None] * eye, right[bad])
-    return solution
+    enters = (feasible & ~converged) & (gain == best)
+    return a, free | enters, converged
 
 
 def fcls(pixels: Tensor, endmembers: Tensor) -> Tensor:
@@ -149,16 +171,25 @@ def fcls(pixels: Tensor, endmembers: Tensor) -> Tensor:
 
 
 def simplex_scale(gram: Tensor) -> Tensor:
-    """Std of each abundance under the Gaussian likelihood on the plane ``1'a = 1``, (..., P)."""
-    p = gram.shape[-1]
-    eye = torch.eye(p, dtype=gram.dtype, device=gram.device)
-    plane = torch.linalg.svd(eye - 1 / p)[0][:, : p - 1]
-    inner = plane.mT @ gram @ plane
-    ridge = 1e-6 * inner.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None] + 1e-3
-    inner = inner + ridge * torch.eye(p - 1, dtype=gram.dtype, device=gram.device)
-    inverse = _solve(inner, torch.eye(p - 1, dtype=gram.dtype, device=gram.device).expand_as(inner))
-    covariance = plane @ inverse @ plane.mT
-    return covariance.diagonal(dim1=-2, dim2=-1).clamp(min=1e-10).sqrt()
+    """Std of each abundance under the Gaussian likelihood on the plane ``1'a = 1``, of (P, P, ...): (P, ...)."""
+    plane = simplex_plane(len(gram)).to(gram)
+    inner = onto_plane(gram, plane)
+    ridge = 1e-6 * inner.diagonal(dim1=0, dim2=1).mean(-1) + 1e-3
+    inner.diagonal(dim1=0, dim2=1).add_(ridge.unsqueeze(-1))
+    covariance = onto_plane(inverse(inner), plane.mT)
+    return covariance.diagonal(dim1=0, dim2=1).movedim(-1, 0).clamp(min=1e-10).sqrt()
+
+
+def simplex_plane(size: int) -> Tensor:
+    """Orthonormal columns (P, P-1) that span the changes of abundances, ``1'x = 0``."""
+    eye = torch.eye(size, dtype=torch.float64)
+    return torch.linalg.svd(eye - 1 / size)[0][:, : size - 1]
+
+
+def onto_plane(matrix: Tensor, plane: Tensor) -> Tensor:
+    """``Q' A Q`` of matrices A (P, P, ...) and one Q (P, R): (R, R, ...)."""
+    columns = plane.reshape(*plane.shape, *[1] * (matrix.dim() - 2))
+    return multiply(multiply(columns.transpose(0, 1), matrix), columns)
 
 
 class MarginalMixing:
@@ -191,6 +222,7 @@ class MarginalMixing:
         self.combine = torch.cat([eye, shift.flatten(0, 1)])  # design @ combine = M
         self.num_endmembers, self.num_components = p, len(loc) // p
         self.noise_variance = noise_scale.square()
+        self.design_gram = gram
         self.gram = self.combine.mT @ gram @ self.combine
         self.cross = scale[:, None] * (gram[p:] @ self.combine)
         self.spread = scale[:, None] * gram[p:, p:] * scale
@@ -202,23 +234,13 @@ class MarginalMixing:
 
     def information(self, projected: Tensor, abundances: Tensor) -> tuple[Tensor, Tensor]:
         """Curvature ``M'S^-1 M`` (N, P, P) and ``M'S^-1 y`` (N, P), S the covariance at `abundances`."""
-        direct, _ = self.moments(projected)
-        _, whitened = self._whiten(projected, abundances)
-        mixed, observed = whitened[..., :-1], whitened[..., -1:]
-        # Where spectra are collinear up to the noise, rounding leaves a difference that is not definite.
-        rounding = torch.finfo(self.gram.dtype).eps * self.gram.diagonal().mean()
-        curvature = self.gram - mixed.mT @ mixed
-        curvature.diagonal(dim1=-2, dim2=-1).add_(rounding)
-        curvature = curvature / self.noise_variance
-        pull = (direct - (mixed.mT @ observed).squeeze(-1)) / self.noise_variance
-        return curvature, pull
+        dates = MarginalDates([self])
+        curvature, pull = dates.information(projected.mT.unsqueeze(1), abundances.mT.unsqueeze(1))
+        return curvature.squeeze(2).movedim(-1, 0), pull.squeeze(1).mT
 
     def solve(self, projected: Tensor, num_rounds: int = 3) -> Tensor:
         """Simplex-constrained generalised least squares, its covariance at the previous round's a."""
-        abundances = simplex_quadratic(self.gram, self.moments(projected)[0])
-        for _ in range(num_rounds):
-            abundances = simplex_quadratic(*self.information(projected, abundances))
-        return abundances
+        return MarginalDates([self]).solve(projected.mT.unsqueeze(1), num_rounds).squeeze(1).mT
 
     def log_likelihood(
         self, energy: Tensor, projected: Tensor, abundances: Tensor, num_bands: int
@@ -257,3 +279,84 @@ class MarginalMixing:
         cross = self.cross.expand(len(e), *self.cross.shape)
         right = torch.cat([cross, self.moments(projected)[1].unsqueeze(-1)], dim=-1)
         return factor, torch.linalg.solve_triangular(factor, e * right, upper=False)
+
+
+class MarginalDates:
+    """The likelihoods of several dates, `MarginalMixing`, with the pixels along the last axis and the dates before it.
+
+    Parameters
+    ----------
+    dates : sequence of MarginalMixing
+        T of them, of the same sizes and noise.
+    """
+
+    def __init__(self, dates: Sequence[MarginalMixing]) -> None:
+        def stacked(name: str) -> Tensor:
+            return torch.stack([getattr(d, name) for d in dates], dim=-1).unsqueeze(-1)
+
+        self.num_components = dates[0].num_components
+        self.noise_variance = dates[0].noise_variance
+        self.design_gram = dates[0].design_gram
+        self.gram, self.cross = stacked("gram"), stacked("cross")
+        self.spread, self.scale = stacked("spread"), stacked("scale")
+        self.combine = stacked("combine")
+
+    def shifted(self, offsets: Tensor) -> MarginalDates:
+        """The same with endmembers of every pixel's own, ``psi`` about ``loc + offsets``, of shape (K P, T, N)."""
+        p, num_dates, count = len(self.gram), *offsets.shape[1:]
+        eye = torch.eye(p, dtype=offsets.dtype, device=offsets.device)[None, :, :, None, None]
+        shift = offsets.unflatten(0, (-1, p)).unsqueeze(2) * eye
+        combine = self.combine.expand(-1, -1, num_dates, count).clone()
+        combine[p:] += shift.flatten(0, 1)
+        mixed = (self.design_gram @ combine.flatten(1)).reshape(-1, *combine.shape[1:])
+        own = copy.copy(self)
+        own.combine, own.cross = combine, self.scale.unsqueeze(1) * mixed[p:]
+        own.gram = torch.einsum("qitn,qjtn->ijtn", combine, mixed)
+        return own
+
+    def information(self, projected: Tensor, abundances: Tensor) -> tuple[Tensor, Tensor]:
+        """Curvature ``M'S^-1 M`` (P, P, T, N) and ``M'S^-1 y`` (P, T, N), S the covariance at `abundances`.
+
+        Parameters
+        ----------
+        projected : Tensor, shape (Q, T, N)
+            ``design'y``.
+        abundances : Tensor, shape (P, T, N)
+        """
+        p, num_dates, count = abundances.shape
+        size = p * self.num_components
+        direct = self._direct(projected)
+        # [[sigma^2 I + V'V, V'M, V'y], [ , M'M, M'y]] with V = W diag(scale e), of one date after the other
+        joint = projected.new_empty(size + p, size + p + 1, count)
+        found = projected.new_empty(p, p + 1, num_dates, count)
+        for t in range(num_dates):
+            e = abundances[:, t].repeat(self.num_components, 1)
+            torch.mul(e[:, None] * self.spread[:, :, t], e, out=joint[:size, :size])
+            joint[:size, :size].diagonal(dim1=0, dim2=1).add_(self.noise_variance)
+            torch.mul(e[:, None], self.cross[:, :, t], out=joint[:size, size:-1])
+            torch.mul(e * self.scale[:, t], projected[p:, t], out=joint[:size, -1])
+            joint[size:, size:-1] = self.gram[:, :, t]
+            joint[size:, -1] = direct[:, t]
+            found[:, :, t] = eliminate(joint, size)
+        for i in range(1, p):
+            found[i, :i] = found[:i, i]
+        # Where spectra are collinear up to the noise, rounding leaves a difference that is not definite.
+        rounding = torch.finfo(found.dtype).eps * self.gram.diagonal(dim1=0, dim2=1).mean(-1)
+        found[:, :-1].diagonal(dim1=0, dim2=1).add_(rounding.unsqueeze(-1))
+        found /= self.noise_variance
+        return found[:, :-1], found[:, -1]
+
+    def solve(self, projected: Tensor, num_rounds: int = 3) -> Tensor:
+        """Simplex-constrained generalised least squares, its covariance at the previous round's a: (P, T, N)."""
+        shape = (-1, *projected.shape[1:])
+        direct = self._direct(projected)
+        gram = self.gram.expand(*self.gram.shape[:2], *direct.shape[1:])
+        abundances = simplex_columns(gram.flatten(2), direct.flatten(1))
+        for _ in range(num_rounds):
+            gram, direct = self.information(projected, abundances.reshape(shape))
+            abundances = simplex_columns(gram.flatten(2), direct.flatten(1), abundances)
+        return abundances.reshape(shape)
+
+    def _direct(self, projected: Tensor) -> Tensor:
+        """``M'y``, shape (P, T, N)."""
+        return apply(self.combine.transpose(0, 1), projected)

@@ -13,6 +13,7 @@ from scipy import integrate, stats
 
 from pyro_unmix.distributions import (
     DiagonalNormal,
+    FactorNormal,
     IsotropicNormal,
     IsotropicStudentT,
     JumpNormal,
@@ -426,3 +427,51 @@ def test_plates_expand_and_masks_silence(name):
     assert site["value"].shape == (2, 4, 3)
     expected = normal.log_prob(site["value"].clone()) * mask
     torch.testing.assert_close(site["log_prob"], expected, rtol=0, atol=ROUNDING)
+
+
+# FactorNormal
+
+
+def factor_normal(batch: tuple[int, ...] = (4,), *, corrected: bool = True) -> FactorNormal:
+    generator = torch.Generator().manual_seed(3)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    factor = torch.triu(draw(*batch, 3, 3))
+    factor.diagonal(dim1=-2, dim2=-1).abs_().add_(0.2)
+    log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    rest = (draw(*batch, 3), 0.3 * draw(*batch, 3)) if corrected else ()
+    return FactorNormal(draw(*batch, 3), factor, log_det, *rest)
+
+
+@pytest.mark.parametrize("corrected", [True, False])
+def test_factor_normal_has_the_density_and_moments_of_the_dense_gaussian(corrected):
+    normal = factor_normal(corrected=corrected)
+    value = torch.randn(4, 3, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    got, drawn = normal.log_prob(value), normal.rsample()
+    own = normal.log_prob(drawn)
+    for n in range(4):
+        loc, root = normal.loc[n].numpy(), normal.factor[n].numpy()
+        if corrected:
+            loc = loc + root @ normal.shift[n].numpy()
+            root = root @ np.diag(np.exp(normal.log_scale[n].numpy()))
+        dense = stats.multivariate_normal(loc, root @ root.T)
+        assert got[n].item() == pytest.approx(dense.logpdf(value[n].numpy()), rel=1e-9)
+        assert own[n].item() == pytest.approx(dense.logpdf(drawn[n].numpy()), rel=1e-9)
+        np.testing.assert_allclose(normal.mean[n], loc, rtol=1e-12)
+        np.testing.assert_allclose(normal.variance[n], np.diag(root @ root.T), rtol=1e-12)
+
+
+def test_factor_normal_draws_of_given_noise_and_of_several_particles():
+    normal = factor_normal()
+    noise = torch.randn(5, 1, 3, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    value = normal.from_noise(noise)
+    inner = normal.shift + normal.log_scale.exp() * noise
+    expected = normal.loc + torch.einsum("nij,snj->sni", normal.factor, inner)
+    torch.testing.assert_close(value, expected)
+    assert normal.log_prob(value).shape == (5, 4)
+    wide = normal.expand((2, 4))
+    assert wide.batch_shape == (2, 4)
+    assert wide.rsample().shape == wide.mean.shape == wide.variance.shape == (2, 4, 3)
+    torch.testing.assert_close(wide.log_prob(value[:2]), normal.log_prob(value[:2]))

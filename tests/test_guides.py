@@ -20,7 +20,7 @@ from scipy import integrate, special, stats
 
 from pyro_unmix import SGLMM, BiLSTMGuide, ConjugateGuide
 from pyro_unmix.guides import Guide, conjugate
-from pyro_unmix.guides.smoother import backward_messages, smooth
+from pyro_unmix.guides.smoother import conditionals, smooth
 from pyro_unmix.mixing import DCT
 from pyro_unmix.priors import (
     AutoRegressive,
@@ -149,14 +149,23 @@ def dense_posterior(curvature, pull, step_scale, loc, scale):
     return (covariance @ vector).reshape(shape), covariance.reshape(shape * 2)
 
 
+def columns(curvature, pull, steps) -> tuple[torch.Tensor, ...]:
+    """The same with pixels last and matrix axes first, and variances of the steps."""
+    arrays = curvature.transpose(2, 3, 1, 0), pull.transpose(2, 1, 0), steps.T**2
+    return tuple(torch.from_numpy(np.ascontiguousarray(x)) for x in arrays)
+
+
 def test_smoother_agrees_with_dense_algebra():
     rng = np.random.default_rng(1)
     sites = random_sites(3, 4, MATERIALS)
     loc, scale = rng.normal(size=MATERIALS), rng.uniform(0.5, 2, size=MATERIALS)
-    curvature, pull, steps = (torch.from_numpy(x) for x in sites)
-    messages = backward_messages(curvature, pull, steps)
-    got = smooth(messages, steps, torch.from_numpy(loc), torch.from_numpy(scale))
-    means, covariances, squares = numbers(*got)
+    curvature, pull, variances = columns(*sites)
+    precision = torch.from_numpy(scale**-2)
+    given = conditionals(curvature, pull, variances, precision)
+    means, covariances, squares = numbers(
+        *(x.movedim(-1, 0) for x in smooth(given, variances, torch.from_numpy(loc), precision))
+    )
+    means, covariances = means.swapaxes(1, 2), covariances.transpose(0, 3, 1, 2)
     for n in range(3):
         mean, covariance = dense_posterior(*(x[n] for x in sites), loc, scale)
         np.testing.assert_allclose(means[n], mean, atol=1e-9)
@@ -169,11 +178,16 @@ def test_smoother_agrees_with_dense_algebra():
             assert squares[n, t - 1] == pytest.approx(expected, abs=1e-9)
 
 
-def test_backward_messages_are_what_later_dates_say_about_a_state():
+def test_conditionals_hold_what_later_dates_say_about_a_state():
     curvature, pull, steps = random_sites(2, 4, MATERIALS, seed=2)
-    information, vectors = numbers(
-        *backward_messages(*(torch.from_numpy(x) for x in (curvature, pull, steps)))
-    )
+    precision = np.array([0.3, 1.0, 2.0, 0.7, 0.1])[:MATERIALS]
+    found = conditionals(*columns(curvature, pull, steps), torch.from_numpy(precision))
+    gains, first, vectors = numbers(*(x.movedim(-1, 0) for x in found))
+    vectors = vectors.swapaxes(1, 2)
+    information = np.zeros((2, 5, MATERIALS, MATERIALS))
+    information[:, 0] = np.linalg.inv(first) - np.diag(precision)
+    left = np.linalg.inv(gains.transpose(0, 3, 1, 2)) - np.eye(MATERIALS)
+    information[:, 1:] = left / steps[..., None, None] ** 2
     eye = np.eye(MATERIALS)
     for n, t in itertools.product(range(2), range(5)):
         # Joint precision of x_t .. x_T with x_t flat, and the later ones eliminated.
@@ -536,10 +550,12 @@ def test_preparation_is_the_same_in_any_chunks(monkeypatch):
         "mean_square": (PIXELS, DATES),
     }
     assert not any(value.requires_grad for value in whole.values())
-    monkeypatch.setattr(conjugate, "_CHUNK", 3)
-    for name, value in guide.prepare(y, valid).items():
-        # Batched factorisations may round differently; a few damped rounds follow.
-        torch.testing.assert_close(value, whole[name], rtol=1e-8, atol=1e-8)
+    monkeypatch.setattr(conjugate, "_CHUNK", 1)
+    many = 40  # blocks are never smaller than 64 pixels
+    repeated = guide.prepare(y.repeat(many, 1, 1), valid.repeat(many, 1))
+    for name, value in repeated.items():
+        for part in value.split(PIXELS):
+            torch.testing.assert_close(part, whole[name], rtol=1e-8, atol=1e-8)
 
 
 def test_without_noise_draws_follow_the_smoothed_means():
@@ -575,7 +591,7 @@ def test_mean_variability_is_weighted_by_the_abundances():
     generator = torch.Generator().manual_seed(0)
 
     def noise(site: str, size: int) -> torch.Tensor:
-        return torch.randn(4, 1, size, generator=generator).double()
+        return torch.randn(2, 1, size, generator=generator).double()
 
     abundances, variability = (x.numpy() for x in guide.draw(y, valid, features, noise))
     parts = parts_of(model)

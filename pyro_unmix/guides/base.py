@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
+import pyro
+import pyro.distributions as dist
 import torch
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyro_unmix._recipe import Recorded
+from pyro_unmix.priors.part import SMOOTH_VARIABILITY
 
 Noise = Callable[[str, int], Tensor]
 
@@ -40,6 +43,11 @@ class Guide(Recorded, PyroModule):
             )
         self._held = (model,)  # inside a tuple, so that it does not become a submodule
         self.check_served()
+        prior: Any = getattr(model, "variability_prior", None)
+        self.has_field = SMOOTH_VARIABILITY in getattr(prior, "needs", ())
+        if self.has_field:
+            loc, log_scale = prior.field_start()
+            self.field_loc, self.field_log_scale = nn.Parameter(loc), nn.Parameter(log_scale)
 
     def check_served(self) -> None:
         """Raise ValueError if the model has a part that this kind of guide cannot serve."""
@@ -58,8 +66,30 @@ class Guide(Recorded, PyroModule):
         """The model this guide was built for."""
         return self._held[0]
 
-    def prepare(self, pixels: Tensor, valid: Tensor) -> dict[str, Tensor]:
-        """What depends on the data alone, computed once per fit; first axis pixels."""
+    def sample_offsets(self, index: Tensor | None) -> Tensor | None:
+        """Draw the site ``field`` where the variability has one, of independent Gaussians; call it outside the plate.
+
+        Returns
+        -------
+        Tensor or None
+            What the field adds to ``psi`` at the pixels, (..., B, T, K P).
+        """
+        if not self.has_field:
+            return None
+        scale = self.field_log_scale.exp()
+        field = pyro.sample("field", dist.Normal(self.field_loc, scale).to_event(1))
+        return self.model.variability_prior.offsets(field, index)
+
+    def mean_offsets(self, index: Tensor | None) -> Tensor | None:
+        """`sample_offsets` at the mean of the field."""
+        if not self.has_field:
+            return None
+        return self.model.variability_prior.offsets(self.field_loc, index)
+
+    def prepare(
+        self, pixels: Tensor, valid: Tensor, *, index: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """What depends on the data alone, computed once per fit; first axis pixels, whose numbers are `index`."""
         return {}
 
     def draw(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pyro_unmix._random import seeded
 from pyro_unmix.distributions import DiagonalNormal
 from pyro_unmix.guides.base import Guide, glorot
-from pyro_unmix.guides.encoders import Encoder, built
+from pyro_unmix.guides.encoders import Encoder, built, encoded
 from pyro_unmix.guides.gaussians import Spreads, num_below
 from pyro_unmix.mixing import (
     change_detector,
@@ -21,7 +21,12 @@ from pyro_unmix.mixing import (
 )
 from pyro_unmix.models.sglmm import SGLMM
 from pyro_unmix.nonlinear import NONLINEAR
-from pyro_unmix.priors.part import BAND_NOISE, COLOURED_NOISE, UNEVEN_VARIABILITY
+from pyro_unmix.priors.part import (
+    BAND_NOISE,
+    COLOURED_NOISE,
+    SMOOTH_VARIABILITY,
+    UNEVEN_VARIABILITY,
+)
 
 
 class BiLSTMGuide(Guide):
@@ -58,7 +63,9 @@ class BiLSTMGuide(Guide):
     ReDSUNN paper, Sec. V and Table I.
     """
 
-    serves = frozenset({BAND_NOISE, COLOURED_NOISE, UNEVEN_VARIABILITY, NONLINEAR})
+    serves = frozenset(
+        {BAND_NOISE, COLOURED_NOISE, UNEVEN_VARIABILITY, NONLINEAR, SMOOTH_VARIABILITY}
+    )
 
     def __init__(
         self,
@@ -101,7 +108,7 @@ class BiLSTMGuide(Guide):
         p, prior = self.model.num_endmembers, self.model.abundance_prior
         design = self.model.design()
         gram, projected = design.mT @ design, pixels @ design
-        hidden = self.encoder(pixels)
+        hidden = encoded(self.encoder, pixels, self.model)
         heads = torch.cat([self.shift_c, self.shift_psi, self.scale_c, self.scale_psi])
         shift_c, shift_psi, log_scale_c, log_scale_psi = (hidden @ heads.mT).split(
             [p, hidden.shape[-1] - p] * 2, dim=-1
@@ -116,6 +123,8 @@ class BiLSTMGuide(Guide):
         projected, observed = projected.unbind(1), valid.to(pixels.dtype).unbind(1)
         shift_c, shift_psi = shift_c.unbind(1), shift_psi.unbind(1)
         (alpha_keep, alpha_new), beta = self.alpha.unbind(), self.beta
+        offsets = self.sample_offsets(index)
+        shared = [0.0] * num_dates if offsets is None else offsets.unbind(-2)
         with pyro.plate("pixels", size or batch, subsample=index, dim=-1):
             known = prior.transitions(index) if not prior.is_random else None
             start = prior.initial(index) if known else DiagonalNormal(loc[:p], scale[:p])
@@ -123,7 +132,7 @@ class BiLSTMGuide(Guide):
             psi = pyro.sample("psi_0", DiagonalNormal(loc[p:], scale[p:]))
             for t in pyro.markov(range(num_dates)):
                 previous = to_abundances(c)
-                regression = linear_regression(gram, projected[t], psi)
+                regression = linear_regression(gram, projected[t], psi + shared[t])
                 u = self.change_detector(regression, previous) * observed[t]
                 kept = alpha_keep * (1 - u).unsqueeze(-1) * previous
                 new = alpha_new * u.unsqueeze(-1) * (regression + shift_c[t])

@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
-import numpy as np
 import pyro
 import torch
 from torch import Tensor, nn
 
 from pyro_unmix._random import seeded
-from pyro_unmix.distributions import PrecisionNormal
-from pyro_unmix.guides.base import BiLSTM, Guide, Noise
-from pyro_unmix.guides.smoother import backward_messages, smooth
-from pyro_unmix.guides.variability import ExactVariability
-from pyro_unmix.mixing import tile_components, to_abundances, to_softmax_basis
+from pyro_unmix.distributions import FactorNormal
+from pyro_unmix.guides.base import Guide, Noise
+from pyro_unmix.guides.encoders import Encoder, built, encoded
+from pyro_unmix.guides.path import Path, StepVariance, blocks, find_sites, project, softmax
+from pyro_unmix.guides.smoother import conditionals
+from pyro_unmix.guides.variability import ExactVariability, chain_means
+from pyro_unmix.mixing import to_abundances
 from pyro_unmix.models.sglmm import SGLMM
-from pyro_unmix.priors import Independent
-from pyro_unmix.priors.part import BAND_NOISE, UNEVEN_VARIABILITY
-from pyro_unmix.solvers import MarginalMixing, simplex_scale
+from pyro_unmix.priors.part import BAND_NOISE, SMOOTH_VARIABILITY, UNEVEN_VARIABILITY
+from pyro_unmix.small_matrices import apply, cholesky, multiply
+from pyro_unmix.solvers import MarginalDates, MarginalMixing
 
-_CHUNK = 2048
-_NUM_SWEEPS = 3  # times the marginal covariance is taken at new abundances
-_NUM_LAPLACE = 4  # Gauss-Newton rounds that start the path
-_NUM_VARIATIONAL = 5  # natural-gradient rounds per sweep
-_STEP = 0.5  # of the natural gradient
-_NUM_POINTS = 8  # draws behind its expectations
-_LONGEST = 0.5  # largest change of a state in one round
-_MEAN_BUDGET = 128  # abundance draws behind the mean variability, times its size
+_CHUNK = 8192  # pixels times dates that are treated together
+_NUM_MEANS = 2  # abundance draws behind the mean variability: a pair of opposite ones
 
 
 class ConjugateGuide(Guide):
@@ -56,28 +51,41 @@ class ConjugateGuide(Guide):
     model : SGLMM
     correction : bool
         Whether the bi-LSTM correction is there (False: an ablation, nothing to train in the guide).
+    encoder : Encoder, optional
+        In place of the bi-LSTM: `GRU` or `Transformer`.
     seed : int
         Of the initial LSTM weights.
     """
 
-    serves: ClassVar[frozenset[str]] = frozenset({UNEVEN_VARIABILITY, BAND_NOISE})
+    serves: ClassVar[frozenset[str]] = frozenset(
+        {UNEVEN_VARIABILITY, BAND_NOISE, SMOOTH_VARIABILITY}
+    )
     #: States at dates without images follow from the model's transitions.
     follows_dates: ClassVar[bool] = True
 
-    def __init__(self, model: SGLMM, *, correction: bool = True, seed: int = 0) -> None:
+    def __init__(
+        self,
+        model: SGLMM,
+        *,
+        correction: bool = True,
+        encoder: Encoder | None = None,
+        seed: int = 0,
+    ) -> None:
         super().__init__(model)
         p = model.num_endmembers
         hidden = p * (model.num_components + 1)
         self.correction = correction
         if correction:
             with seeded(seed):
-                self.encoder = BiLSTM(model.num_bands + p, hidden)
+                self.encoder = built(encoder, model.num_bands + p, hidden)
             self.head = nn.Parameter(torch.zeros(2 * p, hidden))
 
     # ---------------------------------------------------------------- once per fit
 
     @torch.no_grad()
-    def prepare(self, pixels: Tensor, valid: Tensor) -> dict[str, Tensor]:
+    def prepare(
+        self, pixels: Tensor, valid: Tensor, *, index: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Gaussian approximations of every date's marginal likelihood along a smoothed path.
 
         A few Gauss-Newton rounds find the path; then each approximation ``(Lambda_t, eta_t)`` follows the natural
@@ -88,65 +96,55 @@ class ConjugateGuide(Guide):
         Returns
         -------
         dict
-            ``curvature`` (N, T, P, P), ``pull`` (N, T, P), ``path`` (N, T+1, P) and ``mean_square`` (N, T).
+            ``curvature`` (N, T, P, P), ``pull`` (N, T, P), ``path`` (N, T+1, P) and ``mean_square`` (N, T); with
+            variability that pixels share, its mean ``offsets`` (N, T, K P).
         """
+        offsets = self.mean_offsets(index)
+        shared = {} if offsets is None else {"offsets": offsets}
         if not self.model.abundance_prior.is_random:
-            return {}
-        parts = [
-            self._linearise(pixels[i : i + _CHUNK], valid[i : i + _CHUNK])
-            for i in range(0, len(pixels), _CHUNK)
-        ]
-        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+            return shared
+        num_dates, plain = pixels.shape[1], self.model.design()
+        _, design, noise = self.model.noise.whitened(pixels[:1], plain)
+        dates = self._marginal_dates(design, noise, num_dates)
+        parts = []
+        for block, wanted in blocks(len(valid), num_dates, _CHUNK):
+            projected = project(self.model.noise.whitened(pixels[block], plain)[0], design)
+            seen = dates if offsets is None else dates.shifted(_columns(offsets[block]))
+            (curvature, pull), path = find_sites(
+                seen, projected, valid[block].mT, lambda states: Path(states, *self._walk())
+            )
+            found = {
+                "curvature": curvature.movedim((0, 1), (-2, -1)).transpose(0, 1),
+                "pull": pull.permute(2, 1, 0),
+                "path": path.states.permute(2, 1, 0),
+                "mean_square": path.mean_square.mT,
+            }
+            parts.append({name: value[wanted] for name, value in found.items()})
+        found = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        if not all(bool(torch.isfinite(feature).all()) for feature in found.values()):
+            raise torch.linalg.LinAlgError("the approximations of the abundances are not finite")
+        return {**found, **shared}
 
-    def _linearise(self, pixels: Tensor, valid: Tensor) -> dict[str, Tensor]:
-        pixels, design, noise = self.model.noise.whitened(pixels, self.model.design())
-        projected = pixels @ design
-        dates = self._marginal_dates(design, noise, pixels.shape[1])
-        abundances = torch.stack([d.solve(projected[:, t]) for t, d in enumerate(dates)], dim=1)
-        gram, moment = _information(dates, projected, abundances, valid)
-        floor = simplex_scale(gram).clamp(max=1 / abundances.shape[-1])
-        path = _start_path(abundances, floor, valid)
-        mean_square = abundances.new_zeros(valid.shape)
-        for _ in range(_NUM_LAPLACE):
-            sites = _laplace(gram, moment, path[:, 1:], floor)
-            path, covariance, mean_square = self._smooth_path(sites, path, mean_square)
-        for _ in range(_NUM_SWEEPS):
-            gram, moment = _information(dates, projected, to_abundances(path[:, 1:]), valid)
-            for _ in range(_NUM_VARIATIONAL):
-                target = _expected_laplace(gram, moment, path[:, 1:], covariance[:, 1:])
-                sites = (
-                    sites[0].lerp(target[0], _STEP),
-                    sites[1].lerp(target[1], _STEP),
-                )
-                path, covariance, mean_square = self._smooth_path(sites, path, mean_square)
-        curvature, pull = sites
-        return {"curvature": curvature, "pull": pull, "path": path, "mean_square": mean_square}
-
-    def _marginal_dates(
-        self, design: Tensor, noise: Tensor, num_dates: int
-    ) -> list[MarginalMixing]:
+    def _marginal_dates(self, design: Tensor, noise: Tensor, num_dates: int) -> MarginalDates:
         """The marginal likelihood of every date under the variability's prior at that date."""
         model = self.model
         locs, variances = model.variability_prior.marginals(num_dates)
         gram = design.mT @ design
         pairs = zip(locs, variances.sqrt(), strict=True)
-        return [MarginalMixing(gram, noise, *pair, model.num_endmembers) for pair in pairs]
-
-    def _initial(self) -> tuple[Tensor, Tensor]:
-        initial = self.model.abundance_prior.initial()
-        return initial.loc, initial.scale
-
-    def _smooth_path(
-        self, sites: tuple[Tensor, Tensor], path: Tensor, mean_square: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Smooth between the given Gaussian sites; the path moves by at most `_LONGEST` a state."""
-        scale = self.model.abundance_prior.step_scale(path[:, :-1], mean_square)
-        target, covariance, mean_square = smooth(
-            backward_messages(*sites, scale), scale, *self._initial()
+        return MarginalDates(
+            [MarginalMixing(gram, noise, *pair, model.num_endmembers) for pair in pairs]
         )
-        step = target - path
-        longest = step.abs().amax(-1, keepdim=True).clamp(min=_LONGEST)
-        return path + _LONGEST * step / longest, covariance, mean_square
+
+    def _walk(self) -> tuple[StepVariance, Tensor, Tensor]:
+        """The Gaussian walk that stands in for the prior's: variance of its steps, mean and precision of its start."""
+        prior = self.model.abundance_prior
+        initial = prior.initial()
+
+        def step_variance(states: Tensor, mean_square: Tensor) -> Tensor:
+            previous = states[:, :-1].permute(2, 1, 0)
+            return prior.step_scale(previous, mean_square.mT).mT.square().contiguous()
+
+        return step_variance, initial.loc, initial.scale.pow(-2)
 
     # ---------------------------------------------------------------- the program
 
@@ -161,11 +159,12 @@ class ConjugateGuide(Guide):
     ) -> None:
         """The variational program; arguments as `SGLMM.forward`."""
         if features is None:
-            features = self.prepare(pixels, valid)
+            features = self.prepare(pixels, valid, index=index)
         batch, num_dates, _ = pixels.shape
+        offsets = self.sample_offsets(index)
         with pyro.plate("pixels", size or batch, subsample=index, dim=-1):
             states = self._sample_abundances(pixels, valid, features, index)
-            posterior = self._variability(pixels, valid, states)
+            posterior = self._variability(pixels, valid, states, offsets)
             psi = pyro.sample("psi_0", posterior.conditional(0, None))
             for t in range(1, num_dates + 1):
                 psi = pyro.sample(f"psi_{t}", posterior.conditional(t, psi))
@@ -190,46 +189,54 @@ class ConjugateGuide(Guide):
     def _abundance_chain(self, pixels: Tensor, valid: Tensor, features: Mapping[str, Tensor]):  # type: ignore[no-untyped-def]
         """A function ``(c_{t-1}, t) -> q(c_t | c_{t-1}, y)``."""
         with torch.no_grad():
-            path = features["path"]
-            scale = self.model.abundance_prior.step_scale(path[:, :-1], features["mean_square"])
-            information, vectors = backward_messages(features["curvature"], features["pull"], scale)
-            loc, spread = self._initial()
-            start = spread.pow(-2).expand(len(path), 1, -1)
-            steps = scale.pow(-2).unsqueeze(-1).expand(*scale.shape, path.shape[-1])
-            precision = information + torch.diag_embed(torch.cat([start, steps], dim=1))
-            tril = torch.linalg.cholesky(precision)
-            covariance = torch.cholesky_inverse(tril)
-            vectors = torch.cat([vectors[:, :1] + start * loc, vectors[:, 1:]], dim=1)
-            offset = (covariance @ vectors.unsqueeze(-1)).squeeze(-1)
-            gain = covariance[:, 1:] * steps.unsqueeze(-2)
+            offset, gain, factor = self._chain_columns(features)
+            # dates first, so that what is needed at one date lies together
+            offsets = offset.permute(1, 2, 0).contiguous().unbind()
+            gains, factors = (x.permute(2, 3, 0, 1).contiguous() for x in (gain, factor))
+            log_dets = factors.diagonal(dim1=-2, dim2=-1).log().sum(-1).unbind()
+        given: list[Any] = [()] * len(offsets)
         if self.correction:
-            shift, log_scale = self._corrections(pixels, valid, path)
-            rest = torch.linalg.solve_triangular(
-                tril[:, 1:].mT, shift.unsqueeze(-1), upper=True
-            ).squeeze(-1)
-            offset = torch.cat([offset[:, :1], offset[:, 1:] + rest], dim=1)
-            tril = torch.cat([tril[:, :1], tril[:, 1:] * (-log_scale).exp().unsqueeze(-2)], dim=1)
-        # unbind: the gradient of a slice per date would fill a tensor of all dates each time
-        offsets, trils, gains = offset.unbind(1), tril.unbind(1), gain.unbind(1)
-        log_dets = tril.diagonal(dim1=-2, dim2=-1).log().sum(-1).unbind(1)
+            corrections = self._corrections(pixels, valid, features["path"])
+            # unbind: the gradient of a slice per date would fill a tensor of all dates each time
+            given[1:] = zip(*(x.unbind(1) for x in corrections), strict=True)
 
-        def conditional(previous: Tensor | None, t: int) -> PrecisionNormal:
-            mean = offsets[t]
+        def conditional(previous: Tensor | None, t: int) -> FactorNormal:
+            loc = offsets[t]
             if previous is not None:
-                mean = mean + (gains[t - 1] @ previous.unsqueeze(-1)).squeeze(-1)
-            return PrecisionNormal(mean, trils[t], log_dets[t])
+                loc = loc + (gains[t - 1] @ previous.unsqueeze(-1)).squeeze(-1)
+            return FactorNormal(loc, factors[t], log_dets[t], *given[t])
 
         return conditional
+
+    def _chain_columns(self, features: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Of ``c_t = offset_t + gain_t c_{t-1} + factor_t eps``: (P, T+1, B), (P, P, T, B) and (P, P, T+1, B)."""
+        curvature = features["curvature"].permute(2, 3, 1, 0).contiguous()
+        pull, path = (features[name].permute(2, 1, 0).contiguous() for name in ("pull", "path"))
+        step_variance, loc, precision = self._walk()
+        variances = step_variance(path, features["mean_square"].mT)
+        gain, first, vectors = conditionals(curvature, pull, variances, precision)
+        vectors[:, 0] += (precision * loc).unsqueeze(-1)
+        covariance = torch.cat([first.unsqueeze(2), gain * variances], dim=2)
+        # V = F F' with F upper triangular, as the Cholesky factor C of the precision has F = C'^-1
+        factor = cholesky(covariance.flip(0, 1)).flip(0, 1)
+        return apply(covariance, vectors), gain, factor
 
     def _corrections(self, pixels: Tensor, valid: Tensor, path: Tensor) -> tuple[Tensor, Tensor]:
         """Shift (in posterior stds) and log-scale of every ``q(c_t | ...)``, each (B, T, P)."""
         observed = torch.where(valid.unsqueeze(-1), pixels, 0.0)
-        hidden = self.encoder(torch.cat([observed, path[:, 1:]], dim=-1))
-        shift, log_scale = (hidden @ self.head.mT).chunk(2, dim=-1)
+        hidden = encoded(self.encoder, torch.cat([observed, path[:, 1:]], dim=-1), self.model)
+        if torch.is_grad_enabled():
+            shift, log_scale = (hidden @ self.head.mT).chunk(2, dim=-1)
+            return shift, log_scale
+        # In double precision, so that the rounding of a read-out does not depend on the batch.
+        heads = (hidden.double() @ self.head.mT.double()).to(hidden.dtype)
+        shift, log_scale = heads.chunk(2, dim=-1)
         return shift, log_scale
 
-    def _variability(self, pixels: Tensor, valid: Tensor, states: Tensor) -> ExactVariability:
-        """``q(psi_t | psi_{t-1}, c, y)`` for all dates, given all c."""
+    def _variability(
+        self, pixels: Tensor, valid: Tensor, states: Tensor, offsets: Tensor | None
+    ) -> ExactVariability:
+        """``q(psi_t | psi_{t-1}, c, y)`` for all dates, given all c and what pixels share."""
         model = self.model
         prior = model.variability_prior
         pixels, design, noise = model.noise.whitened(pixels, model.design())
@@ -237,10 +244,11 @@ class ConjugateGuide(Guide):
             design=design,
             noise_scale=noise,
             chain=(*prior.steps(pixels.shape[1]), *prior.chain()[2:]),
-            independent=isinstance(model.variability_prior, Independent),
+            independent=prior.independent,
             pixels=pixels,
             valid=valid,
             abundances=to_abundances(states),
+            offsets=offsets,
         )
 
     # ---------------------------------------------------------------- read-out
@@ -256,83 +264,73 @@ class ConjugateGuide(Guide):
         """
         if not self.model.abundance_prior.is_random:
             return None
-        conditional = self._abundance_chain(pixels, valid, features)
-        size = self.model.num_endmembers
-        c = conditional(None, 0).from_noise(noise("c_0", size))
-        states = []
-        for t in range(1, pixels.shape[1] + 1):
-            c = conditional(c, t).from_noise(noise(f"c_{t}", size))
-            states.append(c)
-        drawn = torch.stack(states, dim=-2)
-        weighted = torch.zeros_like(tile_components(drawn[0], self.model.num_components))
-        weights = torch.zeros_like(weighted)
-        count = max(4, _MEAN_BUDGET // (self.model.num_components * size))
-        for one in drawn[:count]:
-            weight = tile_components(to_abundances(one), self.model.num_components)
-            weighted = weighted + weight * self._variability(pixels, valid, one).means()
-            weights = weights + weight
-        mean = weighted / weights.clamp(min=1e-12)
+        num_dates, size = pixels.shape[1], self.model.num_endmembers
+        eps = [noise(f"c_{t}", size).movedim(-1, 0) for t in range(num_dates + 1)]
+        drawn = pixels.new_empty(num_dates, size, eps[0].shape[1], len(pixels))
+        variability = pixels.new_empty(num_dates, self.model.num_components * size, len(pixels))
+        start = 0
+        for index, wanted in blocks(len(valid), num_dates, _CHUNK):
+            place = slice(start, start + wanted.stop)
+            start = place.stop
+            part = {name: feature[index] for name, feature in features.items()}
+            states = self._draw_states(pixels[index], valid[index], part, eps)
+            for t, state in enumerate(states):
+                drawn[t, :, :, place] = state[..., wanted]
+            mean = self._mean_variability(pixels[index], valid[index], states, part)
+            variability[..., place] = mean.movedim(1, 0)[..., wanted]
+        mean = variability.permute(2, 0, 1).contiguous()
         shape = (self.model.num_components, size)
-        return to_abundances(drawn), mean.unflatten(-1, shape)
+        return drawn.permute(2, 3, 0, 1), mean.unflatten(-1, shape)
+
+    def _draw_states(
+        self,
+        pixels: Tensor,
+        valid: Tensor,
+        features: Mapping[str, Tensor],
+        eps: Sequence[Tensor],
+    ) -> list[Tensor]:
+        """Abundances of every date, (P, S, B), from noise (P, S, 1) of the dates 0..T."""
+        offset, gain, factor = self._chain_columns(features)
+        if self.correction:
+            shift, log_scale = (
+                x.permute(2, 1, 0) for x in self._corrections(pixels, valid, features["path"])
+            )
+            offset[:, 1:] += apply(factor[:, :, 1:], shift)
+            factor[:, :, 1:] *= log_scale.exp()
+        c = offset[:, None, 0] + multiply(factor[:, :, 0], eps[0])
+        states = []
+        for t in range(1, len(eps)):
+            c = multiply(gain[:, :, t - 1], c).add_(offset[:, None, t])
+            c = c.add_(multiply(factor[:, :, t], eps[t]))
+            states.append(softmax(c))
+        return states
+
+    def _mean_variability(
+        self,
+        pixels: Tensor,
+        valid: Tensor,
+        states: Sequence[Tensor],
+        features: Mapping[str, Tensor],
+    ) -> Tensor:
+        """``E[a_p psi_kp] / E[a_p]`` over the first draws of a, shape (K P, T, B)."""
+        prior = self.model.variability_prior
+        chain = (*prior.steps(len(states)), *prior.chain()[2:])
+        pixels, design, noise_scale = self.model.noise.whitened(pixels, self.model.design())
+        projected = project(pixels, design)
+        offsets = _columns(features["offsets"]) if self.has_field else None
+        weighted = torch.zeros_like(projected[states[0].shape[0] :])
+        weights = torch.zeros_like(weighted)
+        for number in range(min(_NUM_MEANS, states[0].shape[1])):
+            a = torch.stack([state[:, number] for state in states], dim=1)
+            means = chain_means(
+                design.mT @ design, noise_scale, chain, prior.independent, projected,
+                valid.mT, a, offsets,
+            )  # fmt: skip
+            weight = a.repeat(self.model.num_components, 1, 1)
+            weighted, weights = weighted + weight * means, weights + weight
+        return weighted / weights.clamp(min=1e-12)
 
 
-def _information(
-    dates: list[MarginalMixing], projected: Tensor, abundances: Tensor, valid: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Curvature (B, T, P, P) and linear term (B, T, P) of every date's likelihood in a; zero where missing."""
-    parts = [d.information(projected[:, t], abundances[:, t]) for t, d in enumerate(dates)]
-    gram = torch.stack([part[0] for part in parts], dim=1)
-    moment = torch.stack([part[1] for part in parts], dim=1)
-    return gram * valid[..., None, None], moment * valid[..., None]
-
-
-def _start_path(abundances: Tensor, floor: Tensor, valid: Tensor) -> Tensor:
-    """States 0..T at the floored solution; missing dates take the pixel's mean state."""
-    states = to_softmax_basis(torch.maximum(abundances, floor)) * valid.unsqueeze(-1)
-    mean = states.sum(1, keepdim=True) / valid.sum(1).clamp(min=1)[:, None, None]
-    states = torch.where(valid.unsqueeze(-1), states, mean)
-    return torch.cat([states[:, :1], states], dim=1)
-
-
-def _laplace(gram: Tensor, moment: Tensor, states: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
-    """Gaussian approximation in the softmax basis of ``exp(moment'a - a'Gram a / 2)``.
-
-    Near a corner the softmax is flat, so that value and slope are taken where every abundance is at least its
-    posterior std.
-    """
-    inside = torch.maximum(to_abundances(states), floor)
-    inside = inside / inside.sum(-1, keepdim=True)
-    slope = torch.diag_embed(inside) - inside.unsqueeze(-1) * inside.unsqueeze(-2)
-    curvature = slope @ gram @ slope
-    residual = moment.unsqueeze(-1) - gram @ inside.unsqueeze(-1)
-    mode = to_softmax_basis(inside, 0.0).unsqueeze(-1)
-    return curvature, (slope @ residual + curvature @ mode).squeeze(-1)
-
-
-def _expected_laplace(
-    gram: Tensor, moment: Tensor, loc: Tensor, covariance: Tensor
-) -> tuple[Tensor, Tensor]:
-    """`_laplace` with slope and curvature averaged over ``c ~ N(loc, covariance)``, full Hessian included.
-
-    With ``b = Gram a``, ``q = a'b``, ``u = moment - b - a'(moment - b)`` and ``s = a * u`` the slope of
-    ``moment'a - a'Gram a / 2`` in c is s, and its negative Hessian
-    ``a a' * Gram + w a' + a w' - diag(s)`` with ``w = a * (u - b + q / 2)``; its expectation is made positive
-    semi-definite.
-    """
-    size = loc.shape[-1]
-    half = np.random.default_rng(0).standard_normal((_NUM_POINTS // 2, size))
-    jitter = 1e-6 * torch.eye(size, dtype=loc.dtype, device=loc.device)
-    tril = torch.linalg.cholesky_ex(covariance + jitter).L
-    noise = torch.from_numpy(np.concatenate([half, -half])).to(loc).mT
-    a = torch.softmax(loc.unsqueeze(-1) + tril @ noise, dim=-2)  # (..., P, points)
-    b = gram @ a
-    u = moment.unsqueeze(-1) - b
-    u = u - (a * u).sum(-2, keepdim=True)
-    w = a * (u - b + 0.5 * (a * b).sum(-2, keepdim=True))
-    slope = (a * u).mean(-1)
-    cross = w @ a.mT
-    curvature = (gram * (a @ a.mT) + cross + cross.mT) / _NUM_POINTS
-    curvature.diagonal(dim1=-2, dim2=-1).sub_(slope)
-    values, vectors = torch.linalg.eigh(curvature)
-    curvature = (vectors * values.clamp(min=0).unsqueeze(-2)) @ vectors.mT
-    return curvature, slope + (curvature @ loc.unsqueeze(-1)).squeeze(-1)
+def _columns(values: Tensor) -> Tensor:
+    """(B, T, Q) -> (Q, T, B)."""
+    return values.permute(2, 1, 0).contiguous()

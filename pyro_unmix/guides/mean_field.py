@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 
 import pyro
@@ -11,12 +12,18 @@ from torch import Tensor, nn
 from pyro_unmix._random import seeded
 from pyro_unmix.distributions import DiagonalNormal
 from pyro_unmix.guides.base import Guide, glorot
-from pyro_unmix.guides.encoders import Encoder, built
+from pyro_unmix.guides.encoders import Encoder, built, encoded
+from pyro_unmix.guides.families import Family, checked_family
 from pyro_unmix.guides.gaussians import Spreads, num_below
 from pyro_unmix.mixing import linear_regression, to_softmax_basis
 from pyro_unmix.models.sglmm import SGLMM
 from pyro_unmix.nonlinear import NONLINEAR
-from pyro_unmix.priors.part import BAND_NOISE, COLOURED_NOISE, UNEVEN_VARIABILITY
+from pyro_unmix.priors.part import (
+    BAND_NOISE,
+    COLOURED_NOISE,
+    SMOOTH_VARIABILITY,
+    UNEVEN_VARIABILITY,
+)
 
 _FLOOR = 0.01  # of the regression's abundances, in the softmax basis
 
@@ -41,11 +48,16 @@ class MeanFieldGuide(Guide):
         Such as ``GRU()`` or ``Transformer()``; default the bi-LSTM of the paper.
     full_covariance : bool
         Of c_t and of psi_t at every date, instead of diagonal ones.
+    family : Family, optional
+        Of c_t around its Gaussian, such as ``CornerStretch()`` or ``SplineFlow()``, with parameters
+        ``b + V h_t``; V starts at zero.
     seed : int
         Of the initial weights.
     """
 
-    serves = frozenset({BAND_NOISE, COLOURED_NOISE, UNEVEN_VARIABILITY, NONLINEAR})
+    serves = frozenset(
+        {BAND_NOISE, COLOURED_NOISE, UNEVEN_VARIABILITY, NONLINEAR, SMOOTH_VARIABILITY}
+    )
 
     def __init__(
         self,
@@ -53,6 +65,7 @@ class MeanFieldGuide(Guide):
         *,
         encoder: Encoder | None = None,
         full_covariance: bool = False,
+        family: Family | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__(model)
@@ -66,6 +79,10 @@ class MeanFieldGuide(Guide):
         self.below: nn.Parameter | None = None
         if full_covariance:
             self.below = nn.Parameter(torch.zeros(num_below(p) + num_below(kp), hidden))
+        self.family = None if family is None else checked_family(copy.copy(family))
+        if self.family is not None:
+            self.shape_start = nn.Parameter(self.family.start(p))
+            self.shape_head = nn.Parameter(torch.zeros(len(self.shape_start), hidden))
         self.initial_loc = nn.Parameter(torch.zeros(hidden))
         self.log_initial_scale = nn.Parameter(torch.zeros(hidden))
 
@@ -82,7 +99,7 @@ class MeanFieldGuide(Guide):
         batch, num_dates, _ = pixels.shape
         pixels = torch.where(valid.unsqueeze(-1), pixels, 0.0)
         p, prior = self.model.num_endmembers, self.model.abundance_prior
-        hidden = self.encoder(pixels)
+        hidden = encoded(self.encoder, pixels, self.model)
         shift_c, shift_psi = self._split(hidden @ self.shift.mT)
         locs_c = (self._regression(pixels, valid) + shift_c).unbind(1)
         locs_psi = shift_psi.unbind(1)
@@ -93,7 +110,10 @@ class MeanFieldGuide(Guide):
             below = hidden @ self.below.mT
             below_c, below_psi = below[..., :cut], below[..., cut:]
         spreads_c, spreads_psi = Spreads(log_c, below_c), Spreads(log_psi, below_psi)
+        if self.family is not None:
+            shapes = (self.shape_start + hidden @ self.shape_head.mT).unbind(1)
         loc, scale = self.initial_loc, self.log_initial_scale.exp()
+        self.sample_offsets(index)
         with pyro.plate("pixels", size or batch, subsample=index, dim=-1):
             known = prior.transitions(index) if not prior.is_random else None
             start = prior.initial(index) if known else DiagonalNormal(loc[:p], scale[:p])
@@ -101,6 +121,8 @@ class MeanFieldGuide(Guide):
             pyro.sample("psi_0", DiagonalNormal(loc[p:], scale[p:]))
             for t in range(num_dates):
                 step = known(c, t + 1) if known else spreads_c.around(locs_c[t], t)
+                if self.family is not None and not known:
+                    step = self.family.around(step, shapes[t])
                 c = pyro.sample(f"c_{t + 1}", step)
                 pyro.sample(f"psi_{t + 1}", spreads_psi.around(locs_psi[t], t))
 

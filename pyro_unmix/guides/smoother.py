@@ -1,91 +1,103 @@
-"""Gaussian smoothing of one pixel's softmax states between a random walk and Laplace approximations."""
+"""Gaussian smoothing of softmax states between a random walk and Gaussian sites, for many pixels at once.
+
+Tensors have their matrix axes first, then the dates, then the pixels (see `small_matrices`).
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from pyro_unmix.small_matrices import apply, inverse, multiply
 
-def backward_messages(curvature: Tensor, pull: Tensor, step_scale: Tensor) -> tuple[Tensor, Tensor]:
-    """Information that dates t..T hold about the state at t, of a Gaussian random walk.
+#: Gains G_t (D, D, T, B), covariance of x_0 (D, D, B) and the information vectors h_t (D, T+1, B) of dates t..T.
+Conditionals = tuple[Tensor, Tensor, Tensor]
 
-    ``J_t = Lambda_t + (I + s_{t+1}^2 J_{t+1})^-1 J_{t+1}``, and likewise for h: no inverse of a singular matrix.
+
+def conditionals(
+    curvature: Tensor, pull: Tensor, step_variance: Tensor, initial_precision: Tensor
+) -> Conditionals:
+    """What ``x_t | x_{t-1}, y_t .. y_T`` of a Gaussian random walk is made of.
+
+    With the information J_t, h_t that dates t..T hold about the state at t::
+
+        G_t = (I + s_t^2 J_t)^-1,   J_{t-1} = Lambda_{t-1} + G_t J_t,   h_{t-1} = eta_{t-1} + G_t h_t
+
+    and ``x_t | x_{t-1}, y ~ N(G_t (x_{t-1} + s_t^2 h_t), s_t^2 G_t)``; no singular J_t is inverted, and a step of no
+    length leaves the state exactly as it was. ``x_0 | y ~ N(V_0 (D nu + h_0), V_0)``, ``V_0 = (J_0 + D)^-1``, with the
+    prior's mean nu and precision D.
 
     Parameters
     ----------
-    curvature : Tensor, shape (B, T, D, D)
+    curvature : Tensor, shape (D, D, T, B)
         Lambda_t; singular directions are welcome.
-    pull : Tensor, shape (B, T, D)
-        ``Lambda_t`` times the mode.
-    step_scale : Tensor, shape (B, T)
-        s_t, of the step from t-1 to t.
+    pull : Tensor, shape (D, T, B)
+        eta_t, ``Lambda_t`` times the mode.
+    step_variance : Tensor, shape (T, B)
+        s_t^2, of the step from t-1 to t.
+    initial_precision : Tensor, shape (D,)
+        Of the prior of x_0.
 
     Returns
     -------
     tuple of Tensor
-        J (B, T+1, D, D) and h (B, T+1, D) for t = 0..T; t = 0 has no observation.
+        G_t for t = 1..T, V_0, and h_t for t = 0..T.
     """
-    num_dates, size = pull.shape[-2:]
-    eye = torch.eye(size, dtype=pull.dtype, device=pull.device)
-    information, vectors = [curvature[:, -1]], [pull[:, -1]]
-    for t in range(num_dates - 1, -1, -1):
-        j, h = information[-1], vectors[-1]
-        spread = step_scale[:, t].square()[:, None, None]
-        passed = torch.linalg.solve(eye + spread * j, torch.cat([j, h.unsqueeze(-1)], dim=-1))
-        j, h = 0.5 * (passed[..., :-1] + passed[..., :-1].mT), passed[..., -1]
-        if t:
-            j, h = j + curvature[:, t - 1], h + pull[:, t - 1]
-        information.append(j)
-        vectors.append(h)
-    return torch.stack(information[::-1], dim=1), torch.stack(vectors[::-1], dim=1)
+    num_dates = pull.shape[1]
+    information, vector = curvature[:, :, -1], pull[:, -1]
+    gains, vectors = [], [vector]
+    for t in range(num_dates, 0, -1):
+        gain = inverse(_plus(step_variance[t - 1] * information, 1.0))
+        gains.append(gain)
+        passed = multiply(gain, information)
+        information, vector = (passed + passed.transpose(0, 1)).mul_(0.5), apply(gain, vector)
+        if t > 1:
+            information += curvature[:, :, t - 2]
+            vector += pull[:, t - 2]
+        vectors.append(vector)
+    first = inverse(_plus(information, initial_precision))
+    return torch.stack(gains[::-1], dim=2), first, torch.stack(vectors[::-1], dim=1)
+
+
+def _plus(matrix: Tensor, diagonal: Tensor | float) -> Tensor:
+    """Add to the diagonal of a matrix (D, D, B), in place."""
+    matrix.diagonal(dim1=0, dim2=1).add_(diagonal)
+    return matrix
 
 
 def smooth(
-    messages: tuple[Tensor, Tensor],
-    step_scale: Tensor,
-    initial_loc: Tensor,
-    initial_scale: Tensor,
+    given: Conditionals, step_variance: Tensor, initial_loc: Tensor, initial_precision: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Smoothed means and covariances, and each step's expected squared length per coordinate.
 
     Parameters
     ----------
-    messages : tuple
-        Of `backward_messages`.
-    step_scale : Tensor, shape (B, T)
-    initial_loc, initial_scale : Tensor, shape (D,)
+    given : tuple
+        Of `conditionals`.
+    step_variance : Tensor, shape (T, B)
+    initial_loc, initial_precision : Tensor, shape (D,)
 
     Returns
     -------
     tuple of Tensor
-        Means (B, T+1, D), covariances (B, T+1, D, D) and ``E ||x_t - x_{t-1}||^2 / D`` (B, T).
+        Means (D, T+1, B), covariances (D, D, T+1, B) and ``E ||x_t - x_{t-1}||^2 / D`` (T, B).
     """
-    information, vectors = messages
-    size = vectors.shape[-1]
-    weights = torch.cat(
-        [
-            initial_scale.pow(-2).expand(len(vectors), 1, size),
-            step_scale.pow(-2).unsqueeze(-1).expand(*step_scale.shape, size),
-        ],
-        dim=1,
-    )
-    covariance = torch.linalg.inv(information + torch.diag_embed(weights))
-    loc = (covariance[:, 0] @ (weights[:, 0] * initial_loc + vectors[:, 0]).unsqueeze(-1)).squeeze(
-        -1
-    )
-    marginal = covariance[:, 0]
+    gains, marginal, vectors = given
+    size = len(vectors)
+    pulled = (initial_precision * initial_loc).unsqueeze(-1)
+    loc = apply(marginal, pulled + vectors[:, 0])
     locs, marginals, squares = [loc], [marginal], []
-    for t in range(1, weights.shape[1]):
-        gain = covariance[:, t] * weights[:, t, None, :]
-        following = (covariance[:, t] @ vectors[:, t].unsqueeze(-1)).squeeze(-1)
-        following = following + (gain @ loc.unsqueeze(-1)).squeeze(-1)
+    for t in range(1, vectors.shape[1]):
+        gain, variance = gains[:, :, t - 1], step_variance[t - 1]
+        noise = variance * gain
+        following = apply(gain, loc) + apply(noise, vectors[:, t])
         # x_t - x_{t-1} = (G - I) x_{t-1} + offset + noise
-        change = gain - torch.eye(size, dtype=gain.dtype, device=gain.device)
-        spread = change @ marginal @ change.mT + covariance[:, t]
-        moved = (following - loc).square().sum(-1) + spread.diagonal(dim1=-2, dim2=-1).sum(-1)
-        squares.append(moved / size)
-        marginal = gain @ marginal @ gain.mT + covariance[:, t]
+        change = _plus(gain.clone(), -1.0)
+        passed = multiply(change, marginal)
+        spread = (passed * change).sum((0, 1)) + noise.diagonal(dim1=0, dim2=1).sum(-1)
+        squares.append(((following - loc).square().sum(0) + spread) / size)
+        marginal = multiply(passed + marginal, gain.transpose(0, 1)) + noise
         loc = following
         locs.append(loc)
         marginals.append(marginal)
-    return torch.stack(locs, dim=1), torch.stack(marginals, dim=1), torch.stack(squares, dim=1)
+    return torch.stack(locs, dim=1), torch.stack(marginals, dim=2), torch.stack(squares)

@@ -15,11 +15,90 @@ import torch
 from torch import Tensor
 
 from pyro_unmix.distributions import PrecisionNormal
-from pyro_unmix.mixing import tile_components
+from pyro_unmix.mixing import mixing_features, tile_components
+from pyro_unmix.small_matrices import apply, inverse, multiply_symmetric, solve
 
 _TINY = 1e-20  # an abundance that no gradient can move
 
 Chain = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+def chain_means(
+    gram: Tensor,
+    noise_scale: Tensor,
+    chain: Chain,
+    independent: bool,
+    projected: Tensor,
+    valid: Tensor,
+    abundances: Tensor,
+    offsets: Tensor | None = None,
+) -> Tensor:
+    """Posterior means of ``psi_1 .. psi_T`` given the abundances, for many pixels along the last axis.
+
+    The means of `ExactVariability`, by the same filter, without what densities and draws need besides.
+
+    Parameters
+    ----------
+    gram : Tensor, shape (Q, Q)
+        ``design'design``.
+    noise_scale, chain, independent
+        Of `ExactVariability`.
+    projected : Tensor, shape (Q, T, B)
+        ``design'y``.
+    valid : Tensor of bool, shape (T, B)
+    abundances : Tensor, shape (P, T, B)
+    offsets : Tensor, shape (K P, T, B), optional
+        What pixels share; it is in the result.
+
+    Returns
+    -------
+    Tensor, shape (K P, T, B)
+    """
+    if offsets is not None:
+        p = len(abundances)
+        shared = apply(
+            gram[:, p:, None, None], abundances.repeat(len(gram) // p - 1, 1, 1) * offsets
+        )
+        rest = chain_means(
+            gram, noise_scale, chain, independent, projected - shared, valid, abundances
+        )
+        return rest + offsets
+    coefficient, step_scale, loc, scale = chain
+    p, num_dates = abundances.shape[:2]
+    e = abundances.repeat(len(gram) // p - 1, 1, 1) * valid
+    precision = noise_scale.pow(-2)
+    explained = apply(gram[p:, :p, None, None], abundances)
+    pull = precision * e * (projected[p:] - explained)
+    curvature = (e[:, None] * (precision * e)).mul_(gram[p:, p:, None, None])
+    weight = step_scale.pow(-2)
+    if independent:
+        curvature.diagonal(dim1=0, dim2=1).add_(weight.unsqueeze(1))
+        return solve(curvature, pull[:, None])[:, 0]
+    observed, pulls = curvature.unbind(2), pull.unbind(1)
+    information, vector = observed[-1], pulls[-1]
+    covariances, vectors = [], []
+    for t in range(num_dates, 0, -1):
+        observed_since = information
+        information = information.clone()
+        information.diagonal(dim1=0, dim2=1).add_(weight[t - 1])
+        covariances.append(inverse(information))
+        vectors.append(vector)
+        # as in `ExactVariability`, the form that does not cancel
+        pulled = (coefficient[t - 1] * weight[t - 1]).unsqueeze(-1)
+        scaled = covariances[-1] * pulled[:, None]
+        information = multiply_symmetric(scaled, observed_since * coefficient[t - 1, :, None])
+        vector = apply(scaled, vector)
+        if t > 1:
+            information, vector = information + observed[t - 2], vector + pulls[t - 2]
+    information.diagonal(dim1=0, dim2=1).add_(scale.pow(-2))
+    right = vector + (loc / scale.square()).unsqueeze(-1)
+    mean = solve(information, right[:, None])[:, 0]
+    means = []
+    for t in range(num_dates):
+        pulled = (coefficient[t] * weight[t]).unsqueeze(-1)
+        mean = apply(covariances[-1 - t], vectors[-1 - t] + pulled * mean)
+        means.append(mean)
+    return torch.stack(means, dim=1)
 
 
 class ExactVariability:
@@ -35,6 +114,8 @@ class ExactVariability:
         Whether all coefficients are zero, so that dates can be treated together.
     pixels, valid : Tensor, shapes (B, T, L) and (B, T)
     abundances : Tensor, shape (..., B, T, P)
+    offsets : Tensor, shape (..., B, T, K P), optional
+        What pixels share and is added to psi.
     """
 
     def __init__(
@@ -47,6 +128,7 @@ class ExactVariability:
         pixels: Tensor,
         valid: Tensor,
         abundances: Tensor,
+        offsets: Tensor | None = None,
     ) -> None:
         p = abundances.shape[-1]
         gram = design.mT @ design
@@ -56,13 +138,16 @@ class ExactVariability:
         # A missing date has e = 0: no information about psi.
         self.e = tile_components(abundances, size // p) * valid.unsqueeze(-1)
         self.gram = gram[p:, p:]
-        self.moment = (pixels @ design)[..., p:] - abundances @ gram[:p, p:]  # W'(y - M0 a)
+        known = abundances if offsets is None else mixing_features(abundances, offsets)
+        self.moment = (pixels @ design)[..., p:] - known @ gram[
+            : known.shape[-1], p:
+        ]  # W'(y - M a)
         self._draws: list[tuple[Tensor, Tensor]] = []
         self._only_draws = True
         self._log_probs: list[Tensor] | None = None
         self._means: tuple[Tensor, ...] | None = None
         with torch.no_grad():
-            self._conditionals = self._solve()
+            *self._conditionals, self._inverses = self._solve()
 
     def conditional(self, t: int, previous: Tensor | None) -> PrecisionNormal:
         """The distribution of ``psi_t`` given ``psi_{t-1}`` (None at t = 0)."""
@@ -117,8 +202,11 @@ class ExactVariability:
             vector = vector + coefficient[t - 1] * previous / step_scale[t - 1].square()
         return PrecisionNormal(torch.cholesky_solve(vector.unsqueeze(-1), tril).squeeze(-1), tril)
 
-    def _solve(self) -> tuple[list[Tensor], list[Tensor]]:
-        """Cholesky factors of the conditional precisions and information vectors, for t = 0..T."""
+    def _solve(self) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """Cholesky factors of the conditional precisions and information vectors, for t = 0..T.
+
+        Third, where dates depend on each other, the inverses of those precisions for t = 1..T.
+        """
         coefficient, step_scale, _, scale = self.chain
         weight = step_scale.pow(-2)
         pull = (self.precision * self.e * self.moment).unbind(-2)
@@ -129,9 +217,9 @@ class ExactVariability:
             tril = torch.linalg.cholesky_ex(curvature).L  # the prior's weight keeps it definite
             self._together = tril, self.precision * self.e * self.moment
             first = torch.diag(scale.reciprocal()).expand(tril[..., 0, :, :].shape)
-            return [first, *tril.unbind(-3)], [torch.zeros_like(pull[0]), *pull]
+            return [first, *tril.unbind(-3)], [torch.zeros_like(pull[0]), *pull], []
         observed = curvature.unbind(-3)
-        trils, vectors = [], []
+        trils, vectors, inverses = [], [], []
         information, vector = observed[-1], pull[-1]
         for t in range(len(pull), 0, -1):
             tril = torch.linalg.cholesky(information + torch.diag(weight[t - 1]))
@@ -139,7 +227,8 @@ class ExactVariability:
             vectors.append(vector)
             # phi (J - J Lambda^-1 J) phi = phi Q^-1 Lambda^-1 J phi, the form that does not cancel
             pulled = (coefficient[t - 1] * weight[t - 1]).unsqueeze(-1)
-            scaled = pulled * torch.cholesky_inverse(tril)
+            inverses.append(torch.cholesky_inverse(tril))
+            scaled = pulled * inverses[-1]
             information = (scaled @ information) * coefficient[t - 1]
             information = 0.5 * (information + information.mT)
             vector = (scaled @ vector.unsqueeze(-1)).squeeze(-1)
@@ -147,7 +236,7 @@ class ExactVariability:
                 information = information + observed[t - 2]
                 vector = vector + pull[t - 2]
         trils.append(torch.linalg.cholesky(information + torch.diag(scale.pow(-2))))
-        return trils[::-1], [vector, *vectors[::-1]]
+        return trils[::-1], [vector, *vectors[::-1]], inverses[::-1]
 
     @property
     def _moments(self) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
@@ -163,7 +252,7 @@ class ExactVariability:
         means = [self._at(0, None, trils[0], vectors[0]).loc]
         covariances, crosses = [torch.cholesky_inverse(trils[0])], []
         for t in range(1, len(trils)):
-            inverse = torch.cholesky_inverse(trils[t])
+            inverse = self._inverses[t - 1]
             pulled = coefficient[t - 1] / step_scale[t - 1].square()
             gain = inverse * pulled
             vector = vectors[t] + pulled * means[-1]
@@ -283,6 +372,6 @@ class _ExactConditional(PrecisionNormal):
     def log_prob(self, value: Tensor) -> Tensor:
         if self._posterior.drew(self._t, value):
             return self._posterior.log_prob_of_draws(self._t)
-        tril, vector = self._posterior._solve()
+        tril, vector, _ = self._posterior._solve()
         exact = self._posterior._at(self._t, self._previous, tril[self._t], vector[self._t])
         return exact.log_prob(value)

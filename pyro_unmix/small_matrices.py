@@ -1,0 +1,172 @@
+"""Algebra of many small matrices at once: the axes of the matrices first, the batch after them.
+
+torch's batched linear algebra calls LAPACK once per matrix, which takes longer than the arithmetic where matrices have
+a few rows. Here every operation is one of whole batches, in a loop over rows. A matrix's result depends on no other
+matrix: operations are elementwise along the batch.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_LARGEST_JACOBI = 3  # rows; beyond, LAPACK takes less time
+_NUM_SWEEPS = 4
+_ROWS = 8  # that are updated together
+
+
+def multiply(left: Tensor, right: Tensor) -> Tensor:
+    """``left right``, of shapes (I, J, ...) and (J, K, ...): (I, K, ...)."""
+    product = left[:, 0, None] * right[0]
+    for j in range(1, len(right)):
+        product.addcmul_(left[:, j, None], right[j])
+    return product
+
+
+def multiply_symmetric(left: Tensor, right: Tensor) -> Tensor:
+    """``left right`` of (I, I, ...) twice, where it is known to be symmetric."""
+    product = torch.empty_like(right)
+    for i in range(0, len(right), _ROWS):
+        rows = slice(i, i + _ROWS)
+        torch.mul(left[rows, 0, None], right[0, i:], out=product[rows, i:])
+        for j in range(1, len(right)):
+            product[rows, i:].addcmul_(left[rows, j, None], right[j, i:])
+    return _mirrored(product)
+
+
+def _mirrored(matrix: Tensor) -> Tensor:
+    """Fill what lies below the diagonal, in place, as far as `_subtract_outer` leaves it out."""
+    for i in range(_ROWS, len(matrix), _ROWS):
+        matrix[i:, i - _ROWS : i] = matrix[i - _ROWS : i, i:].transpose(0, 1)
+    return matrix
+
+
+def apply(matrix: Tensor, vector: Tensor) -> Tensor:
+    """``matrix vector``, of shapes (I, J, ...) and (J, ...): (I, ...)."""
+    product = matrix[:, 0] * vector[0]
+    for j in range(1, len(vector)):
+        product.addcmul_(matrix[:, j], vector[j])
+    return product
+
+
+def _subtract_outer(matrix: Tensor, left: Tensor, right: Tensor) -> None:
+    """``matrix -= left right'`` in place, without most of what lies below the diagonal."""
+    for i in range(0, len(left), _ROWS):
+        matrix[i : i + _ROWS, i:].addcmul_(left[i : i + _ROWS, None], right[i:], value=-1)
+
+
+def eliminate(matrix: Tensor, count: int) -> Tensor:
+    """Schur complement of the first `count` rows and columns, which are to be positive definite, **in place**.
+
+    ``D - B' A^-1 C`` of ``[[A, C], [B', D]]``, by Gaussian elimination without pivoting. Rows are to be those of a
+    symmetric matrix, with or without further columns; nothing below the diagonal of A is read. Afterwards the rows of A
+    are those of an upper triangular system.
+
+    Parameters
+    ----------
+    matrix : Tensor, shape (I, J, ...), I <= J
+    count : int
+
+    Returns
+    -------
+    Tensor, shape (I - count, J - count, ...)
+        A view of `matrix`; below its diagonal stands anything.
+    """
+    size = len(matrix)
+    for k in range(count):
+        row = matrix[k, k + 1 :]
+        left = row[: size - k - 1] / matrix[k, k]
+        _subtract_outer(matrix[k + 1 :, k + 1 :], left, row)
+    return matrix[count:, count:]
+
+
+def solve(matrix: Tensor, right: Tensor, smallest: float = 0.0) -> Tensor:
+    """``matrix^-1 right`` of positive definite matrices, pivots held at `smallest` or above.
+
+    Parameters
+    ----------
+    matrix : Tensor, shape (I, I, ...)
+    right : Tensor, shape (I, J, ...)
+
+    Returns
+    -------
+    Tensor, shape (I, J, ...)
+    """
+    size = len(matrix)
+    both = torch.cat([matrix, right], dim=1)
+    if smallest:
+        both[0, 0].clamp_(min=smallest)
+    for k in range(size - 1):
+        row = both[k, k + 1 :]
+        _subtract_outer(both[k + 1 :, k + 1 :], row[: size - k - 1] / both[k, k], row)
+        if smallest:
+            both[k + 1, k + 1].clamp_(min=smallest)
+    solution = both[:, size:]
+    for k in range(size - 1, -1, -1):
+        solution[k] /= both[k, k]
+        if k:
+            solution[:k].addcmul_(both[:k, k, None], solution[k], value=-1)
+    return solution
+
+
+def inverse(matrix: Tensor) -> Tensor:
+    """Inverse of positive definite matrices, shape (I, I, ...), by sweeping every row."""
+    size = len(matrix)
+    swept = matrix.clone()
+    for k in range(size):
+        old = torch.cat([swept[:k, k], swept[k, k:]]) if size > _ROWS else swept[k].clone()
+        row = old / old[k]
+        _subtract_outer(swept, old, row)
+        row[k] = -old[k].reciprocal()
+        swept[k] = row
+        swept[:, k] = row
+    return _mirrored(swept).neg_()
+
+
+def cholesky(matrix: Tensor) -> Tensor:
+    """Lower-triangular C of ``C C' = matrix``, (I, I, ...); where rounding left no positive pivot, a column is 0."""
+    rest, factor = matrix.clone(), torch.zeros_like(matrix)
+    for k in range(len(matrix)):
+        pivot = rest[k, k]
+        column = rest[k:, k] * torch.where(pivot > 0, pivot.rsqrt(), 0.0)
+        factor[k:, k] = column
+        rest[k + 1 :, k + 1 :].addcmul_(column[1:, None], column[1:], value=-1)
+    return factor
+
+
+def positive_part(matrix: Tensor) -> Tensor:
+    """The nearest positive semi-definite matrices to symmetric ones, (I, I, ...): eigenvalues below 0 become 0."""
+    if len(matrix) > _LARGEST_JACOBI:
+        values, vectors = torch.linalg.eigh(matrix.movedim((0, 1), (-2, -1)))
+        values, vectors = values.movedim(-1, 0), vectors.movedim((-2, -1), (0, 1)).contiguous()
+    else:
+        values, vectors = _eigen(matrix)
+    return multiply(vectors * values.clamp(min=0), vectors.transpose(0, 1))
+
+
+def _eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues (I, ...) and eigenvectors in columns (I, I, ...), by cyclic Jacobi rotations."""
+    size = len(matrix)
+    rest = matrix.clone()
+    vectors = torch.zeros_like(matrix)
+    vectors.diagonal(dim1=0, dim2=1).fill_(1)
+    for _ in range(1 if size == 2 else _NUM_SWEEPS):  # of two rows, one rotation is exact
+        for p in range(size):
+            for q in range(p + 1, size):
+                _rotate(rest, vectors, p, q)
+    return rest.diagonal(dim1=0, dim2=1).movedim(-1, 0), vectors
+
+
+def _rotate(rest: Tensor, vectors: Tensor, p: int, q: int) -> None:
+    """Make element (p, q) zero, in place (Golub, Van Loan, "Matrix Computations", 4th ed., Sec. 8.5)."""
+    twice, gap = 2 * rest[p, q], rest[q, q] - rest[p, p]
+    # tan of the angle, the smaller root: twice / (gap +- sqrt(gap^2 + twice^2))
+    root = torch.hypot(gap, twice).copysign(gap)
+    tangent = torch.where(root == 0, 0.0, twice / (gap + root))
+    cosine = (1 + tangent * tangent).rsqrt()
+    sine = tangent * cosine
+    for target, axis in ((rest, 0), (rest, 1), (vectors, 1)):
+        first, second = target.select(axis, p), target.select(axis, q)
+        turned = cosine * first - sine * second
+        torch.addcmul(sine * first, cosine, second, out=second)
+        first.copy_(turned)
