@@ -142,20 +142,26 @@ def full_elbo(result: Unmixing) -> float | None:
         torch.manual_seed(_ELBO_SEED)
         for index in torch.arange(len(pixels)).split(_CHUNK):
             y, v = pixels[index], valid[index]
-            features = prepare(guide, y, v)
+            features = prepare(guide, y, v, index)
             for _ in range(_ELBO_DRAWS):
-                total += _log_weight(model, guide, y, v, index, features) / _ELBO_DRAWS
+                own, shared = _log_weight(model, guide, y, v, index, features)
+                # What all pixels share is in every chunk, and counts once.
+                total += (own + shared * len(index) / len(pixels)) / _ELBO_DRAWS
     return total / (int(valid.sum()) * pixels.shape[-1])
 
 
 def _log_weight(
     model: Any, guide: Any, pixels: Any, valid: Any, index: Any, features: Any
-) -> float:
-    """``log p(y, z) - log q(z)`` of one draw, summed over these pixels."""
+) -> tuple[float, float]:
+    """``log p(y, z) - log q(z)`` of one draw: summed over these pixels, and of what all pixels share."""
     inputs = {"index": index, "size": len(index), "features": features}
     drawn = poutine.trace(guide).get_trace(pixels, valid, **inputs)
     joint = poutine.trace(poutine.replay(model, trace=drawn)).get_trace(pixels, valid, **inputs)
-    return float(joint.log_prob_sum() - drawn.log_prob_sum())
+    weights = []
+    for shared in (False, True):
+        chosen = {"site_filter": lambda name, site, shared=shared: (name == "field") == shared}
+        weights.append(float(joint.log_prob_sum(**chosen) - drawn.log_prob_sum(**chosen)))
+    return weights[0], weights[1]
 
 
 @contextmanager

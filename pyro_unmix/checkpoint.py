@@ -72,7 +72,8 @@ class Run:
         count = rows.stop - rows.start
         if not count:  # more workers than pixels
             rows = slice(0, 1)
-        mine = prepare(self.guide, self.pixels[rows], self.valid[rows])
+        index = torch.arange(rows.start, rows.stop, device=self.pixels.device)
+        mine = prepare(self.guide, self.pixels[rows], self.valid[rows], index)
         self.features = workers.gathered({k: v[:count] for k, v in mine.items()}, total)
 
     def begin(self) -> None:

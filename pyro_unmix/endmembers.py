@@ -18,6 +18,7 @@ from pyro_unmix.libraries import at_bands_of, library_endmembers
 from pyro_unmix.solvers import fcls
 
 _MAX_SWEEPS = 20
+_NUM_LENGTHS = 200  # pixels behind the brightness of an endmember that was found without it
 
 
 def vca(spectra: ArrayLike, num_endmembers: int, *, seed: int = 0) -> np.ndarray:
@@ -84,6 +85,7 @@ def extract_endmembers(
     window: int = 3,
     num_starts: int = 8,
     num_average: int = 20,
+    directions: int | None = None,
 ) -> xr.DataArray:
     """Reference endmembers of a sequence, robust against noise, variability and unlucky starts.
 
@@ -108,6 +110,10 @@ def extract_endmembers(
         VCA starts.
     num_average : int
         Pixels averaged per endmember, at most.
+    directions : int, optional
+        Project the spectra on as many leading directions and scale them to length one, so that differences of
+        brightness make no endmembers; each endmember then gets the median length of its pixels. P, or a few more
+        where a material is weak.
 
     Returns
     -------
@@ -129,6 +135,9 @@ def extract_endmembers(
     spectra = spectra[np.isfinite(spectra).all(1)]
     spectra = spectra[spectra.any(1)].astype(np.float64)  # zero spectra are fill, not darkness
     spectra = _spectra(spectra, num_endmembers)
+    lengths = None
+    if directions is not None:
+        spectra, lengths = _unit_length(spectra, positive_int(directions, "directions"))
     scores = _principal(spectra, num_endmembers - 1)
     rng = np.random.default_rng(seed)
     # Volumes below this are rounding: the spectra lie in fewer dimensions.
@@ -143,6 +152,8 @@ def extract_endmembers(
             f"found no {num_endmembers} distinct spectra in the cubes: lower num_endmembers"
         )
     matrix = _average_purest(spectra, spectra[best].T, positive_int(num_average, "num_average"))
+    if lengths is not None:
+        matrix = matrix * _typical_lengths(spectra, matrix, lengths)
     coords = {"wavelength": sequence["wavelength"]} if "wavelength" in sequence.coords else {}
     return xr.DataArray(
         matrix,
@@ -151,6 +162,22 @@ def extract_endmembers(
         name="endmembers",
         attrs={"long_name": "endmember reflectance", "units": "1"},
     )
+
+
+def _unit_length(spectra: np.ndarray, directions: int) -> tuple[np.ndarray, np.ndarray]:
+    """Spectra (N, L) in their leading directions and scaled to length one, and the lengths (N,)."""
+    leading = np.linalg.eigh(spectra.T @ spectra)[1][:, -directions:]
+    spectra = (spectra @ leading) @ leading.T
+    lengths = np.linalg.norm(spectra, axis=1)
+    return spectra / np.maximum(lengths, np.finfo(float).tiny)[:, np.newaxis], lengths
+
+
+def _typical_lengths(units: np.ndarray, endmembers: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Median length (P,) of the pixels with the largest FCLS abundances of each endmember."""
+    abundances = fcls(torch.from_numpy(units), torch.from_numpy(endmembers)).numpy()
+    count = min(_NUM_LENGTHS, len(units))
+    purest = np.argsort(-abundances, axis=0, kind="stable")[:count]
+    return np.median(lengths[purest], axis=0)
 
 
 def _of_library(

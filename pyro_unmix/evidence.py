@@ -46,7 +46,7 @@ def _weights(result: Any, cubes: xr.DataArray, num_samples: int, seed: int) -> I
         for part in chunks(num_pixels, num_dates * num_samples * (num_bands + 16)):
             y, v = pixels[part], valid[part]
             index = torch.arange(num_pixels, device=y.device)[part]
-            known = {"index": index, "size": num_pixels, "features": prepare(guide, y, v)}
+            known = {"index": index, "size": num_pixels, "features": prepare(guide, y, v, index)}
             with pyro.plate(_DRAWS, num_samples, dim=-2):
                 drawn = poutine.trace(guide).get_trace(y, v, **known)
                 joint = poutine.trace(poutine.replay(model, trace=drawn)).get_trace(y, v, **known)

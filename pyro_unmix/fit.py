@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from pyro import poutine
 from pyro.infer import Trace_ELBO
+from pyro.infer.autoguide import AutoDelta, AutoNormal
 from tqdm.auto import tqdm
 
 from pyro_unmix._check import in_range, positive_int
@@ -208,6 +209,12 @@ def _check_programs(model: Any, guide: Any) -> None:
         raise ValueError(
             "the guide was built for another model: build it from the model that is fitted, "
             f"{type(guide).__name__}(model)"
+        )
+    if isinstance(guide, (AutoNormal, AutoDelta)) and guide.create_plates is None:
+        raise ValueError(
+            f"{type(guide).__name__} must be told the plate of the pixels: pass create_plates, a "
+            "function of the guide's arguments that returns pyro.plate('pixels', size or len(pixels), "
+            "subsample=index, dim=-1)"
         )
     modules = [program for program in (model, guide) if isinstance(program, torch.nn.Module)]
     dtypes = {p.dtype for module in modules for p in module.parameters() if p.is_floating_point()}

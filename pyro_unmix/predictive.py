@@ -49,10 +49,11 @@ def iterate_predictive(
     with quiet_pyro(store), torch.no_grad(), seeded(seed, pixels.device):
         for part in chunks(num_pixels, num_dates * num_samples * (num_bands + 8)):
             y, v = pixels[part], valid[part]
+            index = torch.arange(num_pixels, device=y.device)[part]
             known = {
-                "index": torch.arange(num_pixels, device=y.device)[part],
+                "index": index,
                 "size": num_pixels,
-                "features": prepare(guide, y, v),
+                "features": prepare(guide, y, v, index),
             }
             with FixedNoise(noise):
                 drawn = poutine.trace(guide).get_trace(y, v, **known)

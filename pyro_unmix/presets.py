@@ -11,7 +11,7 @@ import torch
 import xarray as xr
 from numpy.typing import ArrayLike
 
-from pyro_unmix._check import as_endmembers, choice, positive_int
+from pyro_unmix._check import as_endmembers, choice, in_range, positive_int
 from pyro_unmix._threads import one_thread
 from pyro_unmix.cubes import as_cube_sequence, to_pixels
 from pyro_unmix.endmembers import vca
@@ -29,6 +29,7 @@ from pyro_unmix.priors import (
     Independent,
     JumpWalk,
     RandomWalk,
+    VariabilityPrior,
     WhiteNoise,
 )
 from pyro_unmix.published import (
@@ -40,12 +41,23 @@ from pyro_unmix.published import (
     along_trajectories,
 )
 from pyro_unmix.result import Unmixing
-from pyro_unmix.selection import choose_start, temporal_correlation
+from pyro_unmix.selection import (
+    choose_smooth_start,
+    choose_start,
+    field_correlation,
+    temporal_correlation,
+)
 
 logger = logging.getLogger(__name__)
 
 #: Above this temporal correlation of the variability, `unmix` models it as AR(1), else as independent.
 MIN_CORRELATION = 0.1
+#: Above this share of variability that neighbouring pixels have in common, `unmix` models it as a smooth field ...
+MIN_SHARE = 0.25
+#: ... in sequences of as many dates at least (in one image smooth variability passes for abundance) ...
+MIN_DATES = 3
+#: ... of images that are no narrower than this, pixels.
+MIN_SIDE = 10
 #: Steps of `unmix`.
 NUM_STEPS = 100
 #: Passes over the pixels of `redsunn`, as in its paper.
@@ -116,6 +128,7 @@ def redsunn(
     )  # fmt: skip
 
 
+@one_thread()
 def redsunn_published(
     cube_sequence: Any,
     num_endmembers: int,
@@ -152,11 +165,21 @@ def redsunn_published(
         ``abundances`` and ``variability`` along the trajectories; what `Unmixing.sample` and `Unmixing.predict` give
         is the posterior.
 
+    Raises
+    ------
+    TypeError
+        If a keyword is none of `fit`.
+    ValueError
+        If the cubes, the endmembers or a setting are not as described.
+
     References
     ----------
     Borsoi, Imbiriba, Closas, IEEE TIP 32, 2023, and the program that its Sec. VI announces. What each departure does
     is measured in ``benchmarks/redsunn.md``.
     """
+    seed = _checked(seed, settings)
+    in_range(sigma_psi, "sigma_psi", low=0, open_low=True)
+    positive_int(num_trajectories, "num_trajectories")
     cubes = as_cube_sequence(cube_sequence)
     if endmembers is None:
         pixels, valid = to_pixels(cubes)
@@ -201,7 +224,9 @@ def unmix(
 
     `choose_start` picks averaging window, endmembers, basis and rank by the marginal likelihood. The abundances drift
     and jump (`JumpWalk`); the variability is AR(1) where neighbouring dates correlate by more than 0.1 at the start,
-    else independent; M0 and basis are kept, the scales, time constants and noise are learned with `ConjugateGuide`.
+    else independent. Where neighbouring pixels of three or more dates share more than a quarter of it, it is a field
+    that is smooth over the image (`SmoothVariability`), and `choose_smooth_start` finds the endmembers anew. M0 and basis are kept; the scales,
+    time constants and noise are learned with `ConjugateGuide`.
     Where the sequence has dates, the transitions take the days between them; shifting all dates changes nothing.
 
     Parameters
@@ -235,13 +260,26 @@ def unmix(
     count = _count(cubes, num_endmembers, endmembers, seed)
     start = choose_start(cubes, count, endmembers=endmembers, basis=basis, seed=seed)
     correlation = temporal_correlation(cubes, start)
-    chain = AutoRegressive(0.5) if correlation > MIN_CORRELATION else Independent()
+    chain: VariabilityPrior = (
+        AutoRegressive(0.5) if correlation > MIN_CORRELATION else Independent()
+    )
+    found, noise_scale = (start.endmembers, start.basis), start.noise_scale
+    large = min(cubes.sizes["y"], cubes.sizes["x"]) >= MIN_SIDE
+    searched = basis is None and large and cubes.sizes["time"] >= MIN_DATES
+    share, length = field_correlation(cubes, start) if searched else (0.0, 1.0)
+    if share > MIN_SHARE:
+        smooth = choose_smooth_start(
+            cubes, start, length=length, coefficient=min(correlation / share, 0.95),
+            train_endmembers=endmembers is None, seed=seed, progress=progress,
+        )  # fmt: skip
+        found, noise_scale = (smooth.endmembers, smooth.basis), smooth.noise_scale
+        chain = smooth.prior
     model = SGLMM(
-        FixedEndmembers(start.endmembers),
-        basis=start.basis,
+        FixedEndmembers(found[0]),
+        basis=found[1],
         abundance_prior=JumpWalk(),
         variability_prior=chain,
-        noise=WhiteNoise(start.noise_scale),
+        noise=WhiteNoise(noise_scale),
         dates=cubes["time"].values if "time" in cubes.coords else None,
         seed=seed,
     )

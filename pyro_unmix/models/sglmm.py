@@ -94,7 +94,7 @@ class SGLMM(Recorded, PyroModule):
     """
 
     #: Sites in the plate that are of what all pixels share, and say nothing of a single one.
-    shared_sites: ClassVar[frozenset[str]] = frozenset({"M0"})
+    shared_sites: ClassVar[frozenset[str]] = frozenset({"M0", "field"})
 
     def __init__(
         self,
@@ -230,14 +230,17 @@ class SGLMM(Recorded, PyroModule):
         noise = self.noise.by_date(num_dates)
         step_abundance = self.abundance_prior.transitions(index)
         observed = [None] * num_dates if pixels is None else pixels.unbind(1)
-        with pyro.plate("pixels", size or batch, subsample=_subsample(index, batch), dim=-1):
+        index = _subsample(index, batch)
+        offsets = self.variability_prior.sample_offsets(index, num_dates)
+        shared = [0.0] * num_dates if offsets is None else offsets.unbind(-2)
+        with pyro.plate("pixels", size or batch, subsample=index, dim=-1):
             self._factor_endmembers(valid)
             c = pyro.sample("c_0", self.abundance_prior.initial(index))
             psi = pyro.sample("psi_0", self.variability_prior.initial())
             for t in pyro.markov(range(1, num_dates + 1)):
                 c = pyro.sample(f"c_{t}", step_abundance(c, t))
                 psi = pyro.sample(f"psi_{t}", step_variability(psi, t))
-                mean = self._mean(to_abundances(c), psi, design)
+                mean = self._mean(to_abundances(c), psi + shared[t - 1], design)
                 with poutine.mask(mask=masks[t - 1]):
                     pyro.sample(f"y_{t}", noise[t - 1](mean), obs=observed[t - 1])
 
@@ -275,6 +278,8 @@ class SGLMM(Recorded, PyroModule):
         dates = range(1, num_dates + 1)
         c = torch.stack([latents[f"c_{t}"] for t in dates], dim=-2)
         psi = torch.stack([latents[f"psi_{t}"] for t in dates], dim=-2)
+        if "field" in latents:
+            psi = psi + self.variability_prior.offsets(latents["field"], latents.get("pixels"))
         return to_abundances(c), psi.unflatten(-1, (self.num_components, self.num_endmembers))
 
     def mixing_endmembers(self, variability: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from pyro_unmix.priors.noise import (
     WhiteNoise,
 )
 from pyro_unmix.priors.part import Part, Transition
+from pyro_unmix.priors.smooth import SmoothVariability
 from pyro_unmix.priors.starts import DirichletStart, SparseStart, Start
 from pyro_unmix.priors.variability import (
     AutoRegressive,
@@ -57,6 +58,7 @@ __all__ = [
     "OrnsteinUhlenbeck",
     "Part",
     "RandomWalk",
+    "SmoothVariability",
     "SoftmaxWalk",
     "SparseStart",
     "Start",

@@ -21,6 +21,7 @@ Transition = Callable[[Tensor, int], TorchDistribution]
 COLOURED_NOISE = "noise that is not Gaussian, or not the same at all dates"
 BAND_NOISE = "noise that differs between bands"
 UNEVEN_VARIABILITY = "variability that depends on uneven dates"
+SMOOTH_VARIABILITY = "variability that pixels share"
 
 
 class Part(Recorded, PyroModule):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -30,6 +31,13 @@ class VariabilityPrior(Part):
         if self.elapsed is None or not bool(self.chain()[0].any()):
             return frozenset()
         return frozenset({UNEVEN_VARIABILITY})
+
+    #: Whether the dates of a pixel are independent given what pixels share.
+    independent: ClassVar[bool] = False
+
+    def sample_offsets(self, index: Tensor | None, num_dates: int) -> Tensor | None:
+        """What pixels share and is added to the sites ``psi_t``, (..., B, T, K P); None: nothing."""
+        return None
 
     def chain(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """``(coefficient, step_scale, initial_loc, initial_scale)`` of a unit of time, each of shape (K P,)."""
@@ -164,6 +172,8 @@ class Independent(VariabilityPrior):
     learn : bool
         Learn s, one per component and material.
     """
+
+    independent = True
 
     def __init__(self, scale: float = 1.0, *, learn: bool = True) -> None:
         super().__init__()

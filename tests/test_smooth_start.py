@@ -1,0 +1,194 @@
+"""The start with a smooth field: maps and their transpose, gradients, correlation, and what `unmix` makes of it."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import optimize
+
+import pyro_unmix
+from pyro_unmix import simulate
+from pyro_unmix.cubes import as_cube_sequence
+from pyro_unmix.metrics import nrmse_abundances
+from pyro_unmix.mixing import DCT
+from pyro_unmix.priors import SmoothVariability
+from pyro_unmix.selection import choose_smooth_start, choose_start, field_correlation
+from pyro_unmix.selection.smooth_fit import SmoothFit, conjugate_gradients
+
+MATERIALS = ["vegetation", "soil", "snow"]
+WAVELENGTHS = np.linspace(400, 2500, 20)
+
+
+def _library():
+    return simulate.library(WAVELENGTHS).sel(endmember=MATERIALS)
+
+
+@pytest.fixture(scope="module")
+def smooth():
+    return simulate.smooth_scene(
+        num_dates=3, height=12, width=11, num_endmembers=3, library=_library(),
+        illumination_scale=0.2, seed=0,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def independent():
+    return simulate.scaled_scene(
+        num_dates=3, height=12, width=11, num_endmembers=3, library=_library(), seed=0
+    )
+
+
+def _fit(scene, scale=0.3):
+    cubes = as_cube_sequence(scene.cubes)
+    prior = SmoothVariability((3, 12, 11), length=3.0, scale=scale)
+    prior.setup(3, 2, generator=torch.Generator())
+    prior = prior.double().requires_grad_(False)
+    fit = SmoothFit(cubes, DCT(2, scale=0.5), 0.02, prior)
+    return fit, fit.begin(torch.from_numpy(scene.reference_endmembers.values.copy()))
+
+
+def test_gather_is_the_transpose_of_spread(smooth):
+    fit, state = _fit(smooth)
+    draw = torch.Generator().manual_seed(0)
+    field = torch.randn(len(state.innovations), generator=draw).double()
+    values = torch.randn(fit.spread(field).shape, generator=draw).double()
+    assert float((fit.spread(field) * values).sum()) == pytest.approx(
+        float((field * fit.gather(values)).sum()), rel=1e-9
+    )
+
+
+def test_misfit_is_that_of_the_best_abundances_by_scipy(smooth):
+    fit, state = _fit(smooth)
+    state.innovations = (
+        0.5
+        * torch.randn(len(state.innovations), generator=torch.Generator().manual_seed(1)).double()
+    )
+    psi = fit.project(state)[0]
+    total = 0.0
+    components = fit.basis.components(state.endmembers).numpy()
+    chosen = [5, 100, 300]
+    for n in chosen:
+        varied = state.endmembers.numpy() + np.einsum(
+            "lkp,kp->lp", components, psi[n].numpy().reshape(2, 3)
+        )
+        y = fit.pixels[n].numpy()
+        weight = 1e4  # of the constraint that abundances sum to one
+        stacked = np.vstack([varied, weight * np.ones(3)])
+        best = optimize.nnls(stacked, np.append(y, weight))[0]
+        assert np.allclose(state.abundances[n].numpy(), best, atol=1e-5)
+        total += ((y - varied @ best) ** 2).sum()
+    residual = fit.pixels[chosen] - torch.einsum(
+        "nlp,np->nl",
+        fit.basis.varied(state.endmembers, psi[chosen].unflatten(1, (2, 3))),
+        state.abundances[chosen],
+    )
+    assert float(residual.square().sum()) == pytest.approx(total, rel=1e-6)
+
+
+def test_steps_go_down_and_end_where_the_slope_is_zero(smooth):
+    fit, state = _fit(smooth)
+    values = []
+    for _ in range(8):
+        fit.step_field(state, learn_scales=False)
+        fit.project(state)
+        values.append(fit.objective(state))
+    assert values[-1] == min(values)
+    # The slope of the objective along random directions, abundances solved for anew.
+    draw = torch.Generator().manual_seed(0)
+    start = state.innovations.clone()
+    for _ in range(3):
+        direction = torch.randn(len(start), generator=draw).double()
+        ends = []
+        for sign in (1, -1):
+            state.innovations = start + sign * 1e-3 * direction
+            fit.project(state)
+            ends.append(fit.objective(state))
+        curvature = ends[0] + ends[1] - 2 * values[-1]
+        assert abs(ends[0] - ends[1]) / 2 < 0.05 * curvature / 1e-3  # a step of 5 % of a std
+    state.innovations = start
+
+
+def test_endmembers_move_towards_the_truth():
+    scene = simulate.smooth_scene(
+        num_dates=3, height=12, width=11, num_endmembers=3, library=_library(), snr_db=40.0,
+        illumination_scale=0.0, variability_scale=0.0,
+    )  # fmt: skip
+    fit, state = _fit(scene, scale=0.01)
+    true = state.endmembers.clone()
+    mean = true.mean(1, keepdim=True)
+    state.endmembers = mean + 0.8 * (true - mean)  # too small a simplex, as of few pure pixels
+    before = float((state.endmembers - true).norm())
+    fit.run(state, 8, True, learn_scales=False, seed=0)
+    assert float((state.endmembers - true).norm()) < 0.5 * before
+
+
+def test_conjugate_gradients_solve():
+    draw = torch.Generator().manual_seed(0)
+    root = torch.randn(20, 20, generator=draw).double()
+    matrix = root @ root.T + 5 * torch.eye(20)
+    right = torch.randn(20, generator=draw).double()
+    found = conjugate_gradients(lambda x: matrix @ x, right, torch.zeros(20).double())
+    assert torch.allclose(found, torch.linalg.solve(matrix, right), rtol=1e-3, atol=1e-4)
+
+
+def test_correlation_tells_smooth_from_independent(smooth, independent):
+    shares = []
+    for scene in (smooth, independent):
+        start = choose_start(scene.cubes, 3, endmembers=scene.reference_endmembers, basis=DCT(4))
+        share, length = field_correlation(scene.cubes, start)
+        shares.append(share)
+        assert length >= 1
+    assert shares[0] > 0.3
+    assert abs(shares[1]) < 0.15
+
+
+def test_too_small_an_image_has_no_correlation(smooth):
+    cubes = smooth.cubes.isel(y=slice(0, 1), x=slice(0, 2))
+    start = choose_start(smooth.cubes, 3, endmembers=smooth.reference_endmembers, basis=DCT(2))
+    assert field_correlation(cubes, start) == (0.0, 1.0)
+
+
+def test_given_endmembers_are_kept(smooth):
+    start = choose_start(smooth.cubes, 3, endmembers=smooth.reference_endmembers)
+    found = choose_smooth_start(
+        smooth.cubes, start, length=1.5, coefficient=0.8, train_endmembers=False
+    )
+    assert np.array_equal(found.endmembers.values, smooth.reference_endmembers.values)
+    assert list(found.objectives) == ["start"]
+    assert found.noise_scale == pytest.approx(smooth.noise_scale, rel=0.1)
+
+
+def test_unmix_models_the_field_where_there_is_one(smooth, independent):
+    known = {"num_steps": 10, "progress": False}
+    result = pyro_unmix.unmix(smooth.cubes, endmembers=smooth.reference_endmembers, **known)
+    alone = pyro_unmix.unmix(
+        smooth.cubes, endmembers=smooth.reference_endmembers, basis=DCT(6, scale=0.5), **known
+    )
+    assert isinstance(result.model.variability_prior, SmoothVariability)
+    assert not isinstance(alone.model.variability_prior, SmoothVariability)
+    errors = [nrmse_abundances(r.abundances, smooth.abundances) for r in (result, alone)]
+    assert errors[0] < errors[1]
+    other = pyro_unmix.unmix(independent.cubes, 3, **known)
+    assert not isinstance(other.model.variability_prior, SmoothVariability)
+
+
+def test_spreads_are_those_of_the_precision(smooth):
+    """Against the matrix itself, built column by column from the Gauss-Newton step's ingredients."""
+    fit, state = _fit(smooth)
+    fit.step_field(state, learn_scales=False)
+    found = fit.spreads(state)
+    psi, gram, *_ = fit.project(state)
+    e = state.abundances.repeat(1, 2)
+    for number in (0, 7, len(found) - 1):
+        unit = torch.zeros_like(state.innovations)
+        unit[number] = 1.0
+        moved = (e * fit.spread(unit)) @ gram[3:, 3:]
+        precision = 1 + float((moved * e * fit.spread(unit)).sum()) / fit.variance
+        assert float(found[number]) == pytest.approx(precision**-0.5, rel=1e-6)
+
+
+def test_one_image_has_no_field(smooth):
+    result = pyro_unmix.unmix(
+        smooth.cubes.isel(time=[0, 1]), endmembers=smooth.reference_endmembers, num_steps=0,
+        progress=False,
+    )  # fmt: skip
+    assert not isinstance(result.model.variability_prior, SmoothVariability)
