@@ -16,7 +16,7 @@ import torch
 import xarray as xr
 from pyro import poutine
 from pyro.infer import RenyiELBO, Trace_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
-from pyro.infer.autoguide import AutoNormal
+from pyro.infer.autoguide import AutoDelta, AutoNormal
 from torch import nn
 
 from pyro_unmix import (
@@ -542,6 +542,13 @@ def test_divergence_at_the_last_step_is_noticed(name, learning_rate):
         assert not changed(before, model, guide)
     else:
         assert np.isfinite(result.abundances).all()
+
+
+@pytest.mark.parametrize("kind", [AutoNormal, AutoDelta])
+def test_an_autoguide_must_know_the_plate_of_the_pixels(kind):
+    model = SGLMM(SCENE.reference_endmembers, basis=DCT(1))
+    with pytest.raises(ValueError, match=f"{kind.__name__} must be told the plate"):
+        fit(model, kind(model), CUBES, num_steps=2, progress=False)
 
 
 @pytest.mark.parametrize("num_steps", [0, 2])

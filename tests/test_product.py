@@ -15,7 +15,14 @@ from pyro.infer.autoguide import AutoDiagonalNormal, AutoNormal
 
 from pyro_unmix import SGLMM, fit
 from pyro_unmix._recipe import from_recipe, to_recipe
-from pyro_unmix.guides import GRU, BiLSTMGuide, ConjugateGuide, MeanFieldGuide, Transformer
+from pyro_unmix.guides import (
+    GRU,
+    BiLSTMGuide,
+    ConjugateGuide,
+    MeanFieldGuide,
+    ReshapedGuide,
+    Transformer,
+)
 from pyro_unmix.mixing import DCT, Brightness, BSpline, Full, LearnedBasis
 from pyro_unmix.posterior import PosteriorMean
 from pyro_unmix.priors import (
@@ -31,6 +38,7 @@ from pyro_unmix.priors import (
     LowRankNoise,
     OrnsteinUhlenbeck,
     RandomWalk,
+    SmoothVariability,
     SoftmaxWalk,
     SparseStart,
     StudentNoise,
@@ -69,6 +77,9 @@ CHOICES: dict[str, Parts] = {
         "walk": lambda: RandomWalk(0.1, learn=True),
         "autoregressive": AutoRegressive,
         "independent": Independent,
+        "smooth": lambda: SmoothVariability(
+            (DATES, SIDE, SIDE), length=1.0, residual=AutoRegressive()
+        ),
     },
     "basis": {
         "cosines": lambda: DCT(2, scale=0.3),
@@ -88,6 +99,8 @@ CHOICES: dict[str, Parts] = {
     "dates": {"none": lambda: None, "uneven": lambda: [0, 5, 25]},
     "guide": {
         "conjugate": ConjugateGuide,
+        "conjugate, gru": lambda m: ConjugateGuide(m, encoder=GRU()),
+        "reshaped": ReshapedGuide,
         "bilstm": BiLSTMGuide,
         "bilstm, gru, full": lambda m: BiLSTMGuide(m, encoder=GRU(), full_covariance=True),
         "mean field": MeanFieldGuide,
@@ -102,7 +115,8 @@ REFUSED = ("date", "student")  # noise that ConjugateGuide does not serve
 
 
 def refused(combination: dict[str, str]) -> bool:
-    return combination.get("guide") == "conjugate" and combination.get("noise") in REFUSED
+    conjugate = combination.get("guide") in ("conjugate", "conjugate, gru", "reshaped")
+    return conjugate and combination.get("noise") in REFUSED
 
 
 def pairs_of(combination: tuple[str, ...]) -> set[tuple[Any, ...]]:
