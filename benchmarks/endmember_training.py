@@ -57,8 +57,8 @@ def scene_of(name: str, folder: Any, quick: bool) -> Scene:
     return {"ds1-like": ds1_like, "ds2-like": ds2_like}[kind](int(seed), quick)
 
 
-def row(scene: Scene, poor: bool, kind: str, num_steps: int) -> dict[str, float]:
-    """Scores of one fit."""
+def row(scene: Scene, poor: bool, kind: str, num_steps: int, seed: int = 0) -> dict[str, float]:
+    """Scores of one fit: `seed` is that of the training. The ELBO has any prior of M0 in it."""
     cubes, truth = scene.cubes, scene.reference_endmembers.to_numpy()
     count = truth.shape[1]
     given = None
@@ -72,10 +72,11 @@ def row(scene: Scene, poor: bool, kind: str, num_steps: int) -> dict[str, float]
         abundance_prior=JumpWalk(),
         variability_prior=AutoRegressive(0.5) if correlated else Independent(),
         noise=WhiteNoise(start.noise_scale),
+        seed=seed,
     )
     result = fit(
-        model, ConjugateGuide(model), cubes, num_steps=num_steps, batch_size=256,
-        learning_rate=0.01, learning_rate_decay=0.1, progress=False,
+        model, ConjugateGuide(model, seed=seed), cubes, num_steps=num_steps, batch_size=256,
+        learning_rate=0.01, learning_rate_decay=0.1, seed=seed, progress=False,
     )  # fmt: skip
     found = result.reference_endmembers.to_numpy()
     order = match_endmembers(found, truth)
@@ -94,6 +95,9 @@ def main(arguments: Sequence[str] | None = None) -> dict[tuple[str, str, str], d
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", metavar="DIR", help="folder of ds1.npz and ds2.npz")
     parser.add_argument("--scenes", nargs="+", choices=SCENES, default=list(SCENES))
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--starts", nargs="+", choices=STARTS, default=list(STARTS))
+    parser.add_argument("--seed", type=int, default=0, help="of the training (0)")
     parser.add_argument("--quick", action="store_true", help="smallest size, two steps")
     options = parser.parse_args(arguments)
     columns = ("NRMSE_A", "M0 error", "ELBO")
@@ -101,9 +105,10 @@ def main(arguments: Sequence[str] | None = None) -> dict[tuple[str, str, str], d
     rows = {}
     for name in options.scenes:
         scene = scene_of(name, options.data, options.quick)
-        for start in STARTS:
-            for kind in KINDS:
-                scores = row(scene, start == "poor", kind, 2 if options.quick else 100)
+        for start in options.starts:
+            for kind in options.kinds:
+                num_steps = 2 if options.quick else 100
+                scores = row(scene, start == "poor", kind, num_steps, options.seed)
                 rows[name, start, kind] = scores
                 numbers = " | ".join(f"{scores[column]:.4f}" for column in columns)
                 print(f"| {name} | {start} | {kind} | {numbers} |", flush=True)

@@ -13,6 +13,7 @@ from typing import Any
 import pyro
 import torch
 from pyro import poutine
+from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from pyro_unmix._check import in_range, positive_int
@@ -71,9 +72,10 @@ class TransposedDCT(RawDCT):
 
 
 class VarianceWalk(GaussianStart):
-    """``c_t ~ N(c_{t-1}, start_variance exp(net(c_{t-1})) I)`` with net = P - P - 1, ReLU between.
+    """``c_t ~ N(c_{t-1}, Delta start_variance exp(net(c_{t-1})) I)`` with net = P - P - 1, ReLU between.
 
-    Eq. (18) with the network's output in a log variance and torch's default initial weights.
+    Eq. (18) with the network's output in a log variance and torch's default initial weights. Delta, the units of time
+    before date t, is 1 where the model has no dates.
 
     Parameters
     ----------
@@ -96,10 +98,18 @@ class VarianceWalk(GaussianStart):
         return 0.5 * (math.log(self.start_variance) + self.net(c).squeeze(-1))
 
     def transitions(self, index: Tensor | None = None) -> Transition:
-        return lambda previous, step: IsotropicNormal(previous, self._log_scale(previous))
+        def transition(previous: Tensor, step: int) -> TorchDistribution:
+            elapsed = self.elapsed_at(step)
+            log_scale = self._log_scale(previous)
+            return IsotropicNormal(
+                previous, log_scale if elapsed is None else log_scale + 0.5 * elapsed.log()
+            )
+
+        return transition
 
     def step_scale(self, previous: Tensor, mean_square: Tensor) -> Tensor:
-        return self._log_scale(previous).exp().expand(mean_square.shape)
+        scale = self._log_scale(previous).exp().expand(mean_square.shape)
+        return scale if self.elapsed is None else scale * self.elapsed.sqrt()
 
 
 class FirstDateSGLMM(SGLMM):
@@ -294,7 +304,7 @@ def along_trajectories(result: Unmixing, num_trajectories: int = 1, *, seed: int
         for part in chunks(num_pixels, num_dates * num_bands):
             y, v = pixels[part], valid[part]
             index = torch.arange(part.start, part.stop, device=y.device)
-            inputs = {"index": index, "size": num_pixels, "features": prepare(guide, y, v)}
+            inputs = {"index": index, "size": num_pixels, "features": prepare(guide, y, v, index)}
             draws = [_means(model, guide, y, v, inputs) for _ in range(num_trajectories)]
             parts.append([torch.stack(values).mean(0) for values in zip(*draws, strict=True)])
     dataset = result.dataset.copy()

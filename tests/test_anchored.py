@@ -141,6 +141,13 @@ def test_a_poor_start_moves_and_a_good_one_stays() -> None:
     assert error[0] < 0.9 * error[1]
 
 
+def test_without_a_model_there_is_no_distance() -> None:
+    anchored = AnchoredEndmembers(parts()[0])
+    for call in (anchored.distances, lambda: anchored.log_prior(10)):
+        with pytest.raises(ValueError, match="belong to no model yet: make one"):
+            call()
+
+
 def test_a_strength_must_be_positive() -> None:
     with pytest.raises(ValueError, match="strength must lie in"):
         AnchoredEndmembers(parts()[0], strength=0)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import xarray as xr
 
-from pyro_unmix import Unmixing, simulate, unmix
-from pyro_unmix.baselines import fcls
+from pyro_unmix import Unmixing, simulate, unmix, vca
+from pyro_unmix.baselines import fcls, hbun, kalman_em, online_unmixing
 from pyro_unmix.metrics import score
 from pyro_unmix.simulate import Scene
 
@@ -71,14 +73,18 @@ def test_the_same_endmembers_serve_every_pixel_and_date() -> None:
         np.testing.assert_allclose(result.reconstruct(time), expected, rtol=1e-12)
 
 
-def pure_scene(num_dates: int = 3) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def pure_scene(
+    num_dates: int = 3, factors: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Noiseless mixtures with one pure pixel per material and date; spectra differ by date.
 
     Returns cubes (T, 6, 6, L), spectra (T, L, P) and abundances (T, 6, 6, P).
     """
     rng = np.random.default_rng(3)
     shapes = simulate.library(np.linspace(400, 2500, BANDS)).values[:, :MATERIALS]
-    spectra = np.stack([shapes * rng.uniform(0.8, 1.2, MATERIALS) for _ in range(num_dates)])
+    if factors is None:
+        factors = rng.uniform(0.8, 1.2, (num_dates, 1, MATERIALS))
+    spectra = shapes * factors
     abundances = rng.dirichlet(np.ones(MATERIALS), size=(num_dates, 6, 6))
     for time in range(num_dates):
         abundances[time].reshape(-1, MATERIALS)[rng.permutation(36)[:MATERIALS]] = np.eye(MATERIALS)
@@ -101,6 +107,25 @@ def test_vca_per_date_finds_pure_pixels_and_keeps_the_materials_apart() -> None:
     np.testing.assert_allclose(result.abundances.values[..., order], abundances, atol=1e-6)
     mean = result.reference_endmembers.values[:, order]
     np.testing.assert_allclose(mean, spectra.mean(0), rtol=1e-12)
+
+
+def test_materials_keep_their_order_where_vca_finds_them_in_another() -> None:
+    """The spectra bend from date to date, so that another one is found first."""
+    bends = np.sin(np.linspace(0, 3, BANDS)[:, None] + 2.1 * np.arange(MATERIALS))
+    factors = 1 + 0.3 * np.stack([np.roll(bends, time, axis=1) for time in range(3)])
+    cubes, spectra, abundances = pure_scene(factors=factors)
+    alone = [vca(cubes[time].reshape(-1, BANDS), MATERIALS, seed=0) for time in range(3)]
+    orders = [
+        [int(np.abs(found - spectrum[:, None]).max(0).argmin()) for spectrum in spectra[time].T]
+        for time, found in enumerate(alone)
+    ]
+    assert len({tuple(order) for order in orders}) > 1  # else nothing is tried
+    result = fcls(cubes, MATERIALS, progress=False)
+    first = orders[0]  # where each material stands at the first date, and at all dates
+    for time in range(3):
+        found = result.endmembers(time).values[0, 0][:, first]
+        np.testing.assert_allclose(found, spectra[time], rtol=1e-12)
+    np.testing.assert_allclose(result.abundances.values[..., first], abundances, atol=1e-6)
 
 
 def test_negative_positions_count_from_the_last_date() -> None:
@@ -193,6 +218,38 @@ def test_the_posterior_beats_it_from_the_same_endmembers() -> None:
 def test_endmembers_that_do_not_fit(endmembers: object, text: str) -> None:
     with pytest.raises(ValueError, match=text):
         fcls(noisy_cubes()[0], endmembers, progress=False)
+
+
+METHODS = [fcls, online_unmixing, kalman_em, hbun]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("endmembers", [None, "auto", 2.5, True, np.array(3)])
+def test_what_endmembers_may_be_is_said(method: Callable[..., Unmixing], endmembers: Any) -> None:
+    with pytest.raises(
+        TypeError, match=r"their number, an integer of at least 2, or their spectra"
+    ):
+        method(noisy_cubes()[0], endmembers, progress=False)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_seed_is_a_whole_number(method: Callable[..., Unmixing]) -> None:
+    cubes, endmembers = noisy_cubes()
+    with pytest.raises(ValueError, match="seed must be at least 0, got -1"):
+        method(cubes, endmembers, seed=-1, progress=False)
+    with pytest.raises(TypeError, match="seed must be an integer, got 1.5"):
+        method(cubes, 3, seed=1.5, progress=False)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_zero_spectra_are_fill_and_no_endmember(method: Callable[..., Unmixing]) -> None:
+    cubes, _ = noisy_cubes()
+    cubes[1, 2, 3] = cubes[0, 0, 0] = 0
+    missing = cubes.copy()
+    missing[1, 2, 3] = missing[0, 0, 0] = np.nan
+    settings: dict[str, Any] = {"num_steps": 1} if method is hbun else {}
+    filled, masked = (method(x, 3, progress=False, **settings) for x in (cubes, missing))
+    assert filled.dataset.identical(masked.dataset)
 
 
 def test_too_few_pixels_for_vca() -> None:

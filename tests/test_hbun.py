@@ -17,10 +17,13 @@ from scipy.stats import lognorm, multivariate_normal, norm
 
 from pyro_unmix import Unmixing, baselines, fit, simulate
 from pyro_unmix.baselines import fcls, hbun
+from pyro_unmix.baselines._common import read_input
 from pyro_unmix.baselines.hbun import MeanField
 from pyro_unmix.metrics import nrmse_abundances, nrmse_endmembers
 from pyro_unmix.models.perturbed import PerturbedLinear
 from pyro_unmix.models.smoothness import SmoothField, SmoothSpectra, curvature
+
+hbun_module = sys.modules["pyro_unmix.baselines.hbun"]  # the package holds the function
 
 HEIGHTS, W, T, P, L = [2, 3], 3, 2, 2, 6
 H = sum(HEIGHTS)
@@ -350,6 +353,19 @@ def test_the_first_loss_is_the_log_joint_at_fcls():
     valid = torch.ones(90, 4, dtype=torch.bool)
     trace = poutine.trace(poutine.condition(model, data=sites)).get_trace(pixels, valid)
     assert result.losses[0] == pytest.approx(-float(trace.log_prob_sum()) / CUBES.size, rel=1e-4)
+
+
+def test_every_step_is_of_all_pixels():
+    """However many: neighbours depend on each other, and a part of them has another loss."""
+    cubes = smooth_scene(height=12, width=12)[0]
+    settings = {"guide": AutoDelta, "noise_scale": 0.03}
+    result = run(cubes, **settings, num_steps=1)
+    model = PerturbedLinear(START, cubes, noise_scale=0.03)
+    sites = hbun_module._start(model, read_input(cubes, START, 0))
+    pixels = torch.tensor(np.moveaxis(cubes.values, 0, 2).reshape(144, 4, 30)).float()
+    valid = torch.ones(144, 4, dtype=torch.bool)
+    trace = poutine.trace(poutine.condition(model, data=sites)).get_trace(pixels, valid)
+    assert result.losses[0] == pytest.approx(-float(trace.log_prob_sum()) / cubes.size, rel=1e-5)
 
 
 def test_the_mode_has_no_posterior_and_can_be_written(tmp_path, caplog):

@@ -325,11 +325,18 @@ def test_on_the_published_scene(data_dir: Path) -> None:
     scene = _data.load("ds1", data_dir).scene
     with np.load(data_dir / "peer_endmembers.npz") as file:
         start = file["ds1"]
-    scores = score(kalman_em(scene.cubes, start, progress=False, num_iterations=3), scene)
+    three, five = (
+        score(kalman_em(scene.cubes, start, progress=False, num_iterations=count), scene)
+        for count in (3, 5)
+    )
     # The published program reaches .177, .119, .094 and .092 with every 25th pixel; FCLS .285,
-    # .189, .167 and .119. Five iterations overfit (the abundances are not constant here).
-    assert scores["NRMSE_A"] < 0.23
-    assert scores["SAM_M"] < 0.11
-    assert scores["NRMSE_Y"] < 0.1
+    # .189, .167 and .119. Three iterations come near it, in all scores but NRMSE_A as near as .02.
+    assert three["NRMSE_A"] < 0.23
+    assert three["SAM_M"] < 0.11
+    assert three["NRMSE_Y"] < 0.1
+    # The published number of iterations overfits the abundances, as the docstring says: they are
+    # not constant here. A filter of all bands at once, written independently, has the same figure.
+    assert five["NRMSE_A"] == pytest.approx(0.373, abs=0.01)
+    assert five["NRMSE_Y"] < 0.119
     losses = kalman_em(scene.cubes, start, progress=False, num_iterations=12).losses
     assert (np.diff(losses) < 1e-9).all()

@@ -412,6 +412,18 @@ def test_settings_that_do_not_fit(settings: dict[str, Any], text: str) -> None:
         online_unmixing(cubes, **{"endmembers": endmembers, "progress": False, **settings})
 
 
+def test_negative_endmembers_are_reported_and_end_at_zero(caplog: pytest.LogCaptureFixture) -> None:
+    cubes, endmembers, _ = small_scene()
+    online_unmixing(cubes, endmembers, progress=False, num_epochs=1)
+    assert not caplog.records
+    endmembers[2, 1] = -0.01
+    given = endmembers.copy()
+    result = online_unmixing(cubes, endmembers, progress=False, num_epochs=1)
+    assert "1 of 24 values of the endmembers are negative" in caplog.text
+    assert (result.reference_endmembers.values >= 0).all()
+    np.testing.assert_array_equal(endmembers, given)
+
+
 def test_on_the_published_scene(data_dir: Path) -> None:
     scene = _data.load("ds1", data_dir).scene
     with np.load(data_dir / "peer_endmembers.npz") as file:

@@ -164,6 +164,30 @@ def test_the_step_scale_is_that_of_the_transition() -> None:
     np.testing.assert_allclose(got.detach(), step.variance[:, 0].sqrt().detach(), rtol=1e-12)
 
 
+def test_steps_take_the_time_between_dates() -> None:
+    """Variances grow with the gaps, of which the median is the unit."""
+    model = FirstDateSGLMM(
+        spectra(),
+        basis=RawDCT(COMPONENTS),
+        abundance_prior=VarianceWalk(),
+        variability_prior=RandomWalk(0.3),
+        dates=[0, 6, 8],
+    ).double()
+    y, valid = data()
+    trace = poutine.trace(model).get_trace(y, valid)
+    got, z, value = densities(trace), latents(trace), values(model)
+    net = [(value[f"abundance_prior.net.{i}.weight"], value[f"abundance_prior.net.{i}.bias"])
+           for i in (0, 2)]  # fmt: skip
+    for t, gap in ((2, 6 / 4), (3, 2 / 4)):
+        variance = gap * 0.1 * reference.scale_network(z[f"c_{t - 1}"], net)
+        for name, step in (("c", np.sqrt(variance)), ("psi", 0.3 * np.sqrt(gap))):
+            expected = reference.log_normal(z[f"{name}_{t}"], z[f"{name}_{t - 1}"], step)
+            np.testing.assert_allclose(got[f"{name}_{t}"], expected, rtol=1e-6)
+    mean = model.abundance_prior.step_scale(torch.zeros(3, MATERIALS).double(), torch.ones(3))
+    at_zero = np.sqrt(0.1 * reference.scale_network(np.zeros(MATERIALS), net))
+    np.testing.assert_allclose(mean[1:].detach(), at_zero * np.sqrt([1.5, 0.5]), rtol=1e-6)
+
+
 # ------------------------------------------------------------------------------- guide
 
 
@@ -344,6 +368,41 @@ def test_the_preset_takes_its_own_endmembers_and_settings() -> None:
         redsunn_published(CUBES, 4, endmembers=MATRIX)
 
 
+@pytest.mark.parametrize(
+    ("settings", "error", "text"),
+    [
+        ({"sigma_psi": -1.0}, ValueError, "sigma_psi must lie in"),
+        ({"num_trajectories": 0}, ValueError, "num_trajectories must be at least 1"),
+        ({"seed": -1}, ValueError, "seed must be at least 0"),
+        ({"num_stepps": 3}, TypeError, "unexpected keyword argument 'num_stepps'"),
+    ],
+)
+def test_settings_are_refused_before_anything_is_computed(
+    settings: dict[str, Any], error: type[Exception], text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pyro_unmix.presets.vca", lambda *_, **__: pytest.fail("computed"))
+    with pytest.raises(error, match=text):
+        redsunn_published(CUBES, 3, **settings)
+
+
+def test_the_read_out_computes_on_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def spy(result: Unmixing, *_: Any, **__: Any) -> Unmixing:
+        seen.append(torch.get_num_threads())
+        return result
+
+    monkeypatch.setattr("pyro_unmix.presets.along_trajectories", spy)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        redsunn_published(CUBES, 3, num_steps=1, progress=False)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [1]
+
+
 def test_the_result_can_be_saved_and_loaded(fitted: Unmixing, tmp_path: Path) -> None:
     fitted.save(tmp_path / "result")
     loaded = Unmixing.load(tmp_path / "result")
@@ -376,6 +435,16 @@ def test_the_benchmark_runs_and_resumes(
     assert benchmark.main([*options, "--scenes", "ds1"]) == records
     with pytest.raises(AssertionError, match="measured again"):
         benchmark.main([*options[:4], "1", *options[5:], "--scenes", "ds1"])
+
+
+def test_the_printed_detector_is_the_papers() -> None:
+    rng = np.random.default_rng(0)
+    v, a = rng.normal(0.3, 0.4, (6, 4)), rng.dirichlet(np.ones(4), 6)
+    clipped = np.maximum(v, 0)
+    s = clipped / clipped.sum(1, keepdims=True)
+    expected = np.abs(s - a).sum(1) / (2 * 4)
+    got = benchmark._printed_detector(torch.from_numpy(v), torch.from_numpy(a))
+    np.testing.assert_allclose(got, expected, rtol=1e-9)
 
 
 def test_every_row_of_the_benchmark_is_one_change() -> None:

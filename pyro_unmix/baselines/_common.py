@@ -47,14 +47,15 @@ def read_input(cubes: Any, endmembers: Any, seed: int) -> Input:
 
     A number of endmembers P stands for VCA of the spectra of all dates, as in the ReDSUNN paper.
     """
+    seed = positive_int(seed, "seed", minimum=0)
     sequence = as_cube_sequence(cubes)
     pixels, valid = to_pixels(sequence)
     if is_count(endmembers):
         count = positive_int(endmembers, "endmembers", minimum=2)
-        reference = vca(pixels[observed(pixels, valid)], count, seed=seed)
+        reference = vca(pixels[valid], count, seed=seed)
         names = np.arange(count)
     else:
-        reference = as_endmembers(endmembers, sequence.sizes["wavelength"])
+        reference = given_spectra(endmembers, sequence.sizes["wavelength"])
         names = names_of(endmembers, reference.shape[1])
     return Input(sequence, pixels, valid, reference, names)
 
@@ -64,9 +65,14 @@ def is_count(endmembers: Any) -> bool:
     return isinstance(endmembers, Integral) and not isinstance(endmembers, bool)
 
 
-def observed(pixels: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """Which pixel-dates hold a spectrum (N, T); zero spectra are fill, not darkness."""
-    return valid & pixels.any(axis=2)
+def given_spectra(endmembers: Any, num_bands: int) -> np.ndarray:
+    """The spectra (L, P) that the user gave in the place of their number."""
+    if endmembers is None or np.ndim(endmembers) == 0:
+        raise TypeError(
+            "endmembers must be their number, an integer of at least 2, or their spectra, shape "
+            f"({num_bands}, P), got {endmembers!r} ({type(endmembers).__name__})"
+        )
+    return as_endmembers(endmembers, num_bands)
 
 
 def names_of(endmembers: Any, count: int) -> np.ndarray:

@@ -9,9 +9,9 @@ import xarray as xr
 from numpy.typing import ArrayLike
 from tqdm.auto import tqdm
 
-from pyro_unmix._check import as_endmembers, positive_int
+from pyro_unmix._check import positive_int
 from pyro_unmix._threads import one_thread
-from pyro_unmix.baselines._common import fcls_of_date, is_count, names_of, observed, to_result
+from pyro_unmix.baselines._common import fcls_of_date, given_spectra, is_count, names_of, to_result
 from pyro_unmix.cubes import as_cube_sequence, to_pixels
 from pyro_unmix.endmembers import match_endmembers, vca
 from pyro_unmix.result import Unmixing
@@ -51,13 +51,17 @@ def fcls(
 
     Raises
     ------
+    TypeError
+        If the endmembers are neither spectra nor an integer, or the seed is none.
     ValueError
-        If the cubes or the endmembers are not as described, or no date has P observed spectra.
+        If the cubes, the endmembers or the seed are not as described, or no date has P observed
+        spectra.
 
     References
     ----------
     Heinz, Chang, IEEE TGRS 39(3), 2001; Nascimento, Bioucas-Dias, IEEE TGRS 43(4), 2005 (VCA).
     """
+    seed = positive_int(seed, "seed", minimum=0)
     sequence = as_cube_sequence(cubes)
     pixels, valid = to_pixels(sequence)
     counted = is_count(endmembers)
@@ -68,7 +72,7 @@ def fcls(
         reference = by_date[found].mean(axis=0)
         names = np.arange(count)
     else:
-        reference = as_endmembers(endmembers, sequence.sizes["wavelength"])
+        reference = given_spectra(endmembers, sequence.sizes["wavelength"])
         by_date = np.broadcast_to(reference, (valid.shape[1], *reference.shape))
         names = names_of(endmembers, reference.shape[1])
 
@@ -84,15 +88,14 @@ def _vca_by_date(pixels: np.ndarray, valid: np.ndarray, count: int, seed: int) -
     """Endmembers (T, L, P) of each date in the order of the first; NaN where a date has too few."""
     num_dates, num_bands = pixels.shape[1:]
     by_date = np.full((num_dates, num_bands, count), np.nan)
-    seen = observed(pixels, valid)
-    usable = np.flatnonzero(seen.sum(axis=0) >= count)
+    usable = np.flatnonzero(valid.sum(axis=0) >= count)
     if not usable.size:
         raise ValueError(
             f"VCA of {count} endmembers needs a date with {count} observed pixels, got at most "
-            f"{seen.sum(axis=0).max()}: pass the spectra of the endmembers, or a smaller number"
+            f"{valid.sum(axis=0).max()}: pass the spectra of the endmembers, or a smaller number"
         )
     for date in usable:
-        found = vca(pixels[seen[:, date], date], count, seed=seed)
+        found = vca(pixels[valid[:, date], date], count, seed=seed)
         if date != usable[0]:
             found = found[:, match_endmembers(found, by_date[usable[0]])]
         by_date[date] = found

@@ -86,9 +86,11 @@ def hbun(
     Fits `PerturbedLinear`, a perturbed linear model per date: ``y_nt = (M + dM_t) a_nt`` plus white
     noise, with Gaussian priors on the second differences of M over wavelength, on the differences
     of the softmax abundances between neighbours of a tile and between dates, and on ``dM_t``, whose
-    scales are inferred too. This is our reading of the published description. Its sampler is not
-    followed: the same `fit` as for every other model finds a mean-field approximation of the
-    posterior, or its mode::
+    scales are inferred too. This is our reading of the published description, from which it departs
+    in three ways. The scales have log-normal priors, with medians in place of the parameters of
+    inverse-gamma ones. The abundances of missing pixel-dates are filled in, which the other
+    baselines leave missing. And the sampler is not followed: the same `fit` as for every other
+    model finds a mean-field approximation of the posterior, or its mode::
 
         from pyro.infer.autoguide import AutoDelta
 
@@ -118,7 +120,10 @@ def hbun(
     num_steps : int
         Of Adam, whose rates decay to a tenth.
     **scales
-        Keywords of `PerturbedLinear`: the scales of its priors.
+        Keywords of `PerturbedLinear`: the scales of its priors. `reference_scale`, how far M may
+        go from the given endmembers, is 1 % reflectance, as are the medians of the noise and of the
+        second differences: a convention, chosen by no score. On the scene ds1, from VCA, 0.003,
+        0.01 and 0.03 give abundance errors of .277, .282 and .283.
 
     Returns
     -------
@@ -133,7 +138,8 @@ def hbun(
     Raises
     ------
     TypeError
-        If `guide` does not make a guide of Pyro's, or a keyword is unknown.
+        If `guide` does not make a guide of Pyro's, the endmembers are neither spectra nor an
+        integer, or a keyword is unknown.
     ValueError
         If the cubes, the endmembers or a setting are not as described.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,8 @@ from pyro_unmix._threads import one_thread
 from pyro_unmix.baselines._common import Input, fcls_of_date, read_input, to_result
 from pyro_unmix.result import Unmixing
 from pyro_unmix.solvers import project_simplex
+
+logger = logging.getLogger(__name__)
 
 _STEP = 1 / 1.1  # of the inverse Lipschitz constant, as published
 
@@ -60,7 +63,8 @@ def online_unmixing(
         Anything that `as_cube_sequence` takes, reflectance.
     endmembers : array (L, P), DataArray (wavelength, endmember), or int
         Where M starts; or P, at least 2, for VCA of the spectra of all dates, which misses
-        materials more often than `extract_endmembers` does.
+        materials more often than `extract_endmembers` does. Negative values, which noise makes, are
+        allowed here with a warning: the first visit uses them, then M is projected on ``M >= 0``.
     seed : int
         Of the order of the dates, and of VCA.
     progress : bool
@@ -86,6 +90,8 @@ def online_unmixing(
 
     Raises
     ------
+    TypeError
+        If the endmembers are neither spectra nor an integer, or a setting is of another type.
     ValueError
         If the cubes, the endmembers or a setting are not as described.
 
@@ -106,6 +112,12 @@ def online_unmixing(
         variability_weight=in_range(variability_weight, "variability_weight", 0.0),
     )
     given = read_input(cubes, endmembers, seed)
+    negative = int(np.count_nonzero(given.reference < 0))
+    if negative:
+        logger.warning(
+            "%d of %d values of the endmembers are negative, which M may not be: 0 from the first "
+            "update on", negative, given.reference.size
+        )  # fmt: skip
     programme = _Programme(given, settings)
     rng = np.random.default_rng(seed)
     for _ in tqdm(range(num_epochs), disable=not progress, desc="online unmixing", unit="epoch"):

@@ -77,14 +77,17 @@ class AnchoredEndmembers(FreeEndmembers):
     """M0 is learned under a Laplace prior about the given spectra m, for starts that may be poor.
 
     ``log p(M0) = -strength n sum_p d_p``, with n the number of values observed in the scene and
-    ``d_p^2 = (M0_p - m_p)' (G_p G_p' + s_p^2 I)^-1 (M0_p - m_p)``, the distance in stds of the material's own
-    variability as the model has it before training (``G_pk = F_pk std(psi_pk)``; s_p is 30 dB below the spectrum).
+    ``d_p^2 = (M0_p - m_p)' (G_p G_p' + s_p^2 I)^-1 (M0_p - m_p) + 1e-4``, the distance in stds of the material's own
+    variability as the model has it before training (``G_pk = F_pk std(psi_pk)``; s_p is 30 dB below the spectrum; 1e-4
+    rounds the tip off, so that there is a gradient at m, zero). The normaliser is left out, so that losses with and
+    without it do not compare.
 
     Without a prior, training M0 raises the ELBO and worsens abundances, even from the true spectra: what a scene's
     pixels have in common beyond the model (their variability is not Gaussian; pixels at the corners of the simplex fit
     a slightly larger simplex better) adds up over all pixels, and a prior of fixed strength is lost among them. This
     one allows the model that much systematic error per value: M0 moves only where that explains more than `strength`
-    nats per value and std, so that a good start stays and a bad one moves. Measured in
+    nats per value and std, so that a good start stays and a bad one moves. A strength that grows with the data is no
+    belief held before them: what is maximised is a tempered posterior of M0. Measured in
     ``benchmarks/endmember_training.md``.
 
     Parameters
@@ -92,6 +95,11 @@ class AnchoredEndmembers(FreeEndmembers):
     endmembers : array or DataArray, shape (L, P), reflectance, or library
     strength : float
         Nats per value and std.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the endmembers are not as described, or `strength` is not a positive number.
     """
 
     def __init__(self, endmembers: ArrayLike, *, strength: float = 2e-3) -> None:
@@ -119,7 +127,18 @@ class AnchoredEndmembers(FreeEndmembers):
         self.register_buffer("floor", floor)
 
     def distances(self) -> Tensor:
-        """d, shape (P,)."""
+        """d, shape (P,), in stds of the variability of the model that these endmembers were given to.
+
+        Raises
+        ------
+        ValueError
+            If they were not given to a model yet.
+        """
+        if not hasattr(self, "gram"):
+            raise ValueError(
+                "the distances are in stds of a model's variability, and these endmembers belong to no model yet: "
+                "make one, SGLMM(endmembers, ...), first"
+            )
         away = (self.value - self.anchor).mT.unsqueeze(-1)  # (P, L, 1)
         inside = self.spread.mT @ away
         # Woodbury: (G G' + s^2 I)^-1 = (I - G (s^2 I + G'G)^-1 G') / s^2
@@ -128,6 +147,7 @@ class AnchoredEndmembers(FreeEndmembers):
         return (square.clamp(min=0) + _TINY).sqrt()  # a gradient of zero at the start
 
     def log_prior(self, num_values: int | Tensor) -> Tensor | None:
+        """As `Endmembers.log_prior`; ValueError before a model has them, as `distances`."""
         return -self.strength * num_values * self.distances().sum()
 
 
