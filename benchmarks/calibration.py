@@ -2,24 +2,29 @@
 
     OMP_NUM_THREADS=1 python benchmarks/calibration.py --data DIR --out DIR
 
-Three parts: simulation-based calibration where the exact posterior is known (abundances given, variability linear and
-Gaussian); scenes drawn from the model, with the parameters known; and `unmix` at its defaults on the scenes of the
-paper's kind, which the model does not describe exactly. Prints Markdown and draws the rank histogram and the coverage.
+Simulation-based calibration where the exact posterior is known (abundances given, variability linear and Gaussian); a
+scene drawn from the model, with the parameters known, and NUTS on a few pixels of another; `unmix` at its defaults on
+scenes that the model does not describe exactly: one whose variability is smooth in space, ds1 and ds2. Every scene is
+read out from the guide (`PosteriorMean`) and after Markov-chain sweeps (`PolishedMean` with `misfit_factor`).
+Prints Markdown and draws the rank histogram and the coverage.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from _data import corner, data_folder, load
+from _referee import compared, referee
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy import stats
+from scipy.ndimage import gaussian_filter
 
 from pyro_unmix import (
     DCT,
@@ -36,12 +41,16 @@ from pyro_unmix import (
     match_endmembers,
     unmix,
 )
+from pyro_unmix.estimates import PolishedMean
 from pyro_unmix.guides.variability import ExactVariability
+from pyro_unmix.misfit import misfit_factor
+from pyro_unmix.posterior import as_tensors
 
 Array = NDArray[Any]
 LEVELS = (0.05, 0.25, 0.75, 0.95)
 NUM_DRAWS = 99  # of a rank, so that there are a hundred
 NUM_BINS = 20
+NUM_SAMPLES = 200  # behind a quantile
 
 
 def ranks(num_simulations: int, seed: int = 0) -> tuple[Array, float, float]:
@@ -115,7 +124,7 @@ def rank_test(found: Array) -> float:
 
 def row(result: Unmixing, truth: Array, order: Array) -> dict[str, Any]:
     """Coverage of 50 % and 90 % intervals over all pixels, width, and interval score (Gneiting, Raftery 2007)."""
-    quantiles = result.quantile(list(LEVELS), num_samples=400).to_numpy()[..., order]
+    quantiles = result.quantile(list(LEVELS), num_samples=NUM_SAMPLES).to_numpy()[..., order]
     low, lower, upper, high = quantiles
     inside = (truth >= low) & (truth <= high)
     error = np.sqrt(np.mean((result.abundances.to_numpy()[..., order] - truth) ** 2))
@@ -149,52 +158,145 @@ def drawn_scene(size: int, seed: int = 0) -> tuple[Unmixing, Array]:
     return result, grid(drawn["abundances"])
 
 
+def smooth_scene(size: int, seed: int = 0) -> tuple[Array, Array, Array]:
+    """Images (T, H, W, L), abundances (T, H, W, P) and M0 (L, P): variability and abundances smooth in space.
+
+    Six dates, 60 bands, four materials, 30 dB. Spectra are smooth, each scaled by ``1 + 0.1 (psi_1 + psi_2 b)`` with b
+    from -1 to 1 over the bands and psi a field of length size / 8, anew at every date.
+    """
+    rng = np.random.default_rng(seed)
+    dates, bands, materials = 6, 60, 4
+    spectra = np.cumsum(rng.normal(size=(bands, materials)), axis=0)
+    spectra = gaussian_filter(spectra, (4, 0))
+    spectra = 0.1 + 0.6 * (spectra - spectra.min(0)) / np.ptp(spectra, axis=0)
+
+    def field(*shape: int) -> Array:
+        values = rng.normal(size=(*shape, size, size))
+        values = gaussian_filter(values, [0] * len(shape) + [size / 8] * 2, mode="wrap")
+        return np.asarray(values / values.std((-2, -1), keepdims=True))
+
+    states = 4 * field(1, materials) + 0.5 * field(dates, materials)
+    abundances = np.exp(states) / np.exp(states).sum(1, keepdims=True)
+    slope = np.linspace(-1, 1, bands)[:, None, None, None]
+    psi = field(2, dates, materials)  # (2, T, P, H, W)
+    images = np.zeros((dates, size, size, bands))
+    for t in range(dates):
+        scaling = 1 + 0.1 * (psi[0, t] + psi[1, t] * slope)  # (L, P, H, W)
+        images[t] = np.einsum("lp,lphw,phw->hwl", spectra, scaling, abundances[t])
+    noise = 10**-1.5 * np.sqrt(np.mean(images**2))
+    images += noise * rng.normal(size=images.shape)
+    return images, abundances.transpose(0, 2, 3, 1), spectra
+
+
+def polished(result: Unmixing, num_sweeps: int) -> Unmixing:
+    """The same fit, read out after sweeps, with the noise that the scene asks for."""
+    factor = misfit_factor(result.model, result.cubes)
+    estimate = PolishedMean(num_sweeps=num_sweeps, noise_factor=factor)
+    return replace(result, estimate=estimate).predict(result.cubes)
+
+
+def thinned(result: Unmixing, truth: Array, step: int) -> tuple[Unmixing, Array]:
+    """Every so manieth row and column, of result and truth."""
+    kept = {"y": slice(None, None, step), "x": slice(None, None, step)}
+    assert result.cubes is not None
+    fewer = replace(result, cubes=result.cubes[kept], dataset=result.dataset[kept])
+    return fewer, truth[:, ::step, ::step]
+
+
+def judged(
+    num_pixels: int, num_samples: int, num_sweeps: int, quick: bool = False
+) -> dict[str, dict[str, float]]:
+    """Guide and sweeps beside NUTS, on pixels of a scene drawn from a small model."""
+    rng = np.random.default_rng(1)
+    model = SGLMM(
+        FixedEndmembers(rng.uniform(0.1, 0.7, size=(20, 3))), basis=DCT(2),
+        abundance_prior=JumpWalk(scale=0.5), variability_prior=Independent(0.15, learn=False),
+        noise=WhiteNoise(0.02, learn=False),
+    ).double()  # fmt: skip
+    images = model.sample_sequence(num_pixels, 2, seed=1)["pixels"].numpy().transpose(1, 0, 2)
+    guide = ConjugateGuide(model, correction=False).double()
+    result = fit(model, guide, images[:, None], num_steps=0, progress=False)
+    assert result.cubes is not None
+    pixels, _ = as_tensors(result.cubes, result.model)
+    found = referee(
+        result.model, pixels, num_samples, num_samples, max_tree_depth=2 if quick else 10
+    )
+    rows = {}
+    for name, estimate in (("guide", None), ("polished", PolishedMean(num_sweeps=num_sweeps))):
+        one = result if estimate is None else replace(result, estimate=estimate)
+        draws = one.sample(40 if quick else 4000).to_numpy()[:, :, 0].transpose(0, 2, 1, 3)
+        rows[name] = compared(draws, found)
+    return rows
+
+
+def unmixed(images: Any, truth: Array, spectra: Array, quick: bool) -> tuple[Unmixing, Array]:
+    """`unmix` at its defaults, and which of its materials is which."""
+    num_steps = 2 if quick else None
+    result = unmix(images, truth.shape[-1], progress=False, num_steps=num_steps)
+    return result, match_endmembers(result.reference_endmembers.to_numpy(), spectra)
+
+
+def cases_of(data: str | None, quick: bool) -> dict[str, tuple[Unmixing, Array, Array]]:
+    """Results, true abundances and orders of the materials."""
+    result, truth = drawn_scene(6 if quick else 40)
+    cases = {"drawn from the model": (result, truth, np.arange(4))}
+    images, truth, spectra = smooth_scene(16 if quick else 40)
+    result, order = unmixed(images, truth, spectra, quick)
+    cases["smooth in space"] = result, truth, order
+    for name in ("ds1", "ds2"):
+        scene = load(name, data_folder(data)).scene
+        if quick:
+            scene = corner(scene, 2, 8, 8)
+        truth = scene.abundances.to_numpy()
+        result, order = unmixed(scene.cubes, truth, scene.reference_endmembers.to_numpy(), quick)
+        cases[name] = result, truth, order
+    return cases
+
+
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Print the tables, write the pictures and return the rows."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", metavar="DIR", help="folder of ds1.npz and ds2.npz")
     parser.add_argument("--out", type=Path, default=Path("out/calibration"), metavar="DIR")
     parser.add_argument("--quick", action="store_true", help="smallest size")
+    parser.add_argument("--sweeps", type=int, default=16, help="of the polished read-out")
+    parser.add_argument(
+        "--every", type=int, default=3, help="polish every so manieth row and column"
+    )
     options = parser.parse_args(arguments)
     found, mean_error, std_error = ranks(100 if options.quick else 500)
     p_value = rank_test(found)
     print(
         f"ranks: p = {p_value:.3f}; mean within {mean_error:.1e} and std within {std_error:.1%}\n"
     )
-    cases: dict[str, tuple[Unmixing, Array, Array]] = {}
-    result, truth = drawn_scene(6 if options.quick else 40)
-    cases["drawn from the model"] = result, truth, np.arange(4)
-    for name in ("ds1", "ds2"):
-        scene = load(name, data_folder(options.data)).scene
-        if options.quick:
-            scene = corner(scene, 2, 8, 8)
-        result = unmix(
-            scene.cubes, scene.abundances.shape[-1], progress=False,
-            num_steps=2 if options.quick else None,
-        )  # fmt: skip
-        order = match_endmembers(
-            result.reference_endmembers.to_numpy(), scene.reference_endmembers.to_numpy()
-        )
-        cases[name] = result, scene.abundances.to_numpy(), order
     rows: dict[str, Any] = {"ranks": {"p": p_value, "mean": mean_error, "std": std_error}}
-    print("| scene | 90 % | by material | 50 % | width / RMSE | interval score |")
-    print("|---|---:|---|---:|---:|---:|")
-    for name, case in cases.items():
-        rows[name] = scores = row(*case)
-        parts = ", ".join(f"{share:.2f}" for share in scores["by material"])
-        print(
-            f"| {name} | {scores['90 %']:.3f} | {parts} | {scores['50 %']:.3f} "
-            f"| {scores['width / RMSE']:.2f} | {scores['interval score']:.3f} |",
-            flush=True,
-        )
+    sizes = (2, 10, 2) if options.quick else (20, 1000, 60)
+    rows["NUTS"] = judged(*sizes, quick=options.quick)
+    for name, scores in rows["NUTS"].items():
+        print(f"{name} beside NUTS:", ", ".join(f"{k} {v:.3f}" for k, v in scores.items()))
+    print("\n| scene | read-out | 90 % | by material | 50 % | width / RMSE | interval score |")
+    print("|---|---|---:|---|---:|---:|---:|")
+    sweeps = 2 if options.quick else options.sweeps
+    shown: dict[str, tuple[Unmixing, Array, Array]] = {}
+    for name, (whole, whole_truth, order) in cases_of(options.data, options.quick).items():
+        result, truth = thinned(whole, whole_truth, 1 if options.quick else options.every)
+        for kind, one in (("guide", result), ("polished", polished(result, sweeps))):
+            rows[f"{name}, {kind}"] = scores = row(one, truth, order)
+            shown[f"{name}, {kind}"] = one, truth, order
+            parts = ", ".join(f"{share:.2f}" for share in scores["by material"])
+            print(
+                f"| {name} | {kind} | {scores['90 %']:.3f} | {parts} | {scores['50 %']:.3f} "
+                f"| {scores['width / RMSE']:.2f} | {scores['interval score']:.3f} |",
+                flush=True,
+            )
     options.out.mkdir(parents=True, exist_ok=True)
-    draw(found, cases, options.out / "calibration.png")
+    draw(found, shown, options.out / "calibration.png")
     return rows
 
 
 def draw(found: Array, cases: dict[str, tuple[Unmixing, Array, Array]], path: Path) -> None:
     """Rank histogram, and coverage of all central intervals."""
-    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    figure = Figure(figsize=(9, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     left.hist(found.ravel(), bins=NUM_BINS, range=(0, NUM_DRAWS + 1), color="0.6")
     left.axhline(found.size / NUM_BINS, color="k", linewidth=1)
@@ -202,13 +304,14 @@ def draw(found: Array, cases: dict[str, tuple[Unmixing, Array, Array]], path: Pa
     nominal = np.linspace(0.1, 0.98, 12)
     levels = np.concatenate([(1 - nominal) / 2, (1 + nominal) / 2])
     for name, (result, truth, order) in cases.items():
-        quantiles = result.quantile(levels.tolist(), num_samples=400).to_numpy()[..., order]
+        quantiles = result.quantile(levels.tolist(), num_samples=NUM_SAMPLES).to_numpy()[..., order]
         low, high = quantiles[: len(nominal)], quantiles[len(nominal) :]
         covered = ((truth >= low) & (truth <= high)).mean(axis=(1, 2, 3, 4))
-        right.plot(nominal, covered, "o-", markersize=3, label=name)
+        style = "o--" if name.endswith("guide") else "o-"
+        right.plot(nominal, covered, style, markersize=3, label=name)
     right.plot([0, 1], [0, 1], color="k", linewidth=1)
     right.set(xlabel="nominal", ylabel="coverage", title="abundances, all pixels")
-    right.legend(frameon=False)
+    right.legend(frameon=False, fontsize=7)
     figure.savefig(path, dpi=120)
 
 

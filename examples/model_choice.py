@@ -4,7 +4,8 @@
 
 Spectra are drawn from the model itself, with variability of rank two that is independent from date to date. Fits with
 other ranks, with lasting variability, and with a material too few or too many are ranked by `compare`: held-out
-predictive density, and bounds of the evidence. Prints the table and draws it. Takes about 40 seconds.
+predictive density, and bounds of the evidence. Prints the table and draws it. Takes about 40 seconds. How often
+the right setting wins is what benchmarks/choice.py measures.
 """
 
 from __future__ import annotations

@@ -29,12 +29,13 @@ from pyro_unmix.guides import (
 from pyro_unmix.interactions import choose_mixing
 from pyro_unmix.io import read_library, read_sequence
 from pyro_unmix.libraries import library_basis, library_endmembers, resample_library
+from pyro_unmix.misfit import misfit_factor
 from pyro_unmix.mixing import DCT, Brightness, BSpline, Full, LearnedBasis
 from pyro_unmix.models import SGLMM, IDNet
 from pyro_unmix.nonlinear import BilinearMixing, LinearMixing, TwoStreamMixing
 from pyro_unmix.num_endmembers import estimate_num_endmembers, hysime, virtual_dimensionality
 from pyro_unmix.per_pixel import degree_of_nonlinearity
-from pyro_unmix.posterior import PlugInMean, PosteriorMean
+from pyro_unmix.posterior import PlugInMean, PolishedMean, PosteriorMean
 from pyro_unmix.presets import redsunn, redsunn_published, unmix
 from pyro_unmix.presets_idnet import idnet
 from pyro_unmix.priors import (
@@ -101,6 +102,7 @@ __all__ = [
     "OrnsteinUhlenbeck",
     "PerceptronDecoder",
     "PlugInMean",
+    "PolishedMean",
     "PosteriorMean",
     "RandomWalk",
     "ReshapedGuide",
@@ -136,6 +138,7 @@ __all__ = [
     "library_endmembers",
     "match_endmembers",
     "metrics",
+    "misfit_factor",
     "nfindr",
     "plots",
     "read_library",

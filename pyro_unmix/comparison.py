@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import xarray as xr
+from tqdm.auto import tqdm
 
 from pyro_unmix._check import positive_int
 from pyro_unmix._threads import one_thread
@@ -16,7 +17,12 @@ from pyro_unmix.result import Unmixing
 
 @one_thread()
 def compare(
-    results: Mapping[str, Unmixing], *, num_folds: int = 5, num_samples: int = 64, seed: int = 0
+    results: Mapping[str, Unmixing],
+    *,
+    num_folds: int = 5,
+    num_samples: int = 64,
+    seed: int = 0,
+    progress: bool = True,
 ) -> xr.Dataset:
     """Rank fits of the same images by how well they predict spectra that they do not see.
 
@@ -35,6 +41,8 @@ def compare(
         Draws behind every evidence.
     seed : int
         Of folds and draws.
+    progress : bool
+        Show a bar over fits and folds.
 
     Returns
     -------
@@ -60,20 +68,24 @@ def compare(
     columns: dict[str, list[float]] = {"importance_elbo": [], "elbo": [], "unreliable": []}
     num_values = valid.sum() * pixels.shape[-1]
     seen = valid.any(1)
-    for name, result in results.items():
-        elbo, evidence, worst = bounds(result, cubes, num_samples, seed)
-        columns["importance_elbo"].append(evidence.sum() / num_values)
-        columns["elbo"].append(elbo.sum() / num_values)
-        held_out[name] = np.zeros(len(pixels))
-        for number in range(num_folds):
-            kept = _without(cubes, fold == number)
-            if kept is None:
+    rest = [_without(cubes, fold == number) for number in range(num_folds)]
+    rounds = len(results) * (1 + num_folds)
+    with tqdm(total=rounds, disable=not progress, desc="compare", unit="fold") as bar:
+        for name, result in results.items():
+            bar.set_postfix_str(name, refresh=False)
+            elbo, evidence, worst = bounds(result, cubes, num_samples, seed)
+            bar.update()
+            columns["importance_elbo"].append(evidence.sum() / num_values)
+            columns["elbo"].append(elbo.sum() / num_values)
+            held_out[name] = np.zeros(len(pixels))
+            for kept in rest:
                 held_out[name] += evidence
-                continue
-            _, rest, k = bounds(result, kept, num_samples, seed)
-            held_out[name] += evidence - rest
-            worst = np.maximum(worst, k)
-        columns["unreliable"].append(float(np.mean(worst[seen] > LARGEST_PARETO_K)))
+                if kept is not None:
+                    _, without, k = bounds(result, kept, num_samples, seed)
+                    held_out[name] -= without
+                    worst = np.maximum(worst, k)
+                bar.update()
+            columns["unreliable"].append(float(np.mean(worst[seen] > LARGEST_PARETO_K)))
     totals = np.array([values.sum() for values in held_out.values()]) / num_values
     best = list(held_out)[int(totals.argmax())]
     columns["held_out"] = totals.tolist()

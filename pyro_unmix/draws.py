@@ -73,7 +73,9 @@ def _at_dates_of(result: Any, maps: xr.DataArray) -> xr.DataArray:
 
 def _draws(result: Any, cubes: xr.DataArray, num_samples: int, seed: int) -> Any:
     seed = positive_int(seed, "seed", minimum=0)
-    chunks = iterate_draws(result.model, result.guide, cubes, num_samples, seed, result.store)
+    chunks = iterate_draws(
+        result.model, result.guide, cubes, num_samples, seed, result.store, estimate=result.estimate
+    )
     return (chunk["draws"] for _, chunk in chunks)
 
 

@@ -24,8 +24,16 @@ from pyro_unmix.checkpoint import Checkpoints, Run
 from pyro_unmix.cubes import as_cube_sequence, check_bands, valid_mask
 from pyro_unmix.dates import check_dates, copies
 from pyro_unmix.guides.base import Guide
-from pyro_unmix.posterior import PosteriorMean, as_tensors, loose_params, quiet_pyro, read_out
+from pyro_unmix.posterior import (
+    PolishedMean,
+    PosteriorMean,
+    as_tensors,
+    loose_params,
+    quiet_pyro,
+    read_out,
+)
 from pyro_unmix.result import Unmixing
+from pyro_unmix.sweeps import check_model
 from pyro_unmix.training import (
     Batches,
     CheckedSVI,
@@ -94,7 +102,7 @@ def fit(
     loss : pyro.infer.ELBO, optional
         Default ``Trace_ELBO()``.
     estimate : PosteriorMean, optional
-        How abundances are read out; default ``PosteriorMean()``, or ``PlugInMean()``.
+        How abundances are read out; default ``PosteriorMean()``; ``PlugInMean()``, or ``PolishedMean()``.
     seed : int
         Of batches and draws.
     device : str, optional
@@ -143,7 +151,7 @@ def fit(
     loss = Trace_ELBO() if loss is None else loss
     estimate = PosteriorMean() if estimate is None else estimate
     _check_programs(model, guide)
-    _check_settings(loss, estimate, callback)
+    _check_settings(loss, estimate, callback, model)
     check_dates(model, guide, cubes)
     if device is not None:
         device = device_of_worker(device)
@@ -243,11 +251,15 @@ def _forget_gradients(*programs: Any) -> None:
             program.zero_grad(set_to_none=True)
 
 
-def _check_settings(loss: Any, estimate: Any, callback: Any) -> None:
+def _check_settings(loss: Any, estimate: Any, callback: Any, model: Any) -> None:
     if not hasattr(loss, "loss_and_grads"):
         raise TypeError(f"loss must be an ELBO of Pyro, such as Trace_ELBO(), got {loss!r}")
     if not isinstance(estimate, PosteriorMean):
-        raise TypeError(f"estimate must be PosteriorMean() or PlugInMean(), got {estimate!r}")
+        raise TypeError(
+            f"estimate must be PosteriorMean(), PlugInMean() or PolishedMean(), got {estimate!r}"
+        )
+    if isinstance(estimate, PolishedMean):
+        check_model(model)
     if callback is not None and not callable(callback):
         raise TypeError(f"callback must be a function (step, elbo), got {callback!r}")
 

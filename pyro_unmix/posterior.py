@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -18,33 +18,15 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from pyro_unmix._check import positive_int
 from pyro_unmix.cubes import from_pixels, to_pixels, valid_mask
+from pyro_unmix.estimates import PlugInMean, PolishedMean, PosteriorMean
 from pyro_unmix.mixing import change_detector, linear_regression
+from pyro_unmix.sweeps import check_model, num_chains, polished
 
 _CHUNK_ELEMENTS = 6_000_000
 _ALL = slice(None)
 
-
-@dataclass(frozen=True)
-class PosteriorMean:
-    """Abundances are read out as the posterior mean on the simplex.
-
-    Parameters
-    ----------
-    num_samples : int
-        Draws behind mean and standard deviation.
-    """
-
-    num_samples: int = 64
-
-    def __post_init__(self) -> None:
-        positive_int(self.num_samples, "num_samples", minimum=2)
-
-
-@dataclass(frozen=True)
-class PlugInMean(PosteriorMean):
-    """Algorithm 1 of the ReDSUNN paper: every site's mean, fed forward; the std is of draws all the same."""
+__all__ = ["PlugInMean", "PolishedMean", "PosteriorMean", "iterate_draws", "read_out"]
 
 
 class FixedNoise(Messenger):
@@ -180,9 +162,15 @@ def as_tensors(cubes: xr.DataArray, model: Any) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(pixels).to(device, dtype), torch.from_numpy(valid).to(device)
 
 
-def prepare(guide: Any, pixels: Tensor, valid: Tensor) -> dict[str, Tensor]:
-    """The guide's data-dependent features, where it has any."""
-    return guide.prepare(pixels, valid) if hasattr(guide, "prepare") else {}
+def prepare(
+    guide: Any, pixels: Tensor, valid: Tensor, index: Tensor | None = None
+) -> dict[str, Tensor]:
+    """The guide's data-dependent features, where it has any; `index` holds the pixels' numbers in the scene."""
+    if not hasattr(guide, "prepare"):
+        return {}
+    if "index" in inspect.signature(guide.prepare).parameters:
+        return guide.prepare(pixels, valid, index=index)
+    return guide.prepare(pixels, valid)
 
 
 def draw_abundances(
@@ -242,21 +230,36 @@ def iterate_draws(
     store: ParamStore | None = None,
     place: tuple[np.ndarray, int] | None = None,
     rows: slice = _ALL,
+    estimate: PosteriorMean | None = None,
 ) -> Iterator[tuple[slice, dict[str, Any]]]:
     """Chunk by chunk of `rows` of the pixels: what was drawn, and the chunk's tensors; `store` as `loose_params` gave
-    it, `place` as `read_out` takes it.
+    it, `place` as `read_out` takes it. Draws are the guide's, or those of a `PolishedMean`.
     """
     pixels, valid = as_tensors(cubes, model)
     numbers, size = (np.arange(len(pixels)), len(pixels)) if place is None else place
     pixels, valid, numbers = pixels[rows], valid[rows], numbers[rows]
     num_pixels, num_dates, num_bands = pixels.shape
+    polish = estimate if isinstance(estimate, PolishedMean) and estimate.num_sweeps else None
+    per_pixel = num_dates * max(num_bands, 8 * num_samples)
+    num_draws = num_samples
+    if polish is not None:
+        check_model(model)
+        num_draws = num_chains(num_samples)
+        per_pixel = max(
+            per_pixel, 3 * num_draws * (model.num_components * model.num_endmembers) ** 2
+        )
     with quiet_pyro(store), torch.no_grad():
-        for part in chunks(num_pixels, num_dates * max(num_bands, 8 * num_samples)):
+        for part in chunks(num_pixels, per_pixel):
             y, v = pixels[part], valid[part]
-            features = prepare(guide, y, v)
             index = torch.as_tensor(numbers[part], device=y.device)
-            noise = Noise(num_samples, seed, y)
+            features = prepare(guide, y, v, index)
+            noise = Noise(num_draws, seed, y)
             drawn, variability = draw_abundances(model, guide, y, v, features, noise, index, size)
+            if polish is not None:
+                drawn, variability = polished(
+                    model, y, v, drawn, num_samples=num_samples, num_sweeps=polish.num_sweeps,
+                    noise_factor=polish.noise_factor, seed=seed, index=index,
+                )  # fmt: skip
             yield (
                 part,
                 {
@@ -290,7 +293,7 @@ def read_out(
     model, guide : fitted pair
     cubes : DataArray
         As `as_cube_sequence` returns.
-    estimate : PosteriorMean or PlugInMean
+    estimate : PosteriorMean, PlugInMean or PolishedMean
     seed : int
         Of the draws.
     store : mapping, optional
@@ -314,7 +317,9 @@ def read_out(
     shared = workers is not None and 1 < workers.size <= total
     rows = workers.rows(total) if shared else slice(0, total)
     bar = tqdm(total=rows.stop, disable=not progress, desc="read out", unit="pixel")
-    draws = iterate_draws(model, guide, cubes, estimate.num_samples, seed, store, place, rows)
+    draws = iterate_draws(
+        model, guide, cubes, estimate.num_samples, seed, store, place, rows, estimate
+    )
     for part, chunk in draws:
         drawn, variability = chunk["draws"], chunk["variability"]
         values = {"abundances": drawn.mean(0), "abundances_std": drawn.std(0)}

@@ -224,9 +224,9 @@ def unmix(
 
     `choose_start` picks averaging window, endmembers, basis and rank by the marginal likelihood. The abundances drift
     and jump (`JumpWalk`); the variability is AR(1) where neighbouring dates correlate by more than 0.1 at the start,
-    else independent. Where neighbouring pixels of three or more dates share more than a quarter of it, it is a field
-    that is smooth over the image (`SmoothVariability`), and `choose_smooth_start` finds the endmembers anew. M0 and basis are kept; the scales,
-    time constants and noise are learned with `ConjugateGuide`.
+    else independent. Where neighbouring pixels share more than a quarter of it, in three or more dates, it is a field
+    that is smooth over the image (`SmoothVariability`), and `choose_smooth_start` finds the endmembers anew. M0 and
+    basis are kept; the scales, time constants and noise are learned with `ConjugateGuide`.
     Where the sequence has dates, the transitions take the days between them; shifting all dates changes nothing.
 
     Parameters

@@ -12,7 +12,7 @@ import numpy as np
 import xarray as xr
 
 from pyro_unmix import dates as dates_module
-from pyro_unmix import draws, evidence, pixel_maps, prediction, saving, tile_store
+from pyro_unmix import draws, evidence, inference_data, pixel_maps, prediction, saving, tile_store
 from pyro_unmix._threads import one_thread
 from pyro_unmix.cubes import as_cube_sequence
 from pyro_unmix.io import rasters, writers
@@ -281,6 +281,10 @@ class Unmixing:
             num_workers=num_workers, overwrite=overwrite, progress=progress,
         )  # fmt: skip
 
+    def to_arviz(self, pixels: Any, *, num_samples: int = 400, seed: int = 0) -> Any:
+        """Draws of chosen pixels for ArviZ (extra ``arviz``); see `pyro_unmix.inference_data.to_arviz`."""
+        return inference_data.to_arviz(self, pixels, num_samples, seed)
+
     @one_thread()
     def diagnose(self, *, num_samples: int = 200, seed: int = 0) -> xr.Dataset:
         """Where the posterior is not to be trusted, by importance weights ``p(y, z) / q(z | y)`` of the guide's draws.
@@ -361,9 +365,7 @@ class Unmixing:
     def to_envi(
         self, directory: str | os.PathLike[str], *, overwrite: bool = False, filled: bool = False
     ) -> list[Path]:
-        """Write ENVI images of every date and a spectral library of the endmembers; see
-        `pyro_unmix.io.rasters.write_envi`. What was not observed is NaN, or with `filled` the model's filling.
-        """
+        """Write ENVI images of every date and a spectral library, as `pyro_unmix.io.rasters.write_envi` does."""
         return rasters.write_envi(self._known(), directory, overwrite=overwrite, filled=filled)
 
     def _known(self) -> xr.Dataset:

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import tempfile
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,10 @@ import torch
 import xarray as xr
 
 from pyro_unmix._recipe import from_recipe, to_recipe
-from pyro_unmix.posterior import PlugInMean, PosteriorMean
+from pyro_unmix.estimates import PlugInMean, PolishedMean, PosteriorMean
 
 _FORMAT = 1
-_ESTIMATES = {cls.__name__: cls for cls in (PosteriorMean, PlugInMean)}
+_ESTIMATES = {cls.__name__: cls for cls in (PosteriorMean, PlugInMean, PolishedMean)}
 
 
 def save(result: Any, path: str | os.PathLike[str], *, with_cubes: bool, overwrite: bool) -> Path:
@@ -48,7 +49,7 @@ def _write(result: Any, folder: Path, with_cubes: bool) -> None:
         "format": _FORMAT,
         "method": result.method,
         "seed": result.seed,
-        "estimate": [type(result.estimate).__name__, result.estimate.num_samples],
+        "estimate": [type(result.estimate).__name__, *astuple(result.estimate)],
         "model": to_recipe(result.model, arrays),
         "guide": to_recipe(result.guide, arrays, None if result.model is None else known),
     }
@@ -85,14 +86,14 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
     guide = _rebuild(recipe["guide"], arrays, saved["guide"], {"model": model})
     dataset = _read_netcdf(path / "result.nc")
     cubes = _read_netcdf(path / "cubes.nc") if (path / "cubes.nc").exists() else None
-    kind, num_samples = recipe["estimate"]
+    kind, *settings = recipe["estimate"]
     return dict(
         dataset=dataset.drop_vars("losses"),
         losses=dataset["losses"].to_numpy(),
         model=model,
         guide=guide,
         cubes=None if cubes is None else cubes["reflectance"],
-        estimate=_ESTIMATES[kind](num_samples),
+        estimate=_ESTIMATES[kind](*settings),
         seed=recipe["seed"],
         method=recipe["method"],
     )

@@ -337,6 +337,24 @@ def test_errors_are_one_line_and_exit_with_2(
         ("unmix", good, *two, "--dates", "soon"): "--dates must hold ISO dates",
         ("unmix", good, *two, "--dates", "1,2"): "--dates must hold one date per image, 1 in",
         ("unmix", good, *two, "--method", "fcls", "--steps", "3"): "--steps is for unmix, red",
+        (
+            "unmix",
+            good,
+            *two,
+            "--method",
+            "hbun",
+            "--checkpoint",
+            "c",
+        ): "is for unmix, redsunn, not",
+        ("unmix", good, *two, "--resume"): "--resume and --no-resume need --checkpoint DIR",
+        ("unmix", good, *two, "--no-resume"): "--resume and --no-resume need --checkpoint DIR",
+        (
+            "unmix",
+            good,
+            *two,
+            "--checkpoint",
+            good,
+        ): f"--checkpoint must be a folder, got the file {good}",
         ("unmix", good, *two, "--method", "nmf"): "invalid choice: 'nmf'",
         ("unmix", good, *two, "--out", good / "x"): "cannot write to --out",
         ("unmix", tmp_path / "none.nc", *two): f"no such file: {tmp_path / 'none.nc'}",
@@ -399,6 +417,46 @@ def test_a_loss_that_is_not_finite_is_one_line(
     assert error == "pyro-unmix: error: the loss is nan at step 3: lower learning_rate\n"
 
 
+@pytest.mark.parametrize("method", ["unmix", "redsunn"])
+def test_a_run_goes_on_from_its_checkpoints(
+    method: str,
+    images: list[Path],
+    tmp_path: Path,
+    no_pictures: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = tmp_path / "checkpoints"
+    made = []
+
+    def losses(seed: int, *more: object) -> np.ndarray | int:
+        arguments = ("--endmembers", 2, "--method", method, "--steps", 3, "--seed", seed, *more)
+        code = run("unmix", images[0], *arguments, "--out", tmp_path / "out")
+        return code or pu.Unmixing.load(tmp_path / "out" / "saved").losses
+
+    step = pu.checkpoint.Run.step
+
+    def counted(self: Any) -> float:
+        made.append(1)
+        if len(made) == 2:
+            raise KeyboardInterrupt  # in the second step
+        return step(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pu.checkpoint.Run, "step", counted)
+        assert len(losses(5, "--checkpoint", folder)) == 1
+        found = losses(5, "--checkpoint", folder)
+        assert len(made) == 4  # two more, after the one that counts and the one that was broken off
+    assert len(list(folder.glob("step-*.pt"))) == 2
+    np.testing.assert_array_equal(found, losses(5))
+    # of another fit: refused, in the words of the command, unless it is to start anew
+    capsys.readouterr()
+    assert losses(6, "--checkpoint", folder, "--resume") == 2
+    assert "another folder, or --no-resume to start anew" in capsys.readouterr().err
+    anew = losses(6, "--checkpoint", folder, "--no-resume")
+    np.testing.assert_array_equal(anew, losses(6))
+
+
 def test_an_interrupt_keeps_what_is_trained(
     images: list[Path], tmp_path: Path, no_pictures: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -446,6 +504,8 @@ DEFAULTS: dict[str, dict[str, str]] = {
         "--method": "unmix",
         "--steps": f"{NUM_STEPS} for unmix, {HBUN_STEPS} for hbun, {NUM_EPOCHS:g} passes over the "
         "pixels for redsunn",
+        "--checkpoint": "none",
+        "--resume": "--resume",
         "--seed": "0",
         "--json": "off",
         "--library-label": "of the file",

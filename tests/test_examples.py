@@ -54,6 +54,7 @@ EXAMPLES: list[tuple[str, list[str], set[str]]] = [
     ("own_prior.py", [], {"trend"}),
     ("irregular_dates.py", [], {"pixel"}),
     ("model_choice.py", [], {"held_out"}),
+    ("calibration.py", [], {"coverage"}),
 ]
 
 

@@ -13,7 +13,7 @@ CLASSICAL = ["_common", "fcls", "kalman_em", "online"]
 
 # The ground floor first. A package stands for all its modules, unless one is named by itself.
 ROWS = [
-    ["_bands", "_check", "_crs", "_names", "_random", "_recipe", "_threads"],
+    ["_bands", "_check", "_crs", "_names", "_random", "_recipe", "_threads", "small_matrices"],
     [
         "cubes",
         "_cube_input",
@@ -37,7 +37,11 @@ ROWS = [
         "selection",
         "dates",
         "draws",
+        "estimates",
         "evidence",
+        "inference_data",
+        "misfit",
+        "observations",
         "posterior",
         "per_pixel",
         "pixel_maps",
@@ -45,6 +49,7 @@ ROWS = [
         "predictive",
         "result",
         "saving",
+        "sweeps",
         "tile_store",
     ],
     ["comparison", "metrics", "plots", "models", *(f"baselines.{name}" for name in CLASSICAL)],

@@ -176,7 +176,7 @@ def test_spreads_are_those_of_the_precision(smooth):
     fit, state = _fit(smooth)
     fit.step_field(state, learn_scales=False)
     found = fit.spreads(state)
-    psi, gram, *_ = fit.project(state)
+    _, gram, *_ = fit.project(state)
     e = state.abundances.repeat(1, 2)
     for number in (0, 7, len(found) - 1):
         unit = torch.zeros_like(state.innovations)

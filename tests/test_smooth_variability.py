@@ -274,3 +274,13 @@ def test_another_scene_is_refused():
         ConjugateGuide(_model(start=np.zeros(3)))
     with pytest.raises(ValueError, match=r"\(components, endmembers\) = \(2, 2\)"):
         _prior(scale=np.ones((3, 2)))
+
+
+def test_sweeps_refuse_a_field_before_training():
+    model = _model()
+    cubes = np.full((3, 5, 6, 8), 0.5)
+    with pytest.raises(ValueError, match="variability of every pixel's own"):
+        pyro_unmix.fit(
+            model, ConjugateGuide(model), cubes, num_steps=10**6, progress=False,
+            estimate=pyro_unmix.PolishedMean(),
+        )  # fmt: skip

@@ -29,6 +29,7 @@ from pyro_unmix.presets import NUM_EPOCHS, NUM_STEPS, redsunn, unmix
 from pyro_unmix.result import Unmixing
 
 _TRAINED = ("unmix", "redsunn", "hbun")
+_RESUMABLE = ("unmix", "redsunn")
 _HBUN_STEPS = inspect.signature(hbun).parameters["num_steps"].default
 _CLASSICAL: dict[str, Callable[..., Unmixing]] = {
     "fcls": fcls,
@@ -66,6 +67,18 @@ def add_command(commands: Any) -> None:
         help=f"optimisation steps (default: {NUM_STEPS} for unmix, {_HBUN_STEPS} for hbun, "
         f"{NUM_EPOCHS:g} passes over the pixels for redsunn)",
     )
+    command.add_argument(
+        "--checkpoint",
+        type=Path,
+        metavar="DIR",
+        help="folder for checkpoints of the training, which a run that was killed and is called again "
+        "goes on from (default: none)",
+    )
+    command.add_argument(
+        "--resume",
+        action=argparse.BooleanOptionalAction,
+        help="go on from the checkpoints in DIR, or remove them and start anew (default: --resume)",
+    )
     options.add_seed(command)
     options.add_json(command)
     group = command.add_argument_group("spectral library (by default as it says)")
@@ -85,11 +98,17 @@ def add_command(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     if arguments.steps is not None and arguments.method not in _TRAINED:
         raise BadInput(f"--steps is for {', '.join(_TRAINED)}, not for {arguments.method}")
+    if arguments.checkpoint is not None and arguments.method not in _RESUMABLE:
+        raise BadInput(f"--checkpoint is for {', '.join(_RESUMABLE)}, not for {arguments.method}")
+    if arguments.checkpoint is not None and arguments.checkpoint.is_file():
+        raise BadInput(f"--checkpoint must be a folder, got the file {arguments.checkpoint}")
+    if arguments.resume is not None and arguments.checkpoint is None:
+        raise BadInput("--resume and --no-resume need --checkpoint DIR")
     cubes = options.read_files(arguments)
     library = _library(arguments, cubes)
     out = options.make_folder(arguments.out)
     started = time.perf_counter()
-    with bad_input(), _interrupts() as interrupts:
+    with bad_input(), _our_words(), _interrupts() as interrupts:
         result = _unmix(arguments, cubes, library)
     seconds = time.perf_counter() - started
     with bad_input():
@@ -146,6 +165,9 @@ def _unmix(
     settings: dict[str, Any] = {"seed": arguments.seed, "progress": sys.stderr.isatty()}
     if arguments.steps is not None:
         settings["num_steps"] = arguments.steps
+    if arguments.checkpoint is not None:
+        resume = arguments.resume is not False
+        settings |= {"checkpoint": arguments.checkpoint, "resume": resume}
     if method == "unmix" and library is not None:
         return unmix(cubes, endmembers=library, **settings)
     # Only unmix takes the spread within the classes of a library; the others their means.
@@ -165,6 +187,15 @@ def _named_as(means: xr.DataArray, result: Unmixing) -> Unmixing:
     """The classes of the library as names; redsunn keeps the order of what it starts from."""
     names = means["endmember"].values
     return replace(result, dataset=result.dataset.assign_coords(endmember=names))
+
+
+@contextmanager
+def _our_words() -> Iterator[None]:
+    """Messages of `fit` about its checkpoints, with the option of the command."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(str(error).replace("resume=False", "--no-resume")) from error
 
 
 @contextmanager
