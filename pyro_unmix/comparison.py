@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 from pyro_unmix._check import positive_int
 from pyro_unmix._threads import one_thread
 from pyro_unmix.cubes import to_pixels
+from pyro_unmix.dates import has_field
 from pyro_unmix.evidence import LARGEST_PARETO_K, bounds
 from pyro_unmix.result import Unmixing
 
@@ -59,6 +60,12 @@ def compare(
         independent given its parameters.
     """
     cubes = _same_cubes(results)
+    for name, result in results.items():
+        if has_field(result.model):
+            raise ValueError(
+                f"the pixels of fit {name!r} share a smooth field, which has seen what would be held out: compare "
+                "fits whose pixels stand alone"
+            )
     num_folds = positive_int(num_folds, "num_folds", minimum=2)
     num_samples = positive_int(num_samples, "num_samples", minimum=2)
     seed = positive_int(seed, "seed", minimum=0)

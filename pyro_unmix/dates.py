@@ -12,7 +12,7 @@ import xarray as xr
 from pyro.infer.autoguide import AutoGuide
 
 from pyro_unmix._check import as_times
-from pyro_unmix.priors.part import as_days
+from pyro_unmix.priors.part import SMOOTH_VARIABILITY, as_days
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +55,12 @@ def copies(model: Any, guide: Any) -> tuple[Any, Any]:
     return copy.deepcopy((model, guide), {id(trace): trace for trace in traces if trace})
 
 
+def has_field(model: Any) -> bool:
+    """Whether pixels of the model share variability, as with `SmoothVariability`."""
+    prior = getattr(model, "variability_prior", None)
+    return SMOOTH_VARIABILITY in getattr(prior, "needs", ())
+
+
 def dated(model: Any, guide: Any, cubes: xr.DataArray) -> tuple[Any, Any]:
     """Model and guide at the dates of `cubes`: the given ones, or copies where theirs differ.
 
@@ -78,6 +84,11 @@ def dated(model: Any, guide: Any, cubes: xr.DataArray) -> tuple[Any, Any]:
         raise ValueError(
             f"{type(guide).__name__} is a posterior of the pixels and dates that it was fitted to, "
             "and knows no others: fit ConjugateGuide(model) instead"
+        )
+    if has_field(model):
+        raise ValueError(
+            "the smooth field of the model is of the dates that it was fitted to: fit the images of all dates, with "
+            "images of NaN at those to be predicted, or use unmix(..., basis=DCT(6)), whose pixels stand alone"
         )
     model, guide = copies(model, guide)
     model.set_dates(cubes["time"].values)

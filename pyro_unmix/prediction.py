@@ -13,7 +13,7 @@ import xarray as xr
 from pyro_unmix._check import positive_int
 from pyro_unmix._threads import one_thread
 from pyro_unmix.cubes import DIMS, as_cube_sequence, check_bands
-from pyro_unmix.dates import dated
+from pyro_unmix.dates import dated, has_field
 from pyro_unmix.io.writers import need
 from pyro_unmix.posterior import ParamStore, PosteriorMean, read_out
 
@@ -78,11 +78,29 @@ def predict(result: Any, other_cubes: Any) -> tuple[Any, Any, xr.DataArray, xr.D
         check_bands(reference["wavelength"], cubes)
     how: dict[str, Any] = {"estimate": result.estimate, "seed": result.seed, "store": result.store}
     model, guide = dated(result.model, result.guide, cubes)
+    if has_field(model):
+        _check_scene(result, cubes, lazy)
     if not lazy:
         return model, guide, cubes, read_out(model, guide, cubes, **how)
     num_pixels = cubes.sizes["y"] * cubes.sizes["x"]
     reader = TileReader(model, guide, num_pixels=num_pixels, **how)
     return model, guide, cubes, lazy_read_out(reader, cubes)
+
+
+def _check_scene(result: Any, cubes: xr.DataArray, lazy: bool) -> None:
+    """Refuse other images than those of the fit: their field is not known."""
+    fitted = result.dataset
+    same = all(cubes.sizes[dim] == fitted.sizes[dim] for dim in ("time", "y", "x"))
+    for name in ("y", "x"):
+        if same and name in cubes.coords and name in fitted.coords:
+            same = np.array_equal(cubes[name].values, fitted[name].values)
+    if same and not lazy and result.cubes is not None:
+        same = np.array_equal(cubes.values, result.cubes.values, equal_nan=True)
+    if not same:
+        raise ValueError(
+            "the smooth field of the model belongs to the images that it was fitted to, and these are others: fit "
+            "them, or use unmix(..., basis=DCT(6)), whose pixels stand alone"
+        )
 
 
 @dataclass(frozen=True)

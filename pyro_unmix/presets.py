@@ -58,6 +58,8 @@ MIN_SHARE = 0.25
 MIN_DATES = 3
 #: ... of images that are no narrower than this, pixels.
 MIN_SIDE = 10
+#: Larger sequences, pixels times dates, are unmixed pixel by pixel.
+MOST_PIXEL_DATES = 500_000
 #: Steps of `unmix`.
 NUM_STEPS = 100
 #: Passes over the pixels of `redsunn`, as in its paper.
@@ -266,10 +268,16 @@ def unmix(
     found, noise_scale = (start.endmembers, start.basis), start.noise_scale
     large = min(cubes.sizes["y"], cubes.sizes["x"]) >= MIN_SIDE
     searched = basis is None and large and cubes.sizes["time"] >= MIN_DATES
+    if searched and cubes.sizes["y"] * cubes.sizes["x"] * cubes.sizes["time"] > MOST_PIXEL_DATES:
+        searched = False
+        logger.warning(
+            "variability of single pixels: more than %d pixel-dates are too many for a field",
+            MOST_PIXEL_DATES,
+        )
     share, length = field_correlation(cubes, start) if searched else (0.0, 1.0)
     if share > MIN_SHARE:
         smooth = choose_smooth_start(
-            cubes, start, length=length, coefficient=min(correlation / share, 0.95),
+            cubes, start, length=length, coefficient=min(max(correlation, 0.0) / share, 0.95),
             train_endmembers=endmembers is None, seed=seed, progress=progress,
         )  # fmt: skip
         found, noise_scale = (smooth.endmembers, smooth.basis), smooth.noise_scale

@@ -32,6 +32,7 @@ from pyro_unmix.mixing import (
 from pyro_unmix.models.sglmm import SGLMM
 from pyro_unmix.posterior import as_tensors, chunks, prepare, quiet_pyro
 from pyro_unmix.priors import GaussianStart, Transition
+from pyro_unmix.priors.part import SMOOTH_VARIABILITY
 from pyro_unmix.result import Unmixing
 
 
@@ -119,6 +120,11 @@ class FirstDateSGLMM(SGLMM):
     ``c_1 .. c_T``, ``psi_1 .. psi_T``, ``y_1 .. y_T``. Parameters: those of `SGLMM`, whose `dates`, mixing, noises by
     date and prior of M0 it serves as well.
     """
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        if SMOOTH_VARIABILITY in self.needs:
+            raise ValueError("FirstDateSGLMM has no variability that pixels share: use SGLMM")
 
     def forward(
         self,

@@ -186,9 +186,41 @@ def test_spreads_are_those_of_the_precision(smooth):
         assert float(found[number]) == pytest.approx(precision**-0.5, rel=1e-6)
 
 
-def test_one_image_has_no_field(smooth):
+def test_two_dates_have_no_field(smooth):
     result = pyro_unmix.unmix(
         smooth.cubes.isel(time=[0, 1]), endmembers=smooth.reference_endmembers, num_steps=0,
         progress=False,
     )  # fmt: skip
     assert not isinstance(result.model.variability_prior, SmoothVariability)
+
+
+def test_a_date_without_images_is_no_hindrance(smooth):
+    cubes = smooth.cubes.copy(deep=True)
+    cubes[1] = np.nan
+    start = choose_start(cubes, 3, endmembers=smooth.reference_endmembers, basis=DCT(4))
+    share, length = field_correlation(cubes, start)
+    assert share > 0.2 and length >= 1
+
+
+def test_variability_smooth_in_space_alone_has_no_memory(smooth, monkeypatch):
+    monkeypatch.setattr("pyro_unmix.presets.temporal_correlation", lambda cubes, start: -0.02)
+    result = pyro_unmix.unmix(
+        smooth.cubes, endmembers=smooth.reference_endmembers, num_steps=0, progress=False
+    )
+    assert result.model.variability_prior.start_coefficient == 0
+
+
+def test_large_sequences_are_unmixed_pixel_by_pixel(smooth, monkeypatch, caplog):
+    monkeypatch.setattr("pyro_unmix.presets.MOST_PIXEL_DATES", 100)
+    result = pyro_unmix.unmix(
+        smooth.cubes, endmembers=smooth.reference_endmembers, num_steps=0, progress=False
+    )
+    assert not isinstance(result.model.variability_prior, SmoothVariability)
+    assert "more than 100 pixel-dates" in caplog.text
+
+
+def test_large_images_are_looked_at_in_their_middle(smooth, monkeypatch):
+    start = choose_start(smooth.cubes, 3, endmembers=smooth.reference_endmembers, basis=DCT(4))
+    monkeypatch.setattr("pyro_unmix.selection.smooth._WIDEST", 8)
+    middle = smooth.cubes.isel(y=slice(2, 10), x=slice(1, 9))
+    assert field_correlation(smooth.cubes, start) == field_correlation(middle, start)

@@ -16,6 +16,8 @@ from pyro_unmix.guides import BiLSTMGuide, ConjugateGuide, MeanFieldGuide
 from pyro_unmix.mixing import DCT
 from pyro_unmix.models import SGLMM
 from pyro_unmix.priors import AutoRegressive, Independent, SmoothVariability
+from pyro_unmix.priors.part import SMOOTH_VARIABILITY, UNEVEN_VARIABILITY
+from pyro_unmix.published import FirstDateSGLMM
 
 SHAPE = (3, 5, 6)  # dates, rows, columns
 NUM_PIXELS = 30
@@ -76,6 +78,7 @@ def test_pixels_by_number_have_their_values():
 def test_density_of_the_model_is_that_of_its_sites_by_hand():
     model = _model()
     pixels, valid = _pixels()
+    pyro.set_rng_seed(0)
     with pyro.get_param_store().scope(), torch.no_grad():
         trace = poutine.trace(model).get_trace(pixels, valid)
         trace.compute_log_prob()
@@ -86,7 +89,8 @@ def test_density_of_the_model_is_that_of_its_sites_by_hand():
     field = trace.nodes["field"]["log_prob"]
     assert float(field) == pytest.approx(stats.norm.logpdf(value["field"]).sum(), rel=1e-5)
     for t in (1, 2, 3):
-        weights = np.exp(value[f"c_{t}"])
+        logits = value[f"c_{t}"]
+        weights = np.exp(logits - logits.max(1, keepdims=True))
         abundances = weights / weights.sum(1, keepdims=True)
         psi = (value[f"psi_{t}"] + offsets[:, t - 1]).reshape(-1, 2, 2)
         varied = endmembers + np.einsum("lkp,nkp->nlp", components, psi)
@@ -284,3 +288,53 @@ def test_sweeps_refuse_a_field_before_training():
             model, ConjugateGuide(model), cubes, num_steps=10**6, progress=False,
             estimate=pyro_unmix.PolishedMean(),
         )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    model = _model()
+    pixels, _ = _pixels()
+    cubes = pyro_unmix.as_cube_sequence(
+        pixels.swapaxes(0, 1).reshape(3, 5, 6, 8).numpy(), time=[0, 1, 3]
+    )
+    model.set_dates(cubes["time"].values)
+    return pyro_unmix.fit(model, ConjugateGuide(model), cubes, num_steps=1, progress=False), cubes
+
+
+def test_the_field_is_of_the_images_that_were_fitted(fitted):
+    result, cubes = fitted
+    again = result.predict(cubes)
+    assert np.allclose(again.abundances, result.abundances, atol=1e-6)
+    for other in (cubes.isel(x=slice(0, 5)), cubes + 0.01):
+        with pytest.raises(ValueError, match="belongs to the images that it was fitted to"):
+            result.predict(other)
+    with pytest.raises(ValueError, match="of the dates that it was fitted to"):
+        result.forecast([4])
+    with pytest.raises(ValueError, match="of the dates that it was fitted to"):
+        result.interpolate([2])
+
+
+def test_compare_refuses_a_field(fitted):
+    result, _ = fitted
+    with pytest.raises(ValueError, match="share a smooth field"):
+        pyro_unmix.compare({"one": result, "two": result}, progress=False)
+
+
+def test_models_that_know_no_field_say_so():
+    with pytest.raises(ValueError, match="FirstDateSGLMM has no variability that pixels share"):
+        FirstDateSGLMM(np.full((8, 2), 0.5), basis=DCT(2), variability_prior=_prior())
+    with pytest.raises(TypeError, match="of single pixels"):
+        SmoothVariability(SHAPE, residual=SmoothVariability(SHAPE))
+    with pytest.raises(ValueError, match="of 5 x 6 pixels, got 7"):
+        _model().sample_sequence(7, 3)
+
+
+def test_needs_are_also_those_of_the_residual():
+    prior = _prior(residual=AutoRegressive())
+    prior.set_elapsed(torch.tensor([1.0, 2.0, 0.5]))
+    assert prior.needs == {SMOOTH_VARIABILITY, UNEVEN_VARIABILITY}
+
+
+def test_anchored_endmembers_know_how_much_varies():
+    prior = _prior(residual=Independent(0.1))
+    assert np.allclose(prior.first_variance().detach(), 0.7**2 + 0.1**2)

@@ -136,7 +136,7 @@ class SGLMM(Recorded, PyroModule):
         self.variability_prior.setup(self.num_endmembers, self.num_components, generator=generator)
         self.noise.setup(self.num_bands, generator=generator)
         with torch.no_grad():
-            spread = self.variability_prior.marginals(1)[1].sqrt()
+            spread = self.variability_prior.first_variance().sqrt()
             spread = spread.reshape(self.num_components, self.num_endmembers)
             self.reference.set_variability(components * spread)
         self.time_unit = time_unit
@@ -231,7 +231,7 @@ class SGLMM(Recorded, PyroModule):
         step_abundance = self.abundance_prior.transitions(index)
         observed = [None] * num_dates if pixels is None else pixels.unbind(1)
         index = _subsample(index, batch)
-        offsets = self.variability_prior.sample_offsets(index, num_dates)
+        offsets = self.variability_prior.sample_offsets(index, batch, num_dates)
         shared = [0.0] * num_dates if offsets is None else offsets.unbind(-2)
         with pyro.plate("pixels", size or batch, subsample=index, dim=-1):
             self._factor_endmembers(valid)

@@ -59,7 +59,6 @@ class SmoothVariability(VariabilityPrior):
     Anal. 32(4), 2011 (few coefficients that move as an AR(1)).
     """
 
-    needs = frozenset({SMOOTH_VARIABILITY})
     rows: Tensor
     columns: Tensor
 
@@ -89,17 +88,20 @@ class SmoothVariability(VariabilityPrior):
             )
         self.length = in_range(length, "length", low=1.0)
         self.start_coefficient = in_range(coefficient, "coefficient", low=0, high=0.9999)
-        self.start_scale = np.asarray(scale, dtype=float)
-        if not (np.isfinite(self.start_scale).all() and (self.start_scale > 0).all()):
+        self.first_scale = np.asarray(scale, dtype=float)
+        if not (np.isfinite(self.first_scale).all() and (self.first_scale > 0).all()):
             raise ValueError(f"scale must be positive, got {scale}")
         self.learn = learn
-        self.start, self.spreads = start, np.asarray(start_scale, dtype=float)
-        if not (np.isfinite(self.spreads).all() and (self.spreads > 0).all()):
+        self.start, self.start_scales = start, np.asarray(start_scale, dtype=float)
+        if not (np.isfinite(self.start_scales).all() and (self.start_scales > 0).all()):
             raise ValueError("start_scale must be positive")
         self.residual = Independent(0.05) if residual is None else residual
-        if not isinstance(self.residual, VariabilityPrior):
+        if not isinstance(self.residual, VariabilityPrior) or isinstance(
+            self.residual, SmoothVariability
+        ):
             raise TypeError(
-                f"residual must be a VariabilityPrior such as Independent(), got {residual!r}"
+                "residual must be a VariabilityPrior of single pixels such as Independent(), got "
+                f"{residual!r}"
             )
         rows = np.zeros((self.height, 0))
         first = 0
@@ -117,12 +119,12 @@ class SmoothVariability(VariabilityPrior):
         num_endmembers, num_components = sizes
         self.residual.setup(*sizes, generator=generator)
         shape = (num_components, num_endmembers)
-        if self.start_scale.ndim and self.start_scale.shape != shape:
+        if self.first_scale.ndim and self.first_scale.shape != shape:
             raise ValueError(
                 f"scale must be one number or (components, endmembers) = {shape}, got shape "
-                f"{self.start_scale.shape}"
+                f"{self.first_scale.shape}"
             )
-        scale = torch.as_tensor(np.broadcast_to(self.start_scale, shape).copy())
+        scale = torch.as_tensor(np.broadcast_to(self.first_scale, shape).copy())
         log_scale = scale.log().flatten().to(torch.get_default_dtype())
         phi = min(max(self.start_coefficient, 1e-4), 1 - 1e-4)
         self.learn_or_keep("log_scale", log_scale, self.learn)
@@ -132,6 +134,11 @@ class SmoothVariability(VariabilityPrior):
         super().set_elapsed(elapsed)
         self.residual.set_elapsed(elapsed)
 
+    @property
+    def needs(self) -> frozenset[str]:  # type: ignore[override]
+        """`SMOOTH_VARIABILITY`, and what the residual needs."""
+        return frozenset({SMOOTH_VARIABILITY}) | self.residual.needs
+
     # ---------------------------------------------------------------- the residual is the chain
 
     def chain(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -139,6 +146,9 @@ class SmoothVariability(VariabilityPrior):
 
     def steps(self, num_dates: int) -> tuple[Tensor, Tensor]:
         return self.residual.steps(num_dates)
+
+    def first_variance(self) -> Tensor:
+        return super().first_variance() + (2 * self.log_scale).exp()
 
     # ---------------------------------------------------------------- the field
 
@@ -151,7 +161,7 @@ class SmoothVariability(VariabilityPrior):
     def field_start(self) -> tuple[Tensor, Tensor]:
         """Mean and log standard deviations of ``field`` where a guide starts."""
         found = []
-        for name, values in (("start", self.start), ("start_scale", self.spreads)):
+        for name, values in (("start", self.start), ("start_scale", self.start_scales)):
             array = np.asarray(0.0 if values is None else values, dtype=float)
             if array.ndim and array.shape != (self.num_innovations,):
                 raise ValueError(
@@ -171,13 +181,18 @@ class SmoothVariability(VariabilityPrior):
         if self.elapsed is not None:
             gaps[: len(self.elapsed)] = self.elapsed[: self.num_dates]
         times = gaps.cumsum(0)
-        distance = (times[:, None] - times).abs()
-        phi = torch.sigmoid(self.logit)
-        jitter = 1e-5 * torch.eye(self.num_dates, dtype=phi.dtype, device=phi.device)
-        return torch.linalg.cholesky((phi.log() * distance).exp() + jitter)
+        rate = torch.nn.functional.logsigmoid(self.logit)
+        fresh = (-torch.expm1(2 * rate * gaps[1:])).sqrt()
+        kept = (rate * (times[:, None] - times).clamp(min=0)).exp().tril()
+        return kept * torch.cat([fresh.new_ones(1), fresh])
 
-    def sample_offsets(self, index: Tensor | None, num_dates: int) -> Tensor:
+    def sample_offsets(self, index: Tensor | None, num_pixels: int, num_dates: int) -> Tensor:
         """Draw ``field``; gives ``s f_t(x_n)`` of the pixels with these numbers, (..., B, T, K P)."""
+        if index is None and num_pixels != self.height * self.width:
+            raise ValueError(
+                f"SmoothVariability is of {self.height} x {self.width} pixels, got {num_pixels}: pass "
+                "their numbers as index, or all of them"
+            )
         if num_dates != self.num_dates:
             raise ValueError(
                 f"SmoothVariability is of {self.num_dates} dates, the images have {num_dates}: it "
@@ -191,9 +206,11 @@ class SmoothVariability(VariabilityPrior):
         """``s f_t(x_n)`` of innovations (..., T J K P) at the pixels with these numbers (all: None)."""
         if field.dim() > 1 and field.shape[-2] == 1:
             field = field.squeeze(-2)  # the place of the plate of the pixels, which it is not in
-        waves = field.unflatten(-1, (self.num_dates, self.rows.shape[1], self.columns.shape[1], -1))
-        waves = torch.einsum("ts,...sijk->...tijk", self.memory(), waves * self.log_scale.exp())
+        counts = self.rows.shape[1], self.columns.shape[1]
+        waves = field.unflatten(-1, (self.num_dates, counts[0] * counts[1], -1))
+        waves = torch.einsum("ts,...sjk->...jtk", self.memory(), waves * self.log_scale.exp())
         if index is None:
+            waves = waves.movedim(-2, -3).unflatten(-2, counts)
             values = torch.einsum("yi,xj,...tijk->...yxtk", self.rows, self.columns, waves)
             return values.flatten(-4, -3)
         if len(index) and int(index.max()) >= self.height * self.width:
@@ -201,8 +218,9 @@ class SmoothVariability(VariabilityPrior):
                 f"pixel {int(index.max())} is outside of the {self.height} x {self.width} pixels "
                 "of SmoothVariability: it belongs to the scene that its shape names"
             )
-        along = torch.einsum("bi,...tijk->...btjk", self.rows[index // self.width], waves)
-        return torch.einsum("bj,...btjk->...btk", self.columns[index % self.width], along)
+        rows, columns = self.rows[index // self.width], self.columns[index % self.width]
+        basis = (rows.unsqueeze(-1) * columns.unsqueeze(-2)).flatten(1)
+        return (basis @ waves.flatten(-2)).unflatten(-1, (self.num_dates, -1))
 
 
 def smooth_waves(size: int, length: float) -> np.ndarray:

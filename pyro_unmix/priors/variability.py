@@ -35,7 +35,9 @@ class VariabilityPrior(Part):
     #: Whether the dates of a pixel are independent given what pixels share.
     independent: ClassVar[bool] = False
 
-    def sample_offsets(self, index: Tensor | None, num_dates: int) -> Tensor | None:
+    def sample_offsets(
+        self, index: Tensor | None, num_pixels: int, num_dates: int
+    ) -> Tensor | None:
         """What pixels share and is added to the sites ``psi_t``, (..., B, T, K P); None: nothing."""
         return None
 
@@ -81,6 +83,10 @@ class VariabilityPrior(Part):
             return lambda previous, t=1: DiagonalNormal(coefficient * previous, scale, log_det)
         coefficients, scales = (rows.unbind(0) for rows in self.steps(num_dates))
         return lambda previous, t: DiagonalNormal(coefficients[t - 1] * previous, scales[t - 1])
+
+    def first_variance(self) -> Tensor:
+        """Variance (K P,) of all that varies at the first date."""
+        return self.marginals(1)[1][0]
 
     def marginals(self, num_dates: int) -> tuple[Tensor, Tensor]:
         """Means and variances of ``psi_1 .. psi_T``, each of shape (T, K P)."""

@@ -31,6 +31,7 @@ _RESIDUAL = 0.02  # scale of what a pixel has for itself, at the start
 _LAGS = (1, 2, 3, 4, 6, 8)  # pixels
 _LONGEST = 8.0  # length that is looked for
 _MOST_DATES = 8  # that are looked at
+_WIDEST = 100  # rows and columns that are looked at
 
 
 @dataclass(frozen=True)
@@ -107,9 +108,13 @@ def choose_smooth_start(
     rounds = _FIRST_ROUNDS * (len(candidates) if len(candidates) > 1 else 0) + _ROUNDS
     bar = tqdm(total=rounds, disable=not progress, desc="smooth start", unit="round")
     fitted: dict[str, tuple[SmoothFit, FitState]] = {}
+    sizes = (basis.num_components, num_endmembers)
+    images = SmoothFit(
+        sequence, basis, start.noise_scale, _field_prior(sequence, length, coefficient, sizes)
+    )
     for name, matrix in candidates.items():
-        prior = _field_prior(sequence, length, coefficient, (basis.num_components, num_endmembers))
-        fit = SmoothFit(sequence, basis, start.noise_scale, prior)
+        prior = _field_prior(sequence, length, coefficient, sizes)
+        fit = images.with_prior(prior)
         state = fit.begin(torch.from_numpy(np.asarray(matrix, dtype=np.float64)))
         if len(candidates) > 1:
             fit.run(state, _FIRST_ROUNDS, train_endmembers, learn_scales=False, seed=seed, bar=bar)
@@ -148,8 +153,10 @@ def field_correlation(cubes: Any, start: Start) -> tuple[float, float]:
         c, the share at distance zero (shrunken, as psi is known badly; about zero where pixels are independent), and
         l, pixels.
     """
-    sequence = as_cube_sequence(cubes)
+    sequence = _window(as_cube_sequence(cubes))
     psi, observed = _estimated_variability(sequence, start)
+    if not observed.any():
+        return 0.0, 1.0
     lags, found = [], []
     for lag in _LAGS:
         total = norms = 0.0
@@ -172,6 +179,17 @@ def field_correlation(cubes: Any, start: Start) -> tuple[float, float]:
     return best[1], best[2]
 
 
+def _window(sequence: xr.DataArray) -> xr.DataArray:
+    """All of it, or the middle of its first tile where the images are large."""
+    if sequence.sizes["y"] * sequence.sizes["x"] <= _WIDEST**2:
+        return sequence
+    rows, width = tiles(sequence)[0], sequence.sizes["x"]
+    height = min(rows.stop - rows.start, _WIDEST)
+    top = (rows.start + rows.stop - height) // 2
+    left = max(0, (width - _WIDEST) // 2)
+    return sequence.isel(y=slice(top, top + height), x=slice(left, left + _WIDEST))
+
+
 def _shifted(values: np.ndarray, lag: int, axis: int) -> tuple[np.ndarray, np.ndarray]:
     count = max(values.shape[axis] - lag, 0)
     first = np.take(values, range(count), axis)
@@ -187,10 +205,14 @@ def _estimated_variability(sequence: xr.DataArray, start: Start) -> tuple[np.nda
     mixing, design = unit_marginal(matrix, start.basis, start.noise_scale)
     parts = []
     for image, known in zip(values, observed, strict=True):
+        if not known.any():
+            continue
         projected = torch.from_numpy(image[known].astype(np.float64)) @ design
         abundances = mixing.solve(projected)
         psi = mixing.variability_mean(projected, abundances)
         parts.append((psi, tile_components(abundances, start.basis.num_components)))
+    if not parts:
+        return np.zeros((*observed.shape, 1)), observed
     psi, seen = (torch.cat(values) for values in zip(*parts, strict=True))
     common = (psi * seen).sum(0) / seen.square().sum(0).clamp(min=1e-12)
     out = np.zeros((*observed.shape, psi.shape[1]))

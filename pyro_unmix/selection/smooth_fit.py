@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -61,6 +62,13 @@ class SmoothFit:
         self.energy = float(self.pixels.square().sum())
         self.basis, self.variance, self.prior = basis, noise_scale**2, prior
         self.num_components = basis.num_components
+        self.num_effective = 0.0  # innovations that the images determine
+
+    def with_prior(self, prior: SmoothVariability) -> SmoothFit:
+        """The same images under another prior."""
+        other = copy.copy(self)
+        other.prior = prior
+        return other
 
     # ---------------------------------------------------------------- linear maps of the field
 
@@ -113,15 +121,20 @@ class SmoothFit:
         a = state.abundances
         e = tile_components(a, self.num_components)
         tangent = _tangent(a)
-        curvature = (e.unsqueeze(-1) * e.unsqueeze(-2)).mul_(gram[p:, p:])
         mixed = e.unsqueeze(-1) * (cross[:, p:] @ tangent)
-        curvature -= mixed @ torch.linalg.solve(_ridged(tangent @ square @ tangent), mixed.mT)
-        curvature /= self.variance
+        taken = torch.linalg.solve(_ridged(tangent @ square @ tangent), mixed.mT)
+        shared = gram[p:, p:] / self.variance
+        mixed = mixed / self.variance
+
+        def curvature(values: Tensor) -> Tensor:
+            explained = mixed @ (taken @ values.unsqueeze(-1))
+            return e * ((e * values) @ shared) - explained.squeeze(-1)
+
         residual = moments[:, p:] - (cross[:, p:] @ a.unsqueeze(-1)).squeeze(-1)
-        pull = e * residual / self.variance + (curvature @ psi.unsqueeze(-1)).squeeze(-1)
+        pull = e * residual / self.variance + curvature(psi)
 
         def operator(z: Tensor) -> Tensor:
-            return z + self.gather((curvature @ self.spread(z).unsqueeze(-1)).squeeze(-1))
+            return z + self.gather(curvature(self.spread(z)))
 
         state.innovations = conjugate_gradients(operator, self.gather(pull), state.innovations)
         if learn_scales:
@@ -150,6 +163,7 @@ class SmoothFit:
         solved = conjugate_gradients(operator, probe, torch.zeros_like(probe))
         size = self.prior.log_scale.numel()
         known = (1 - probe * solved).view(-1, size).sum(0)
+        self.num_effective = float(known.sum().clamp(min=0.0))
         squares = state.innovations.square().view(-1, size).sum(0)
         factor = (squares / known.clamp(min=1.0)).clamp(1 / _LARGEST_CHANGE, _LARGEST_CHANGE)
         self.prior.log_scale.data += 0.5 * factor.log()
@@ -205,7 +219,8 @@ class SmoothFit:
                 self.step_endmembers(state, seed + number)
             if learn_scales:
                 self.project(state)
-                count = int(self.valid.sum()) * (len(state.endmembers) - state.abundances.shape[1])
+                count = float(self.valid.sum()) * (len(state.endmembers) + 1)
+                count -= int((state.abundances > _ON_FACE).sum()) + self.num_effective
                 self.variance = max(state.misfit / max(count, 1), 1e-12)
             if bar is not None:
                 bar.update()
