@@ -121,11 +121,6 @@ class FirstDateSGLMM(SGLMM):
     date and prior of M0 it serves as well.
     """
 
-    def __init__(self, *arguments: Any, **settings: Any) -> None:
-        super().__init__(*arguments, **settings)
-        if SMOOTH_VARIABILITY in self.needs:
-            raise ValueError("FirstDateSGLMM has no variability that pixels share: use SGLMM")
-
     def forward(
         self,
         pixels: Tensor | None,
@@ -136,6 +131,8 @@ class FirstDateSGLMM(SGLMM):
         features: Mapping[str, Tensor] | None = None,
     ) -> None:
         """The generative program; arguments as `SGLMM.forward`."""
+        if SMOOTH_VARIABILITY in self.needs:
+            raise ValueError("FirstDateSGLMM has no variability that pixels share: use SGLMM")
         batch, num_dates = valid.shape
         design = self.design()
         self._check_dates(num_dates)

@@ -322,7 +322,8 @@ def test_compare_refuses_a_field(fitted):
 
 def test_models_that_know_no_field_say_so():
     with pytest.raises(ValueError, match="FirstDateSGLMM has no variability that pixels share"):
-        FirstDateSGLMM(np.full((8, 2), 0.5), basis=DCT(2), variability_prior=_prior())
+        program = FirstDateSGLMM(np.full((8, 2), 0.5), basis=DCT(2), variability_prior=_prior())
+        program(*_pixels())
     with pytest.raises(TypeError, match="of single pixels"):
         SmoothVariability(SHAPE, residual=SmoothVariability(SHAPE))
     with pytest.raises(ValueError, match="of 5 x 6 pixels, got 7"):
