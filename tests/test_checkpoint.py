@@ -264,7 +264,9 @@ class Signals(WhiteNoise):
 @pytest.fixture
 def signals():
     Signals.calls, Signals.times = 0, 1
-    return Signals
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # shells ignore it in jobs behind
+    yield Signals
+    signal.signal(signal.SIGINT, before)
 
 
 def test_ctrl_c_in_a_step_waits_for_its_end(signals, tmp_path, caplog):

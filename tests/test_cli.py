@@ -166,12 +166,13 @@ def test_several_files_are_joined_in_time(images: list[Path], tmp_path: Path) ->
     assert_pictures(out, PICTURES - {"losses"})
 
 
-def test_one_image_with_the_papers_method(images: list[Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["redsunn", "redsunn_published"])
+def test_one_image_with_the_papers_method(method: str, images: list[Path], tmp_path: Path) -> None:
     out = tmp_path / "out"
-    arguments = ("--method", "redsunn", "--steps", 3, "--seed", 2, "--out", out)
+    arguments = ("--method", method, "--steps", 3, "--seed", 2, "--out", out)
     assert run("unmix", images[0], "--endmembers", 3, *arguments) == 0
     loaded = pu.Unmixing.load(out / "saved")
-    assert loaded.method == "redsunn" and len(loaded.losses) == 3 and loaded.seed == 2
+    assert loaded.method == method and len(loaded.losses) == 3 and loaded.seed == 2
     assert_pictures(out, PICTURES - {"change"})
 
 
@@ -345,7 +346,7 @@ def test_errors_are_one_line_and_exit_with_2(
             "hbun",
             "--checkpoint",
             "c",
-        ): "is for unmix, redsunn, not",
+        ): "is for unmix, redsunn, redsunn_published, not",
         ("unmix", good, *two, "--resume"): "--resume and --no-resume need --checkpoint DIR",
         ("unmix", good, *two, "--no-resume"): "--resume and --no-resume need --checkpoint DIR",
         (

@@ -25,11 +25,11 @@ from pyro_unmix.cli.pictures import write_pictures
 from pyro_unmix.endmembers import extract_endmembers
 from pyro_unmix.io import FileError, read_library
 from pyro_unmix.num_endmembers import estimate_num_endmembers
-from pyro_unmix.presets import NUM_EPOCHS, NUM_STEPS, redsunn, unmix
+from pyro_unmix.presets import NUM_EPOCHS, NUM_STEPS, redsunn, redsunn_published, unmix
 from pyro_unmix.result import Unmixing
 
-_TRAINED = ("unmix", "redsunn", "hbun")
-_RESUMABLE = ("unmix", "redsunn")
+_TRAINED = ("unmix", "redsunn", "redsunn_published", "hbun")
+_RESUMABLE = ("unmix", "redsunn", "redsunn_published")
 _HBUN_STEPS = inspect.signature(hbun).parameters["num_steps"].default
 _CLASSICAL: dict[str, Callable[..., Unmixing]] = {
     "fcls": fcls,
@@ -37,7 +37,7 @@ _CLASSICAL: dict[str, Callable[..., Unmixing]] = {
     "kalman-em": kalman_em,
     "hbun": hbun,
 }
-_METHODS = ("unmix", "redsunn", *_CLASSICAL)
+_METHODS = ("unmix", "redsunn", "redsunn_published", *_CLASSICAL)
 
 
 def add_command(commands: Any) -> None:
@@ -177,8 +177,9 @@ def _unmix(
         count = estimate_num_endmembers(cubes, seed=arguments.seed)
     if method == "unmix":
         return unmix(cubes, count, **settings)
-    if method == "redsunn":
-        result = redsunn(cubes, count, endmembers=means, **settings)
+    if method in ("redsunn", "redsunn_published"):
+        program = redsunn if method == "redsunn" else redsunn_published
+        result = program(cubes, count, endmembers=means, **settings)
         return result if means is None else _named_as(means, result)
     return _CLASSICAL[method](cubes, count if means is None else means, **settings)
 
