@@ -264,7 +264,9 @@ class Signals(WhiteNoise):
 @pytest.fixture
 def signals():
     Signals.calls, Signals.times = 0, 1
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # shells ignore it in jobs behind
+    before = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # shells ignore it in jobs behind
     yield Signals
     signal.signal(signal.SIGINT, before)
 
