@@ -224,3 +224,15 @@ def test_large_images_are_looked_at_in_their_middle(smooth, monkeypatch):
     monkeypatch.setattr("pyro_unmix.selection.smooth._WIDEST", 8)
     middle = smooth.cubes.isel(y=slice(2, 10), x=slice(1, 9))
     assert field_correlation(smooth.cubes, start) == field_correlation(middle, start)
+
+
+def test_learning_scales_leaves_the_variability_as_it_is(smooth):
+    fit, state = _fit(smooth)
+    fit.step_field(state, learn_scales=False)
+    before, scales = fit.spread(state.innovations), fit.prior.log_scale.clone()
+    fit.learn_scales(state, lambda z: 2.0 * z)  # every innovation known by half
+    assert torch.allclose(fit.spread(state.innovations), before, rtol=1e-9)
+    size = len(scales)
+    squares = fit.prior.num_innovations / size / 2
+    assert fit.num_effective == pytest.approx(size * squares)
+    assert not torch.allclose(fit.prior.log_scale, scales)

@@ -13,9 +13,14 @@ from scipy import stats
 
 import pyro_unmix
 from pyro_unmix.guides import BiLSTMGuide, ConjugateGuide, MeanFieldGuide
-from pyro_unmix.mixing import DCT
+from pyro_unmix.mixing import DCT, LearnedBasis
 from pyro_unmix.models import SGLMM
-from pyro_unmix.priors import AutoRegressive, Independent, SmoothVariability
+from pyro_unmix.priors import (
+    AutoRegressive,
+    FixedEndmembers,
+    Independent,
+    SmoothVariability,
+)
 from pyro_unmix.priors.part import SMOOTH_VARIABILITY, UNEVEN_VARIABILITY
 from pyro_unmix.published import FirstDateSGLMM
 
@@ -339,3 +344,27 @@ def test_needs_are_also_those_of_the_residual():
 def test_anchored_endmembers_know_how_much_varies():
     prior = _prior(residual=Independent(0.1))
     assert np.allclose(prior.first_variance().detach(), 0.7**2 + 0.1**2)
+
+
+def test_paths_are_found_with_the_endmembers_of_every_pixel():
+    """As of a model without field whose reference endmembers are those of that pixel."""
+    rng = np.random.default_rng(0)
+    spectra, components = rng.uniform(0.2, 0.8, (8, 2)), 0.2 * rng.normal(size=(8, 2, 2))
+    shared = {"basis": LearnedBasis(components)}
+    residual = Independent(0.3)
+    prior = SmoothVariability((1, 5, 6), length=2.0, scale=1.0, residual=residual)
+    model = SGLMM(FixedEndmembers(spectra), variability_prior=prior, **shared).double()
+    pixels, valid = _pixels()
+    pixels, valid = pixels[:, :1].double(), torch.ones(NUM_PIXELS, 1, dtype=torch.bool)
+    guide = ConjugateGuide(model, correction=False).double()
+    with torch.no_grad():
+        guide.field_loc.normal_(generator=torch.Generator().manual_seed(0))
+    index = torch.tensor([3, 17])
+    found = guide.prepare(pixels[index], valid[index], index=index)
+    for n, offset in enumerate(found["offsets"][:, 0].detach().numpy()):
+        own = spectra + np.einsum("lkp,kp->lp", components, offset.reshape(2, 2))
+        alone = SGLMM(FixedEndmembers(own), variability_prior=Independent(0.3), **shared).double()
+        one = ConjugateGuide(alone, correction=False).double()
+        expected = one.prepare(pixels[index[n : n + 1]], valid[:1])
+        assert torch.allclose(found["path"][n], expected["path"][0], atol=1e-5)
+    assert found["offsets"].abs().max() > 0.5
