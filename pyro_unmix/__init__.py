@@ -54,6 +54,8 @@ from pyro_unmix.priors import (
     LowRankNoise,
     OrnsteinUhlenbeck,
     RandomWalk,
+    SeasonalVariability,
+    SharedVariability,
     SmoothVariability,
     SoftmaxWalk,
     SparseStart,
@@ -62,7 +64,7 @@ from pyro_unmix.priors import (
     WhiteNoise,
 )
 from pyro_unmix.result import Unmixing
-from pyro_unmix.selection import choose_start, learn_basis
+from pyro_unmix.selection import choose_season_start, choose_start, learn_basis
 from pyro_unmix.self_supervised import SelfSupervisedELBO
 
 __version__ = "0.1.0"
@@ -107,7 +109,9 @@ __all__ = [
     "RandomWalk",
     "ReshapedGuide",
     "ScalingDecoder",
+    "SeasonalVariability",
     "SelfSupervisedELBO",
+    "SharedVariability",
     "ShrinkageSteps",
     "SmoothVariability",
     "SoftmaxWalk",
@@ -123,6 +127,7 @@ __all__ = [
     "as_cube_sequence",
     "baselines",
     "choose_mixing",
+    "choose_season_start",
     "choose_start",
     "compare",
     "degree_of_nonlinearity",

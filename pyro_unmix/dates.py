@@ -12,7 +12,7 @@ import xarray as xr
 from pyro.infer.autoguide import AutoGuide
 
 from pyro_unmix._check import as_times
-from pyro_unmix.priors.part import SMOOTH_VARIABILITY, as_days
+from pyro_unmix.priors.part import as_days
 
 logger = logging.getLogger(__name__)
 
@@ -56,9 +56,8 @@ def copies(model: Any, guide: Any) -> tuple[Any, Any]:
 
 
 def has_field(model: Any) -> bool:
-    """Whether pixels of the model share variability, as with `SmoothVariability`."""
-    prior = getattr(model, "variability_prior", None)
-    return SMOOTH_VARIABILITY in getattr(prior, "needs", ())
+    """Whether the model's variability belongs to the scene that it was fitted to, as with `SmoothVariability`."""
+    return getattr(getattr(model, "variability_prior", None), "of_scene", False)
 
 
 def dated(model: Any, guide: Any, cubes: xr.DataArray) -> tuple[Any, Any]:

@@ -42,9 +42,11 @@ from pyro_unmix.published import (
 )
 from pyro_unmix.result import Unmixing
 from pyro_unmix.selection import (
+    choose_season_start,
     choose_smooth_start,
     choose_start,
     field_correlation,
+    season_share,
     temporal_correlation,
 )
 
@@ -52,6 +54,8 @@ logger = logging.getLogger(__name__)
 
 #: Above this temporal correlation of the variability, `unmix` models it as AR(1), else as independent.
 MIN_CORRELATION = 0.1
+#: Above this share of the common variability that comes back every year, `unmix` models seasons.
+MIN_SEASON = 0.1
 #: Above this share of variability that neighbouring pixels have in common, `unmix` models it as a smooth field ...
 MIN_SHARE = 0.25
 #: ... in sequences of as many dates at least (in one image smooth variability passes for abundance) ...
@@ -226,7 +230,8 @@ def unmix(
 
     `choose_start` picks averaging window, endmembers, basis and rank by the marginal likelihood. The abundances drift
     and jump (`JumpWalk`); the variability is AR(1) where neighbouring dates correlate by more than 0.1 at the start,
-    else independent. Where neighbouring pixels share more than a quarter of it, in three or more dates, it is a field
+    else independent. Where, in 24 dates or more over one and a half years at least, what the pixels have in common
+    comes back every year, the materials have seasons (`SeasonalVariability`). Else, where neighbouring pixels share more than a quarter of it, in three or more dates, it is a field
     that is smooth over the image (`SmoothVariability`), and `choose_smooth_start` finds the endmembers anew. M0 and
     basis are kept; the scales, time constants and noise are learned with `ConjugateGuide`.
     Where the sequence has dates, the transitions take the days between them; shifting all dates changes nothing.
@@ -267,7 +272,10 @@ def unmix(
     )
     found, noise_scale = (start.endmembers, start.basis), start.noise_scale
     large = min(cubes.sizes["y"], cubes.sizes["x"]) >= MIN_SIDE
-    searched = basis is None and large and cubes.sizes["time"] >= MIN_DATES
+    seasonal = season_share(cubes, start, seed=seed) > MIN_SEASON
+    if seasonal:
+        chain = choose_season_start(cubes, start, residual=chain, seed=seed, progress=progress)
+    searched = not seasonal and basis is None and large and cubes.sizes["time"] >= MIN_DATES
     if searched and cubes.sizes["y"] * cubes.sizes["x"] * cubes.sizes["time"] > MOST_PIXEL_DATES:
         searched = False
         logger.warning(

@@ -100,7 +100,10 @@ class ConjugateGuide(Guide):
             variability that pixels share, its mean ``offsets`` (N, T, K P).
         """
         offsets = self.mean_offsets(index)
-        shared = {} if offsets is None else {"offsets": offsets}
+        shared = {}
+        if offsets is not None:
+            offsets = offsets.expand(len(valid), *offsets.shape[1:])
+            shared = {"offsets": offsets}
         if not self.model.abundance_prior.is_random:
             return shared
         num_dates, plain = pixels.shape[1], self.model.design()

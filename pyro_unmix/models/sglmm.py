@@ -167,6 +167,7 @@ class SGLMM(Recorded, PyroModule):
                 elapsed = torch.as_tensor(units).to(self.reference.value)
         for part in (self.abundance_prior, self.variability_prior):
             part.set_elapsed(elapsed)
+            part.set_days(None if dates is None else np.atleast_1d(np.asarray(dates)))
         # A subclass whose constructor takes no dates finds its own when it is rebuilt.
         if "dates" in inspect.signature(type(self)).parameters:
             vars(self)["_recipe"].update(dates=self.days, time_unit=self.time_unit)

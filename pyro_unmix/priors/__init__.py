@@ -20,6 +20,8 @@ from pyro_unmix.priors.noise import (
     WhiteNoise,
 )
 from pyro_unmix.priors.part import Part, Transition
+from pyro_unmix.priors.seasonal import SeasonalVariability
+from pyro_unmix.priors.shared import SharedVariability
 from pyro_unmix.priors.smooth import SmoothVariability
 from pyro_unmix.priors.starts import DirichletStart, SparseStart, Start
 from pyro_unmix.priors.variability import (
@@ -58,6 +60,8 @@ __all__ = [
     "OrnsteinUhlenbeck",
     "Part",
     "RandomWalk",
+    "SeasonalVariability",
+    "SharedVariability",
     "SmoothVariability",
     "SoftmaxWalk",
     "SparseStart",

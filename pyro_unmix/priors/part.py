@@ -50,6 +50,9 @@ class Part(Recorded, PyroModule):
         """Tell how much time passes before each date, shape (T,), in units; None: one unit each."""
         self.elapsed = elapsed
 
+    def set_days(self, dates: np.ndarray | None) -> None:
+        """Tell the dates themselves, for parts that know the calendar."""
+
     def elapsed_at(self, step: int) -> Tensor | None:
         """Units of time between the dates ``step - 1`` and ``step``, a scalar; None: one unit."""
         if self.elapsed is None or step > len(self.elapsed):
@@ -76,16 +79,23 @@ def as_days(dates: Any) -> np.ndarray:
     if not dates.size:
         raise ValueError("dates must hold at least one date, got none")
     times = as_times(dates, dates.size)
-    if times.dtype.kind == "M":
-        days = (times - times[0]) / np.timedelta64(1, "D")
-    else:
-        days = times.astype(float) - float(times[0])  # unsigned ones cannot be subtracted
+    days = day_numbers(times)
+    days = days - days[0]
     if (np.diff(days) <= 0).any():
         raise ValueError(
             f"dates must increase, got {times.tolist()}: sort the images by date, and average or "
             "drop those of the same date"
         )
     return days
+
+
+def day_numbers(dates: Any) -> np.ndarray:
+    """Days since 1970-01-01 in double precision; numbers are days already."""
+    dates = np.atleast_1d(np.asarray(dates))
+    times = as_times(dates, dates.size)
+    if times.dtype.kind == "M":
+        return (times - np.datetime64("1970-01-01")) / np.timedelta64(1, "D")
+    return times.astype(float)
 
 
 def logit(probability: float) -> float:

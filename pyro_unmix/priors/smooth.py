@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import pyro
-import pyro.distributions as dist
 import torch
 from torch import Tensor
 
 from pyro_unmix._check import in_range, positive_int
-from pyro_unmix.priors.part import SMOOTH_VARIABILITY, logit
-from pyro_unmix.priors.variability import Independent, VariabilityPrior
+from pyro_unmix.priors.part import logit
+from pyro_unmix.priors.shared import SharedVariability, plain
+from pyro_unmix.priors.variability import VariabilityPrior
 
 _LEAST_POWER = 1e-3  # of the largest variance of a wave, below which one is left out
 
 
-class SmoothVariability(VariabilityPrior):
+class SmoothVariability(SharedVariability):
     """A field, smooth over the image and AR(1) in time, plus what every pixel has for itself.
 
     ::
@@ -59,6 +58,7 @@ class SmoothVariability(VariabilityPrior):
     Anal. 32(4), 2011 (few coefficients that move as an AR(1)).
     """
 
+    of_scene = True
     rows: Tensor
     columns: Tensor
 
@@ -75,7 +75,7 @@ class SmoothVariability(VariabilityPrior):
         start: np.ndarray | None = None,
         start_scale: float | np.ndarray = 0.1,
     ) -> None:
-        super().__init__()
+        super().__init__(scale, residual, learn, start, start_scale)
         if len(shape) != 3:
             raise ValueError(f"shape must be (dates, rows, columns), got {tuple(shape)}")
         names = ("dates", "rows", "columns")
@@ -88,21 +88,6 @@ class SmoothVariability(VariabilityPrior):
             )
         self.length = in_range(length, "length", low=1.0)
         self.start_coefficient = in_range(coefficient, "coefficient", low=0, high=0.9999)
-        self.first_scale = np.asarray(scale, dtype=float)
-        if not (np.isfinite(self.first_scale).all() and (self.first_scale > 0).all()):
-            raise ValueError(f"scale must be positive, got {scale}")
-        self.learn = learn
-        self.start, self.start_scales = start, np.asarray(start_scale, dtype=float)
-        if not (np.isfinite(self.start_scales).all() and (self.start_scales > 0).all()):
-            raise ValueError("start_scale must be positive")
-        self.residual = Independent(0.05) if residual is None else residual
-        if not isinstance(self.residual, VariabilityPrior) or isinstance(
-            self.residual, SmoothVariability
-        ):
-            raise TypeError(
-                "residual must be a VariabilityPrior of single pixels such as Independent(), got "
-                f"{residual!r}"
-            )
         rows = np.zeros((self.height, 0))
         first = 0
         for tile in heights:
@@ -116,64 +101,14 @@ class SmoothVariability(VariabilityPrior):
         self.register_buffer("columns", torch.as_tensor(columns, dtype=kind))
 
     def setup(self, *sizes: int, generator: torch.Generator) -> None:
-        num_endmembers, num_components = sizes
-        self.residual.setup(*sizes, generator=generator)
-        shape = (num_components, num_endmembers)
-        if self.first_scale.ndim and self.first_scale.shape != shape:
-            raise ValueError(
-                f"scale must be one number or (components, endmembers) = {shape}, got shape "
-                f"{self.first_scale.shape}"
-            )
-        scale = torch.as_tensor(np.broadcast_to(self.first_scale, shape).copy())
-        log_scale = scale.log().flatten().to(torch.get_default_dtype())
+        super().setup(*sizes, generator=generator)
         phi = min(max(self.start_coefficient, 1e-4), 1 - 1e-4)
-        self.learn_or_keep("log_scale", log_scale, self.learn)
         self.learn_or_keep("logit", torch.tensor(logit(phi)), self.learn)
-
-    def set_elapsed(self, elapsed: Tensor | None) -> None:
-        super().set_elapsed(elapsed)
-        self.residual.set_elapsed(elapsed)
-
-    @property
-    def needs(self) -> frozenset[str]:  # type: ignore[override]
-        """`SMOOTH_VARIABILITY`, and what the residual needs."""
-        return frozenset({SMOOTH_VARIABILITY}) | self.residual.needs
-
-    # ---------------------------------------------------------------- the residual is the chain
-
-    def chain(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        return self.residual.chain()
-
-    def steps(self, num_dates: int) -> tuple[Tensor, Tensor]:
-        return self.residual.steps(num_dates)
-
-    def first_variance(self) -> Tensor:
-        return super().first_variance() + (2 * self.log_scale).exp()
-
-    # ---------------------------------------------------------------- the field
 
     @property
     def num_innovations(self) -> int:
-        """Event size of the site ``field``."""
         waves = self.rows.shape[1] * self.columns.shape[1]
         return self.num_dates * waves * self.log_scale.numel()
-
-    def field_start(self) -> tuple[Tensor, Tensor]:
-        """Mean and log standard deviations of ``field`` where a guide starts."""
-        found = []
-        for name, values in (("start", self.start), ("start_scale", self.start_scales)):
-            array = np.asarray(0.0 if values is None else values, dtype=float)
-            if array.ndim and array.shape != (self.num_innovations,):
-                raise ValueError(
-                    f"{name} must have {self.num_innovations} innovations (dates, waves, "
-                    f"components, endmembers), got shape {array.shape}"
-                )
-            found.append(torch.tensor(np.broadcast_to(array, self.num_innovations).copy()))
-        return found[0].to(self.log_scale), found[1].log().to(self.log_scale)
-
-    @property
-    def independent(self) -> bool:  # type: ignore[override]
-        return self.residual.independent
 
     def memory(self) -> Tensor:
         """Cholesky factor (T, T) of the correlation of f between the dates."""
@@ -186,8 +121,7 @@ class SmoothVariability(VariabilityPrior):
         kept = (rate * (times[:, None] - times).clamp(min=0)).exp().tril()
         return kept * torch.cat([fresh.new_ones(1), fresh])
 
-    def sample_offsets(self, index: Tensor | None, num_pixels: int, num_dates: int) -> Tensor:
-        """Draw ``field``; gives ``s f_t(x_n)`` of the pixels with these numbers, (..., B, T, K P)."""
+    def check_scene(self, index: Tensor | None, num_pixels: int, num_dates: int) -> None:
         if index is None and num_pixels != self.height * self.width:
             raise ValueError(
                 f"SmoothVariability is of {self.height} x {self.width} pixels, got {num_pixels}: pass "
@@ -198,14 +132,15 @@ class SmoothVariability(VariabilityPrior):
                 f"SmoothVariability is of {self.num_dates} dates, the images have {num_dates}: it "
                 "belongs to the scene that its shape names"
             )
-        zeros = self.log_scale.new_zeros(self.num_innovations)
-        field = pyro.sample("field", dist.Normal(zeros, 1.0).to_event(1))
-        return self.offsets(field, index)
+
+    def gathered_squares(self, weights: Tensor) -> Tensor:
+        weights = weights.unflatten(1, (self.height, self.width))
+        factors = [m.square() for m in (self.memory(), self.rows, self.columns)]
+        gathered = torch.einsum("ts,yi,xj,tyxk->sijk", *factors, weights)
+        return (gathered * (2 * self.log_scale).exp()).flatten()
 
     def offsets(self, field: Tensor, index: Tensor | None) -> Tensor:
-        """``s f_t(x_n)`` of innovations (..., T J K P) at the pixels with these numbers (all: None)."""
-        if field.dim() > 1 and field.shape[-2] == 1:
-            field = field.squeeze(-2)  # the place of the plate of the pixels, which it is not in
+        field = plain(field)
         counts = self.rows.shape[1], self.columns.shape[1]
         waves = field.unflatten(-1, (self.num_dates, counts[0] * counts[1], -1))
         waves = torch.einsum("ts,...sjk->...jtk", self.memory(), waves * self.log_scale.exp())

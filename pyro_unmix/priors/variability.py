@@ -32,6 +32,8 @@ class VariabilityPrior(Part):
             return frozenset()
         return frozenset({UNEVEN_VARIABILITY})
 
+    #: Whether it belongs to the pixels and dates that it was fitted to.
+    of_scene: ClassVar[bool] = False
     #: Whether the dates of a pixel are independent given what pixels share.
     independent: ClassVar[bool] = False
 

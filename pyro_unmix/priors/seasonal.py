@@ -1,0 +1,105 @@
+"""Variability that comes back every year and that all pixels share."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_unmix._check import in_range, positive_int
+from pyro_unmix.priors.part import day_numbers
+from pyro_unmix.priors.shared import SharedVariability, plain
+from pyro_unmix.priors.variability import AutoRegressive, VariabilityPrior
+
+YEAR = 365.2425  # days
+
+
+class SeasonalVariability(SharedVariability):
+    """Seasons of the materials, the same in all pixels, plus what every pixel has for itself.
+
+    ::
+
+        psi_nt = s * g(d_t) + r_nt,
+        g(d) = sum_h w_h (z_h cos(2 pi h d / period) + z'_h sin(2 pi h d / period)),   z, z' ~ N(0, I),  h = 1..H
+
+    for every component and material; d_t is the day, and the weights ``w_h = h^-1 / (sum_j j^-2)^(1/2)`` make the
+    variance of g one at every date. Because the sines and cosines of a harmonic have one law, shifting all dates
+    changes nothing. The residual r is a chain of its own, `residual`. The coefficients z are the site ``field`` outside
+    of the plate of the pixels. The model must know its dates (``SGLMM(..., dates=cubes["time"])``); the seasons that
+    were learned hold at any others.
+
+    Parameters
+    ----------
+    num_harmonics : int
+        H.
+    period : float
+        Days.
+    scale : float or array (K, P)
+        s at the start.
+    residual : VariabilityPrior, optional
+        Default ``AutoRegressive(0.9)``.
+    learn : bool
+        Learn s.
+    start : array (2 H K P,), optional
+        Coefficients where guides start, from `choose_season_start`; default zeros.
+    start_scale : float or array (2 H K P,)
+        Their standard deviations where guides start.
+
+    References
+    ----------
+    Zhu, Woodcock, "Continuous change detection and classification of land cover using all available Landsat data",
+    Remote Sensing of Environment 144, 2014 (a few harmonics of the year per band).
+    """
+
+    def __init__(
+        self,
+        num_harmonics: int = 3,
+        *,
+        period: float = YEAR,
+        scale: float | np.ndarray = 0.5,
+        residual: VariabilityPrior | None = None,
+        learn: bool = True,
+        start: np.ndarray | None = None,
+        start_scale: float | np.ndarray = 0.1,
+    ) -> None:
+        residual = AutoRegressive(0.9) if residual is None else residual
+        super().__init__(scale, residual, learn, start, start_scale)
+        self.num_harmonics = positive_int(num_harmonics, "num_harmonics")
+        self.period = in_range(period, "period", low=0, open_low=True)
+        self.register_buffer("days", None)
+
+    days: Tensor | None
+
+    def set_days(self, dates: np.ndarray | None) -> None:
+        days = None if dates is None else day_numbers(dates)
+        # Whole periods are dropped in double precision.
+        self.days = None if days is None else torch.as_tensor(days % self.period).to(self.log_scale)
+
+    @property
+    def num_innovations(self) -> int:
+        return 2 * self.num_harmonics * self.log_scale.numel()
+
+    def check_scene(self, index: Tensor | None, num_pixels: int, num_dates: int) -> None:
+        if self.days is None:
+            raise ValueError(
+                "SeasonalVariability needs the dates of the images: pass them to the model, "
+                'SGLMM(..., dates=cubes["time"])'
+            )
+
+    def harmonics(self) -> Tensor:
+        """Waves ``w_h cos``, ``w_h sin`` at the dates, (T, 2 H)."""
+        assert self.days is not None
+        number = torch.arange(1, self.num_harmonics + 1).to(self.days)
+        phase = 2 * math.pi / self.period * self.days.unsqueeze(-1) * number
+        weight = 1 / number / number.pow(-2).sum().sqrt()
+        return torch.cat([phase.cos() * weight, phase.sin() * weight], dim=-1)
+
+    def gathered_squares(self, weights: Tensor) -> Tensor:
+        gathered = self.harmonics().mT.square() @ weights.sum(1)
+        return (gathered * (2 * self.log_scale).exp()).flatten()
+
+    def offsets(self, field: Tensor, index: Tensor | None) -> Tensor:
+        waves = plain(field).unflatten(-1, (2 * self.num_harmonics, -1))
+        return (self.harmonics() @ (waves * self.log_scale.exp())).unsqueeze(-3)

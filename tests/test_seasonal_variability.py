@@ -1,0 +1,300 @@
+"""Seasons that all pixels share: their law, their dates, and what a fit recovers of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyro
+import pytest
+import torch
+import xarray as xr
+from pyro import poutine
+from scipy import stats
+
+import pyro_unmix
+from pyro_unmix import (
+    DCT,
+    SGLMM,
+    AutoRegressive,
+    BiLSTMGuide,
+    ConjugateGuide,
+    ConstantWalk,
+    FixedEndmembers,
+    Independent,
+    JumpWalk,
+    MeanFieldGuide,
+    SeasonalVariability,
+    SmoothVariability,
+    WhiteNoise,
+    choose_season_start,
+)
+from pyro_unmix.priors.part import SMOOTH_VARIABILITY, UNEVEN_VARIABILITY
+from pyro_unmix.selection import Start, season_share
+
+WAVES = np.linspace(0, 1, 8)
+M = np.stack([0.2 + 0.5 * WAVES, 0.6 - 0.4 * WAVES**2], axis=1)
+DATES = np.datetime64("2019-11-20", "ns") + (np.arange(30) * 27).astype("m8[D]")
+
+
+def _model(dates=DATES, walk=None, **settings):
+    settings = {"scale": 0.3, "residual": Independent(0.05), **settings}
+    return SGLMM(
+        FixedEndmembers(M),
+        basis=DCT(2, scale=0.5),
+        abundance_prior=JumpWalk() if walk is None else walk,
+        variability_prior=SeasonalVariability(**settings),
+        noise=WhiteNoise(0.01),
+        dates=dates,
+    )
+
+
+def _pixels(num=40, seed=1, **settings):
+    drawn = _model(**settings).sample_sequence(num, len(DATES), seed=seed)
+    return drawn, torch.ones(num, len(DATES), dtype=torch.bool)
+
+
+def test_seasons_have_the_covariance_that_the_docstring_states():
+    prior = _model(num_harmonics=2, scale=0.7, period=300.0).variability_prior
+    draws = torch.randn(40_000, prior.num_innovations, generator=torch.Generator().manual_seed(0))
+    offsets = prior.offsets(draws, None)[:, 0, :, 1].detach().numpy()  # (S, T)
+    days = (DATES - DATES[0]) / np.timedelta64(1, "D")
+    lag = 2 * np.pi * (days[:, None] - days) / 300.0
+    expected = 0.7**2 * (np.cos(lag) + np.cos(2 * lag) / 4) / (1 + 1 / 4)
+    assert np.allclose(np.cov(offsets.T), expected, atol=0.015)
+    assert np.allclose(np.diagonal(expected), 0.49)
+
+
+def test_seasons_come_back_after_a_period_and_hold_at_other_dates():
+    prior = _model(period=360.0).variability_prior
+    field = torch.randn(prior.num_innovations, generator=torch.Generator().manual_seed(0))
+    day = np.timedelta64(1, "D")
+    prior.set_days(np.datetime64("2001-03-04T12:00", "ns") + np.array([0, 100, 360, 36000]) * day)
+    first = prior.offsets(field, None).detach()
+    assert torch.allclose(first[0, 0], first[0, 2], atol=1e-5)
+    assert torch.allclose(first[0, 0], first[0, 3], atol=1e-5)
+    assert not torch.allclose(first[0, 0], first[0, 1], atol=1e-2)
+    prior.set_days(np.datetime64("2001-06-12T12:00", "ns") + np.array([0, 5]) * day)
+    assert torch.allclose(prior.offsets(field, None)[0, 0], first[0, 1], atol=1e-5)
+
+
+def test_density_of_the_model_is_that_of_its_sites_by_hand():
+    model = _model(residual=AutoRegressive(0.6, 0.2))
+    valid = torch.ones(3, len(DATES), dtype=torch.bool)
+    drawn = model.sample_sequence(3, len(DATES))
+    with pyro.get_param_store().scope():
+        trace = poutine.trace(model).get_trace(drawn["pixels"], valid)
+    site = trace.nodes["field"]
+    assert site["cond_indep_stack"] == ()
+    value = site["value"]
+    expected = stats.norm.logpdf(value.detach().numpy()).sum()
+    assert float(site["fn"].log_prob(value)) == pytest.approx(expected, rel=1e-5)
+    # the mean of a date's spectra, by hand from harmonics and design
+    t = 7
+    prior = model.variability_prior
+    days = (DATES - np.datetime64("1970-01-01")) / np.timedelta64(1, "D")
+    z = value.detach().numpy().reshape(6, -1)
+    angle = 2 * np.pi * days[t - 1] / prior.period
+    norm = np.sqrt(1 + 1 / 4 + 1 / 9)
+    season = sum(
+        (z[h - 1] * np.cos(h * angle) + z[3 + h - 1] * np.sin(h * angle)) / h / norm
+        for h in (1, 2, 3)
+    )
+    psi = 0.3 * season + trace.nodes[f"psi_{t}"]["value"].detach().numpy()
+    a = torch.softmax(trace.nodes[f"c_{t}"]["value"], -1).detach().numpy()
+    components = model.components().detach().numpy()  # (L, K, P)
+    varied = M + np.einsum("lkp,nkp->nlp", components, psi.reshape(3, 2, 2))
+    mean = np.einsum("nlp,np->nl", varied, a)
+    assert np.allclose(trace.nodes[f"y_{t}"]["fn"].mean.detach().numpy(), mean, atol=1e-4)
+
+
+def test_shifting_all_dates_leaves_the_prior_alone():
+    one, other = (_model(d).variability_prior for d in (DATES, DATES + np.timedelta64(123, "D")))
+    covariances = [p.harmonics() @ p.harmonics().mT for p in (one, other)]
+    assert torch.allclose(*covariances, atol=1e-5)
+    assert not torch.allclose(one.harmonics(), other.harmonics(), atol=1e-2)
+
+
+@pytest.mark.parametrize("kind", [ConjugateGuide, MeanFieldGuide, BiLSTMGuide])
+def test_elbo_of_batches_is_the_full_one_on_average(kind):
+    model = _model()
+    drawn, valid = _pixels(6)
+    guide = kind(model)
+    with torch.no_grad():
+        for parameter in guide.parameters():
+            parameter.add_(
+                0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0))
+            )
+
+    with torch.no_grad(), pyro.get_param_store().scope():
+        sites = poutine.trace(guide).get_trace(
+            drawn["pixels"], valid, index=torch.arange(6), size=6
+        )
+    values = {
+        name: site["value"] for name, site in sites.nodes.items()
+        if site["type"] == "sample" and name != "pixels"
+    }  # fmt: skip
+
+    def elbo_of(index):
+        part = {n: v if n == "field" else v[index] for n, v in values.items()}
+        args = (drawn["pixels"][index], valid[index])
+        how = {"index": index, "size": 6}
+        with torch.no_grad(), pyro.get_param_store().scope():
+            model_trace = poutine.trace(poutine.condition(model, part)).get_trace(*args, **how)
+            q = poutine.trace(poutine.condition(guide, part)).get_trace(*args, **how)
+        return float((model_trace.log_prob_sum() - q.log_prob_sum()).detach())
+
+    whole = elbo_of(torch.arange(6))
+    parts = [elbo_of(torch.tensor([2 * k, 2 * k + 1])) for k in range(3)]
+    assert np.mean(parts) == pytest.approx(whole, rel=1e-4)
+
+
+def test_a_fit_finds_the_season_and_foretells_it():
+    drawn, _ = _pixels(36, seed=3, walk=ConstantWalk(0.02), scale=0.8)
+    cubes = pyro_unmix.as_cube_sequence(
+        drawn["pixels"].detach().numpy().swapaxes(0, 1).reshape(30, 6, 6, 8), time=DATES
+    )
+    past, future = cubes.isel(time=slice(0, 22)), cubes.isel(time=slice(22, 30))
+    errors = {}
+    start = Start(xr.DataArray(M, dims=("wavelength", "endmember")), DCT(2, scale=0.5), 0.01, {})
+    for name, prior in {
+        "season": choose_season_start(past, start, residual=Independent(0.1)),
+        "none": Independent(0.3),
+    }.items():
+        model = SGLMM(
+            FixedEndmembers(M), basis=DCT(2, scale=0.5), abundance_prior=ConstantWalk(0.02),
+            variability_prior=prior, noise=WhiteNoise(0.01), dates=past["time"].values,
+        )  # fmt: skip
+        guide = ConjugateGuide(model, correction=False)
+        result = pyro_unmix.fit(
+            model, guide, past, num_steps=60, batch_size=36, learning_rate=0.1,
+            learning_rate_decay=0.1, progress=False,
+        )  # fmt: skip
+        ahead = result.forecast(DATES[22:])
+        middle = ahead.reflectance_quantile(0.5, num_samples=60).values
+        errors[name] = np.sqrt(np.mean((middle - future.values) ** 2))
+        if name == "season":
+            inside = (
+                (ahead.reflectance_quantile(0.05).values <= future.values)
+                & (future.values <= ahead.reflectance_quantile(0.95).values)
+            ).mean()
+            assert 0.82 < inside < 0.95
+            # the same scene a decade later, by the trained guide alone
+            later = future.assign_coords(time=future["time"] + np.timedelta64(3652, "D"))
+            assert np.isfinite(result.predict(later).abundances).all()
+    assert errors["season"] < 0.4 * errors["none"]
+
+
+def test_a_saved_season_comes_back(tmp_path):
+    drawn, _ = _pixels(12)
+    cubes = pyro_unmix.as_cube_sequence(
+        drawn["pixels"].detach().numpy().swapaxes(0, 1).reshape(30, 3, 4, 8), time=DATES
+    )
+    model = _model()
+    result = pyro_unmix.fit(model, ConjugateGuide(model), cubes, num_steps=3, progress=False)
+    result.save(tmp_path / "kept")
+    again = pyro_unmix.Unmixing.load(tmp_path / "kept")
+    assert torch.equal(again.model.variability_prior.days, result.model.variability_prior.days)
+    wanted = DATES[[3]] + np.timedelta64(5, "D")
+    one, other = (r.interpolate(wanted).abundances for r in (result, again))
+    assert np.allclose(one, other, atol=1e-6)
+
+
+def test_needs_and_errors():
+    prior = _model(residual=AutoRegressive()).variability_prior
+    assert prior.needs == {SMOOTH_VARIABILITY}
+    prior.set_elapsed(torch.tensor([1.0, 2.0, 0.5]))
+    assert prior.needs == {SMOOTH_VARIABILITY, UNEVEN_VARIABILITY}
+    undated = _model(dates=None)
+    with pytest.raises(ValueError, match="needs the dates of the images"):
+        undated.sample_sequence(2, 3)
+    with pytest.raises(ValueError, match="num_harmonics"):
+        SeasonalVariability(0)
+    with pytest.raises(ValueError, match="period"):
+        SeasonalVariability(period=-1)
+    with pytest.raises(TypeError, match="of single pixels"):
+        SeasonalVariability(residual=SmoothVariability((2, 3, 4)))
+
+
+def test_the_start_of_the_seasons_is_the_truth():
+    drawn, _ = _pixels(25, seed=5, walk=ConstantWalk(0.02), scale=0.8)
+    images = drawn["pixels"].detach().numpy().swapaxes(0, 1).reshape(30, 5, 5, 8)
+    images[3, :2] = np.nan
+    cubes = pyro_unmix.as_cube_sequence(images, time=DATES)
+    start = Start(xr.DataArray(M, dims=("wavelength", "endmember")), DCT(2, scale=0.5), 0.01, {})
+    found = choose_season_start(cubes, start, num_harmonics=3)
+    found.setup(2, 2, generator=torch.Generator())
+    found.set_days(DATES)
+    psi = found.offsets(found.field_start()[0], None)[0].detach().numpy()
+    true = drawn["variability"].mean(0).flatten(-2).detach().numpy()  # residuals average out
+    assert np.corrcoef(psi.ravel(), true.ravel())[0, 1] > 0.95
+    assert np.sqrt(np.mean((psi - true) ** 2)) < 0.3 * true.std()
+
+
+def test_the_start_needs_dates():
+    start = Start(xr.DataArray(M, dims=("wavelength", "endmember")), DCT(2), 0.01, {})
+    with pytest.raises(ValueError, match="seasons need dates"):
+        choose_season_start(np.full((3, 4, 4, 8), 0.3), start)
+
+
+def _start():
+    return Start(xr.DataArray(M, dims=("wavelength", "endmember")), DCT(2, scale=0.5), 0.01, {})
+
+
+def _cubes(scale, seed=5, dates=DATES, num=25):
+    model = _model(walk=ConstantWalk(0.02), scale=scale, residual=Independent(0.2))
+    drawn = model.sample_sequence(num, len(dates), seed=seed)
+    images = drawn["pixels"].detach().numpy().swapaxes(0, 1).reshape(len(dates), 5, -1, 8)
+    return pyro_unmix.as_cube_sequence(images, time=dates)
+
+
+def test_share_tells_seasons_from_none():
+    assert season_share(_cubes(1.0), _start()) > 0.5
+    assert season_share(_cubes(1e-3), _start()) < 0.05
+    # what comes back after another time is no season of the year
+    assert season_share(_cubes(1.0), _start(), period=97.0) < 0.05
+
+
+def test_share_needs_dates_and_years():
+    cubes = _cubes(1.0)
+    assert season_share(cubes.drop_vars("time"), _start()) == -np.inf
+    assert season_share(cubes.isel(time=slice(0, 23)), _start()) == -np.inf
+    days = np.arange(30) * 10.0
+    assert season_share(cubes.assign_coords(time=days), _start()) == -np.inf
+    hidden = cubes.copy()
+    hidden[3:29] = np.nan  # too few dates that are seen
+    assert season_share(hidden, _start()) == -np.inf
+
+
+def test_share_and_start_look_at_a_part_of_large_scenes(monkeypatch):
+    cubes = _cubes(1.0)
+    whole = season_share(cubes, _start())
+    monkeypatch.setattr("pyro_unmix.selection.seasonal._MOST_PIXEL_DATES", 300)
+    part = season_share(cubes, _start())
+    assert part != whole and part > 0.4
+    assert part == season_share(cubes, _start())
+    assert part != season_share(cubes, _start(), seed=1)
+
+
+def test_unmix_models_seasons_where_there_are_any():
+    for scale, kind in ((1.0, SeasonalVariability), (1e-3, AutoRegressive | Independent)):
+        result = pyro_unmix.unmix(_cubes(scale), endmembers=M, num_steps=0, progress=False)
+        assert isinstance(result.model.variability_prior, kind)
+
+
+def test_compare_prefers_seasons_that_are_there():
+    cubes = _cubes(1.0, num=10)
+    results = {}
+    for name, prior in {
+        "season": choose_season_start(cubes, _start(), residual=Independent(0.2)),
+        "none": Independent(0.5),
+    }.items():
+        model = SGLMM(
+            FixedEndmembers(M), basis=DCT(2, scale=0.5), abundance_prior=ConstantWalk(0.02),
+            variability_prior=prior, noise=WhiteNoise(0.01), dates=DATES,
+        )  # fmt: skip
+        guide = ConjugateGuide(model, correction=False)
+        results[name] = pyro_unmix.fit(
+            model, guide, cubes, num_steps=15, learning_rate=0.05, progress=False
+        )
+    table = pyro_unmix.compare(results, num_samples=16, num_folds=2, progress=False)
+    assert table["fit"].values[0] == "season"
+    assert float(table["held_out"][0] - table["held_out"][1]) > 0.05
