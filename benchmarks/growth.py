@@ -68,7 +68,11 @@ QUICK = {"N": [128, 256], "T": [2, 3], "L": [10, 20], "P": [2, 3]}
 QUANTITIES = {"step": "CPU ms", "prepare": "CPU s", "read-out": "CPU s"}
 #: Most pixels whose preparation and read-out are timed: beyond, they take minutes.
 MOST_PIXELS = 10_000
-MEMORY = {"full": [1000, 10_000, 40_000], "quick": [128, 256]}
+#: Images on disk whose fits are measured; beyond `MOST_LOADED` pixels in chunks alone.
+MEMORY = {"full": [1000, 10_000, 100_000, 1_000_000], "quick": [128, 256]}
+MOST_LOADED = 100_000
+#: Bytes of spectra that a fit of images in chunks holds, pixels of a chunk, and steps: through several pools.
+POOLS, CHUNK, STEPS_IN_CHUNKS = 32_000_000, 4000, 300
 
 
 def make_pair(shape: Shape) -> tuple[SGLMM, ConjugateGuide]:
@@ -156,32 +160,66 @@ def slopes(records: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
 
 
 def peak_memory(num_pixels: int, folder: Path) -> dict[str, float]:
-    """MB of the images on disk, and by how much a fit of them raised the peak of a fresh process."""
-    command = [sys.executable, __file__, "--child", str(num_pixels), str(folder)]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    return json.loads(done.stdout.splitlines()[-1])
+    """MB of the images on disk, and by how much fits of them raised the peak of a fresh process: with the images in
+    memory, and with images in chunks of which `POOLS` bytes are in memory, without their maps.
+    """
+    found: dict[str, float] = {"N": num_pixels}
+    for how in ("loaded", "chunks"):
+        if how == "loaded" and num_pixels > MOST_LOADED:
+            continue
+        command = [sys.executable, __file__, "--child", str(num_pixels), str(folder), how]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        found |= json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
-def _child(num_pixels: int, folder: Path) -> dict[str, float]:
+def _child(num_pixels: int, folder: Path, how: str) -> dict[str, float]:
     torch.set_num_threads(1)
-    shape = replace(BASE, N=num_pixels)
-    model, guide = make_pair(shape)
-    path = folder / f"{num_pixels}.npy"
-    dims = ("time", "y", "x", "wavelength")
-    small = make_cubes(replace(shape, N=500), model).values
-    fit(model, guide, small, num_steps=2, progress=False)  # what any fit needs
-    on_disk = np.lib.format.open_memmap(path, "w+", "float32", (shape.T, 1, num_pixels, shape.L))
-    for start in range(0, num_pixels, 500):
-        on_disk[:, :, start : start + 500] = small[:, :, : num_pixels - start]
-    on_disk.flush()
-    del on_disk
+    model, guide = make_pair(replace(BASE, N=num_pixels))
+    # What any fit needs, of either kind.
+    small = make_cubes(replace(BASE, N=500), model)
+    settings = {"num_steps": 5, "progress": False}
+    fit(model, guide, small, **settings)
+    if how == "loaded":
+        path = folder / f"{num_pixels}.npy"
+        shape = (BASE.T, 1, num_pixels, BASE.L)
+        on_disk = np.lib.format.open_memmap(path, "w+", "float32", shape)
+        for start in range(0, num_pixels, 500):
+            on_disk[:, :, start : start + 500] = small.values[:, :, : num_pixels - start]
+        on_disk.flush()
+        del on_disk
+        cubes = xr.DataArray(np.load(path, mmap_mode="r"), dims=small.dims)
+    else:
+        path = folder / f"{num_pixels}.zarr"
+        _write_store(small, num_pixels, path)
+        cubes = xr.open_zarr(path, consolidated=False)["reflectance"]
+        settings |= {"memory": POOLS, "maps": False, "num_steps": STEPS_IN_CHUNKS}
+        fit(model, guide, small.chunk(x=100), **settings)
     before = _peak()
-    cubes = xr.DataArray(np.load(path, mmap_mode="r"), dims=dims)
-    fit(model, guide, cubes, num_steps=5, progress=False)
-    return {"N": num_pixels, "images MB": path.stat().st_size / 1e6, "peak MB": _peak() - before}
+    started = time.process_time()
+    fit(model, guide, cubes, **settings)
+    seconds = time.process_time() - started
+    return {
+        "images MB": num_pixels * BASE.T * BASE.L * 4 / 1e6,
+        f"{how}: peak MB": _peak() - before,
+        f"{how}: CPU s": seconds,
+    }
+
+
+def _write_store(small: xr.DataArray, num_pixels: int, path: Path) -> None:
+    """The pixels repeated, chunk by chunk, as a Zarr store."""
+    lazy = small.chunk(x=min(num_pixels, CHUNK)).isel(x=np.arange(CHUNK) % small.sizes["x"])
+    copies = [lazy] * -(-num_pixels // CHUNK)
+    cubes = xr.concat(copies, "x").isel(x=slice(0, num_pixels)).chunk(x=min(num_pixels, CHUNK))
+    cubes.to_dataset(name="reflectance").to_zarr(path, consolidated=False)
 
 
 def _peak() -> float:
+    """MB; of this process alone where the system says so (`getrusage` also counts what started it)."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        lines = status.read_text().splitlines()
+        return next(float(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1e3
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 
 
@@ -196,9 +234,12 @@ def report(found: dict[str, Any]) -> str:
         cells = (f"{of[q]:.2f}" if q in of else "-" for q in QUANTITIES)
         lines.append(f"| {axis} | {' | '.join(cells)} |")
     if found["memory"]:
-        lines += ["", "| N | images MB | a fit adds MB |", "|---:|---:|---:|"]
+        lines += ["", "| N | images MB | a fit of them adds MB | from disk, MB | CPU s |"]
+        lines.append("|---:|" + "---:|" * 4)
         for row in found["memory"]:
-            lines.append(f"| {row['N']} | {row['images MB']:.1f} | {row['peak MB']:.0f} |")
+            loaded = f"{row['loaded: peak MB']:.0f}" if "loaded: peak MB" in row else "-"
+            disk = f"{row['chunks: peak MB']:.0f} | {row['chunks: CPU s']:.0f}"
+            lines.append(f"| {row['N']} | {row['images MB']:.1f} | {loaded} | {disk} |")
     return "\n".join(lines)
 
 
@@ -229,7 +270,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Run what the command line asks for; returns what was measured."""
     options = _parser().parse_args(arguments)
     if options.child:
-        print(json.dumps(_child(int(options.child[0]), Path(options.child[1]))))
+        print(json.dumps(_child(int(options.child[0]), Path(options.child[1]), options.child[2])))
         return {}
     axes = {axis: (QUICK if options.quick else AXES)[axis] for axis in options.axes}
     threads = torch.get_num_threads()
@@ -266,7 +307,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--plot", type=Path, metavar="FILE", help="a log-log picture")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
-    parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     return parser
 
 

@@ -4,7 +4,7 @@
 
 `landsat_p013r030.npz` has 423 uneven dates from 1984 to 2014. A fifth of the clear spectra is held out at random;
 every pixel's own neighbours in time predict them. Nothing else is known about the scene. The model is the one
-of `unmix`, with a noise scale per band.
+of `unmix`, with a noise scale per band, and with seasons of its materials that all pixels share.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from pyro_unmix import (
     JumpWalk,
     Unmixing,
     as_cube_sequence,
+    choose_season_start,
     choose_start,
     fit,
 )
@@ -63,31 +64,37 @@ def interpolated(known: Array, days: Array) -> Array:
     return out
 
 
-def unmixed(known: xr.DataArray, count: int, num_steps: int) -> Unmixing:
+def unmixed(known: xr.DataArray, count: int, num_steps: int, seasons: bool) -> Unmixing:
     """The model's fit to what is not held out."""
     start = choose_start(known, count, seed=0)
+    chain = AutoRegressive(0.5)
     model = SGLMM(
         FixedEndmembers(start.endmembers),
         basis=start.basis,
         abundance_prior=JumpWalk(),
-        variability_prior=AutoRegressive(0.5),
+        variability_prior=choose_season_start(known, start, residual=chain) if seasons else chain,
         noise=BandNoise(start.noise_scale),
         dates=known["time"].values,
     )
     guide = ConjugateGuide(model, correction=False)
-    return fit(
-        model, guide, known, num_steps=num_steps, batch_size=256,
-        learning_rate=0.03, learning_rate_decay=0.1,
-    )  # fmt: skip
+    # In rounds: a fit keeps the approximations of the abundances that it starts with.
+    for decay in (1.0, 1.0, 0.1):
+        result = fit(
+            model, guide, known, num_steps=max(1, num_steps // 3), batch_size=256,
+            learning_rate=0.05, learning_rate_decay=decay,
+        )  # fmt: skip
+    return result
 
 
-def scores(cubes: xr.DataArray, held_out: Array, count: int, num_steps: int) -> dict[str, float]:
+def scores(
+    cubes: xr.DataArray, held_out: Array, count: int, num_steps: int, seasons: bool
+) -> dict[str, float]:
     """Errors of both predictions of what is held out, and how often the 90 % interval covers it."""
     truth = cubes.values[:, 0]
     known = cubes.copy(deep=True)
     known.values[held_out[:, None]] = np.nan
     began = time.process_time()
-    result = unmixed(known, count, num_steps)
+    result = unmixed(known, count, num_steps, seasons)
     low, middle, high = result.reflectance_quantile(LEVELS, num_samples=100).values[:, :, 0]
     seconds = time.process_time() - began
     days = (cubes["time"].values - cubes["time"].values[0]) / np.timedelta64(1, "D")
@@ -114,13 +121,15 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
     parser.add_argument("--data", metavar="DIR", help="folder of landsat_p013r030.npz")
     parser.add_argument("--pixels", type=int, default=60, help="of 300 (default: %(default)s)")
     parser.add_argument("--endmembers", type=int, default=3, help="default: %(default)s")
-    parser.add_argument("--steps", type=int, default=100, help="default: %(default)s")
+    parser.add_argument("--steps", type=int, default=120, help="default: %(default)s")
+    parser.add_argument("--no-seasons", action="store_true", help="every pixel by itself")
     parser.add_argument("--json", metavar="FILE", type=Path)
     parser.add_argument("--quick", action="store_true", help="12 pixels, 30 dates, 2 steps")
     options = parser.parse_args(arguments)
     sizes = (12, 30) if options.quick else (options.pixels, None)
     cubes, held_out = sequence(data_folder(options.data), *sizes)
-    found = scores(cubes, held_out, options.endmembers, 2 if options.quick else options.steps)
+    steps = 2 if options.quick else options.steps
+    found = scores(cubes, held_out, options.endmembers, steps, not options.no_seasons)
     for name, value in found.items():
         print(f"| {name} | {value:.4g} |")
     if options.json:

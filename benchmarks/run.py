@@ -61,6 +61,39 @@ def _paper_tables(options: argparse.Namespace, folder: Path) -> Any:
     return _files(paper_tables.main, options, folder / "paper_tables")
 
 
+def _choice(options: argparse.Namespace, folder: Path) -> Any:
+    import choice
+
+    found = choice.main([*_quick(options), *_one_seed(options)])
+    return {name: [table.to_dict() for table in tables] for name, tables in found.items()}
+
+
+def _calibration(options: argparse.Namespace, folder: Path) -> Any:
+    import calibration
+
+    out = folder / "calibration"
+    return calibration.main([*_quick(options), *_data(options), "--out", str(out)])
+
+
+def _landsat(options: argparse.Namespace, folder: Path) -> Any:
+    import landsat
+
+    return landsat.main([*_quick(options), *_data(options)])
+
+
+def _smooth_scene(options: argparse.Namespace, folder: Path) -> Any:
+    import smooth_scene
+
+    return smooth_scene.main([*_quick(options), *_one_seed(options)])
+
+
+def _endmember_training(options: argparse.Namespace, folder: Path) -> Any:
+    import endmember_training
+
+    rows = endmember_training.main([*_quick(options), *_data(options)])
+    return {", ".join(names): rows[names] for names in rows}
+
+
 def _files(main: Callable[[list[str]], Any], options: argparse.Namespace, out: Path) -> Any:
     """Records and Markdown of a benchmark that leaves files."""
     main([*_quick(options), *_data(options), "--out", str(out)])
@@ -76,11 +109,20 @@ BENCHMARKS: dict[str, tuple[Callable[[argparse.Namespace, Path], Any], bool]] = 
     "redsunn": (_redsunn, True),
     "idnet": (_idnet, True),
     "paper_tables": (_paper_tables, True),
+    "endmember_training": (_endmember_training, True),
+    "landsat": (_landsat, True),
+    "calibration": (_calibration, True),
+    "smooth_scene": (_smooth_scene, False),
+    "choice": (_choice, False),
 }
 
 
 def _quick(options: argparse.Namespace) -> list[str]:
     return ["--quick"] if options.size == "quick" else []
+
+
+def _one_seed(options: argparse.Namespace) -> list[str]:
+    return ["--seeds", "0"] if options.size == "quick" else []
 
 
 def _data(options: argparse.Namespace) -> list[str]:

@@ -9,18 +9,20 @@ import os
 import pickle
 import re
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyro
 import torch
 from torch import Tensor, nn
 
 from pyro_unmix._check import positive_int
+from pyro_unmix.dates import copies
+from pyro_unmix.feed import FromDisk, InMemory
 from pyro_unmix.fingerprint import attributes, describe, describe_program, differences, same
 from pyro_unmix.posterior import loose_params, prepare
-from pyro_unmix.training import Batches, CheckedSVI
+from pyro_unmix.training import CheckedSVI
 
 logger = logging.getLogger(__name__)
 
@@ -39,9 +41,8 @@ class Run:
     svi : CheckedSVI
     loss : pyro.infer.ELBO
         The objective of `svi`.
-    pixels, valid : Tensor
-        All data, (N, T, L) and (N, T).
-    batches : Batches
+    data : InMemory or FromDisk
+        Shuffled.
     settings : dict
         What else a step depends on; numbers and text.
     losses : list of float
@@ -52,29 +53,34 @@ class Run:
     guide: Any
     svi: CheckedSVI
     loss: Any
-    pixels: Tensor
-    valid: Tensor
-    batches: Batches
+    data: InMemory | FromDisk
     settings: dict[str, Any]
     losses: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.features: dict[str, Tensor] = {}
         #: False while a step is under way: nothing may be saved then.
         self.between_steps = True
         self._loss_before = attributes(self.loss)
 
     def prepare(self) -> None:
-        """Compute the guide's features with the parameters of the moment, which are kept for `state`."""
+        """Let the guide's features be those of the parameters of the moment, which are kept for `state`."""
         self._start = {name: _clones(part) for name, part in self._modules()}
-        total, workers = len(self.pixels), self.svi.workers
+        guide = self.guide
+        if isinstance(self.data, FromDisk) and hasattr(guide, "prepare"):
+            guide = copies(self.model, guide)[1]  # pools are prepared later, and alike
+        self.data.prepare(partial(self._features, guide))
+
+    def _features(
+        self, guide: Any, pixels: Tensor, valid: Tensor, index: Tensor
+    ) -> dict[str, Tensor]:
+        """The guide's features of some pixels, of which every worker computes a part."""
+        total, workers = len(pixels), self.svi.workers
         rows = workers.rows(total)
         count = rows.stop - rows.start
         if not count:  # more workers than pixels
             rows = slice(0, 1)
-        index = torch.arange(rows.start, rows.stop, device=self.pixels.device)
-        mine = prepare(self.guide, self.pixels[rows], self.valid[rows], index)
-        self.features = workers.gathered({k: v[:count] for k, v in mine.items()}, total)
+        mine = prepare(guide, pixels[rows], valid[rows], index[rows])
+        return workers.gathered({k: v[:count] for k, v in mine.items()}, total)
 
     def begin(self) -> None:
         """Prepare the first step: all workers with the parameters of the first one."""
@@ -84,38 +90,40 @@ class Run:
             return
         workers.copy_first(tensor for _, part in self._modules() for tensor in _tensors(part))
         self.prepare()
-        random_state = _random_state(self.pixels.device)
+        random_state = _random_state(self.data.device)
         self._meet_parameters()
-        _set_random_state(random_state, self.pixels.device)
+        _set_random_state(random_state, self.data.device)
         store = pyro.get_param_store().get_state()["params"]
         workers.copy_first(store[name] for name in sorted(store))
 
     def check_workers(self) -> None:
         """Raise a ValueError where workers were given different things."""
         if self.svi.workers.size > 1:
-            alike = {"data": self._data_hash(), "settings": self.settings}
+            alike = {"data": self.data.description(), "settings": self.settings}
             self.svi.workers.check_alike(alike)
 
     def _meet_parameters(self) -> None:
         """Make the parameters that a program makes at its first call, of a whole batch."""
-        first = Batches(self.batches.usable, self.batches.batch_size, 0)
-        args, kwargs = self._batch(next(first))
+        args, kwargs = self._batch(self.data.example())
         self.svi.meet_parameters(*args, **kwargs)
 
     def step(self) -> float:
         """One step on the next batch; its loss."""
         self.between_steps = False
-        share = self.svi.workers.share(next(self.batches))
+        share = self.svi.workers.share(self.data.draw())
         args, kwargs = self._batch(share.index)
-        with self.svi.workers.noise(share, self.pixels):
+        with self.svi.workers.noise(share, args[0]):
             self.losses.append(self.svi.step(*args, weight=share.weight, **kwargs))
         self.between_steps = True
         return self.losses[-1]
 
     def _batch(self, index: Tensor) -> tuple[tuple[Tensor, Tensor], dict[str, Any]]:
-        features = {name: feature[index] for name, feature in self.features.items()}
-        keywords = {"index": index, "size": len(self.pixels), "features": features}
-        return (self.pixels[index], self.valid[index]), keywords
+        pixels, valid, features = self.data.rows(index)
+        return (pixels, valid), {
+            "index": index,
+            "size": self.data.num_pixels,
+            "features": features,
+        }
 
     def _modules(self) -> list[tuple[str, nn.Module]]:
         pairs = (("model", self.model), ("guide", self.guide))
@@ -136,8 +144,8 @@ class Run:
             **{name: dict(part.state_dict()) for name, part in self._modules()},
             "loose": loose_params(self.model, self.guide)["params"],
             "optimiser": optimiser,
-            "batches": self.batches.state(),
-            "random": _random_state(self.pixels.device),
+            "batches": self.data.state(),
+            "random": _random_state(self.data.device),
             "counted": counted,
             "loss": loss.state_dict() if hasattr(loss, "state_dict") else {},
             "losses": torch.tensor(self.losses, dtype=torch.float64),
@@ -163,18 +171,18 @@ class Run:
             part.load_state_dict(state["start"][name], strict=False)
         self.prepare()  # with the parameters of the start: the features of the first run
         self._start = state["start"]
+        self.data.restore(state["batches"])
         self._meet_parameters()
         for name, part in self._modules():
             part.load_state_dict(state[name])
         self._restore_loose(state["loose"])
         self.svi.optim.restore(state["optimiser"])
-        self.batches.restore(state["batches"])
         for name, value in state["counted"].items():
             setattr(self.loss, name, value)
         if state["loss"]:
             self.loss.load_state_dict(state["loss"])
         self.losses[:] = state["losses"].tolist()
-        _set_random_state(state["random"], self.pixels.device)
+        _set_random_state(state["random"], self.data.device)
 
     def _restore_loose(self, saved: dict[str, Tensor]) -> None:
         loose = pyro.get_param_store().get_state()["params"]
@@ -197,22 +205,10 @@ class Run:
                 **self.settings,
                 "learning_rate": rates,
                 "loss": {k: v for k, v in loss.items() if k not in counted},
-                "device": self.pixels.device.type,
+                "device": self.data.device.type,
             },
-            "data": {
-                "shape": list(self.pixels.shape),
-                "dtype": str(self.pixels.dtype),
-                "values (hash)": self._data_hash(),
-            },
+            "data": self.data.description(),
         }
-
-    def _data_hash(self) -> str:
-        if not hasattr(self, "_hash"):
-            digest = hashlib.blake2b(digest_size=16)
-            for tensor in (self.pixels, self.valid):
-                digest.update(np.ascontiguousarray(tensor.cpu().numpy()).data)
-            self._hash = digest.hexdigest()
-        return self._hash
 
 
 class Checkpoints:

@@ -84,16 +84,27 @@ def dated(model: Any, guide: Any, cubes: xr.DataArray) -> tuple[Any, Any]:
             f"{type(guide).__name__} is a posterior of the pixels and dates that it was fitted to, "
             "and knows no others: fit ConjugateGuide(model) instead"
         )
-    if has_field(model):
-        raise ValueError(
-            "the smooth field of the model is of the dates that it was fitted to: fit the images of all dates, with "
-            "images of NaN at those to be predicted, or use unmix(..., basis=DCT(6)), whose pixels stand alone"
-        )
+    places = _places(known, cubes) if has_field(model) else []
     model, guide = copies(model, guide)
-    model.set_dates(cubes["time"].values)
+    if has_field(model):
+        model.add_dates(places, cubes["time"].values)
+        guide.add_innovations()
+    else:
+        model.set_dates(cubes["time"].values)
     if hasattr(guide, "check_served"):
         guide.check_served()
     return model, guide
+
+
+def _places(known: np.ndarray, cubes: xr.DataArray) -> list[int]:
+    """Where among the dates of `cubes` the known ones are, which must all be there."""
+    apart = np.abs(as_days(cubes["time"].values) - known[:, np.newaxis])
+    if (apart.min(1) > _SAME).any():
+        raise ValueError(
+            "the smooth field of the model is of the dates that it was fitted to, and the images lack some of them: "
+            "fit the images of all dates, or use unmix(..., basis=DCT(6)), whose pixels stand alone"
+        )
+    return apart.argmin(1).tolist()
 
 
 def _days(model: Any) -> np.ndarray | None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,25 +17,35 @@ from pyro.infer import Trace_ELBO
 from pyro.infer.autoguide import AutoDelta, AutoNormal
 from tqdm.auto import tqdm
 
-from pyro_unmix._check import in_range, positive_int
+from pyro_unmix._check import positive_int
 from pyro_unmix._random import seeded
 from pyro_unmix._threads import one_thread
 from pyro_unmix.checkpoint import Checkpoints, Run
-from pyro_unmix.cubes import as_cube_sequence, check_bands, valid_mask
+from pyro_unmix.cubes import as_cube_sequence, check_bands
 from pyro_unmix.dates import check_dates, copies
+from pyro_unmix.feed import FromDisk, InMemory
 from pyro_unmix.guides.base import Guide
+from pyro_unmix.plan import Plan
 from pyro_unmix.posterior import (
     PolishedMean,
     PosteriorMean,
     as_tensors,
     loose_params,
+    model_dtype_and_device,
     quiet_pyro,
     read_out,
+)
+from pyro_unmix.prediction import (
+    TileReader,
+    as_lazy_cubes,
+    is_lazy,
+    lazy_read_out,
+    tiled_read_out,
+    without_fill,
 )
 from pyro_unmix.result import Unmixing
 from pyro_unmix.sweeps import check_model
 from pyro_unmix.training import (
-    Batches,
     CheckedSVI,
     NonFiniteLossError,
     ObservedPixels,
@@ -45,10 +55,6 @@ from pyro_unmix.training import (
 from pyro_unmix.workers import device_of_worker, join
 
 logger = logging.getLogger(__name__)
-
-#: Without a number of steps: the most epochs before training stops all the same.
-MAX_EPOCHS = 30
-_WINDOW = 50
 
 __all__ = ["NonFiniteLossError", "fit"]
 
@@ -72,6 +78,8 @@ def fit(
     checkpoint: str | os.PathLike[str] | None = None,
     resume: bool = True,
     checkpoint_every: int = 50,
+    memory: int = 2**30,
+    maps: bool = True,
     method: str = "fit",
 ) -> Unmixing:
     """Learn a model and a guide jointly by stochastic variational inference.
@@ -86,13 +94,14 @@ def fit(
     guide : PyroModule or callable
         Variational program with the model's latent sites, such as `ConjugateGuide`; trained in place.
     cube_sequence
-        Anything that `as_cube_sequence` takes.
+        Anything that `as_cube_sequence` takes. A DataArray in chunks (`xarray.open_zarr`, `read_sequence(chunks=...)`)
+        is not loaded: see Notes.
     num_steps : int, optional
         Exactly so many steps (0: none, only the read-out).
     num_epochs : float, optional
         The same, in passes over the pixels. Without both, training stops when the ELBO has converged: when the mean
         over the last 50 steps is not above that of the 50 steps before by more than two standard errors of the
-        difference, at the latest after `MAX_EPOCHS` epochs.
+        difference, at the latest after `pyro_unmix.plan.MAX_EPOCHS` epochs.
     batch_size : int
         Pixels per step.
     learning_rate : float or callable
@@ -119,6 +128,11 @@ def fit(
         False: start anew, and remove the checkpoints that are in the folder.
     checkpoint_every : int
         Steps between two checkpoints; one more is made at the end and at an interrupt.
+    memory : int
+        Bytes of spectra that training holds of a DataArray in chunks.
+    maps : bool
+        False: of a DataArray in chunks the maps are not computed but left lazy, as by `Unmixing.predict`; write them
+        with `Unmixing.predict_to_zarr` where even maps are too large for memory.
     method : str
         Name on the result.
 
@@ -144,10 +158,23 @@ def fit(
     Under ``torchrun``, or in a process group of `torch.distributed`, all processes train one pair: each must make
     this call with the whole scene and computes its share of every batch, see `pyro_unmix.workers.Workers`. All return
     the same result. The first one shows progress and writes checkpoints; `callback` is called by all of them.
+
+    A DataArray in chunks is read once from end to end, to check it, and then in pools of pixels, as
+    `pyro_unmix.feed.FromDisk` describes: batches are of few chunks at a time, so that small chunks mix better, and
+    convergence is looked at by whole epochs. Its maps are computed chunk by chunk. If it fits into `memory`, training
+    has the bits of the same images loaded. Of several workers, each reads every pool. The result's `cubes` are lazy;
+    what needs them (`sample`, `quantile`, `diagnose`) loads them.
     """
-    cubes = as_cube_sequence(cube_sequence)
     seed = positive_int(seed, "seed", minimum=0)
-    plan = _Plan(cubes, num_steps, num_epochs, batch_size, learning_rate_decay)
+    lazy = is_lazy(cube_sequence)
+    cubes = as_lazy_cubes(cube_sequence) if lazy else as_cube_sequence(cube_sequence)
+    plan_of = partial(
+        Plan,
+        num_steps=num_steps, num_epochs=num_epochs, batch_size=batch_size, decay=learning_rate_decay,
+    )  # fmt: skip
+    # Settings are refused before anything is read.
+    Optimiser(learning_rate, plan_of(cubes.sizes["y"] * cubes.sizes["x"]).decay_per_step)
+    _check_maps(memory, maps, lazy)
     loss = Trace_ELBO() if loss is None else loss
     estimate = PosteriorMean() if estimate is None else estimate
     _check_programs(model, guide)
@@ -158,21 +185,27 @@ def fit(
         model.to(device)
         if hasattr(guide, "to"):
             guide.to(device)
-    pixels, valid = as_tensors(cubes, model)
-    if pixels.shape[-1] != getattr(model, "num_bands", pixels.shape[-1]):
+    num_bands = getattr(model, "num_bands", cubes.sizes["wavelength"])
+    if cubes.sizes["wavelength"] != num_bands:
         raise ValueError(
-            f"the model has {model.num_bands} bands, the cubes {pixels.shape[-1]}: build the model "
+            f"the model has {num_bands} bands, the cubes {cubes.sizes['wavelength']}: build the model "
             "from endmembers of the same bands"
         )
     check_bands(getattr(getattr(model, "reference", None), "wavelength", None), cubes)
     keeper = None
     if checkpoint is not None:
         keeper = Checkpoints(checkpoint, every=checkpoint_every, resume=resume)
-    workers = join(pixels.device)
+    workers = join(model_dtype_and_device(model)[1])
     progress = progress and workers.is_first
-    with _undisturbed(seed, pixels.device):
-        scale = 1.0 / (int(valid.sum()) * pixels.shape[-1])
-        observed = ObservedPixels(plan.num_pixels, len(pixels))
+    data: InMemory | FromDisk
+    if lazy:
+        data = FromDisk(cubes, model, memory=memory, progress=progress)
+    else:
+        data = InMemory(*as_tensors(cubes, model))
+    plan = plan_of(data.num_usable, whole_epochs=data.num_pools > 1)
+    with closing(data), _undisturbed(seed, data.device):
+        scale = 1.0 / data.num_values
+        observed = ObservedPixels(data.num_usable, data.num_pixels)
         _forget_gradients(model, guide)
         svi = CheckedSVI(
             poutine.scale(observed(model), scale=scale),
@@ -182,20 +215,26 @@ def fit(
             cubes,
             workers,
         )
-        batches = Batches(valid.any(1).nonzero().squeeze(1), plan.batch_size, seed)
-        run = Run(model, guide, svi, loss, pixels, valid, batches, plan.settings(seed))
+        data.shuffle(plan.batch_size, seed)
+        run = Run(model, guide, svi, loss, data, plan.settings(seed))
         try:
             _train(run, plan, keeper, progress, callback)
+            data.close()
             store = loose_params(model, guide)
-            dataset = read_out(
-                model, guide, cubes, estimate=estimate, seed=seed, store=store, progress=progress,
-                workers=workers,
-            )  # fmt: skip
+            how: dict[str, Any] = {"estimate": estimate, "seed": seed, "store": store}
+            if maps:
+                read = tiled_read_out if lazy else read_out
+                dataset = read(model, guide, cubes, progress=progress, workers=workers, **how)
         except torch.linalg.LinAlgError as error:
             raise svi.failed(f"{_no_posterior(model, guide, run)} ({error})") from error
-        if not np.isfinite(dataset["abundances"]).all():
+        if maps and not np.isfinite(dataset["abundances"]).all():
             raise svi.failed("the last step left abundances that are not finite")
     model, guide = copies(model, guide)
+    if not maps:
+        reader = TileReader(model, guide, num_pixels=data.num_pixels, **how)
+        dataset = lazy_read_out(reader, cubes)
+    if lazy:
+        cubes = without_fill(cubes)
     return Unmixing(
         dataset, np.asarray(run.losses), model, guide, cubes, estimate, seed, method, store
     )
@@ -264,52 +303,15 @@ def _check_settings(loss: Any, estimate: Any, callback: Any, model: Any) -> None
         raise TypeError(f"callback must be a function (step, elbo), got {callback!r}")
 
 
-class _Plan:
-    """How many steps, of how many pixels, at which rate of decay."""
-
-    def __init__(
-        self,
-        cubes: Any,
-        num_steps: int | None,
-        num_epochs: float | None,
-        batch_size: int,
-        decay: float,
-    ) -> None:
-        if num_steps is not None and num_epochs is not None:
-            raise ValueError("pass num_steps or num_epochs, got both: remove one of them")
-        self.num_pixels = int(valid_mask(cubes).any("time").sum())
-        self.batch_size = min(positive_int(batch_size, "batch_size"), self.num_pixels)
-        per_epoch = self.num_pixels / self.batch_size
-        self.until_converged = num_steps is None and num_epochs is None
-        if num_steps is not None:
-            self.num_steps = positive_int(num_steps, "num_steps", minimum=0)
-        else:
-            epochs = MAX_EPOCHS if num_epochs is None else num_epochs
-            epochs = in_range(epochs, "num_epochs", 0.0, open_low=True)
-            self.num_steps = max(1, math.ceil(epochs * per_epoch))
-            if self.until_converged:
-                self.num_steps = max(self.num_steps, 2 * _WINDOW)
-        decay = in_range(decay, "learning_rate_decay", 0.0, 1.0, open_low=True)
-        self.decay_per_step = decay ** (1 / max(self.num_steps, 1))
-        self.decay = decay
-
-    def settings(self, seed: int) -> dict[str, Any]:
-        """What the steps depend on; on their number only where the learning rate does."""
-        return {
-            "batch_size": self.batch_size,
-            "learning_rate_decay": self.decay,
-            **({} if self.decay == 1 else {"num_steps": self.num_steps}),
-            "seed": seed,
-            "num_pixels": self.num_pixels,
-        }
-
-    def finished(self, losses: list[float]) -> bool:
-        """Whether the ELBO has converged (only asked for where no number of steps was given)."""
-        if not self.until_converged or len(losses) < 2 * _WINDOW or len(losses) % _WINDOW:
-            return False
-        before, after = np.array(losses[-2 * _WINDOW :]).reshape(2, _WINDOW)
-        error = math.sqrt((before.var(ddof=1) + after.var(ddof=1)) / _WINDOW)
-        return bool(before.mean() - after.mean() <= 2 * error)
+def _check_maps(memory: int, maps: bool, lazy: bool) -> None:
+    positive_int(memory, "memory")
+    if not isinstance(maps, bool):
+        raise TypeError(f"maps must be True or False, got {maps!r}")
+    if not maps and not lazy:
+        raise ValueError(
+            "maps=False is for a DataArray in chunks, whose maps can be computed later: pass "
+            "cubes.chunk(y=..., x=...), or leave maps=True"
+        )
 
 
 @contextmanager
@@ -321,7 +323,7 @@ def _undisturbed(seed: int, device: torch.device) -> Iterator[None]:
 
 def _train(
     run: Run,
-    plan: _Plan,
+    plan: Plan,
     keeper: Checkpoints | None,
     progress: bool,
     callback: Callable[[int, float], None] | None,
@@ -357,7 +359,7 @@ def _train(
 
 def _steps(
     run: Run,
-    plan: _Plan,
+    plan: Plan,
     keeper: Checkpoints | None,
     bar: Any,
     callback: Callable[[int, float], None] | None,

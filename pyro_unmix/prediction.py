@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import threading
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import xarray as xr
+from tqdm.auto import tqdm
 
 from pyro_unmix._check import positive_int
 from pyro_unmix._threads import one_thread
@@ -88,14 +90,19 @@ def predict(result: Any, other_cubes: Any) -> tuple[Any, Any, xr.DataArray, xr.D
 
 
 def _check_scene(result: Any, cubes: xr.DataArray, lazy: bool) -> None:
-    """Refuse other images than those of the fit: their field is not known."""
-    fitted = result.dataset
-    same = all(cubes.sizes[dim] == fitted.sizes[dim] for dim in ("time", "y", "x"))
+    """Refuse other images than those of the fit, whose field is not known; dates without images may be added."""
+    fitted = result.cubes if result.cubes is not None else result.dataset
+    own, empty = cubes, True
+    if cubes.sizes["time"] > fitted.sizes["time"] and not lazy:
+        added = ~np.isin(cubes["time"].values, fitted["time"].values)
+        own = cubes.isel(time=np.flatnonzero(~added))
+        empty = not np.isfinite(cubes.values[added]).any()
+    same = empty and all(own.sizes[dim] == fitted.sizes[dim] for dim in ("time", "y", "x"))
     for name in ("y", "x"):
         if same and name in cubes.coords and name in fitted.coords:
             same = np.array_equal(cubes[name].values, fitted[name].values)
     if same and not lazy and result.cubes is not None:
-        same = np.array_equal(cubes.values, result.cubes.values, equal_nan=True)
+        same = np.array_equal(own.values, result.cubes.values, equal_nan=True)
     if not same:
         raise ValueError(
             "the smooth field of the model belongs to the images that it was fitted to, and these are others: fit "
@@ -119,7 +126,7 @@ class TileReader:
         place = numbers.to_numpy().ravel(), self.num_pixels
         with _ONE_TILE, one_thread():
             dataset = read_out(
-                self.model, self.guide, _cleaned(tile),
+                self.model, self.guide, cleaned(tile),
                 estimate=self.estimate, seed=self.seed, store=self.store, place=place,
             )  # fmt: skip
         return dataset[maps_of(dataset)].drop_vars("wavelength", errors="ignore")
@@ -202,7 +209,56 @@ def maps_of(dataset: xr.Dataset) -> list[Any]:
     return [name for name, array in dataset.data_vars.items() if {"y", "x"} <= set(array.dims)]
 
 
-def _cleaned(tile: xr.DataArray) -> xr.DataArray:
+def tile_regions(cubes: xr.DataArray) -> list[tuple[slice, slice]]:
+    """Rows and columns of every chunk, row by row."""
+    edges = [np.cumsum([0, *cubes.chunksizes[dim]]).tolist() for dim in ("y", "x")]
+    rows, columns = ([slice(*pair) for pair in pairwise(edge)] for edge in edges)
+    return [(row, column) for row in rows for column in columns]
+
+
+def tiled_read_out(
+    model: Any,
+    guide: Any,
+    cubes: xr.DataArray,
+    *,
+    estimate: PosteriorMean,
+    seed: int = 0,
+    store: ParamStore | None = None,
+    progress: bool = False,
+    workers: Any = None,
+) -> xr.Dataset:
+    """`read_out` of cubes in chunks, of which one is in memory at a time; the maps are in memory as a whole.
+
+    Parameters
+    ----------
+    cubes : DataArray
+        From `as_lazy_cubes`.
+    model, guide, estimate, seed, store, progress, workers
+        As `read_out` takes.
+    """
+    height, width = cubes.sizes["y"], cubes.sizes["x"]
+    how: dict[str, Any] = {"estimate": estimate, "seed": seed, "store": store}
+    dataset = lazy_read_out(TileReader(model, guide, num_pixels=height * width, **how), cubes)
+    maps = {name: np.empty(dataset[name].shape, dataset[name].dtype) for name in maps_of(dataset)}
+    numbers = np.arange(height * width).reshape(height, width)
+    with tqdm(total=numbers.size, disable=not progress, desc="read out", unit="pixel") as bar:
+        for rows, columns in tile_regions(cubes):
+            part = numbers[rows, columns]
+            tile = cleaned(cubes.isel(y=rows, x=columns).compute())
+            place = part.ravel(), numbers.size
+            found = read_out(model, guide, tile, place=place, workers=workers, **how)
+            for name, values in maps.items():
+                values[:, rows, columns] = found[name].transpose(*dataset[name].dims).values
+            bar.update(part.size)
+    return dataset.assign({name: dataset[name].copy(data=maps[name]) for name in maps})
+
+
+def without_fill(cubes: xr.DataArray) -> xr.DataArray:
+    """Lazy cubes with zeros in all bands marked as missing, as `as_cube_sequence` does."""
+    return cubes.where((cubes != 0).any("wavelength"))
+
+
+def cleaned(tile: xr.DataArray) -> xr.DataArray:
     """`as_cube_sequence` of a tile, which unlike a scene may have no valid pixel."""
     values = np.ma.filled(tile.to_numpy(), np.nan)
     missing = np.isnan(values).any(axis=-1) | ~values.any(axis=-1)

@@ -231,9 +231,10 @@ def unmix(
     `choose_start` picks averaging window, endmembers, basis and rank by the marginal likelihood. The abundances drift
     and jump (`JumpWalk`); the variability is AR(1) where neighbouring dates correlate by more than 0.1 at the start,
     else independent. Where, in 24 dates or more over one and a half years at least, what the pixels have in common
-    comes back every year, the materials have seasons (`SeasonalVariability`). Else, where neighbouring pixels share more than a quarter of it, in three or more dates, it is a field
-    that is smooth over the image (`SmoothVariability`), and `choose_smooth_start` finds the endmembers anew. M0 and
-    basis are kept; the scales, time constants and noise are learned with `ConjugateGuide`.
+    comes back every year, the materials have seasons (`SeasonalVariability`). Else, where neighbouring pixels share
+    more than a quarter of it, in three or more dates, it is a field that is smooth over the image
+    (`SmoothVariability`), and `choose_smooth_start` finds the endmembers anew. M0 and basis are kept; the scales, time
+    constants and noise are learned with `ConjugateGuide`.
     Where the sequence has dates, the transitions take the days between them; shifting all dates changes nothing.
 
     Parameters

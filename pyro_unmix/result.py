@@ -289,6 +289,9 @@ class Unmixing:
     def diagnose(self, *, num_samples: int = 200, seed: int = 0) -> xr.Dataset:
         """Where the posterior is not to be trusted, by importance weights ``p(y, z) / q(z | y)`` of the guide's draws.
 
+        All is given the parameters and what pixels share: a field or seasons (`SharedVariability`) are drawn, but not
+        weighted.
+
         Parameters
         ----------
         num_samples : int

@@ -53,6 +53,7 @@ EXAMPLES: list[tuple[str, list[str], set[str]]] = [
     ("ablate_guides.py", [], {"losses"}),
     ("own_prior.py", [], {"trend"}),
     ("irregular_dates.py", [], {"pixel"}),
+    ("seasons.py", [], {"pixel"}),
     ("model_choice.py", [], {"held_out"}),
     ("calibration.py", [], {"coverage"}),
 ]

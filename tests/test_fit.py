@@ -141,7 +141,7 @@ def test_every_pixel_comes_once_before_any_comes_again():
 
 def plan(losses_known: bool = False, **settings):
     defaults = {"num_steps": None, "num_epochs": None, "batch_size": 8, "decay": 1.0}
-    return fit_module._Plan(as_cube_sequence(CUBES), *{**defaults, **settings}.values())
+    return fit_module.Plan(NUM_PIXELS, *{**defaults, **settings}.values())
 
 
 def test_without_a_number_of_steps_the_plan_is_bounded():

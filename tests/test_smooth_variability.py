@@ -313,10 +313,59 @@ def test_the_field_is_of_the_images_that_were_fitted(fitted):
     for other in (cubes.isel(x=slice(0, 5)), cubes + 0.01):
         with pytest.raises(ValueError, match="belongs to the images that it was fitted to"):
             result.predict(other)
-    with pytest.raises(ValueError, match="of the dates that it was fitted to"):
-        result.forecast([4])
-    with pytest.raises(ValueError, match="of the dates that it was fitted to"):
-        result.interpolate([2])
+    with pytest.raises(ValueError, match="lack some of them"):
+        result.predict(cubes.isel(time=[0, 2]))
+    more = cubes.reindex(time=[0, 1, 2, 3])
+    more[2] = 0.3  # an image that the field has not seen
+    with pytest.raises(ValueError, match="belongs to the images that it was fitted to"):
+        result.predict(more)
+
+
+def test_the_field_at_other_dates_is_conditional_on_that_of_the_images(fitted):
+    """Against the formulas of Gaussian conditioning, from the covariance that the docstring states."""
+    result, _ = fitted
+    prior = result.model.variability_prior
+    phi = float(torch.sigmoid(prior.logit.detach()))
+    own, new = np.array([0.0, 1.0, 3.0]), np.array([0.5, 2.0, 5.0])
+    cross = phi ** (np.abs(new[:, None] - own) / 1.5)  # 1.5: the median gap
+    gain = cross @ np.linalg.inv(phi ** (np.abs(own[:, None] - own) / 1.5))
+    before = result.guide.mean_offsets(None).detach().numpy()  # (N, T, K P)
+    for dates, rows in (([0.5, 2.0], [0, 1]), ([5.0], [2])):
+        there = result.interpolate(dates) if len(rows) == 2 else result.forecast(dates)
+        offsets = there.guide.mean_offsets(None).detach().numpy()
+        at = np.searchsorted(np.union1d(own, dates), dates)
+        places = np.searchsorted(np.union1d(own, dates), own)
+        assert np.allclose(offsets[:, places], before, atol=1e-5)
+        expected = np.einsum("st,ntk->nsk", gain[rows], before)
+        assert np.allclose(offsets[:, at], expected, atol=1e-4)
+        # covariance of the prior at all dates, of the field at one pixel
+        field = torch.randn(
+            20_000, there.model.variability_prior.num_innovations,
+            generator=torch.Generator().manual_seed(0),
+        )  # fmt: skip
+        drawn = there.model.variability_prior.offsets(field, torch.tensor([7]))[:, 0]
+        times = np.union1d(own, dates)
+        variance = drawn[:, 0, 0].var().item()
+        stated = variance * phi ** (np.abs(times[:, None] - times) / 1.5)
+        assert np.allclose(np.cov(drawn[..., 0].detach().numpy().T), stated, atol=0.06 * variance)
+        # what is new is not known: the guide has the prior's law for it
+        assert np.allclose(there.guide.field_log_scale.detach()[len(result.guide.field_loc) :], 0.0)
+        low, high = there.reflectance_quantile([0.05, 0.95], num_samples=20).values
+        assert (low < high).all()
+
+
+def test_a_saved_interpolation_comes_back(fitted, tmp_path):
+    result, _ = fitted
+    there = result.interpolate([2])
+    there.save(tmp_path / "kept")
+    again = pyro_unmix.Unmixing.load(tmp_path / "kept")
+    assert again.model.variability_prior.order == [0, 1, 3, 2]
+    assert torch.equal(again.guide.mean_offsets(None), there.guide.mean_offsets(None))
+
+
+def test_order_holds_every_date_once():
+    with pytest.raises(ValueError, match="the 3 dates once each"):
+        SmoothVariability(SHAPE, order=[0, 1, 1])
 
 
 def test_compare_refuses_a_field(fitted):

@@ -76,6 +76,8 @@ FITS = {
         num_particles=2, vectorize_particles=True, max_plate_nesting=1
     )}),
     "automatic": (automatic, {"num_steps": 3}),
+    # From disk, in pools of 15 of 41 pixels.
+    "chunks": (ours, {"chunks": {"y": 3, "x": 4}, "memory": 2 * 15 * 3 * 20 * 4, "num_steps": 20}),
 }  # fmt: skip
 
 
@@ -83,7 +85,10 @@ def run(name: str, **settings) -> dict[str, np.ndarray]:
     """Losses, parameters and maps of a fit, as numpy arrays."""
     make, own = FITS[name]
     model, guide = make()
-    result = pu.fit(model, guide, CUBES, progress=False, **{**SETTINGS, **own, **settings})
+    settings = {**SETTINGS, **own, **settings}
+    chunks = settings.pop("chunks", None)
+    cubes = CUBES if chunks is None else CUBES.chunk(chunks)
+    result = pu.fit(model, guide, cubes, progress=False, **settings)
     return everything(result)
 
 

@@ -66,6 +66,13 @@ class Guide(Recorded, PyroModule):
         """The model this guide was built for."""
         return self._held[0]
 
+    def add_innovations(self) -> None:
+        """Have the prior's law for innovations of ``field`` that came after the guide was built."""
+        more = self.model.variability_prior.num_innovations - len(self.field_loc)
+        for name in ("field_loc", "field_log_scale"):
+            values = getattr(self, name).detach()
+            setattr(self, name, nn.Parameter(torch.cat([values, values.new_zeros(more)])))
+
     def sample_offsets(self, index: Tensor | None) -> Tensor | None:
         """Draw the site ``field`` where the variability has one, of independent Gaussians; call it outside the plate.
 

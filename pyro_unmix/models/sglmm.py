@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -171,6 +171,15 @@ class SGLMM(Recorded, PyroModule):
         # A subclass whose constructor takes no dates finds its own when it is rebuilt.
         if "dates" in inspect.signature(type(self)).parameters:
             vars(self)["_recipe"].update(dates=self.days, time_unit=self.time_unit)
+
+    def add_dates(self, places: Sequence[int], dates: ArrayLike) -> None:
+        """Take more dates, of which those so far are at `places`, where the variability belongs to its dates."""
+        self.set_dates(dates)
+        prior: Any = self.variability_prior
+        prior.add_dates(places, len(np.atleast_1d(np.asarray(dates))))
+        vars(self)["_recipe"]["variability_prior"] = (
+            prior  # which is rebuilt with the dates that it has now
+        )
 
     @property
     def num_dates(self) -> int | None:

@@ -79,8 +79,10 @@ def as_days(dates: Any) -> np.ndarray:
     if not dates.size:
         raise ValueError("dates must hold at least one date, got none")
     times = as_times(dates, dates.size)
-    days = day_numbers(times)
-    days = days - days[0]
+    if times.dtype.kind == "M":
+        days = (times - times[0]) / np.timedelta64(1, "D")
+    else:
+        days = times.astype(float) - float(times[0])  # unsigned ones cannot be subtracted
     if (np.diff(days) <= 0).any():
         raise ValueError(
             f"dates must increase, got {times.tolist()}: sort the images by date, and average or "

@@ -96,10 +96,6 @@ class SeasonalVariability(SharedVariability):
         weight = 1 / number / number.pow(-2).sum().sqrt()
         return torch.cat([phase.cos() * weight, phase.sin() * weight], dim=-1)
 
-    def gathered_squares(self, weights: Tensor) -> Tensor:
-        gathered = self.harmonics().mT.square() @ weights.sum(1)
-        return (gathered * (2 * self.log_scale).exp()).flatten()
-
     def offsets(self, field: Tensor, index: Tensor | None) -> Tensor:
         waves = plain(field).unflatten(-1, (2 * self.num_harmonics, -1))
         return (self.harmonics() @ (waves * self.log_scale.exp())).unsqueeze(-3)

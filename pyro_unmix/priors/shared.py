@@ -110,10 +110,6 @@ class SharedVariability(VariabilityPrior):
         """
         raise NotImplementedError(f"{type(self).__name__} must implement offsets()")
 
-    def gathered_squares(self, weights: Tensor) -> Tensor:
-        """``sum_tn w_tn (d psi_tn / d z)^2`` for every innovation z, of weights (T, N, K P) of all pixels."""
-        raise NotImplementedError(f"{type(self).__name__} must implement gathered_squares()")
-
     def field_start(self) -> tuple[Tensor, Tensor]:
         """Mean and log standard deviations of ``field`` where a guide starts."""
         found = []

@@ -51,6 +51,9 @@ class SmoothVariability(SharedVariability):
         Innovations where guides start; default zeros.
     start_scale : float or array (T J K P,)
         Their standard deviations where guides start.
+    order : sequence of int (T,), optional
+        Of which date each innovation is, where it is not the order of time (see `add_dates`): the field at a date is
+        then conditional on those of the dates before it in this order.
 
     References
     ----------
@@ -74,6 +77,7 @@ class SmoothVariability(SharedVariability):
         tile_heights: Sequence[int] | None = None,
         start: np.ndarray | None = None,
         start_scale: float | np.ndarray = 0.1,
+        order: Sequence[int] | None = None,
     ) -> None:
         super().__init__(scale, residual, learn, start, start_scale)
         if len(shape) != 3:
@@ -88,6 +92,9 @@ class SmoothVariability(SharedVariability):
             )
         self.length = in_range(length, "length", low=1.0)
         self.start_coefficient = in_range(coefficient, "coefficient", low=0, high=0.9999)
+        self.order = list(range(self.num_dates)) if order is None else [int(t) for t in order]
+        if sorted(self.order) != list(range(self.num_dates)):
+            raise ValueError(f"order must hold the {self.num_dates} dates once each, got {order}")
         rows = np.zeros((self.height, 0))
         first = 0
         for tile in heights:
@@ -111,15 +118,40 @@ class SmoothVariability(SharedVariability):
         return self.num_dates * waves * self.log_scale.numel()
 
     def memory(self) -> Tensor:
-        """Cholesky factor (T, T) of the correlation of f between the dates."""
+        """A square root (T, T) of the correlation of f between the dates: rows dates, columns innovations."""
         gaps = self.log_scale.new_ones(self.num_dates)
         if self.elapsed is not None:
             gaps[: len(self.elapsed)] = self.elapsed[: self.num_dates]
         times = gaps.cumsum(0)
         rate = torch.nn.functional.logsigmoid(self.logit)
+        if self.order != sorted(self.order):
+            order = torch.tensor(self.order, device=times.device)
+            places = times[order].double()
+            apart = (places[:, None] - places).abs()
+            factor = torch.linalg.cholesky((rate.double() * apart).exp())
+            return factor[order.argsort()].to(times.dtype)
         fresh = (-torch.expm1(2 * rate * gaps[1:])).sqrt()
         kept = (rate * (times[:, None] - times).clamp(min=0)).exp().tril()
         return kept * torch.cat([fresh.new_ones(1), fresh])
+
+    def add_dates(self, places: Sequence[int], num_dates: int) -> None:
+        """Become the field of more dates, of which those so far are at `places`; the elapsed time must be set as well.
+
+        The innovations so far keep their meaning; those of the new dates come after them and are new standard-normal
+        numbers, as the field there given that of the dates so far has them.
+        """
+        known = [int(places[t]) for t in self.order]
+        self.order = known + sorted(set(range(num_dates)) - set(known))
+        more = (num_dates - self.num_dates) * (self.num_innovations // self.num_dates)
+        self.num_dates = num_dates
+        if self.start is not None:
+            self.start = np.append(self.start, np.zeros(more))
+        if self.start_scales.ndim:
+            self.start_scales = np.append(self.start_scales, np.ones(more))
+        vars(self)["_recipe"].update(
+            shape=(num_dates, self.height, self.width), order=self.order, start=self.start,
+            start_scale=self.start_scales,
+        )  # fmt: skip
 
     def check_scene(self, index: Tensor | None, num_pixels: int, num_dates: int) -> None:
         if index is None and num_pixels != self.height * self.width:
@@ -132,12 +164,6 @@ class SmoothVariability(SharedVariability):
                 f"SmoothVariability is of {self.num_dates} dates, the images have {num_dates}: it "
                 "belongs to the scene that its shape names"
             )
-
-    def gathered_squares(self, weights: Tensor) -> Tensor:
-        weights = weights.unflatten(1, (self.height, self.width))
-        factors = [m.square() for m in (self.memory(), self.rows, self.columns)]
-        gathered = torch.einsum("ts,yi,xj,tyxk->sijk", *factors, weights)
-        return (gathered * (2 * self.log_scale).exp()).flatten()
 
     def offsets(self, field: Tensor, index: Tensor | None) -> Tensor:
         field = plain(field)

@@ -1,4 +1,4 @@
-"""Where a model with seasons starts: their coefficients and scales, by variable projection."""
+"""Whether images show seasons, and where a model of them starts."""
 
 from __future__ import annotations
 
@@ -8,21 +8,23 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from pyro_unmix._check import positive_int
 from pyro_unmix._threads import one_thread
-from pyro_unmix.cubes import as_cube_sequence, valid_mask
-from pyro_unmix.mixing import tile_components
+from pyro_unmix.cubes import as_cube_sequence, to_pixels, valid_mask
+from pyro_unmix.mixing import design_matrix, tile_components
 from pyro_unmix.priors import SeasonalVariability, VariabilityPrior
 from pyro_unmix.priors.part import day_numbers
 from pyro_unmix.priors.seasonal import YEAR
 from pyro_unmix.selection.marginal import unit_marginal
-from pyro_unmix.selection.smooth_fit import SmoothFit
 from pyro_unmix.selection.start import Start
+from pyro_unmix.solvers import simplex_quadratic
 
 _ROUNDS = 12
 _FIRST_SCALE = 0.3
+_LARGEST_CHANGE = 4.0  # of a variance in one round
 _LEAST_DATES = 24  # that tell of seasons
 _LEAST_PERIODS = 1.5
 _NUM_FOLDS = 5
@@ -42,9 +44,14 @@ def choose_season_start(
 ) -> SeasonalVariability:
     """A prior of seasons whose guides start where the images have them.
 
-    The seasons of `SeasonalVariability` and their scales are found by `SmoothFit` with the endmembers, basis and noise
-    of `start`, as if all other variability were noise, on a random part of the pixels of large scenes. A guide that
-    started without seasons would have taken them for changes of abundance.
+    With the endmembers and the basis of `start`, abundances that stay as they are in every pixel and seasons are
+    solved for in turn, as if all else were noise::
+
+        sum_nt ||y_nt - (M0 + sum_k F_k diag(s_k g_k(d_t))) a_n||^2 / (2 sigma^2) + ||z||^2 / 2
+
+    The scales s follow MacKay's rule ``sum z^2 / (effective number of z)``, sigma^2 is the mean square that is left. A
+    random part of the pixels of large scenes is looked at. A guide that started without seasons would take them for
+    changes of abundance.
 
     Parameters
     ----------
@@ -79,16 +86,73 @@ def choose_season_start(
     prior.setup(num_endmembers, start.basis.num_components, generator=torch.Generator())
     prior = prior.double().requires_grad_(False)
     prior.set_days(sequence["time"].values)
-    fit = SmoothFit(sequence, start.basis, start.noise_scale, prior)
-    state = fit.begin(torch.from_numpy(np.asarray(start.endmembers, dtype=np.float64)))
-    with tqdm(total=_ROUNDS, disable=not progress, desc="season start", unit="round") as bar:
-        fit.run(state, _ROUNDS, False, learn_scales=True, seed=seed, bar=bar)
+    fit = _SeasonFit(sequence, start, prior.harmonics())
+    for _ in tqdm(range(_ROUNDS), disable=not progress, desc="season start", unit="round"):
+        fit.solve_abundances()
+        fit.solve_seasons()
     return SeasonalVariability(
-        scale=prior.log_scale.exp().view(-1, num_endmembers).numpy(),
-        start=state.innovations.numpy().astype(np.float32),
-        start_scale=fit.spreads(state).numpy().astype(np.float32),
+        scale=fit.scale.view(-1, num_endmembers).numpy(),
+        start=fit.innovations.flatten().numpy(),
+        start_scale=fit.spread.flatten().numpy(),
         **how,
     )
+
+
+class _SeasonFit:
+    """Abundances (N, P) of the pixels and innovations (2 H, K P) of the seasons, solved for in turn."""
+
+    def __init__(self, sequence: xr.DataArray, start: Start, harmonics: Tensor) -> None:
+        endmembers = torch.from_numpy(np.asarray(start.endmembers, dtype=np.float64))
+        design = design_matrix(endmembers, start.basis.components(endmembers))
+        self.harmonics, self.gram = harmonics, design.mT @ design
+        pixels, valid = to_pixels(sequence)
+        spectra = torch.from_numpy(np.where(valid[..., np.newaxis], pixels, 0.0).astype(np.float64))
+        self.valid = torch.from_numpy(valid).double()  # (N, T)
+        self.projected, self.energy = spectra @ design, float(spectra.square().sum())
+        self.num_values = max(float(self.valid.sum()) * len(design), 1.0)
+        self.variance = start.noise_scale**2
+        size = design.shape[1] - endmembers.shape[1]
+        self.scale = torch.full((size,), _FIRST_SCALE, dtype=torch.double)
+        self.innovations = torch.zeros(harmonics.shape[1], size, dtype=torch.double)
+        self.spread = torch.ones_like(self.innovations)
+        self.abundances = torch.empty(0)
+
+    def solve_abundances(self) -> None:
+        """``min_a sum_t ||y_t - M_t a||^2`` of every pixel, and the mean square that it leaves."""
+        psi = self.harmonics @ (self.innovations * self.scale)
+        num_endmembers = len(self.gram) - len(self.scale)
+        weights = torch.cat([psi.new_ones(len(psi), num_endmembers), psi], dim=1)
+        weights = weights.unflatten(1, (-1, num_endmembers))
+        combine = torch.diag_embed(weights).flatten(1, 2)  # design @ combine = M_t
+        square = torch.einsum("nt,tij->nij", self.valid, combine.mT @ self.gram @ combine)
+        linear = torch.einsum("ntq,tqp->np", self.projected, combine)
+        self.abundances = a = simplex_quadratic(square, linear)
+        explained = 2 * (linear * a).sum() - torch.einsum("np,npq,nq->", a, square, a)
+        self.variance = max((self.energy - float(explained)) / self.num_values, 1e-12)
+
+    def solve_seasons(self) -> None:
+        """The innovations given the abundances, their standard deviations alone, and the scales."""
+        num_endmembers = self.abundances.shape[1]
+        e = tile_components(self.abundances, len(self.scale) // num_endmembers)
+        known = (
+            torch.einsum("nt,nq,nr->tqr", self.valid, e, e)
+            * self.gram[-e.shape[1] :, -e.shape[1] :]
+        )
+        fixed = self.abundances @ self.gram[:num_endmembers, num_endmembers:]
+        rest = self.projected[..., num_endmembers:] - fixed.unsqueeze(1) * self.valid.unsqueeze(-1)
+        pull = torch.einsum("th,ntq,nq->hq", self.harmonics, rest, e) * self.scale / self.variance
+        precision = torch.einsum("th,tg,tqr->hqgr", self.harmonics, self.harmonics, known)
+        precision *= self.scale.view(-1, 1, 1) * self.scale / self.variance
+        precision = precision.reshape(pull.numel(), pull.numel())
+        precision.diagonal().add_(1.0)
+        solved = torch.linalg.solve(precision, pull.flatten()).view_as(pull)
+        self.spread = precision.diagonal().rsqrt().view_as(pull)
+        effective = (1 - torch.linalg.inv(precision).diagonal()).view_as(pull).sum(0)
+        factor = (solved.square().sum(0) / effective.clamp(min=1e-3)).clamp(
+            1 / _LARGEST_CHANGE, _LARGEST_CHANGE
+        )
+        self.scale = self.scale * factor.sqrt()
+        self.innovations = solved / factor.sqrt()
 
 
 @one_thread()
@@ -151,7 +215,7 @@ def _mean_variability(sequence: xr.DataArray, start: Start) -> tuple[np.ndarray,
         weights = tile_components(abundances, start.basis.num_components)
         psi = mixing.variability_mean(projected, abundances)
         means[t] = ((psi * weights).sum(0) / weights.square().sum(0).clamp(min=1e-12)).numpy()
-    return means, valid.any((1, 2))
+    return means, np.asarray(valid.any((1, 2)))
 
 
 def _some_pixels(sequence: xr.DataArray, seed: int) -> xr.DataArray:

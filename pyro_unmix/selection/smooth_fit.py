@@ -1,4 +1,4 @@
-"""The mode of variability that pixels share and of the endmembers, abundances projected out."""
+"""The mode of a smooth field of variability and of the endmembers, abundances projected out."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pyro_unmix.cubes import to_pixels
 from pyro_unmix.mixing import Basis, design_matrix, tile_components
-from pyro_unmix.priors import SharedVariability
+from pyro_unmix.priors import SmoothVariability
 from pyro_unmix.solvers import simplex_quadratic
 
 _CG_ITERATIONS = 30
@@ -31,7 +31,7 @@ class FitState:
     """Everything of one round; N pixel-dates, date outer."""
 
     endmembers: Tensor  # (L, P)
-    innovations: Tensor  # (I,)
+    innovations: Tensor  # (T J K P,)
     abundances: Tensor = field(default_factory=lambda: torch.empty(0))  # (N, P)
     misfit: float = float("nan")  # sum of squared residuals
 
@@ -39,7 +39,7 @@ class FitState:
 class SmoothFit:
     """Mode of field and endmembers with the abundances solved for, by Gauss-Newton steps.
 
-    Minimises over the innovations z of a `SharedVariability` and over M0 ::
+    Minimises over the innovations z of `SmoothVariability` and over M0 ::
 
         sum_nt min_a ||y_nt - (M0 + sum_k F_k diag(psi_nt,k)) a||^2 / (2 sigma^2) + ||z||^2 / 2,   psi = s f(z)
 
@@ -52,7 +52,7 @@ class SmoothFit:
     """
 
     def __init__(
-        self, cubes: xr.DataArray, basis: Basis, noise_scale: float, prior: SharedVariability
+        self, cubes: xr.DataArray, basis: Basis, noise_scale: float, prior: SmoothVariability
     ) -> None:
         pixels, valid = to_pixels(cubes)
         self.shape = (pixels.shape[1], pixels.shape[0])  # T, pixels
@@ -64,7 +64,7 @@ class SmoothFit:
         self.num_components = basis.num_components
         self.num_effective = 0.0  # innovations that the images determine
 
-    def with_prior(self, prior: SharedVariability) -> SmoothFit:
+    def with_prior(self, prior: SmoothVariability) -> SmoothFit:
         """The same images under another prior."""
         other = copy.copy(self)
         other.prior = prior
@@ -74,8 +74,8 @@ class SmoothFit:
 
     def spread(self, innovations: Tensor) -> Tensor:
         """psi (N, K P) of innovations."""
-        values = self.prior.offsets(innovations, None)  # (pixels or 1, T, K P)
-        return values.transpose(0, 1).expand(*self.shape, -1).flatten(0, 1)
+        values = self.prior.offsets(innovations, None)  # (pixels, T, K P)
+        return values.transpose(0, 1).flatten(0, 1)
 
     def gather(self, values: Tensor) -> Tensor:
         """The transpose of `spread`."""
@@ -149,7 +149,11 @@ class SmoothFit:
         p = state.abundances.shape[1]
         e = tile_components(state.abundances, self.num_components)
         known = e.square() * square[p:, p:].diagonal() / self.variance
-        return (1 + self.prior.gathered_squares(known.unflatten(0, self.shape))).rsqrt()
+        prior = self.prior
+        known = known.view(self.shape[0], prior.height, prior.width, -1)
+        factors = [m.square() for m in (prior.memory(), prior.rows, prior.columns)]
+        precision = torch.einsum("ts,yi,xj,tyxk->sijk", *factors, known)
+        return (1 + precision * (2 * prior.log_scale).exp()).rsqrt().flatten()
 
     def learn_scales(self, state: FitState, operator: Callable[[Tensor], Tensor]) -> None:
         """MacKay's fixed point of the scales; psi stays as it is."""
