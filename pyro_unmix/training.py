@@ -9,6 +9,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -16,7 +17,7 @@ import pyro
 import torch
 import xarray as xr
 from pyro import poutine
-from pyro.infer import SVI
+from pyro.infer import SVI, Trace_ELBO
 from pyro.optim import PyroOptim
 from pyro.optim.clipped_adam import ClippedAdam
 from pyro.params.param_store import normalize_param_name
@@ -24,6 +25,8 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyro_unmix._check import in_range
+from pyro_unmix.clipped_adam import ForeachClippedAdam
+from pyro_unmix.trace_elbo import loss_and_grads
 from pyro_unmix.workers import Workers
 
 logger = logging.getLogger(__name__)
@@ -59,6 +62,8 @@ class CheckedSVI(SVI):
         workers: Workers | None = None,
     ) -> None:
         super().__init__(model, guide, optim, loss)
+        if type(loss) is Trace_ELBO:
+            self.loss_and_grads = partial(loss_and_grads, loss)
         self.cubes = cubes
         self.workers = Workers() if workers is None else workers
         # Every parameter, and its value when the loss was last finite.
@@ -152,7 +157,7 @@ class Optimiser(PyroOptim):
     def _add(self, value: Tensor) -> None:
         group = {"params": [value], **self._get_optim_args(value)}
         if self._adam is None:
-            self._adam = ClippedAdam([group])
+            self._adam = ForeachClippedAdam([group])
         else:
             self._adam.add_param_group(group)
         self.optim_objs[value] = self._adam

@@ -13,7 +13,18 @@ CLASSICAL = ["_common", "fcls", "kalman_em", "online"]
 
 # The ground floor first. A package stands for all its modules, unless one is named by itself.
 ROWS = [
-    ["_bands", "_check", "_crs", "_names", "_random", "_recipe", "_threads", "small_matrices"],
+    [
+        "_bands",
+        "_check",
+        "_crs",
+        "_names",
+        "_random",
+        "_recipe",
+        "_threads",
+        "clipped_adam",
+        "small_matrices",
+        "trace_elbo",
+    ],
     [
         "cubes",
         "_cube_input",
@@ -54,7 +65,7 @@ ROWS = [
     ],
     ["comparison", "metrics", "plots", "models", *(f"baselines.{name}" for name in CLASSICAL)],
     ["guides", "interactions", "losses", "published", "self_supervised", "simulate"],
-    ["checkpoint", "fingerprint", "fit", "training", "workers"],
+    ["checkpoint", "feed", "fingerprint", "fit", "plan", "training", "workers"],
     ["presets", "presets_idnet", "baselines"],  # the package's list holds hbun, which ends in fit
     ["cli", "__init__", "__main__"],
 ]

@@ -22,7 +22,7 @@ from pyro_unmix.priors.part import BAND_NOISE, SMOOTH_VARIABILITY, UNEVEN_VARIAB
 from pyro_unmix.small_matrices import apply, cholesky, multiply
 from pyro_unmix.solvers import MarginalDates, MarginalMixing
 
-_CHUNK = 8192  # pixels times dates that are treated together
+_CHUNK = 16384  # pixels times dates that are treated together
 _NUM_MEANS = 2  # abundance draws behind the mean variability: a pair of opposite ones
 
 

@@ -19,6 +19,7 @@ from pyro_unmix.mixing import mixing_features, tile_components
 from pyro_unmix.small_matrices import apply, inverse, multiply_symmetric, solve
 
 _TINY = 1e-20  # an abundance that no gradient can move
+_TAME = 100.0  # variance of a state in those of a step, up to which no information is lost in a difference
 
 Chain = tuple[Tensor, Tensor, Tensor, Tensor]
 
@@ -74,30 +75,32 @@ def chain_means(
     if independent:
         curvature.diagonal(dim1=0, dim2=1).add_(weight.unsqueeze(1))
         return solve(curvature, pull[:, None])[:, 0]
+    # psi_0 is seen by no date: the chain starts with the prior of psi_1.
+    first = (coefficient[0] * scale).square() + step_scale[0].square()
+    tame = bool((weight * first).max() < _TAME)
     observed, pulls = curvature.unbind(2), pull.unbind(1)
     information, vector = observed[-1], pulls[-1]
-    covariances, vectors = [], []
-    for t in range(num_dates, 0, -1):
-        observed_since = information
-        information = information.clone()
-        information.diagonal(dim1=0, dim2=1).add_(weight[t - 1])
-        covariances.append(inverse(information))
-        vectors.append(vector)
-        # as in `ExactVariability`, the form that does not cancel
-        pulled = (coefficient[t - 1] * weight[t - 1]).unsqueeze(-1)
-        scaled = covariances[-1] * pulled[:, None]
-        information = multiply_symmetric(scaled, observed_since * coefficient[t - 1, :, None])
-        vector = apply(scaled, vector)
-        if t > 1:
-            information, vector = information + observed[t - 2], vector + pulls[t - 2]
-    information.diagonal(dim1=0, dim2=1).add_(scale.pow(-2))
-    right = vector + (loc / scale.square()).unsqueeze(-1)
-    mean = solve(information, right[:, None])[:, 0]
-    means = []
-    for t in range(num_dates):
+    passed = []
+    for t in range(num_dates - 1, 0, -1):
         pulled = (coefficient[t] * weight[t]).unsqueeze(-1)
-        mean = apply(covariances[-1 - t], vectors[-1 - t] + pulled * mean)
-        means.append(mean)
+        since = information.clone()
+        since.diagonal(dim1=0, dim2=1).add_(weight[t])
+        covariance = inverse(since)
+        passed.append((covariance, vector, pulled))
+        scaled = covariance * pulled[:, None]
+        if tame:
+            information = torch.addcmul(observed[t - 1], scaled, pulled, value=-1)
+            information.diagonal(dim1=0, dim2=1).add_(coefficient[t] * pulled[:, 0])
+        else:  # as in `ExactVariability`, the form that does not cancel
+            information = multiply_symmetric(scaled, information * coefficient[t, :, None])
+            information += observed[t - 1]
+        vector = apply(scaled, vector) + pulls[t - 1]
+    information = information.clone()
+    information.diagonal(dim1=0, dim2=1).add_(first.reciprocal())
+    right = vector + (coefficient[0] * loc / first).unsqueeze(-1)
+    means = [solve(information, right[:, None])[:, 0]]
+    for covariance, vector, pulled in reversed(passed):
+        means.append(apply(covariance, torch.addcmul(vector, pulled, means[-1])))
     return torch.stack(means, dim=1)
 
 
@@ -156,7 +159,7 @@ class ExactVariability:
             if self.independent and t:
                 loc = self._together_means()[t - 1]
             else:
-                loc = self._at(t, previous, tril[t], vector[t]).loc
+                loc = self._mean(t, previous, tril[t], vector[t])
         return _ExactConditional(loc, tril[t], self, t, previous)
 
     def record(self, t: int, value: Tensor, log_prob: Tensor) -> None:
@@ -183,7 +186,7 @@ class ExactVariability:
                 return torch.stack(self._together_means(), dim=-2)
             mean, path = None, []
             for t, (tril, vector) in enumerate(zip(*self._conditionals, strict=True)):
-                mean = self._at(t, mean, tril, vector).loc
+                mean = self._mean(t, mean, tril, vector)
                 path.append(mean)
             return torch.stack(path[1:], dim=-2)
 
@@ -194,13 +197,15 @@ class ExactVariability:
             self._means = torch.cholesky_solve(vector.unsqueeze(-1), tril).squeeze(-1).unbind(-2)
         return self._means
 
-    def _at(self, t: int, previous: Tensor | None, tril: Tensor, vector: Tensor) -> PrecisionNormal:
+    def _mean(self, t: int, previous: Tensor | None, tril: Tensor, vector: Tensor) -> Tensor:
+        """Mean of ``psi_t`` given ``psi_{t-1}``."""
         coefficient, step_scale, loc, scale = self.chain
         if t == 0:
             vector = vector + loc / scale.square()
         elif previous is not None and not self.independent:
-            vector = vector + coefficient[t - 1] * previous / step_scale[t - 1].square()
-        return PrecisionNormal(torch.cholesky_solve(vector.unsqueeze(-1), tril).squeeze(-1), tril)
+            pulled = coefficient[t - 1] / step_scale[t - 1].square()
+            vector = torch.addcmul(vector, pulled, previous)
+        return torch.cholesky_solve(vector.unsqueeze(-1), tril).squeeze(-1)
 
     def _solve(self) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """Cholesky factors of the conditional precisions and information vectors, for t = 0..T.
@@ -229,12 +234,12 @@ class ExactVariability:
             pulled = (coefficient[t - 1] * weight[t - 1]).unsqueeze(-1)
             inverses.append(torch.cholesky_inverse(tril))
             scaled = pulled * inverses[-1]
-            information = (scaled @ information) * coefficient[t - 1]
-            information = 0.5 * (information + information.mT)
+            information = scaled @ (information * coefficient[t - 1])
+            information = information.lerp(information.mT, 0.5)
             vector = (scaled @ vector.unsqueeze(-1)).squeeze(-1)
             if t > 1:
-                information = information + observed[t - 2]
-                vector = vector + pull[t - 2]
+                information += observed[t - 2]
+                vector += pull[t - 2]
         trils.append(torch.linalg.cholesky(information + torch.diag(scale.pow(-2))))
         return trils[::-1], [vector, *vectors[::-1]], inverses[::-1]
 
@@ -249,13 +254,13 @@ class ExactVariability:
     def _forward_moments(self) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         coefficient, step_scale, _, _ = self.chain
         trils, vectors = self._conditionals
-        means = [self._at(0, None, trils[0], vectors[0]).loc]
+        means = [self._mean(0, None, trils[0], vectors[0])]
         covariances, crosses = [torch.cholesky_inverse(trils[0])], []
         for t in range(1, len(trils)):
             inverse = self._inverses[t - 1]
             pulled = coefficient[t - 1] / step_scale[t - 1].square()
             gain = inverse * pulled
-            vector = vectors[t] + pulled * means[-1]
+            vector = torch.addcmul(vectors[t], pulled, means[-1])
             means.append((inverse @ vector.unsqueeze(-1)).squeeze(-1))
             passed = gain @ covariances[-1]
             crosses.append(passed.diagonal(dim1=-2, dim2=-1))
@@ -373,5 +378,5 @@ class _ExactConditional(PrecisionNormal):
         if self._posterior.drew(self._t, value):
             return self._posterior.log_prob_of_draws(self._t)
         tril, vector, _ = self._posterior._solve()
-        exact = self._posterior._at(self._t, self._previous, tril[self._t], vector[self._t])
-        return exact.log_prob(value)
+        loc = self._posterior._mean(self._t, self._previous, tril[self._t], vector[self._t])
+        return PrecisionNormal(loc, tril[self._t]).log_prob(value)

@@ -1,0 +1,61 @@
+"""Pyro's `ClippedAdam`, with all parameters moved together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from pyro.optim.clipped_adam import ClippedAdam
+from torch import Tensor
+
+
+class ForeachClippedAdam(ClippedAdam):
+    """`pyro.optim.clipped_adam.ClippedAdam`, same numbers and same state, in one call per operation for all parameters.
+
+    Every parameter has a learning rate and its decay ``lrd`` of its own; the other constants are the first group's.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Move every parameter that has a gradient."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        params, grads, rates = [], [], []
+        for group in self.param_groups:
+            group["lr"] *= group["lrd"]
+            for param in group["params"]:
+                if param.grad is not None:
+                    params.append(param)
+                    grads.append(param.grad)
+                    rates.append(group["lr"])
+        if params:
+            self._move(params, grads, rates)
+        return loss
+
+    def _move(self, params: list[Tensor], grads: list[Tensor], rates: list[float]) -> None:
+        constants = self.param_groups[0]
+        (beta1, beta2), bound = constants["betas"], constants["clip_norm"]
+        torch._foreach_clamp_min_(grads, -bound)
+        torch._foreach_clamp_max_(grads, bound)
+        sizes = []
+        for param, rate in zip(params, rates, strict=True):
+            state = self.state[param]
+            if not state:
+                state["step"] = 0
+                state["exp_avg"], state["exp_avg_sq"] = (torch.zeros_like(param) for _ in range(2))
+            state["step"] += 1
+            correction1, correction2 = 1 - beta1 ** state["step"], 1 - beta2 ** state["step"]
+            sizes.append(-rate * math.sqrt(correction2) / correction1)
+        means = [self.state[param]["exp_avg"] for param in params]
+        squares = [self.state[param]["exp_avg_sq"] for param in params]
+        torch._foreach_mul_(means, beta1)
+        torch._foreach_add_(means, grads, alpha=1 - beta1)
+        torch._foreach_mul_(squares, beta2)
+        torch._foreach_addcmul_(squares, grads, grads, value=1 - beta2)
+        spreads = torch._foreach_sqrt(squares)
+        torch._foreach_add_(spreads, constants["eps"])
+        torch._foreach_addcdiv_(params, means, spreads, sizes)
