@@ -86,9 +86,13 @@ def _maps(result: Any, cubes: xr.DataArray, values: np.ndarray) -> list[xr.DataA
 
 
 def _interpolate_ranks(ordered: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
-    """Linear interpolation between order statistics, as numpy's default; any number of elements."""
-    position = q * (len(ordered) - 1)
-    below = position.floor().long().clamp(max=len(ordered) - 1)
+    """Linear interpolation between order statistics, so that one more draw is below with probability q.
+
+    Definition 6 of Hyndman, Fan, "Sample quantiles in statistical packages", The American Statistician 50, 1996;
+    numpy's "weibull". Its default would make intervals of few draws too narrow.
+    """
+    position = (q * (len(ordered) + 1) - 1).clamp(0, len(ordered) - 1)
+    below = position.floor().long()
     above = (below + 1).clamp(max=len(ordered) - 1)
     weight = (position - below).reshape(-1, *[1] * (ordered.dim() - 1))
     return ordered[below] * (1 - weight) + ordered[above] * weight

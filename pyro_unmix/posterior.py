@@ -258,7 +258,7 @@ def iterate_draws(
             if polish is not None:
                 drawn, variability = polished(
                     model, y, v, drawn, num_samples=num_samples, num_sweeps=polish.num_sweeps,
-                    noise_factor=polish.noise_factor, seed=seed, index=index,
+                    noise_factor=polish.noise_factor, exact=polish.exact, seed=seed, index=index,
                 )  # fmt: skip
             yield (
                 part,

@@ -145,7 +145,7 @@ class Unmixing:
     def quantile(
         self, q: float | Sequence[float], *, num_samples: int = 200, seed: int = 0
     ) -> xr.DataArray:
-        """Posterior quantiles of the abundances.
+        """Posterior quantiles of the abundances: one more draw would be below with probability q.
 
         Parameters
         ----------

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_unmix.collapsed import CollapsedChains
 from pyro_unmix.mixing import tile_components, to_abundances, to_softmax_basis
 from pyro_unmix.observations import Marginal, Observations, quadratic_value
 from pyro_unmix.priors.part import COLOURED_NOISE, SMOOTH_VARIABILITY
@@ -276,6 +277,7 @@ def polished(
     num_samples: int,
     num_sweeps: int,
     noise_factor: float = 1.0,
+    exact: bool = True,
     seed: int = 0,
     index: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
@@ -287,26 +289,35 @@ def polished(
     pixels, valid : Tensor, shapes (B, T, L) and (B, T)
     abundances : Tensor, shape (num_chains(num_samples), B, T, P)
         Draws of a guide.
-    num_samples, num_sweeps, noise_factor
+    num_samples, num_sweeps, noise_factor, exact
         See `PolishedMean`.
     seed : int
     index : Tensor of int, shape (B,), optional
     """
     seen = Observations(model, pixels, valid, noise_factor)
     numbers = Numbers(len(abundances), seed, seen.projected)
-    chains = Chains(model, seen, abundances, numbers, index)
+    shape = (model.num_components, model.num_endmembers)
     keep = np.linspace(num_sweeps / 2, num_sweeps, KEPT + 1)[1:].round().astype(int)
+    chains: Chains | CollapsedChains
+    if exact:
+        chains = Chains(model, seen, abundances, numbers, index)
+    else:
+        chains = CollapsedChains(model, seen, abundances, numbers.generator, index)
     draws, weighted, weights = [], torch.zeros(()), torch.zeros(())
     for sweep in range(1, num_sweeps + 1):
         chains.sweep()
         for _ in range(int((keep == sweep).sum())):
             draws.append(chains.abundances())
-            weight = tile_components(draws[-1], model.num_components)
-            weighted = weighted + (weight * chains.variability()).sum(0)
-            weights = weights + weight.sum(0)
-    mean = weighted / weights.clamp(min=1e-12)
-    shape = (model.num_components, model.num_endmembers)
-    return torch.cat(draws)[:num_samples].to(pixels), mean.unflatten(-1, shape).to(pixels)
+            if isinstance(chains, Chains):
+                weight = tile_components(draws[-1], model.num_components)
+                weighted = weighted + (weight * chains.variability()).sum(0)
+                weights = weights + weight.sum(0)
+    drawn = torch.cat(draws)[:num_samples]
+    if isinstance(chains, Chains):
+        mean = weighted / weights.clamp(min=1e-12)
+    else:
+        mean = chains.likelihood.variability(drawn.mean(0))
+    return drawn.to(pixels), mean.unflatten(-1, shape).to(pixels)
 
 
 def check_model(model: Any) -> None:

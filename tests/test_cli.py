@@ -153,6 +153,13 @@ def images(tmp_path: Path) -> list[Path]:
     return paths
 
 
+def test_a_polished_result_is_written(images: list[Path], tmp_path: Path) -> None:
+    arguments = ("--endmembers", 2, "--steps", 0, "--polish", "--out", tmp_path / "out")
+    assert run("unmix", *images, *arguments) == 0
+    estimate = pu.Unmixing.load(tmp_path / "out" / "saved").estimate
+    assert isinstance(estimate, pu.PolishedMean) and not estimate.exact
+
+
 def test_several_files_are_joined_in_time(images: list[Path], tmp_path: Path) -> None:
     out = tmp_path / "out"
     arguments = ("--endmembers", 2, "--steps", 0, "--out", out)
@@ -347,6 +354,14 @@ def test_errors_are_one_line_and_exit_with_2(
             "--checkpoint",
             "c",
         ): "is for unmix, redsunn, redsunn_published, not",
+        (
+            "unmix",
+            good,
+            *two,
+            "--method",
+            "fcls",
+            "--polish",
+        ): "--polish is of the method unmix, not",
         ("unmix", good, *two, "--resume"): "--resume and --no-resume need --checkpoint DIR",
         ("unmix", good, *two, "--no-resume"): "--resume and --no-resume need --checkpoint DIR",
         (

@@ -46,6 +46,7 @@ ROWS = [
         "endmembers",
         "num_endmembers",
         "selection",
+        "collapsed",
         "dates",
         "draws",
         "estimates",

@@ -68,6 +68,12 @@ def add_command(commands: Any) -> None:
         f"{NUM_EPOCHS:g} passes over the pixels for redsunn)",
     )
     command.add_argument(
+        "--polish",
+        action="store_true",
+        help="of unmix: uncertainty (and on simulated sequences abundances) by Markov-chain sweeps, for two to "
+        "three times the time (default: not)",
+    )
+    command.add_argument(
         "--checkpoint",
         type=Path,
         metavar="DIR",
@@ -104,6 +110,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise BadInput(f"--checkpoint must be a folder, got the file {arguments.checkpoint}")
     if arguments.resume is not None and arguments.checkpoint is None:
         raise BadInput("--resume and --no-resume need --checkpoint DIR")
+    if arguments.polish and arguments.method != "unmix":
+        raise BadInput(f"--polish is of the method unmix, not of {arguments.method}")
     cubes = options.read_files(arguments)
     library = _library(arguments, cubes)
     out = options.make_folder(arguments.out)
@@ -169,14 +177,14 @@ def _unmix(
         resume = arguments.resume is not False
         settings |= {"checkpoint": arguments.checkpoint, "resume": resume}
     if method == "unmix" and library is not None:
-        return unmix(cubes, endmembers=library, **settings)
+        return unmix(cubes, endmembers=library, polish=arguments.polish, **settings)
     # Only unmix takes the spread within the classes of a library; the others their means.
     means = None if library is None else extract_endmembers(cubes, library=library)
     count = arguments.endmembers if means is None else means.sizes["endmember"]
     if count == "auto":
         count = estimate_num_endmembers(cubes, seed=arguments.seed)
     if method == "unmix":
-        return unmix(cubes, count, **settings)
+        return unmix(cubes, count, polish=arguments.polish, **settings)
     if method in ("redsunn", "redsunn_published"):
         program = redsunn if method == "redsunn" else redsunn_published
         result = program(cubes, count, endmembers=means, **settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pyro_unmix.selection.blocks import spread_blocks
 from pyro_unmix.selection.marginal import marginal_score
 from pyro_unmix.selection.noise import estimate_noise_scale
 from pyro_unmix.selection.purity import learn_basis, refine_endmembers
@@ -23,5 +24,6 @@ __all__ = [
     "marginal_score",
     "refine_endmembers",
     "season_share",
+    "spread_blocks",
     "temporal_correlation",
 ]

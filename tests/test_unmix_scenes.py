@@ -1,0 +1,118 @@
+"""`unmix` on scenes in chunks, whose start is chosen on blocks, and with a polished read-out."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import pyro_unmix as pu
+from pyro_unmix import presets
+from pyro_unmix.prediction import as_lazy_cubes
+from pyro_unmix.selection import blocks, spread_blocks
+
+Callback = pytest.importorskip("dask.callbacks").Callback
+
+SCENE = pu.simulate.scaled_scene(num_dates=3, height=40, width=36, num_endmembers=3, seed=2)
+CUBES = SCENE.cubes.isel(wavelength=slice(0, 224, 4))
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    monkeypatch.setattr(blocks, "SIDE", 10)
+    monkeypatch.setattr(blocks, "_GRID", 3)
+    monkeypatch.setattr(blocks, "NUM_BLOCKS", 5)
+
+
+def _lazy(cubes: xr.DataArray = CUBES) -> xr.DataArray:
+    return as_lazy_cubes(cubes.chunk({"y": 10, "x": 12}))
+
+
+def test_blocks_are_parts_of_the_scene_as_disjoint_tiles(small_blocks):
+    found = spread_blocks(_lazy())
+    assert found.sizes == {"time": 3, "y": 50, "x": 10, "wavelength": 56}
+    assert list(found["tile"].values) == list(np.repeat(np.arange(5), 10))
+    corners = {(y, x) for y in (0, 15, 30) for x in (0, 13, 26)}
+    for tile in range(5):
+        block = found.values[:, 10 * tile : 10 * tile + 10]
+        equal = {
+            (y, x)
+            for y, x in corners
+            if np.array_equal(block, CUBES.values[:, y : y + 10, x : x + 10], equal_nan=True)
+        }
+        assert len(equal) == 1
+        corners -= equal
+    again, other = spread_blocks(_lazy()), spread_blocks(_lazy(), seed=1)
+    assert again.identical(found)
+    assert not np.array_equal(other.values, found.values)
+
+
+def test_blocks_that_are_observed_are_preferred(small_blocks):
+    cubes = CUBES.copy(deep=True)
+    cubes[:, :, 14:] = np.nan  # only the places at x = 0, and a column of those at 13, are seen
+    found = spread_blocks(_lazy(cubes))
+    shares = [float(np.isfinite(b).all(-1).mean()) for b in np.split(found.values, 5, axis=1)]
+    assert shares[:3] == [1.0] * 3
+    assert 0 < shares[4] < 0.2
+    cubes[:] = np.nan
+    with pytest.raises(ValueError, match="none of 9 blocks of 10 x 10 pixels"):
+        spread_blocks(_lazy(cubes))
+
+
+def test_scenes_smaller_than_a_block_are_one(small_blocks):
+    found = spread_blocks(_lazy(CUBES.isel(y=slice(0, 7), x=slice(0, 5))))
+    assert found.sizes["y"] == 7 and found.sizes["x"] == 5
+
+
+def test_unmix_of_a_large_scene_in_chunks_never_loads_it(small_blocks, monkeypatch, caplog):
+    monkeypatch.setattr(presets, "MOST_PIXEL_DATES", 2000)
+    sizes = []
+
+    class Sizes(Callback):
+        def _posttask(self, key, result, dsk, state, worker_id):
+            sizes.append(getattr(result, "nbytes", 0))
+
+    with caplog.at_level(logging.INFO, logger="pyro_unmix"), Sizes():
+        result = pu.unmix(_lazy(), 3, num_steps=30, progress=False)
+    assert "start: 5 blocks of 10 x 10 pixels" in caplog.text
+    assert result.cubes.chunks is not None
+    assert 0 < max(sizes) < CUBES.nbytes / 4
+    truth = SCENE.reference_endmembers.isel(wavelength=slice(0, 224, 4))
+    order = pu.match_endmembers(result.reference_endmembers.values, truth.values)
+    found = result.abundances.values[..., order]
+    error = np.linalg.norm(found - SCENE.abundances.values) / np.linalg.norm(SCENE.abundances)
+    plain = pu.baselines.fcls(CUBES, 3, progress=False)
+    order = pu.match_endmembers(plain.reference_endmembers.values, truth.values)
+    worse = np.linalg.norm(plain.abundances.values[..., order] - SCENE.abundances.values)
+    assert error < 0.6 * worse / np.linalg.norm(SCENE.abundances)
+
+
+def test_small_scenes_in_chunks_give_what_they_give_in_memory():
+    part = CUBES.isel(y=slice(0, 8), x=slice(0, 9))
+    lazy, loaded = (pu.unmix(c, 3, num_steps=2, progress=False) for c in (_lazy(part), part))
+    np.testing.assert_array_equal(lazy.abundances, loaded.abundances)
+
+
+def test_polish_widens_and_does_not_worsen():
+    part = CUBES.isel(y=slice(0, 16), x=slice(0, 16))
+    truth = SCENE.abundances.isel(y=slice(0, 16), x=slice(0, 16)).values
+    reference = SCENE.reference_endmembers.isel(wavelength=slice(0, 224, 4))
+    covered, errors = {}, {}
+    for polish in (False, True):
+        result = pu.unmix(part, endmembers=reference, polish=polish, num_steps=30, progress=False)
+        low, high = result.quantile([0.05, 0.95], num_samples=64).values
+        covered[polish] = ((low <= truth) & (truth <= high)).mean()
+        errors[polish] = np.sqrt(np.mean((result.abundances.values - truth) ** 2))
+    assert isinstance(result.estimate, pu.PolishedMean)
+    assert result.estimate.noise_factor >= 1
+    assert covered[True] > covered[False] + 0.02
+    assert errors[True] < 1.05 * errors[False]
+
+
+def test_polish_is_checked():
+    with pytest.raises(TypeError, match="polish must be True or False, got 8"):
+        pu.unmix(CUBES, 3, polish=8)
+    with pytest.raises(ValueError, match="polish=True or an estimate, got both"):
+        pu.unmix(CUBES, 3, polish=True, estimate=pu.PosteriorMean())
