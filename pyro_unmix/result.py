@@ -287,10 +287,8 @@ class Unmixing:
 
     @one_thread()
     def diagnose(self, *, num_samples: int = 200, seed: int = 0) -> xr.Dataset:
-        """Where the posterior is not to be trusted, by importance weights ``p(y, z) / q(z | y)`` of the guide's draws.
-
-        All is given the parameters and what pixels share: a field or seasons (`SharedVariability`) are drawn, but not
-        weighted.
+        """Where the posterior is not to be trusted, by importance weights ``p(y, z) / q(z | y)`` of the guide's draws,
+        given the parameters and what pixels share (draws of a `SharedVariability` are not weighted).
 
         Parameters
         ----------

@@ -80,8 +80,8 @@ def choose_season_start(
             "seasons need dates, and the images have none: pass as_cube_sequence(images, time=dates)"
         )
     sequence = _some_pixels(sequence, positive_int(seed, "seed", minimum=0))
-    how: dict[str, Any] = {"num_harmonics": num_harmonics, "period": period, "residual": residual}
-    prior = SeasonalVariability(scale=_FIRST_SCALE, **how)
+    how: dict[str, Any] = {"num_harmonics": num_harmonics, "period": period}
+    prior = SeasonalVariability(**how)
     num_endmembers = start.endmembers.shape[1]
     prior.setup(num_endmembers, start.basis.num_components, generator=torch.Generator())
     prior = prior.double().requires_grad_(False)
@@ -94,6 +94,7 @@ def choose_season_start(
         scale=fit.scale.view(-1, num_endmembers).numpy(),
         start=fit.innovations.flatten().numpy(),
         start_scale=fit.spread.flatten().numpy(),
+        residual=residual,
         **how,
     )
 
@@ -134,10 +135,8 @@ class _SeasonFit:
         """The innovations given the abundances, their standard deviations alone, and the scales."""
         num_endmembers = self.abundances.shape[1]
         e = tile_components(self.abundances, len(self.scale) // num_endmembers)
-        known = (
-            torch.einsum("nt,nq,nr->tqr", self.valid, e, e)
-            * self.gram[-e.shape[1] :, -e.shape[1] :]
-        )
+        gram = self.gram[num_endmembers:, num_endmembers:]
+        known = torch.einsum("nt,nq,nr->tqr", self.valid, e, e) * gram
         fixed = self.abundances @ self.gram[:num_endmembers, num_endmembers:]
         rest = self.projected[..., num_endmembers:] - fixed.unsqueeze(1) * self.valid.unsqueeze(-1)
         pull = torch.einsum("th,ntq,nq->hq", self.harmonics, rest, e) * self.scale / self.variance
