@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -28,6 +27,7 @@ import numpy as np
 import torch
 import xarray as xr
 from _floor import BATCH_SIZE
+from _memory import peak_bytes
 from speed import PyroStep
 
 from pyro_unmix import (
@@ -195,13 +195,13 @@ def _child(num_pixels: int, folder: Path, how: str) -> dict[str, float]:
         cubes = xr.open_zarr(path, consolidated=False)["reflectance"]
         settings |= {"memory": POOLS, "maps": False, "num_steps": STEPS_IN_CHUNKS}
         fit(model, guide, small.chunk(x=100), **settings)
-    before = _peak()
+    before = peak_bytes()
     started = time.process_time()
     fit(model, guide, cubes, **settings)
     seconds = time.process_time() - started
     return {
         "images MB": num_pixels * BASE.T * BASE.L * 4 / 1e6,
-        f"{how}: peak MB": _peak() - before,
+        f"{how}: peak MB": (peak_bytes() - before) / 1e6,
         f"{how}: CPU s": seconds,
     }
 
@@ -212,15 +212,6 @@ def _write_store(small: xr.DataArray, num_pixels: int, path: Path) -> None:
     copies = [lazy] * -(-num_pixels // CHUNK)
     cubes = xr.concat(copies, "x").isel(x=slice(0, num_pixels)).chunk(x=min(num_pixels, CHUNK))
     cubes.to_dataset(name="reflectance").to_zarr(path, consolidated=False)
-
-
-def _peak() -> float:
-    """MB; of this process alone where the system says so (`getrusage` also counts what started it)."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        lines = status.read_text().splitlines()
-        return next(float(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1e3
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 
 
 # ------------------------------------------------------------------------------- printing

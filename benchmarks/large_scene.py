@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import shutil
 import signal
 import subprocess
@@ -23,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from _memory import peak_bytes
 from tqdm.auto import tqdm
 
 import pyro_unmix as pu
@@ -73,7 +73,7 @@ def predict(folder: Path, tile: int) -> dict[str, float]:
     return {
         "cpu": time.process_time() - cpu,
         "wall": time.perf_counter() - wall,
-        "bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+        "bytes": peak_bytes(),
     }
 
 

@@ -81,6 +81,13 @@ def _landsat(options: argparse.Namespace, folder: Path) -> Any:
     return landsat.main([*_quick(options), *_data(options)])
 
 
+def _large_scene(options: argparse.Namespace, folder: Path) -> Any:
+    import large_scene
+
+    size = ["--quick"] if options.size == "quick" else ["--size", "1000"]
+    return large_scene.main([*size, "--out", str(folder)])
+
+
 def _smooth_scene(options: argparse.Namespace, folder: Path) -> Any:
     import smooth_scene
 
@@ -114,6 +121,7 @@ BENCHMARKS: dict[str, tuple[Callable[[argparse.Namespace, Path], Any], bool]] = 
     "calibration": (_calibration, True),
     "smooth_scene": (_smooth_scene, False),
     "choice": (_choice, False),
+    "large_scene": (_large_scene, False),
 }
 
 

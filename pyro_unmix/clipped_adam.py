@@ -14,8 +14,27 @@ from torch import Tensor
 class ForeachClippedAdam(ClippedAdam):
     """`pyro.optim.clipped_adam.ClippedAdam`, same numbers and same state, in one call per operation for all parameters.
 
-    Every parameter has a learning rate and its decay ``lrd`` of its own; the other constants are the first group's.
+    Every group has a learning rate and its decay ``lrd`` of its own; the other constants must be those of the first
+    group. Weight decay and the centred variance are not served: both are refused.
+
+    Raises
+    ------
+    ValueError
+        If a group, or one of a state that is loaded, has settings that would not be followed.
     """
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add parameters, with settings that differ from the defaults."""
+        group = {**self.defaults, **param_group}
+        _check(group, self.param_groups[0] if self.param_groups else group)
+        super().add_param_group(param_group)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a state of this optimiser or of Pyro's."""
+        groups = state_dict["param_groups"]
+        for group in groups:
+            _check(group, groups[0])
+        super().load_state_dict(state_dict)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -59,3 +78,17 @@ class ForeachClippedAdam(ClippedAdam):
         spreads = torch._foreach_sqrt(squares)
         torch._foreach_add_(spreads, constants["eps"])
         torch._foreach_addcdiv_(params, means, spreads, sizes)
+
+
+def _check(group: dict[str, Any], first: dict[str, Any]) -> None:
+    for name in ("weight_decay", "centered_variance"):
+        if group.get(name):
+            raise ValueError(
+                f"{name} is not served, got {group[name]}: use pyro.optim.clipped_adam.ClippedAdam"
+            )
+    for name in ("betas", "eps", "clip_norm"):
+        if group[name] != first[name]:
+            raise ValueError(
+                f"{name} must be {first[name]} as in the first group, got {group[name]}: "
+                "use pyro.optim.clipped_adam.ClippedAdam for groups that differ"
+            )

@@ -12,6 +12,7 @@ import xarray as xr
 from pyro.infer.autoguide import AutoGuide
 
 from pyro_unmix._check import as_times
+from pyro_unmix.priors import SeasonalVariability
 from pyro_unmix.priors.part import as_days
 
 logger = logging.getLogger(__name__)
@@ -43,6 +44,11 @@ def check_dates(model: Any, guide: Any, cubes: xr.DataArray) -> None:
             f"after its first, that of the images {days[first]:g}: pass dates=cubes['time'] to the "
             "model"
         )
+    if not _same_season(model, cubes):
+        raise ValueError(
+            "the model was built for dates at another time of the year than those of the images: pass "
+            "dates=cubes['time'] to the model"
+        )
     if hasattr(guide, "check_served"):
         guide.check_served()
 
@@ -72,7 +78,13 @@ def dated(model: Any, guide: Any, cubes: xr.DataArray) -> tuple[Any, Any]:
         If the model knows its dates, and the images have none and are not as many, or the guide cannot serve theirs.
     """
     known = _days(model)
-    if known is None or (len(known) == cubes.sizes["time"] and _same_dates(known, cubes)):
+    if known is None:
+        return model, guide
+    if (
+        len(known) == cubes.sizes["time"]
+        and _same_dates(known, cubes)
+        and _same_season(model, cubes)
+    ):
         return model, guide
     if "time" not in cubes.coords:
         raise ValueError(
@@ -119,6 +131,33 @@ def _same_dates(known: np.ndarray, cubes: xr.DataArray) -> bool:
     return np.allclose(as_days(cubes["time"].values), known, rtol=0, atol=_SAME)
 
 
+def _same_season(model: Any, cubes: xr.DataArray) -> bool:
+    """Whether images as far apart as those of the model are the same to its variability."""
+    prior = getattr(model, "variability_prior", None)
+    if "time" not in cubes.coords or not isinstance(prior, SeasonalVariability):
+        return True
+    return prior.same_season(cubes["time"].values)
+
+
+def check_kind_of_dates(model: Any, dates: xr.Dataset, cubes: xr.DataArray) -> None:
+    """Refuse numbers of days where a model has learned seasons from dates, and the reverse.
+
+    Raises
+    ------
+    TypeError
+    """
+    if not isinstance(getattr(model, "variability_prior", None), SeasonalVariability):
+        return
+    if "time" in dates.coords and "time" in cubes.coords:
+        kinds = [np.dtype(c["time"].dtype).kind == "M" for c in (dates, cubes)]
+        if kinds[0] != kinds[1]:
+            names = [("numbers of days", "dates")[kind] for kind in kinds]
+            raise TypeError(
+                f"the seasons of the model were learned from {names[0]}, and these images have {names[1]}: give them "
+                f"{names[0]}, as_cube_sequence(cubes, time=...)"
+            )
+
+
 def with_dates(cubes: xr.DataArray, dates: Any) -> tuple[xr.DataArray, np.ndarray]:
     """The images and, between them, empty ones at other dates.
 
@@ -130,8 +169,17 @@ def with_dates(cubes: xr.DataArray, dates: Any) -> tuple[xr.DataArray, np.ndarra
         Where in it the given dates are, in their order.
     """
     wanted, times = _both(dates, cubes)
+    wanted = _snapped(wanted, times)
     union = np.union1d(times, wanted)
     return cubes.reindex(time=union), np.searchsorted(union, wanted)
+
+
+def _snapped(wanted: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Dates, where one is within a tenth of a second of an image the image's."""
+    nearest = times[np.abs(wanted[:, np.newaxis] - times).argmin(1)]
+    apart = np.abs(wanted - nearest)
+    days = apart / np.timedelta64(1, "D") if apart.dtype.kind == "m" else apart.astype(float)
+    return np.where(days <= _SAME, nearest, wanted)
 
 
 def need_dates(model: Any, guide: Any, cubes: xr.DataArray) -> None:

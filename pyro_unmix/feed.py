@@ -123,7 +123,8 @@ class FromDisk:
     """A scene in chunks, of which a *pool* of pixels is in memory at a time while the next one is being read.
 
     An epoch lays the chunks out on a circle in random order, starts at a random pixel of the circle, and cuts the
-    round into pools of equal size; the pixels of a pool are shuffled. Every pixel comes once before any comes again,
+    round into pools of equal size, the last of which is smaller where the size does not divide the number of pixels;
+    the pixels of a pool are shuffled. Every pixel comes once before any comes again,
     and because the start is uniform over pixels, any pixel is as likely as any other to be in a given batch, however
     many pixels its chunk has: the gradient of a batch is unbiased over the random order. Batches of one pool are all
     of the same few chunks, though: they share what distinguishes these from the scene, and that averages out over

@@ -78,7 +78,7 @@ def fit(
     checkpoint: str | os.PathLike[str] | None = None,
     resume: bool = True,
     checkpoint_every: int = 50,
-    memory: int = 2**30,
+    memory: float = 2**30,
     maps: bool = True,
     method: str = "fit",
 ) -> Unmixing:
@@ -128,8 +128,8 @@ def fit(
         False: start anew, and remove the checkpoints that are in the folder.
     checkpoint_every : int
         Steps between two checkpoints; one more is made at the end and at an interrupt.
-    memory : int
-        Bytes of spectra that training holds of a DataArray in chunks.
+    memory : int, or float such as 1e9
+        Bytes of spectra that training holds of a DataArray in chunks, a whole number.
     maps : bool
         False: of a DataArray in chunks the maps are not computed but left lazy, as by `Unmixing.predict`; write them
         with `Unmixing.predict_to_zarr` where even maps are too large for memory.
@@ -174,7 +174,8 @@ def fit(
     )  # fmt: skip
     # Settings are refused before anything is read.
     Optimiser(learning_rate, plan_of(cubes.sizes["y"] * cubes.sizes["x"]).decay_per_step)
-    _check_maps(memory, maps, lazy)
+    num_bytes = _whole(memory)
+    _check_maps(maps, lazy)
     loss = Trace_ELBO() if loss is None else loss
     estimate = PosteriorMean() if estimate is None else estimate
     _check_programs(model, guide)
@@ -199,7 +200,7 @@ def fit(
     progress = progress and workers.is_first
     data: InMemory | FromDisk
     if lazy:
-        data = FromDisk(cubes, model, memory=memory, progress=progress)
+        data = FromDisk(cubes, model, memory=num_bytes, progress=progress)
     else:
         data = InMemory(*as_tensors(cubes, model))
     plan = plan_of(data.num_usable, whole_epochs=data.num_pools > 1)
@@ -303,8 +304,12 @@ def _check_settings(loss: Any, estimate: Any, callback: Any, model: Any) -> None
         raise TypeError(f"callback must be a function (step, elbo), got {callback!r}")
 
 
-def _check_maps(memory: int, maps: bool, lazy: bool) -> None:
-    positive_int(memory, "memory")
+def _whole(memory: float) -> int:
+    whole = isinstance(memory, (float, np.floating)) and memory.is_integer()
+    return positive_int(int(memory) if whole else memory, "memory")
+
+
+def _check_maps(maps: bool, lazy: bool) -> None:
     if not isinstance(maps, bool):
         raise TypeError(f"maps must be True or False, got {maps!r}")
     if not maps and not lazy:

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from pyro_unmix._check import positive_int
 from pyro_unmix._threads import one_thread
 from pyro_unmix.cubes import DIMS, as_cube_sequence, check_bands
-from pyro_unmix.dates import dated, has_field
+from pyro_unmix.dates import check_kind_of_dates, dated, has_field
 from pyro_unmix.io.writers import need
 from pyro_unmix.posterior import ParamStore, PosteriorMean, read_out
 
@@ -79,6 +79,7 @@ def predict(result: Any, other_cubes: Any) -> tuple[Any, Any, xr.DataArray, xr.D
     if "wavelength" in reference.coords:
         check_bands(reference["wavelength"], cubes)
     how: dict[str, Any] = {"estimate": result.estimate, "seed": result.seed, "store": result.store}
+    check_kind_of_dates(result.model, result.dataset, cubes)
     model, guide = dated(result.model, result.guide, cubes)
     if has_field(model):
         _check_scene(result, cubes, lazy)
@@ -90,17 +91,23 @@ def predict(result: Any, other_cubes: Any) -> tuple[Any, Any, xr.DataArray, xr.D
 
 
 def _check_scene(result: Any, cubes: xr.DataArray, lazy: bool) -> None:
-    """Refuse other images than those of the fit, whose field is not known; dates without images may be added."""
+    """Refuse other images than those of the fit, whose field is not known; dates without images may be added.
+
+    The values of lazy images are not read: their dates, sizes and coordinates must be those of the fit.
+    """
     fitted = result.cubes if result.cubes is not None else result.dataset
+    if lazy and not _alike(cubes, fitted, "time"):
+        raise ValueError(
+            "the smooth field of the model belongs to the images that it was fitted to, and lazy images cannot be "
+            "given other dates: load them, result.predict(cubes.load())"
+        )
     own, empty = cubes, True
-    if cubes.sizes["time"] > fitted.sizes["time"] and not lazy:
+    if cubes.sizes["time"] > fitted.sizes["time"]:
         added = ~np.isin(cubes["time"].values, fitted["time"].values)
         own = cubes.isel(time=np.flatnonzero(~added))
         empty = not np.isfinite(cubes.values[added]).any()
-    same = empty and all(own.sizes[dim] == fitted.sizes[dim] for dim in ("time", "y", "x"))
-    for name in ("y", "x"):
-        if same and name in cubes.coords and name in fitted.coords:
-            same = np.array_equal(cubes[name].values, fitted[name].values)
+    same = empty and own.sizes["time"] == fitted.sizes["time"]
+    same = same and all(_alike(cubes, fitted, dim) for dim in ("y", "x"))
     if same and not lazy and result.cubes is not None:
         same = np.array_equal(own.values, result.cubes.values, equal_nan=True)
     if not same:
@@ -108,6 +115,13 @@ def _check_scene(result: Any, cubes: xr.DataArray, lazy: bool) -> None:
             "the smooth field of the model belongs to the images that it was fitted to, and these are others: fit "
             "them, or use unmix(..., basis=DCT(6)), whose pixels stand alone"
         )
+
+
+def _alike(cubes: xr.DataArray, fitted: Any, dim: str) -> bool:
+    """Whether sizes agree, and coordinates if both have them."""
+    if dim in cubes.coords and dim in fitted.coords:
+        return np.array_equal(cubes[dim].values, fitted[dim].values)
+    return cubes.sizes[dim] == fitted.sizes[dim]
 
 
 @dataclass(frozen=True)

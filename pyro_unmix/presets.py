@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -59,7 +58,7 @@ logger = logging.getLogger(__name__)
 
 #: Above this temporal correlation of the variability, `unmix` models it as AR(1), else as independent.
 MIN_CORRELATION = 0.1
-#: Above this share of the common variability that comes back every year, `unmix` models seasons.
+#: Above this `season_share` of the common variability, `unmix` models seasons.
 MIN_SEASON = 0.1
 #: Above this share of variability that neighbouring pixels have in common, `unmix` models it as a smooth field ...
 MIN_SHARE = 0.25
@@ -236,9 +235,9 @@ def unmix(
 
     `choose_start` picks averaging window, endmembers, basis and rank by the marginal likelihood. The abundances drift
     and jump (`JumpWalk`); the variability is AR(1) where neighbouring dates correlate by more than 0.1 at the start,
-    else independent. Where, in 24 dates or more over one and a half years at least, what the pixels have in common
-    comes back every year, the materials have seasons (`SeasonalVariability`). Else, where neighbouring pixels share
-    more than a quarter of it, in three or more dates, it is a field that is smooth over the image
+    else independent. Where, in 36 dates or more over three years at least, what the pixels have in common comes back
+    every year (`season_share`), the materials have seasons (`SeasonalVariability`). Else, where neighbouring pixels
+    share more than a quarter of it, in three or more dates, it is a field that is smooth over the image
     (`SmoothVariability`), and `choose_smooth_start` finds the endmembers anew. M0 and basis are kept; the scales, time
     constants and noise are learned with `ConjugateGuide`.
     Of a DataArray in chunks (`read_sequence(chunks=...)`, `xarray.open_zarr`) with more than 500 000 pixel-dates, the
@@ -261,7 +260,7 @@ def unmix(
     polish : bool
         Read out by 8 rounds of Markov-chain sweeps from the guide's draws, with the noise enlarged by `misfit_factor`
         (``PolishedMean(num_sweeps=8, exact=False)``): wider intervals that hold the truth more often, and on simulated
-        sequences better abundances, for two to three times the time. Variability that pixels share cannot be polished,
+        sequences better abundances, in about twice the time. Variability that pixels share cannot be polished,
         which a warning says.
     seed : int
     progress : bool
@@ -327,11 +326,20 @@ def unmix(
     }
     if num_steps is None and settings.get("num_epochs") is None:
         num_steps = NUM_STEPS
-    result = fit(
+    if polish and not isinstance(chain, SharedVariability):
+        factor = misfit_factor(model, cubes)
+        settings["estimate"] = PolishedMean(num_sweeps=8, noise_factor=factor, exact=False)
+    if isinstance(chain, SharedVariability) and (polish or _is_polished(settings)):
+        logger.warning("not polished: sweeps do not know variability that pixels share")
+        settings.pop("estimate", None)
+    return fit(
         model, guide, images, num_steps=num_steps, seed=seed, progress=progress,
         **{**defaults, **settings},
     )  # fmt: skip
-    return _polished(result, cubes, images) if polish else result
+
+
+def _is_polished(settings: dict[str, Any]) -> bool:
+    return isinstance(settings.get("estimate"), PolishedMean)
 
 
 def _images(cube_sequence: Any) -> xr.DataArray:
@@ -345,16 +353,6 @@ def _images(cube_sequence: Any) -> xr.DataArray:
 
 def _pixel_dates(images: xr.DataArray) -> int:
     return images.sizes["time"] * images.sizes["y"] * images.sizes["x"]
-
-
-def _polished(result: Unmixing, part: xr.DataArray, images: xr.DataArray) -> Unmixing:
-    """The result read out by sweeps; the misfit of the model is looked for in a part of the images."""
-    if isinstance(result.model.variability_prior, SharedVariability):
-        logger.warning("not polished: sweeps do not know variability that pixels share")
-        return result
-    factor = misfit_factor(result.model, part)
-    estimate = PolishedMean(num_sweeps=8, noise_factor=factor, exact=False)
-    return replace(result, estimate=estimate).predict(images)
 
 
 def _checked(seed: int, settings: dict[str, Any]) -> int:

@@ -336,6 +336,7 @@ def check_model(model: Any) -> None:
         return
     raise ValueError(
         "PolishedMean needs a linear model with Gaussian noise that is the same at all dates, abundances to be found "
-        "and variability of every pixel's own, such as SGLMM with WhiteNoise, got "
+        "and variability of every pixel's own (no SmoothVariability, no SeasonalVariability), such as SGLMM with "
+        "WhiteNoise, got "
         f"{type(model).__name__}: use PosteriorMean()"
     )

@@ -55,21 +55,32 @@ def _is_plain(fn: Any) -> bool:
 
 def _total(sites: list[Any]) -> Tensor:
     """Sum of the scaled and masked densities of sites."""
-    groups: dict[Any, tuple[Any, list[Tensor], list[Tensor]]] = {}
+    groups: dict[Any, tuple[list[Tensor], list[Tensor]]] = {}
     for site in sites:
-        density = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
-        scale, mask = site["scale"], site["mask"]
-        density = torch.as_tensor(density)
+        density, scale, mask = _density(site), site["scale"], site["mask"]
+        if isinstance(scale, Tensor):  # of this site alone
+            density, scale = scale * density, 1.0
         masked = mask is not None and mask is not True
-        key = (id(scale) if isinstance(scale, Tensor) else scale, density.shape, masked)
-        _, densities, masks = groups.setdefault(key, (scale, [], []))
+        if masked:
+            mask = torch.as_tensor(mask, device=density.device)
+            if mask.shape != density.shape:
+                density, mask = torch.broadcast_tensors(density, mask)
+        densities, masks = groups.setdefault((scale, density.shape, masked), ([], []))
         densities.append(density)
         if masked:
-            masks.append(torch.as_tensor(mask, device=density.device).expand_as(density))
+            masks.append(mask)
     total = torch.zeros(())
-    for scale, densities, masks in groups.values():
+    for (scale, *_), (densities, masks) in groups.items():
         stacked = torch.stack(densities)
         if masks:
             stacked = torch.where(torch.stack(masks), stacked, 0.0)
         total = total + (scale * stacked).sum()
     return total
+
+
+def _density(site: Any) -> Tensor:
+    try:
+        return torch.as_tensor(site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"]))
+    except ValueError as error:  # as Pyro reports it
+        name = site["name"]
+        raise ValueError(f"Error while computing log_prob at site {name!r}:\n{error}") from error

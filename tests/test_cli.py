@@ -520,6 +520,7 @@ DEFAULTS: dict[str, dict[str, str]] = {
         "--method": "unmix",
         "--steps": f"{NUM_STEPS} for unmix, {HBUN_STEPS} for hbun, {NUM_EPOCHS:g} passes over the "
         "pixels for redsunn",
+        "--polish": "not",
         "--checkpoint": "none",
         "--resume": "--resume",
         "--seed": "0",

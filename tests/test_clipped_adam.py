@@ -76,3 +76,41 @@ def test_nothing_moves_without_a_gradient():
     optimiser.step()
     for group, value in zip(optimiser.param_groups, before, strict=True):
         assert torch.equal(group["params"][0], value)
+
+
+OTHERS = {"betas": (0.5, 0.9), "eps": 1e-3, "clip_norm": 1.0}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_groups_share_their_constants(name):
+    """What differs between groups is refused, wherever it comes from, and changes nothing."""
+    message = f"{name} must be .* as in the first group, got"
+    first, second, third = groups()
+    with pytest.raises(ValueError, match=message):
+        ForeachClippedAdam([first, {**second, name: OTHERS[name]}])
+    optimiser = ForeachClippedAdam([first, second])
+    with pytest.raises(ValueError, match=message):
+        optimiser.add_param_group({**third, name: OTHERS[name]})
+    assert len(optimiser.param_groups) == 2
+    state = copy.deepcopy(optimiser.state_dict())
+    state["param_groups"][1][name] = OTHERS[name]
+    with pytest.raises(ValueError, match=message):
+        optimiser.load_state_dict(state)
+    assert optimiser.param_groups[1][name] == optimiser.defaults[name]
+    state["param_groups"][0][name] = OTHERS[name]  # the same in both
+    optimiser.load_state_dict(state)
+    optimiser.add_param_group({**third, name: OTHERS[name]})
+
+
+@pytest.mark.parametrize(("name", "value"), [("weight_decay", 0.5), ("centered_variance", True)])
+def test_what_is_not_served_is_refused(name, value):
+    message = f"{name} is not served, got {value}: use pyro.optim.clipped_adam.ClippedAdam"
+    first, second, _ = groups()
+    with pytest.raises(ValueError, match=message):
+        ForeachClippedAdam([first], **{name: value})
+    optimiser = ForeachClippedAdam([first])
+    with pytest.raises(ValueError, match=message):
+        optimiser.add_param_group({**second, name: value})
+    state = copy.deepcopy(ClippedAdam([second], **{name: value}).state_dict())
+    with pytest.raises(ValueError, match=message):
+        optimiser.load_state_dict(state)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import sys
 import time
 import tracemalloc
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -46,6 +48,14 @@ def _limited_memory() -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_AS, old)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _libraries() -> None:
+    """What is imported at the first file of a kind does not count for that file's memory."""
+    for name in ("spectral.io.envi", "rasterio", "h5netcdf", "scipy.io"):
+        with suppress(ImportError):
+            importlib.import_module(name)
 
 
 def fault_of(case: Case) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
+import _memory
 import large_scene
 
 pytest.importorskip("zarr")
@@ -29,3 +31,18 @@ def test_too_much_memory_is_an_error(tmp_path, monkeypatch):
     )
     with pytest.raises(SystemExit, match="too much memory"):
         large_scene.main(["--quick", "--out", str(tmp_path)])
+
+
+def test_the_peak_is_that_of_a_process_and_not_of_what_started_it():
+    """200 MB that a small process held for a moment, started by one that holds far more."""
+    program = (
+        "import _memory; before = _memory.peak_bytes(); held = bytearray(200_000_000); del held; "
+        "print(before, _memory.peak_bytes())"
+    )
+    folder = Path(_memory.__file__).parent
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=folder, check=True, stdout=subprocess.PIPE
+    )
+    before, after = map(int, done.stdout.split())
+    assert before < 50e6 < _memory.peak_bytes()
+    assert after - before == pytest.approx(200e6, rel=0.02)

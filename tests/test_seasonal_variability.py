@@ -16,6 +16,7 @@ from pyro_unmix import (
     SGLMM,
     AutoRegressive,
     BiLSTMGuide,
+    Brightness,
     ConjugateGuide,
     ConstantWalk,
     FixedEndmembers,
@@ -26,9 +27,11 @@ from pyro_unmix import (
     SmoothVariability,
     WhiteNoise,
     choose_season_start,
+    presets,
 )
 from pyro_unmix.priors.part import SMOOTH_VARIABILITY, UNEVEN_VARIABILITY
 from pyro_unmix.selection import Start, season_share
+from pyro_unmix.selection.seasonal import _SeasonFit
 
 WAVES = np.linspace(0, 1, 8)
 M = np.stack([0.2 + 0.5 * WAVES, 0.6 - 0.4 * WAVES**2], axis=1)
@@ -235,49 +238,119 @@ def test_the_start_needs_dates():
         choose_season_start(np.full((3, 4, 4, 8), 0.3), start)
 
 
+LONG = np.datetime64("2017-02-03", "ns") + (np.arange(48) * 31).astype("m8[D]")  # four years
+
+
 def _start():
     return Start(xr.DataArray(M, dims=("wavelength", "endmember")), DCT(2, scale=0.5), 0.01, {})
 
 
 def _cubes(scale, seed=5, dates=DATES, num=25):
-    model = _model(walk=ConstantWalk(0.02), scale=scale, residual=Independent(0.2))
+    model = _model(dates, walk=ConstantWalk(0.02), scale=scale, residual=Independent(0.2))
     drawn = model.sample_sequence(num, len(dates), seed=seed)
     images = drawn["pixels"].detach().numpy().swapaxes(0, 1).reshape(len(dates), 5, -1, 8)
     return pyro_unmix.as_cube_sequence(images, time=dates)
 
 
 def test_share_tells_seasons_from_none():
-    assert season_share(_cubes(1.0), _start()) > 0.5
-    assert season_share(_cubes(1e-3), _start()) < 0.05
+    assert season_share(_cubes(1.0, dates=LONG), _start()) > 0.5
+    assert season_share(_cubes(1e-3, dates=LONG), _start()) < 0.05
     # what comes back after another time is no season of the year
-    assert season_share(_cubes(1.0), _start(), period=97.0) < 0.05
+    assert season_share(_cubes(1.0, dates=LONG), _start(), period=97.0) < 0.05
+
+
+def test_what_lasts_is_hardly_ever_a_season():
+    """Common brightness that is AR(1) over two months; a season as strong as it is found."""
+    days = (LONG - LONG[0]) / np.timedelta64(1, "D")
+    root = np.linalg.cholesky(np.exp(-np.abs(days[:, None] - days) / 60) + 1e-9 * np.eye(48))
+    found = {0.0: 0, 1.4: 0}
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        mixed = rng.dirichlet([0.6, 0.6], size=(5, 5)) @ M.T
+        for season in found:
+            common = root @ rng.normal(size=48) + season * np.cos(2 * np.pi * days / 365.24)
+            images = mixed * (1 + 0.1 * common)[:, None, None, None]
+            images += rng.normal(scale=0.005, size=images.shape)
+            cubes = pyro_unmix.as_cube_sequence(images, time=LONG)
+            start = Start(_start().endmembers, Brightness(), 0.005, {})
+            found[season] += season_share(cubes, start) > 0.1
+    assert found[0.0] <= 2
+    assert found[1.4] >= 14
 
 
 def test_share_needs_dates_and_years():
-    cubes = _cubes(1.0)
+    cubes = _cubes(1.0, dates=LONG)
     assert season_share(cubes.drop_vars("time"), _start()) == -np.inf
-    assert season_share(cubes.isel(time=slice(0, 23)), _start()) == -np.inf
-    days = np.arange(30) * 10.0
+    assert season_share(cubes.isel(time=slice(0, 35)), _start()) == -np.inf
+    days = np.arange(48) * 20.0
     assert season_share(cubes.assign_coords(time=days), _start()) == -np.inf
     hidden = cubes.copy()
-    hidden[3:29] = np.nan  # too few dates that are seen
+    hidden[3:20] = np.nan  # too few dates that are seen
     assert season_share(hidden, _start()) == -np.inf
 
 
 def test_share_and_start_look_at_a_part_of_large_scenes(monkeypatch):
-    cubes = _cubes(1.0)
+    cubes = _cubes(1.0, dates=LONG)
     whole = season_share(cubes, _start())
-    monkeypatch.setattr("pyro_unmix.selection.seasonal._MOST_PIXEL_DATES", 300)
+    monkeypatch.setattr("pyro_unmix.selection.seasonal._MOST_PIXEL_DATES", 480)
     part = season_share(cubes, _start())
     assert part != whole and part > 0.4
     assert part == season_share(cubes, _start())
     assert part != season_share(cubes, _start(), seed=1)
 
 
-def test_unmix_models_seasons_where_there_are_any():
-    for scale, kind in ((1.0, SeasonalVariability), (1e-3, AutoRegressive | Independent)):
-        result = pyro_unmix.unmix(_cubes(scale), endmembers=M, num_steps=0, progress=False)
+def test_unmix_models_seasons_where_there_are_any(caplog):
+    for scale, kind in ((1.0, SeasonalVariability), (1e-3, (AutoRegressive, Independent))):
+        cubes = _cubes(scale, dates=LONG)
+        result = pyro_unmix.unmix(cubes, endmembers=M, num_steps=0, progress=False)
         assert isinstance(result.model.variability_prior, kind)
+    cubes = _cubes(1.0, dates=LONG)
+    with caplog.at_level("WARNING"):
+        result = pyro_unmix.unmix(cubes, endmembers=M, num_steps=0, polish=True, progress=False)
+    assert "not polished" in caplog.text
+    assert type(result.estimate) is pyro_unmix.PosteriorMean
+
+
+def test_seasons_come_before_a_field_and_beside_what_lasts(monkeypatch):
+    """Where the images show both, the field is not looked for; the pixels' own chain is that without seasons."""
+    monkeypatch.setattr(presets, "field_correlation", None)  # would raise
+    monkeypatch.setattr(presets, "MIN_SIDE", 5)
+    for correlation, kind in ((0.5, AutoRegressive), (0.0, Independent)):
+        monkeypatch.setattr(presets, "temporal_correlation", lambda *_, c=correlation: c)
+        result = pyro_unmix.unmix(
+            _cubes(1.0, dates=LONG), endmembers=M, num_steps=0, progress=False
+        )
+        assert type(result.model.variability_prior.residual) is kind
+
+
+def test_seasons_given_abundances_are_those_of_dense_ridge_regression():
+    cubes = _cubes(0.8, num=5).copy(deep=True)
+    cubes[4:9, :2] = np.nan
+    waves = _model().variability_prior.harmonics().double()
+    fit = _SeasonFit(cubes, _start(), waves)
+    fit.solve_abundances()
+    fit.solve_seasons()  # scales that are not all alike
+    scale = fit.scale.numpy().copy()
+    fit.solve_abundances()
+    fit.solve_seasons()
+    a, variance = fit.abundances.numpy(), fit.variance
+    components = SGLMM(M, basis=DCT(2, scale=0.5)).components().detach().numpy()
+    rows, spectra = [], []
+    for n in range(5):
+        for t in range(30):
+            y = cubes.values[t].reshape(-1, 8)[n]
+            if np.isfinite(y).all():
+                effect = (components * a[n]).reshape(8, -1) * scale  # (L, K P)
+                rows.append(np.einsum("h,lq->lhq", waves[t].numpy(), effect).reshape(8, -1))
+                spectra.append(y - M @ a[n])
+    rows, spectra = np.concatenate(rows), np.concatenate(spectra)
+    precision = rows.T @ rows / variance + np.eye(rows.shape[1])
+    z = np.linalg.solve(precision, rows.T @ spectra / variance).reshape(6, 4)
+    effective = (1 - np.linalg.inv(precision).diagonal()).reshape(6, 4).sum(0)
+    factor = np.clip((z**2).sum(0) / effective, 1 / 4, 4)
+    assert np.allclose(fit.scale, scale * factor**0.5, rtol=1e-4)
+    assert np.allclose(fit.innovations * fit.scale, z * scale, rtol=1e-3, atol=1e-5)
+    assert np.allclose(fit.spread.flatten(), precision.diagonal() ** -0.5, rtol=1e-4)
 
 
 def test_compare_prefers_seasons_that_are_there():
@@ -298,3 +371,22 @@ def test_compare_prefers_seasons_that_are_there():
     table = pyro_unmix.compare(results, num_samples=16, num_folds=2, progress=False)
     assert table["fit"].values[0] == "season"
     assert float(table["held_out"][0] - table["held_out"][1]) > 0.05
+
+
+def test_a_fit_knows_the_time_of_the_year():
+    cubes = _cubes(1.0, num=5)
+    model = _model()
+    result = pyro_unmix.fit(model, ConjugateGuide(model), cubes, num_steps=0, progress=False)
+    shifted = cubes.assign_coords(time=cubes["time"] + np.timedelta64(183, "D"))
+    days = (shifted["time"].values - np.datetime64("1970-01-01")) / np.timedelta64(1, "D")
+    found = result.predict(shifted).model.variability_prior.days
+    assert np.allclose(found, days % model.variability_prior.period, atol=1e-3)
+    with pytest.raises(ValueError, match="another time of the year"):
+        pyro_unmix.fit(model, ConjugateGuide(model), shifted, num_steps=0, progress=False)
+    years = np.timedelta64(round(4 * 365.2425 * 86400), "s")  # the same seasons
+    later = cubes.assign_coords(time=cubes["time"] + years)
+    assert torch.allclose(
+        result.predict(later).model.variability_prior.days, model.variability_prior.days, atol=1e-2
+    )
+    with pytest.raises(TypeError, match="learned from dates, and these images have numbers"):
+        result.predict(cubes.assign_coords(time=days))

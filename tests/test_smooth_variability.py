@@ -301,7 +301,7 @@ def fitted():
     pixels, _ = _pixels()
     cubes = pyro_unmix.as_cube_sequence(
         pixels.swapaxes(0, 1).reshape(3, 5, 6, 8).numpy(), time=[0, 1, 3]
-    )
+    ).assign_coords(y=30.0 * np.arange(5), x=30.0 * np.arange(6))
     model.set_dates(cubes["time"].values)
     return pyro_unmix.fit(model, ConjugateGuide(model), cubes, num_steps=1, progress=False), cubes
 
@@ -316,9 +316,37 @@ def test_the_field_is_of_the_images_that_were_fitted(fitted):
     with pytest.raises(ValueError, match="lack some of them"):
         result.predict(cubes.isel(time=[0, 2]))
     more = cubes.reindex(time=[0, 1, 2, 3])
-    more[2] = 0.3  # an image that the field has not seen
-    with pytest.raises(ValueError, match="belongs to the images that it was fitted to"):
-        result.predict(more)
+    assert result.predict(more).abundances.sizes["time"] == 4
+    others = more.copy(), more.copy()
+    others[0][2] = 0.3  # an image that the field has not seen
+    others[1][0] += 0.01  # another image at one of its dates
+    for other in others:
+        with pytest.raises(ValueError, match="belongs to the images that it was fitted to"):
+            result.predict(other)
+
+
+def test_lazy_images_are_compared_by_all_but_their_values(fitted, tmp_path):
+    result, cubes = fitted
+    lazy = cubes.chunk(y=2)
+    again = result.predict(lazy)
+    assert np.allclose(again.abundances, result.abundances, atol=1e-6)
+    for other in (
+        lazy.isel(x=slice(0, 5)),
+        lazy.isel(y=slice(1, 5)),
+        lazy.assign_coords(y=lazy["y"] + 30),
+        lazy.assign_coords(x=lazy["x"].values[::-1]),
+    ):
+        with pytest.raises(ValueError, match="fitted to, and these are others: fit them"):
+            result.predict(other)
+    message = "lazy images cannot be given other dates: load them"
+    for other in (
+        lazy.assign_coords(time=lazy["time"] + 365),  # the same gaps
+        lazy.reindex(time=[0, 1, 2, 3]),
+    ):
+        with pytest.raises(ValueError, match=message):
+            result.predict(other)
+    with pytest.raises(ValueError, match=message):
+        result.predict_to_zarr(cubes.reindex(time=[0, 1, 2, 3]), tmp_path / "maps.zarr")
 
 
 def test_the_field_at_other_dates_is_conditional_on_that_of_the_images(fitted):
@@ -352,6 +380,16 @@ def test_the_field_at_other_dates_is_conditional_on_that_of_the_images(fitted):
         assert np.allclose(there.guide.field_log_scale.detach()[len(result.guide.field_loc) :], 0.0)
         low, high = there.reflectance_quantile([0.05, 0.95], num_samples=20).values
         assert (low < high).all()
+
+
+def test_dates_close_to_an_image_are_interpolated(fitted):
+    result, _ = fitted
+    before = result.guide.mean_offsets(None).detach()[:, 1]
+    for apart, tolerance in ((1e-9, 1e-5), (1e-5, 1e-3), (1e-2, 0.05)):
+        there = result.interpolate([1 + apart])
+        offsets = there.guide.mean_offsets(None).detach()
+        at = int(np.argmin(np.abs(there.cubes["time"].values - (1 + apart))))
+        assert float((offsets[:, at] - before).abs().max()) < tolerance * float(before.abs().max())
 
 
 def test_a_saved_interpolation_comes_back(fitted, tmp_path):

@@ -10,6 +10,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
+from pyro.distributions.testing.rejection_gamma import ShapeAugmentedGamma
 from pyro.infer import Trace_ELBO
 from pyro.infer.autoguide import AutoNormalMessenger
 
@@ -49,11 +50,13 @@ def guide(reparameterised: bool = True) -> None:
         pyro.sample("z", dist.Normal(loc.expand(SIZE, 3), scale).to_event(1))
 
 
-def evaluated(function: Callable[..., float], *args: Any) -> tuple[float, dict[str, torch.Tensor]]:
+def evaluated(
+    function: Callable[..., float], *args: Any, programs: Any = (model, guide)
+) -> tuple[float, dict[str, torch.Tensor]]:
     """Loss and gradients of one seed, both programs scaled as a fit scales them."""
     with pyro.get_param_store().scope(), pyro.validation_enabled(False):
         pyro.set_rng_seed(3)
-        loss = function(*(poutine.scale(program, scale=0.01) for program in (model, guide)), *args)
+        loss = function(*(poutine.scale(program, scale=0.01) for program in programs), *args)
         params = dict(pyro.get_param_store().named_parameters())
         return loss, {name: value.grad.clone() for name, value in params.items()}
 
@@ -63,12 +66,77 @@ def test_loss_and_gradients_are_those_of_pyro(reparameterised):
     elbo = Trace_ELBO()
     ours = evaluated(lambda *a: loss_and_grads(elbo, *a), reparameterised)
     theirs = evaluated(elbo.loss_and_grads, reparameterised)
+    assert set(ours[1]) == {"weight", "loc", "scale"}
+    assert_same(ours, theirs)
+
+
+def assert_same(ours: Any, theirs: Any) -> None:
     assert isinstance(ours[0], float)
     assert ours[0] == pytest.approx(theirs[0], rel=1e-5)
-    assert set(ours[1]) == {"weight", "loc", "scale"}
+    assert set(ours[1]) == set(theirs[1])
     for name, value in theirs[1].items():
         assert value.abs().max() > 0
         torch.testing.assert_close(ours[1][name], value, rtol=1e-5, atol=1e-6)
+
+
+def test_masks_and_scales_may_be_wider_than_the_density():
+    """Sites outside of the plate under handlers of its size count as often as these say."""
+
+    def wide() -> None:
+        weight = pyro.param("weight", torch.tensor(0.5))
+        with poutine.mask(mask=SEEN):
+            z = pyro.sample("z", dist.Normal(weight, 1.0))
+            pyro.sample("penalty", dist.Normal(weight, 1.0), obs=torch.tensor(0.3))
+            pyro.sample("y", dist.Normal(z, 1.0).expand([3, 1]), obs=DATA[:3, :1])
+            with poutine.scale(scale=torch.linspace(0.5, 2, SIZE)):
+                pyro.sample("x", dist.Normal(z, 1.0), obs=torch.tensor(1.5))
+        with poutine.scale(scale=torch.tensor([[0.5], [2.0]])), pyro.plate("three", 3):
+            pyro.sample("u", dist.Normal(z, 1.0), obs=DATA[0])
+            pyro.sample("v", dist.Normal(z, 2.0), obs=DATA[1])
+
+    def narrow() -> None:
+        loc = pyro.param("loc", torch.tensor(0.2))
+        pyro.sample("z", dist.Normal(loc, pyro.param("scale", torch.tensor(-1.0)).exp()))
+
+    programs = wide, narrow
+    ours = evaluated(lambda *a: loss_and_grads(Trace_ELBO(), *a), programs=programs)
+    assert_same(ours, evaluated(Trace_ELBO().loss_and_grads, programs=programs))
+
+
+@pytest.mark.parametrize(
+    "family",
+    [
+        lambda a: dist.Normal(a, 1.0).expand([SIZE]).mask(SEEN),
+        # A draw that is accepted or not adds more to the gradient than that of its density.
+        lambda a: ShapeAugmentedGamma(a.expand(SIZE), torch.ones(SIZE)),
+    ],
+    ids=["masked", "accepted"],
+)
+def test_guides_with_score_parts_of_their_own(family):
+    def likelihood() -> None:
+        with pyro.plate("pixels", SIZE):
+            z = pyro.sample("z", dist.Normal(1.0, 1.0))
+            pyro.sample("y", dist.Normal(z, 0.3), obs=DATA[:, 0])
+
+    def posterior() -> None:
+        with pyro.plate("pixels", SIZE):
+            pyro.sample("z", family(pyro.param("a", torch.tensor(0.7))))
+
+    programs = likelihood, posterior
+    ours = evaluated(lambda *a: loss_and_grads(Trace_ELBO(), *a), programs=programs)
+    assert_same(ours, evaluated(Trace_ELBO().loss_and_grads, programs=programs))
+
+
+def test_the_site_of_a_bad_value_is_named():
+    def bad() -> None:
+        model()
+        pyro.sample("lost", dist.Normal(0.0, 1.0, validate_args=True), obs=torch.tensor(torch.nan))
+
+    for function in (lambda *a: loss_and_grads(Trace_ELBO(), *a), Trace_ELBO().loss_and_grads):
+        with pytest.raises(
+            ValueError, match="Error while computing log_prob at site 'lost':\nExpected value"
+        ):
+            evaluated(function, programs=(bad, guide))
 
 
 def test_the_device_is_waited_for_once(monkeypatch):

@@ -70,8 +70,8 @@ def add_command(commands: Any) -> None:
     command.add_argument(
         "--polish",
         action="store_true",
-        help="of unmix: uncertainty (and on simulated sequences abundances) by Markov-chain sweeps, for two to "
-        "three times the time (default: not)",
+        help="of unmix: uncertainty (and on simulated sequences abundances) by Markov-chain sweeps, in about "
+        "twice the time (default: not)",
     )
     command.add_argument(
         "--checkpoint",

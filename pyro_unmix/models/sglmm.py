@@ -37,7 +37,7 @@ from pyro_unmix.priors import (
     VariabilityPrior,
     WhiteNoise,
 )
-from pyro_unmix.priors.part import as_days
+from pyro_unmix.priors.part import as_days, day_numbers
 
 
 class SGLMM(Recorded, PyroModule):
@@ -170,7 +170,8 @@ class SGLMM(Recorded, PyroModule):
             part.set_days(None if dates is None else np.atleast_1d(np.asarray(dates)))
         # A subclass whose constructor takes no dates finds its own when it is rebuilt.
         if "dates" in inspect.signature(type(self)).parameters:
-            vars(self)["_recipe"].update(dates=self.days, time_unit=self.time_unit)
+            days = None if dates is None else day_numbers(dates)
+            vars(self)["_recipe"].update(dates=days, time_unit=self.time_unit)
 
     def add_dates(self, places: Sequence[int], dates: ArrayLike) -> None:
         """Take more dates, of which those so far are at `places`, where the variability belongs to its dates."""

@@ -14,6 +14,7 @@ from pyro_unmix.priors.shared import SharedVariability, plain
 from pyro_unmix.priors.variability import AutoRegressive, VariabilityPrior
 
 YEAR = 365.2425  # days
+_SAME_DAY = 1e-2  # days; they are kept in single precision
 
 
 class SeasonalVariability(SharedVariability):
@@ -68,7 +69,7 @@ class SeasonalVariability(SharedVariability):
         super().__init__(scale, residual, learn, start, start_scale)
         self.num_harmonics = positive_int(num_harmonics, "num_harmonics")
         self.period = in_range(period, "period", low=0, open_low=True)
-        self.register_buffer("days", None)
+        self.register_buffer("days", None, persistent=False)  # the model's dates say it
 
     days: Tensor | None
 
@@ -76,6 +77,14 @@ class SeasonalVariability(SharedVariability):
         days = None if dates is None else day_numbers(dates)
         # Whole periods are dropped in double precision.
         self.days = None if days is None else torch.as_tensor(days % self.period).to(self.log_scale)
+
+    def same_season(self, dates: np.ndarray) -> bool:
+        """Whether dates are at the times of the period that the model was told."""
+        days = torch.as_tensor(day_numbers(dates) % self.period)
+        if self.days is None or days.shape != self.days.shape:
+            return False
+        apart = (days - self.days.cpu().double()).abs()
+        return bool((torch.minimum(apart, self.period - apart) < _SAME_DAY).all())
 
     @property
     def num_innovations(self) -> int:

@@ -126,9 +126,12 @@ class SmoothVariability(SharedVariability):
         rate = torch.nn.functional.logsigmoid(self.logit)
         if self.order != sorted(self.order):
             order = torch.tensor(self.order, device=times.device)
-            places = times[order].double()
+            places = gaps.double().cumsum(0)[order]
             apart = (places[:, None] - places).abs()
-            factor = torch.linalg.cholesky((rate.double() * apart).exp())
+            correlation = (rate.double() * apart).exp()
+            # Dates that lie close together make it all but singular.
+            correlation = correlation + 1e-9 * torch.eye(len(order)).to(correlation)
+            factor = torch.linalg.cholesky(correlation)
             return factor[order.argsort()].to(times.dtype)
         fresh = (-torch.expm1(2 * rate * gaps[1:])).sqrt()
         kept = (rate * (times[:, None] - times).clamp(min=0)).exp().tril()
