@@ -3,8 +3,9 @@
     OMP_NUM_THREADS=1 python benchmarks/landsat.py --data DIR
 
 `landsat_p013r030.npz` has 423 uneven dates from 1984 to 2014. A fifth of the clear spectra is held out at random;
-every pixel's own neighbours in time predict them. Nothing else is known about the scene. The model is the one
-of `unmix`, with a noise scale per band, and with seasons of its materials that all pixels share.
+every pixel's own neighbours in time predict them. Nothing else is known about the scene. The model is made of the
+parts of `unmix`, with a noise scale per band and seasons of its materials that all pixels share; the guide has no
+LSTM, and three fits follow each other.
 """
 
 from __future__ import annotations
