@@ -31,7 +31,7 @@ from pyro_unmix import (
 )
 from pyro_unmix.priors.part import SMOOTH_VARIABILITY, UNEVEN_VARIABILITY
 from pyro_unmix.selection import Start, season_share
-from pyro_unmix.selection.seasonal import _SeasonFit
+from pyro_unmix.selection.seasonal import _mean_variability, _predicted_share, _SeasonFit
 
 WAVES = np.linspace(0, 1, 8)
 M = np.stack([0.2 + 0.5 * WAVES, 0.6 - 0.4 * WAVES**2], axis=1)
@@ -276,6 +276,47 @@ def test_what_lasts_is_hardly_ever_a_season():
             found[season] += season_share(cubes, start) > 0.1
     assert found[0.0] <= 2
     assert found[1.4] >= 14
+
+
+def _lasting(days, seed, correlation_days=400):
+    rng = np.random.default_rng(seed)
+    covariance = np.exp(-np.abs(days[:, None] - days) / correlation_days)
+    return (np.linalg.cholesky(covariance + 1e-9 * np.eye(len(days))) @ rng.normal(size=len(days)))[
+        :, None
+    ]
+
+
+def test_what_is_left_out_are_neighbours_in_time():
+    """Those of every fifth date would be foretold by the dates around them, season or not."""
+    days = np.arange(120) * 12.0
+    shares = [_predicted_share(_lasting(days, seed), days, 365.25) for seed in range(30)]
+    assert np.median(shares) < 0
+
+
+def test_share_is_what_no_other_period_has():
+    days = (LONG - LONG[0]) / np.timedelta64(1, "D")
+    cubes = _cubes(1e-3, dates=LONG)
+    found, own = {}, {}
+    for cycle in (250.0, 365.2425):
+        common = (
+            1 + 0.17 * np.cos(2 * np.pi * days / cycle) + 0.2 * np.cos(2 * np.pi * days / 365.2425)
+        )
+        waved = cubes * xr.DataArray(common.astype(np.float32), dims="time")
+        start = Start(_start().endmembers, Brightness(), 0.01, {})
+        means, known = _mean_variability(waved, start)
+        own[cycle] = _predicted_share(means[known], days[known], 365.2425)
+        found[cycle] = season_share(waved, start)
+    assert own[250.0] > 0.2
+    assert found[250.0] < own[250.0] - 0.1, (own, found)
+    assert found[365.2425] > 0.5
+
+
+def test_years_are_circles():
+    prior = _model(period=360.0).variability_prior
+    prior.set_days(np.array([359.999, 719.999, 1000.0]))
+    assert prior.same_season(np.array([0.001, 360.001, 640.0]))
+    assert not prior.same_season(np.array([1.0, 361.0, 641.0]))
+    assert not prior.same_season(np.array([0.001, 360.001]))
 
 
 def test_share_needs_dates_and_years():

@@ -128,10 +128,7 @@ class SmoothVariability(SharedVariability):
             order = torch.tensor(self.order, device=times.device)
             places = gaps.double().cumsum(0)[order]
             apart = (places[:, None] - places).abs()
-            correlation = (rate.double() * apart).exp()
-            # Dates that lie close together make it all but singular.
-            correlation = correlation + 1e-9 * torch.eye(len(order)).to(correlation)
-            factor = torch.linalg.cholesky(correlation)
+            factor = torch.linalg.cholesky((rate.double() * apart).exp())
             return factor[order.argsort()].to(times.dtype)
         fresh = (-torch.expm1(2 * rate * gaps[1:])).sqrt()
         kept = (rate * (times[:, None] - times).clamp(min=0)).exp().tril()
