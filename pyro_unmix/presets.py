@@ -347,6 +347,11 @@ def _images(cube_sequence: Any) -> xr.DataArray:
     if is_lazy(cube_sequence):
         images = as_lazy_cubes(cube_sequence)
         if _pixel_dates(images) > MOST_PIXEL_DATES:
+            if "tile" in cube_sequence.coords:
+                raise ValueError(
+                    "large scenes in chunks cannot be of several tiles, whose borders the start would not see: load "
+                    "them (cubes.load()), or choose_start on one tile and fit(model, guide, cubes)"
+                )
             return images
     return as_cube_sequence(cube_sequence)
 

@@ -89,6 +89,13 @@ def test_unmix_of_a_large_scene_in_chunks_never_loads_it(small_blocks, monkeypat
     assert error < 0.6 * worse / np.linalg.norm(SCENE.abundances)
 
 
+def test_tiles_of_a_large_scene_in_chunks_are_refused(monkeypatch):
+    monkeypatch.setattr(presets, "MOST_PIXEL_DATES", 2000)
+    tiled = CUBES.assign_coords(tile=("y", np.repeat([0, 1], 20))).chunk({"y": 10})
+    with pytest.raises(ValueError, match="cannot be of several tiles"):
+        pu.unmix(tiled, 3)
+
+
 def test_small_scenes_in_chunks_give_what_they_give_in_memory():
     part = CUBES.isel(y=slice(0, 8), x=slice(0, 9))
     lazy, loaded = (pu.unmix(c, 3, num_steps=2, progress=False) for c in (_lazy(part), part))
