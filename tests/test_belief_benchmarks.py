@@ -97,7 +97,7 @@ def test_held_out_spectra_are_clear_and_not_seen(
 
     monkeypatch.setattr(landsat, "unmixed", spy)
     with pytest.raises(InterruptedError):
-        landsat.scores(cubes, held_out, 3, 2)
+        landsat.scores(cubes, held_out, 3, 2, True)
     assert seen[0].isnull().all("wavelength").values[:, 0][held_out].all()
     assert not cubes.isnull().values[:, 0][held_out].any()
 
