@@ -30,7 +30,8 @@ def scene(side: int, seed: int) -> tuple[xr.DataArray, xr.DataArray]:
     rng = np.random.default_rng(seed)
     library = pu.simulate.library(np.linspace(450, 1100, 50))
     soil, green = (library.sel(endmember=name).values for name in ("soil", "vegetation"))
-    days = np.arange(0, 5 * 365, 12) + rng.integers(0, 5, size=len(np.arange(0, 5 * 365, 12)))
+    days = np.arange(0, 5 * 365, 12)
+    days = days + rng.integers(0, 5, size=len(days))
     dates = FIRST + days.astype("m8[D]")
     summer = 0.5 - 0.5 * np.cos(2 * np.pi * (days + 20) / 365.25)  # in February it is winter
     relief = gaussian_filter(rng.normal(size=(side, side)), 1.5, mode="wrap")
@@ -42,10 +43,9 @@ def scene(side: int, seed: int) -> tuple[xr.DataArray, xr.DataArray]:
     clean = clean + (1 - share)[..., np.newaxis] * soil
     noisy = clean + rng.normal(scale=0.01, size=clean.shape)
     noisy[rng.random(noisy.shape[:3]) < 0.6] = np.nan
-    return tuple(
-        pu.as_cube_sequence(values.astype(np.float32), time=dates, wavelength=library["wavelength"])
-        for values in (noisy, clean)
-    )  # type: ignore[return-value]
+    known = {"time": dates, "wavelength": library["wavelength"]}
+    noisy, clean = noisy.astype(np.float32), clean.astype(np.float32)
+    return pu.as_cube_sequence(noisy, **known), pu.as_cube_sequence(clean, **known)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -326,20 +326,17 @@ def unmix(
     }
     if num_steps is None and settings.get("num_epochs") is None:
         num_steps = NUM_STEPS
-    if polish and not isinstance(chain, SharedVariability):
-        factor = misfit_factor(model, cubes)
-        settings["estimate"] = PolishedMean(num_sweeps=8, noise_factor=factor, exact=False)
-    if isinstance(chain, SharedVariability) and (polish or _is_polished(settings)):
+    wanted = polish or isinstance(settings.get("estimate"), PolishedMean)
+    if wanted and isinstance(chain, SharedVariability):
         logger.warning("not polished: sweeps do not know variability that pixels share")
         settings.pop("estimate", None)
+    elif polish:
+        factor = misfit_factor(model, cubes)
+        settings["estimate"] = PolishedMean(num_sweeps=8, noise_factor=factor, exact=False)
     return fit(
         model, guide, images, num_steps=num_steps, seed=seed, progress=progress,
         **{**defaults, **settings},
     )  # fmt: skip
-
-
-def _is_polished(settings: dict[str, Any]) -> bool:
-    return isinstance(settings.get("estimate"), PolishedMean)
 
 
 def _images(cube_sequence: Any) -> xr.DataArray:

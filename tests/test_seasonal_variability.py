@@ -346,10 +346,15 @@ def test_unmix_models_seasons_where_there_are_any(caplog):
         result = pyro_unmix.unmix(cubes, endmembers=M, num_steps=0, progress=False)
         assert isinstance(result.model.variability_prior, kind)
     cubes = _cubes(1.0, dates=LONG)
-    with caplog.at_level("WARNING"):
-        result = pyro_unmix.unmix(cubes, endmembers=M, num_steps=0, polish=True, progress=False)
-    assert "not polished" in caplog.text
-    assert type(result.estimate) is pyro_unmix.PosteriorMean
+    for wish in ({"polish": True}, {"estimate": pyro_unmix.PolishedMean()}):
+        caplog.clear()
+        with caplog.at_level("WARNING"):
+            result = pyro_unmix.unmix(cubes, endmembers=M, num_steps=0, progress=False, **wish)
+        assert "not polished" in caplog.text
+        assert type(result.estimate) is pyro_unmix.PosteriorMean
+    few = pyro_unmix.PlugInMean(4)  # no wish to polish
+    result = pyro_unmix.unmix(cubes, endmembers=M, num_steps=0, progress=False, estimate=few)
+    assert result.estimate == few
 
 
 def test_seasons_come_before_a_field_and_beside_what_lasts(monkeypatch):
