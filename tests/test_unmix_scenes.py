@@ -118,6 +118,14 @@ def test_polish_widens_and_does_not_worsen():
     assert errors[True] < 1.05 * errors[False]
 
 
+def test_polish_is_of_eight_fast_sweeps_and_the_misfit(monkeypatch):
+    monkeypatch.setattr(presets, "misfit_factor", lambda *_: 1.5)
+    part = CUBES.isel(y=slice(0, 4), x=slice(0, 4))
+    truth = SCENE.reference_endmembers.isel(wavelength=slice(0, 224, 4))
+    result = pu.unmix(part, endmembers=truth, polish=True, num_steps=0, progress=False)
+    assert result.estimate == pu.PolishedMean(num_sweeps=8, noise_factor=1.5, exact=False)
+
+
 def test_polish_is_checked():
     with pytest.raises(TypeError, match="polish must be True or False, got 8"):
         pu.unmix(CUBES, 3, polish=8)
