@@ -78,7 +78,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     draw(losses).savefig(arguments.out / "losses.png", dpi=110)
 
 
-def plates(pixels: Any, valid: Any, *, index: Any = None, size: Any = None, features: Any = None):  # type: ignore[no-untyped-def]
+def plates(
+    pixels: Any, valid: Any, *, index: Any = None, size: Any = None, features: Any = None
+) -> Any:
     """The model's plate, so that the autoguide has parameters for each pixel."""
     return pyro.plate("pixels", size or len(pixels), subsample=index, dim=-1)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import pyro
@@ -189,7 +189,9 @@ class ConjugateGuide(Guide):
             states.append(c)
         return torch.stack(states, dim=-2)
 
-    def _abundance_chain(self, pixels: Tensor, valid: Tensor, features: Mapping[str, Tensor]):  # type: ignore[no-untyped-def]
+    def _abundance_chain(
+        self, pixels: Tensor, valid: Tensor, features: Mapping[str, Tensor]
+    ) -> Callable[[Tensor | None, int], FactorNormal]:
         """A function ``(c_{t-1}, t) -> q(c_t | c_{t-1}, y)``."""
         with torch.no_grad():
             offset, gain, factor = self._chain_columns(features)
