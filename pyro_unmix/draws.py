@@ -13,6 +13,8 @@ from pyro_unmix.cubes import from_pixels
 from pyro_unmix.posterior import iterate_draws
 from pyro_unmix.predictive import iterate_predictive
 
+_MOST_SHAPE = 2.0  # parameter of a Beta distribution, up to which an interval begins at the bound
+
 
 def draw_maps(result: Any, cubes: xr.DataArray, num_samples: int, seed: int) -> xr.DataArray:
     """Posterior draws of the abundances of an `Unmixing`; see `Unmixing.sample`."""
@@ -31,6 +33,17 @@ def quantile_maps(
     parts = [_quantiles(d, levels) for d in _draws(result, cubes, num_samples, seed)]
     maps = _maps(result, cubes, np.concatenate(parts, axis=1))
     return _at_dates_of(result, _stacked(maps, levels, q))
+
+
+def interval_maps(
+    result: Any, cubes: xr.DataArray, level: float, num_samples: int, seed: int
+) -> xr.DataArray:
+    """Credible intervals of the abundances of an `Unmixing`; see `Unmixing.interval`."""
+    level = in_range(level, "level", 0.0, 1.0, open_low=True, open_high=True)
+    num_samples = positive_int(num_samples, "num_samples", minimum=2)
+    parts = [_interval(d, level).cpu().numpy() for d in _draws(result, cubes, num_samples, seed)]
+    maps = _maps(result, cubes, np.concatenate(parts, axis=1))
+    return _at_dates_of(result, xr.concat(maps, dim=xr.IndexVariable("bound", ["lower", "upper"])))
 
 
 def reflectance_quantiles(
@@ -56,6 +69,23 @@ def _levels(q: Any) -> list[float]:
 def _quantiles(draws: torch.Tensor, levels: list[float]) -> np.ndarray:
     ordered = draws.sort(dim=0).values
     return _interpolate_ranks(ordered, draws.new_tensor(levels)).cpu().numpy()
+
+
+def _interval(draws: torch.Tensor, level: float) -> torch.Tensor:
+    """Bounds (2, ...) of draws (S, ...) in [0, 1]: central, or one-sided where alpha or beta is at most 2."""
+    tail = (1 - level) / 2
+    ordered = draws.sort(dim=0).values
+    low, high, one_low, one_high = _interpolate_ranks(
+        ordered, draws.new_tensor([tail, 1 - tail, 1 - level, level])
+    )
+    mean, variance = draws.double().mean(0), draws.double().var(0)
+    size = mean * (1 - mean) / variance - 1  # alpha + beta
+    random = variance > 0
+    at_zero = random & (mean * size <= _MOST_SHAPE) & (mean < 0.5)
+    at_one = random & ((1 - mean) * size <= _MOST_SHAPE) & (mean > 0.5)
+    low = torch.where(at_zero, torch.zeros_like(low), torch.where(at_one, one_low, low))
+    high = torch.where(at_one, torch.ones_like(high), torch.where(at_zero, one_high, high))
+    return torch.stack([low, high])
 
 
 def _stacked(maps: list[xr.DataArray], levels: list[float], q: Any) -> xr.DataArray:
