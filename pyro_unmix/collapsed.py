@@ -93,14 +93,19 @@ class Quadratic:
             pull[:, group] -= explained[..., -1:]
             gram[:, group, place, place] += materials[t] * weight[:, t]
             pull[:, group, place] += direct[:, t] * weight[:, t]
-        self.gram, self.pull = gram / seen.variance, pull / seen.variance
+        # About the given abundances, where single precision is enough for differences of log-densities.
+        self.centre = abundances.reshape(batch, groups, columns, 1)
+        self.gram = gram / seen.variance
+        self.slope = pull / seen.variance - self.gram @ self.centre
 
     def value(self, abundances: Tensor) -> Tensor:
-        """``h'a - a'Ga / 2`` of (T, B, P, S): (T, B, S), or (1, B, S) where dates belong together."""
+        """``log p`` of (T, B, P, S) less that of the centre: (T, B, S), or (1, B, S) where dates belong together."""
         a = abundances.transpose(0, 1)
         if not self.independent:
             a = a.flatten(1, 2).unsqueeze(1)
-        return ((self.pull - 0.5 * (self.gram @ a)) * a).sum(-2).transpose(0, 1)
+        apart = a - self.centre.to(a)
+        change = self.slope.to(a) - 0.5 * (self.gram.to(a) @ apart)
+        return (change * apart).sum(-2).transpose(0, 1)
 
     def variability(self, abundances: Tensor) -> Tensor:
         """``E[psi | y, a]`` of abundances (B, T, P), the covariance as it is: (B, T, K P)."""
@@ -159,35 +164,41 @@ class CollapsedChains:
         self.likelihood = Quadratic(seen, a.mean(0), model.variability_prior.independent)
         states = to_softmax_basis(a, _FLOOR) + self.initial.loc.mean()
         states = states.permute(2, 1, 3, 0)
-        self.c = torch.cat([states[:1], states])
-        self._set_reference(prior)
+        self._set_reference(prior, torch.cat([states[:1], states]))
         self.log_prior = self._log_prior(self.c)
         self.value = self.likelihood.value(self.c[1:].softmax(-2))
 
-    def _set_reference(self, prior: Any) -> None:
-        """A Gaussian walk like the prior's, by whose bridges blocks are moved, and the spread of every state."""
-        mean = self.c.mean(-1)  # (T+1, B, P)
-        square = self.c.diff(dim=0).square().mean((-1, -2))
-        scale = prior.step_scale(mean[:-1].transpose(0, 1), square.mT).mT
-        variance = scale.square().unsqueeze(-1).expand_as(mean[1:])
-        first = self.initial.scale.square().expand_as(mean[:1])
-        self.variance = torch.cat([first, variance]).unsqueeze(-1)  # (T+1, B, P, 1)
-        clock = torch.cat([torch.zeros_like(self.variance[:1]), self.variance])
-        self.clock = clock.cumsum(0)  # of the nodes 0 .. T+1
-        self.before = self.initial.loc.unsqueeze(-1).expand_as(self.c[:1])
-        apart = self.c - mean.unsqueeze(-1)
+    def _set_reference(self, prior: Any, c: Tensor) -> None:
+        """A Gaussian walk like the prior's, by whose bridges blocks are moved, and the spread of every state.
+
+        From here on in the model's precision: log-densities about the guide's mean need no more.
+        """
+        dtype = self.initial.loc.dtype
+        mean = c.mean(-1)  # (T+1, B, P)
+        square = c.diff(dim=0).square().mean((-1, -2)).to(dtype)
+        scale = prior.step_scale(mean[:-1].transpose(0, 1).to(dtype), square.mT).mT
+        first = self.initial.scale.expand_as(mean[:1])
+        scales = torch.cat([first, scale.unsqueeze(-1).expand_as(mean[1:])]).unsqueeze(-1)
+        clock = torch.cat([torch.zeros_like(scales[:1]), scales.square()]).cumsum(0)
+        apart = c - mean.unsqueeze(-1)
         covariance = apart @ apart.mT / apart.shape[-1]
         covariance.diagonal(dim1=-2, dim2=-1).add_(_LEAST_VARIANCE)
-        self.spread = torch.linalg.cholesky(covariance)
+        self.c = c.to(dtype)
+        self.before = self.initial.loc.unsqueeze(-1).expand_as(c[:1]).to(dtype)
+        self.scales = scales.to(dtype)  # (T+1, B, P, 1)
+        self.clock = clock.to(dtype)  # of the nodes 0 .. T+1
+        self.spread = torch.linalg.cholesky(covariance).to(dtype)
 
     def _log_prior(self, c: Tensor) -> Tensor:
         """Log-density of the first state and of every step, (T+1, B, S)."""
         c = c.transpose(-2, -1)
-        first = self.initial.log_prob(c[0].transpose(0, 1)).mT.unsqueeze(0)
+        parts = [self.initial.log_prob(c[0].transpose(0, 1)).mT.unsqueeze(0)]
         if self.alike:
-            return torch.cat([first, self.transition(c[:-1], 1).log_prob(c[1:])])
-        steps = [self.transition(c[t - 1], t).log_prob(c[t]) for t in range(1, len(c))]
-        return torch.cat([first, torch.stack(steps)])
+            parts.append(self.transition(c[:-1], 1).log_prob(c[1:]))
+        else:
+            steps = (self.transition(c[t - 1], t).log_prob(c[t]) for t in range(1, len(c)))
+            parts.append(torch.stack(list(steps)))
+        return torch.cat(parts)
 
     def abundances(self) -> Tensor:
         """(S, B, T, P)."""
@@ -255,7 +266,7 @@ class CollapsedChains:
         right = np.minimum(following, last)
         bridged = self._tensor(~held & (following <= last))[:, None, None, None]
         path = torch.cat([self.before, self.c])
-        steps = self.variance.sqrt() * self._normal(len(self.c), 1, path.shape[2])
+        steps = self.scales * self._normal(len(self.c), 1, path.shape[2])
         walk = torch.cat([torch.zeros_like(steps[:1]), steps.cumsum(0)])
         span = (self.clock[right] - self.clock[left]).clamp(min=1e-30)
         share = (self.clock - self.clock[left]) / span * bridged
@@ -268,8 +279,9 @@ class CollapsedChains:
         if self.generator.random() < 0.75:
             change = change * self._one_material()
         new = path + change
-        squares = new.diff(dim=0).square() - path.diff(dim=0).square()
-        return new[1:], 0.5 * (squares / self.variance).sum(-2)
+        apart, before = new.diff(dim=0), path.diff(dim=0)
+        gain = (apart - before) * (apart + before) / self.scales.square()
+        return new[1:], 0.5 * gain.sum(-2)
 
     def _shift(self, held: np.ndarray) -> tuple[Tensor, Tensor]:
         """All states of a block by one step, of the covariance at its first state."""

@@ -245,9 +245,8 @@ def iterate_draws(
     if polish is not None:
         check_model(model)
         num_draws = num_chains(num_samples)
-        per_pixel = max(
-            per_pixel, 3 * num_draws * (model.num_components * model.num_endmembers) ** 2
-        )
+        squares = (model.num_components * model.num_endmembers) ** 2
+        per_pixel = max(per_pixel, (3 * num_draws if polish.exact else num_dates) * squares)
     with quiet_pyro(store), torch.no_grad():
         for part in chunks(num_pixels, per_pixel):
             y, v = pixels[part], valid[part]

@@ -8,6 +8,7 @@ those beside it.
 
 from __future__ import annotations
 
+import copy
 import math
 import zlib
 from typing import Any
@@ -101,7 +102,7 @@ class Chains:
         index: Tensor | None = None,
     ) -> None:
         self.seen, self.numbers = seen, numbers
-        prior = model.abundance_prior
+        prior = copy.deepcopy(model.abundance_prior).double()
         self.initial, self.transition = prior.initial(index), prior.transitions(index)
         states = to_softmax_basis(abundances.double(), _FLOOR) + self.initial.loc.mean()
         self.c = torch.cat([states[..., :1, :], states], dim=-2)
@@ -316,7 +317,7 @@ def polished(
     if isinstance(chains, Chains):
         mean = weighted / weights.clamp(min=1e-12)
     else:
-        mean = chains.likelihood.variability(drawn.mean(0))
+        mean = chains.likelihood.variability(drawn.double().mean(0))
     return drawn.to(pixels), mean.unflatten(-1, shape).to(pixels)
 
 

@@ -22,13 +22,16 @@ from pyro_unmix import (
     AutoRegressive,
     ConjugateGuide,
     ConstantWalk,
+    DirichletWalk,
     FixedEndmembers,
     Independent,
     JumpWalk,
     KnownAbundances,
     LowRankNoise,
     MeanFieldGuide,
+    SoftmaxWalk,
     StudentNoise,
+    StudentWalk,
     Unmixing,
     WhiteNoise,
     fit,
@@ -305,6 +308,19 @@ def test_a_pixel_does_not_depend_on_those_beside_it(
     np.testing.assert_allclose(
         again.dataset["variability"], result.dataset["variability"], atol=1e-7
     )
+
+
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("walk", [SoftmaxWalk, DirichletWalk, StudentWalk])
+def test_priors_of_models_in_single_precision_are_polished(walk: type, exact: bool) -> None:
+    spectra = np.random.default_rng(0).uniform(0.1, 0.6, size=(CUBES.sizes["wavelength"], 3))
+    model = SGLMM(FixedEndmembers(spectra), basis=DCT(2), abundance_prior=walk())
+    estimate = PolishedMean(num_samples=8, num_sweeps=2, exact=exact)
+    result = fit(
+        model, ConjugateGuide(model), CUBES, num_steps=1, progress=False, estimate=estimate
+    )
+    np.testing.assert_allclose(result.abundances.sum("endmember"), 1, atol=1e-5)
+    assert next(model.parameters()).dtype == torch.float32
 
 
 def test_no_sweeps_are_the_guides_draws() -> None:
