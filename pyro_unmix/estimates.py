@@ -63,3 +63,17 @@ class PolishedMean(PosteriorMean):
         in_range(self.noise_factor, "noise_factor", low=0.0, open_low=True)
         if not isinstance(self.exact, bool):
             raise TypeError(f"exact must be True or False, got {self.exact!r}")
+
+
+def as_estimate(estimate: object) -> PosteriorMean:
+    """The estimate, if it is one.
+
+    Raises
+    ------
+    TypeError
+    """
+    if not isinstance(estimate, PosteriorMean):
+        raise TypeError(
+            f"estimate must be PosteriorMean(), PlugInMean() or PolishedMean(), got {estimate!r}"
+        )
+    return estimate

@@ -23,12 +23,11 @@ from pyro_unmix._threads import one_thread
 from pyro_unmix.checkpoint import Checkpoints, Run
 from pyro_unmix.cubes import as_cube_sequence, check_bands
 from pyro_unmix.dates import check_dates, copies
+from pyro_unmix.estimates import PolishedMean, PosteriorMean, as_estimate
 from pyro_unmix.feed import FromDisk, InMemory
 from pyro_unmix.guides.base import Guide
 from pyro_unmix.plan import Plan
 from pyro_unmix.posterior import (
-    PolishedMean,
-    PosteriorMean,
     as_tensors,
     loose_params,
     model_dtype_and_device,
@@ -294,10 +293,7 @@ def _forget_gradients(*programs: Any) -> None:
 def _check_settings(loss: Any, estimate: Any, callback: Any, model: Any) -> None:
     if not hasattr(loss, "loss_and_grads"):
         raise TypeError(f"loss must be an ELBO of Pyro, such as Trace_ELBO(), got {loss!r}")
-    if not isinstance(estimate, PosteriorMean):
-        raise TypeError(
-            f"estimate must be PosteriorMean(), PlugInMean() or PolishedMean(), got {estimate!r}"
-        )
+    as_estimate(estimate)
     if isinstance(estimate, PolishedMean):
         check_model(model)
     if callback is not None and not callable(callback):

@@ -22,7 +22,7 @@ from matplotlib.image import imread
 
 import pyro_unmix as pu
 from pyro_unmix import cli
-from pyro_unmix.presets import NUM_EPOCHS, NUM_STEPS
+from pyro_unmix.presets import MIN_DATES, MOST_POLISHED, NUM_EPOCHS, NUM_STEPS
 
 PICTURES = {
     "abundances",
@@ -361,7 +361,7 @@ def test_errors_are_one_line_and_exit_with_2(
             "--method",
             "fcls",
             "--polish",
-        ): "--polish is of the method unmix, not",
+        ): "--polish and --no-polish are of the method unmix, not",
         ("unmix", good, *two, "--resume"): "--resume and --no-resume need --checkpoint DIR",
         ("unmix", good, *two, "--no-resume"): "--resume and --no-resume need --checkpoint DIR",
         (
@@ -520,7 +520,7 @@ DEFAULTS: dict[str, dict[str, str]] = {
         "--method": "unmix",
         "--steps": f"{NUM_STEPS} for unmix, {HBUN_STEPS} for hbun, {NUM_EPOCHS:g} passes over the "
         "pixels for redsunn",
-        "--polish": "not",
+        "--polish": f"in sequences of {MIN_DATES} dates or more, up to {MOST_POLISHED} pixels times dates",
         "--checkpoint": "none",
         "--resume": "--resume",
         "--seed": "0",

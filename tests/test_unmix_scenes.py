@@ -109,7 +109,7 @@ def test_polish_widens_and_does_not_worsen():
     covered, errors = {}, {}
     for polish in (False, True):
         result = pu.unmix(part, endmembers=reference, polish=polish, num_steps=30, progress=False)
-        low, high = result.quantile([0.05, 0.95], num_samples=64).values
+        low, high = result.interval(0.9, num_samples=64).values
         covered[polish] = ((low <= truth) & (truth <= high)).mean()
         errors[polish] = np.sqrt(np.mean((result.abundances.values - truth) ** 2))
     assert isinstance(result.estimate, pu.PolishedMean)
@@ -118,16 +118,54 @@ def test_polish_widens_and_does_not_worsen():
     assert errors[True] < 1.05 * errors[False]
 
 
-def test_polish_is_of_eight_fast_sweeps_and_the_misfit(monkeypatch):
+TINY = CUBES.isel(y=slice(0, 4), x=slice(0, 4))
+TRUTH = SCENE.reference_endmembers.isel(wavelength=slice(0, 224, 4))
+
+
+def test_sequences_are_polished_by_sixteen_fast_sweeps_and_the_misfit(monkeypatch):
     monkeypatch.setattr(presets, "misfit_factor", lambda *_: 1.5)
-    part = CUBES.isel(y=slice(0, 4), x=slice(0, 4))
-    truth = SCENE.reference_endmembers.isel(wavelength=slice(0, 224, 4))
-    result = pu.unmix(part, endmembers=truth, polish=True, num_steps=0, progress=False)
-    assert result.estimate == pu.PolishedMean(num_sweeps=8, noise_factor=1.5, exact=False)
+    wanted = pu.PolishedMean(num_sweeps=16, noise_factor=1.5, exact=False)
+    for settings in ({}, {"polish": True}):
+        result = pu.unmix(TINY, endmembers=TRUTH, num_steps=0, progress=False, **settings)
+        assert result.estimate == wanted
+
+
+@pytest.mark.parametrize(
+    ("num_dates", "most", "settings", "wanted"),
+    [
+        (2, 100_000, {}, pu.PosteriorMean()),
+        (3, 47, {}, pu.PosteriorMean()),  # 3 dates of 16 pixels are 48
+        (3, 100_000, {"polish": False}, pu.PosteriorMean()),
+        (3, 100_000, {"estimate": pu.PosteriorMean(32)}, pu.PosteriorMean(32)),
+        (3, 48, {}, None),
+        (1, 10, {"polish": True}, None),
+    ],
+)
+def test_when_unmix_polishes(monkeypatch, num_dates, most, settings, wanted):
+    monkeypatch.setattr(presets, "MOST_POLISHED", most)
+    cubes = TINY.isel(time=slice(0, num_dates))
+    result = pu.unmix(cubes, endmembers=TRUTH, num_steps=0, progress=False, **settings)
+    if wanted is None:
+        assert isinstance(result.estimate, pu.PolishedMean)
+    else:
+        assert result.estimate == wanted
+
+
+def test_other_images_are_read_out_as_is_asked():
+    result = pu.unmix(TINY, endmembers=TRUTH, num_steps=0, progress=False)
+    plain = pu.unmix(TINY, endmembers=TRUTH, num_steps=0, polish=False, progress=False)
+    xr.testing.assert_equal(result.predict(TINY).abundances, result.abundances)
+    other = result.predict(TINY, estimate=pu.PosteriorMean())
+    assert other.estimate == pu.PosteriorMean()
+    xr.testing.assert_equal(other.abundances, plain.abundances)
+    assert abs(other.abundances - result.abundances).max() > 1e-3
+    xr.testing.assert_equal(other.sample(4), plain.sample(4))
+    with pytest.raises(TypeError, match="estimate must be PosteriorMean"):
+        result.predict(TINY, estimate="mean")
 
 
 def test_polish_is_checked():
-    with pytest.raises(TypeError, match="polish must be True or False, got 8"):
+    with pytest.raises(TypeError, match="polish must be True, False or None, got 8"):
         pu.unmix(CUBES, 3, polish=8)
     with pytest.raises(ValueError, match="polish=True or an estimate, got both"):
         pu.unmix(CUBES, 3, polish=True, estimate=pu.PosteriorMean())
