@@ -6,7 +6,8 @@ Simulation-based calibration where the exact posterior is known (abundances give
 scene drawn from the model, with the parameters known, and NUTS on a few pixels of another; `unmix` at its defaults on
 scenes that the model does not describe exactly: one whose variability is smooth in space, ds1 and ds2. Every scene is
 read out from the guide (`PosteriorMean`) and after Markov-chain sweeps over abundances alone (`PolishedMean` with
-``exact=False`` and `misfit_factor`). Prints Markdown and draws the rank histogram and the coverage.
+``exact=False`` and `misfit_factor`), which is what `unmix` does with sequences. Intervals are those of
+`Unmixing.interval`. Prints Markdown and draws the rank histogram and the coverage.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import xarray as xr
 from _data import corner, data_folder, load
 from _referee import compared, referee
 from matplotlib.figure import Figure
@@ -43,6 +43,7 @@ from pyro_unmix import (
     unmix,
 )
 from pyro_unmix.dates import has_field
+from pyro_unmix.draws import credible_interval
 from pyro_unmix.estimates import PolishedMean, PosteriorMean
 from pyro_unmix.guides.variability import ExactVariability
 from pyro_unmix.misfit import misfit_factor
@@ -50,7 +51,6 @@ from pyro_unmix.mixing import Basis
 from pyro_unmix.posterior import as_tensors
 
 Array = NDArray[Any]
-LEVELS = (0.05, 0.25, 0.75, 0.95)
 NUM_DRAWS = 99  # of a rank, so that there are a hundred
 NUM_BINS = 20
 NUM_SAMPLES = 200  # behind a quantile
@@ -127,8 +127,7 @@ def rank_test(found: Array) -> float:
 
 def row(result: Drawn, truth: Array, order: Array) -> dict[str, Any]:
     """Coverage of 50 % and 90 % intervals over all pixels, width, and interval score (Gneiting, Raftery 2007)."""
-    quantiles = result.quantile(list(LEVELS), num_samples=NUM_SAMPLES).to_numpy()[..., order]
-    low, lower, upper, high = quantiles
+    (low, high), (lower, upper) = (result.interval(level)[..., order] for level in (0.9, 0.5))
     inside = (truth >= low) & (truth <= high)
     error = np.sqrt(np.mean((result.abundances.to_numpy()[..., order] - truth) ** 2))
     penalty = 2 / 0.1 * ((low - truth).clip(min=0) + (truth - high).clip(min=0))
@@ -197,17 +196,18 @@ class Drawn:
 
     def __init__(self, result: Unmixing) -> None:
         self.abundances = result.abundances
-        self.draws = result.sample(NUM_SAMPLES).drop_vars("endmember", errors="ignore")
+        self.draws = torch.from_numpy(result.sample(NUM_SAMPLES).to_numpy())
 
-    def quantile(self, levels: list[float], num_samples: int = NUM_SAMPLES) -> xr.DataArray:
-        return self.draws[:num_samples].quantile(levels, "sample")
+    def interval(self, level: float) -> Array:
+        """Lower and upper bound, (2, T, H, W, P)."""
+        return credible_interval(self.draws, level).numpy()
 
 
 def polished(result: Unmixing, num_sweeps: int) -> tuple[Unmixing, float]:
     """The same fit, read out after sweeps, with the noise that the scene asks for; and that factor."""
     factor = misfit_factor(result.model, result.cubes)
     estimate = PolishedMean(num_sweeps=num_sweeps, noise_factor=factor, exact=False)
-    return replace(result, estimate=estimate).predict(result.cubes), factor
+    return result.predict(result.cubes, estimate=estimate), factor
 
 
 def thinned(result: Unmixing, truth: Array, step: int) -> tuple[Unmixing, Array]:
@@ -310,7 +310,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
             result, truth = thinned(whole, whole_truth, 1 if options.quick else options.every)
             sharper, factor = polished(result, 2 if options.quick else options.sweeps)
             print(f"<!-- {name}: noise times {factor:.2f} -->")
-            read_outs = {"guide": result, "polished": sharper}
+            guides_own = result.predict(result.cubes, estimate=PosteriorMean())
+            read_outs = {"guide": guides_own, "polished": sharper}
         for kind, one in read_outs.items():
             drawn = Drawn(one)
             rows[f"{name}, {kind}"] = scores = row(drawn, truth, order)
@@ -327,18 +328,18 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 def draw(found: Array, cases: dict[str, tuple[Drawn, Array, Array]], path: Path) -> None:
-    """Rank histogram, and coverage of all central intervals."""
+    """Rank histogram, and coverage of intervals of all levels."""
     figure = Figure(figsize=(9, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     left.hist(found.ravel(), bins=NUM_BINS, range=(0, NUM_DRAWS + 1), color="0.6")
     left.axhline(found.size / NUM_BINS, color="k", linewidth=1)
     left.set(xlabel="rank of the true value among draws", ylabel="count", title="exact posterior")
     nominal = np.linspace(0.1, 0.98, 12)
-    levels = np.concatenate([(1 - nominal) / 2, (1 + nominal) / 2])
     for name, (result, truth, order) in cases.items():
-        quantiles = result.quantile(levels.tolist(), num_samples=NUM_SAMPLES).to_numpy()[..., order]
-        low, high = quantiles[: len(nominal)], quantiles[len(nominal) :]
-        covered = ((truth >= low) & (truth <= high)).mean(axis=(1, 2, 3, 4))
+        covered = []
+        for level in nominal:
+            low, high = result.interval(level)[..., order]
+            covered.append(((truth >= low) & (truth <= high)).mean())
         style = "o--" if name.endswith("guide") else "o-"
         right.plot(nominal, covered, style, markersize=3, label=name)
     right.plot([0, 1], [0, 1], color="k", linewidth=1)

@@ -41,7 +41,7 @@ def interval_maps(
     """Credible intervals of the abundances of an `Unmixing`; see `Unmixing.interval`."""
     level = in_range(level, "level", 0.0, 1.0, open_low=True, open_high=True)
     num_samples = positive_int(num_samples, "num_samples", minimum=2)
-    parts = [_interval(d, level).cpu().numpy() for d in _draws(result, cubes, num_samples, seed)]
+    parts = [credible_interval(d, level).cpu().numpy() for d in _draws(result, cubes, num_samples, seed)]
     maps = _maps(result, cubes, np.concatenate(parts, axis=1))
     return _at_dates_of(result, xr.concat(maps, dim=xr.IndexVariable("bound", ["lower", "upper"])))
 
@@ -71,8 +71,11 @@ def _quantiles(draws: torch.Tensor, levels: list[float]) -> np.ndarray:
     return _interpolate_ranks(ordered, draws.new_tensor(levels)).cpu().numpy()
 
 
-def _interval(draws: torch.Tensor, level: float) -> torch.Tensor:
-    """Bounds (2, ...) of draws (S, ...) in [0, 1]: central, or one-sided where alpha or beta is at most 2."""
+def credible_interval(draws: torch.Tensor, level: float) -> torch.Tensor:
+    """Bounds (2, ...) of draws (S, ...) in [0, 1]: central, or one-sided where alpha or beta is at most 2.
+
+    See `Unmixing.interval`.
+    """
     tail = (1 - level) / 2
     ordered = draws.sort(dim=0).values
     low, high, one_low, one_high = _interpolate_ranks(

@@ -43,9 +43,9 @@ class Normal:
 
     abundances = xr.DataArray(np.zeros((1, 40, 50, 2)), dims=("time", "y", "x", "endmember"))
 
-    def quantile(self, levels: list[float], num_samples: int) -> xr.DataArray:
-        values = stats.norm.ppf(levels)[:, None, None, None, None] + np.zeros((1, 40, 50, 2))
-        return xr.DataArray(values, dims=("quantile", *self.abundances.dims))
+    def interval(self, level: float) -> np.ndarray:
+        ends = stats.norm.ppf([(1 - level) / 2, (1 + level) / 2])
+        return ends[:, None, None, None, None] + np.zeros((1, 40, 50, 2))
 
 
 def test_scores_of_intervals_are_their_formulas() -> None:
