@@ -47,6 +47,7 @@ ROWS = [
         "num_endmembers",
         "selection",
         "collapsed",
+        "state_chains",
         "dates",
         "draws",
         "estimates",

@@ -36,12 +36,12 @@ from pyro_unmix import (
     WhiteNoise,
     fit,
     posterior,
-    sweeps,
+    state_chains,
 )
 from pyro_unmix.estimates import PolishedMean, PosteriorMean
 from pyro_unmix.misfit import misfit_factor
 from pyro_unmix.observations import Observations, quadratic_value
-from pyro_unmix.sweeps import KEPT, Chains, Numbers, num_chains, polished
+from pyro_unmix.sweeps import KEPT, Chains, num_chains, polished
 
 BANDS, DATES, PIXELS = 4, 2, 3
 NOISE, SCALE, GAMMA, STEP, JUMP, RHO = 0.03, 0.3, 2.0, 0.4, 2.5, 0.2
@@ -70,7 +70,7 @@ def model_of(walk: str, chain: str, noise: float = NOISE) -> SGLMM:
 
 def statistics_of(chains: Chains) -> dict[str, torch.Tensor]:
     """Of every chain and pixel, (S, B)."""
-    a, c, psi = chains.abundances(), chains.c, chains.psi
+    a, c, psi = chains.abundances(), chains.c.permute(3, 1, 0, 2), chains.psi
     explained = quadratic_value(chains.seen.given(psi[..., 1:, :]), a)
     return {
         "abundances": a[..., 0].mean(-1),
@@ -78,7 +78,7 @@ def statistics_of(chains: Chains) -> dict[str, torch.Tensor]:
         "their distance from the corners": a.log().sum((-1, -2)),
         "first state": c[..., 0, :].square().sum(-1),
         "steps": c.diff(dim=-2).square().sum((-1, -2)),
-        "log-prior": chains.log_prior.sum(-1),
+        "log-prior": chains.log_prior.sum(0).mT,
         "likelihood": explained.sum(-1),
         "psi": psi.mean((-1, -2)),
         "psi squared": psi.square().sum((-1, -2)),
@@ -105,7 +105,7 @@ def test_sweeps_leave_the_posterior_as_it_is(
     num_pixels, dates, num_chains = 1500, 3, 2
     if not of_blocks:  # which hide the moves of single dates
         num_pixels = 4000
-        monkeypatch.setattr(sweeps, "_NUM_MOVES", 0)
+        monkeypatch.setattr(state_chains, "NUM_MOVES", 0)
     valid = torch.ones(num_pixels, dates, dtype=torch.bool)
     with torch.no_grad(), torch.random.fork_rng(), pyro.get_param_store().scope():
         torch.manual_seed(0)
@@ -118,20 +118,20 @@ def test_sweeps_leave_the_posterior_as_it_is(
         coupled = chain == "coupled"  # else no spectrum depends on psi_0, and the model has none
         first = sites["psi_0"]["value"].flatten(1) if coupled else SCALE * torch.randn_like(psi[0])
         valid[::5, 1] = False
-        numbers = Numbers(num_chains, 0, y)
-        numbers.shape = num_chains, num_pixels  # other numbers for every pixel
-        apart = np.random.default_rng(0).dirichlet(np.ones(2), size=(*numbers.shape, dates))
+        rng = np.random.default_rng(0)
+        apart = rng.dirichlet(np.ones(2), size=(num_chains, num_pixels, dates))
         seen = Observations(model_of(walk, chain), y, valid, factor)
-        chains = Chains(model_of(walk, chain), seen, torch.from_numpy(apart), numbers)
-        chains.c = c.repeat(num_chains, 1, 1, 1)
+        chains = Chains(model_of(walk, chain), seen, torch.from_numpy(apart), rng)
+        chains.num_streams = num_pixels  # other numbers for every pixel
+        chains.c = c.permute(1, 0, 2).unsqueeze(-1).repeat(1, 1, 1, num_chains)
         chains.psi = torch.stack([first, *psi], dim=1).repeat(num_chains, 1, 1, 1)
-        chains.log_prior = chains._log_prior(chains.c)
+        chains.log_prior = chains.log_prior_of(chains.c)
         before = statistics_of(chains)
         for _ in range(2 if of_blocks else 16):
             chains.sweep()
         after = statistics_of(chains)
-    assert (chains.c[..., 1:, :] != c[:, 1:]).all(-1).double().mean() > 0.8
-    torch.testing.assert_close(chains.log_prior, chains._log_prior(chains.c))
+    assert (chains.c.permute(3, 1, 0, 2) != c)[:, :, 1:].all(-1).double().mean() > 0.8
+    torch.testing.assert_close(chains.log_prior, chains.log_prior_of(chains.c))
     for name, value in after.items():
         change = (value - before[name]).mean(0)
         score = float(change.mean() / change.std().clamp(min=1e-12)) * np.sqrt(num_pixels)
