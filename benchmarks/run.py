@@ -43,6 +43,12 @@ def _accuracy(options: argparse.Namespace, folder: Path) -> Any:
     return json.loads(path.read_text())
 
 
+def _convergence(options: argparse.Namespace, folder: Path) -> Any:
+    import convergence
+
+    return convergence.main([*_quick(options), *_data(options)])
+
+
 def _redsunn(options: argparse.Namespace, folder: Path) -> Any:
     import redsunn
 
@@ -113,6 +119,7 @@ BENCHMARKS: dict[str, tuple[Callable[[argparse.Namespace, Path], Any], bool]] = 
     "speed": (_speed, False),
     "growth": (_growth, False),
     "accuracy": (_accuracy, True),
+    "convergence": (_convergence, True),
     "redsunn": (_redsunn, True),
     "idnet": (_idnet, True),
     "paper_tables": (_paper_tables, True),

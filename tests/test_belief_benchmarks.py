@@ -11,11 +11,12 @@ import xarray as xr
 from scipy import stats
 from scipy.optimize import linear_sum_assignment
 
-from pyro_unmix import Unmixing, choose_start, vca
+from pyro_unmix import Unmixing, choose_start, presets, vca
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import calibration
+import convergence
 import endmember_training
 import landsat
 
@@ -125,3 +126,18 @@ def test_the_endmember_benchmark_runs(data_dir: Path) -> None:
         errors = {kind: rows["ds1", name, kind]["M0 error"] for kind in endmember_training.KINDS}
         assert errors["kept"] == pytest.approx(error, rel=1e-5)
         assert errors["free"] != errors["kept"] != errors["anchored"] != errors["free"]
+
+
+def test_the_convergence_benchmark_runs(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(presets, "NUM_STEPS", 10)
+    rows = convergence.main(["--quick", "--data", str(data_dir)])
+    assert [row["scene"] for row in rows] == ["ds1", "ds2"]
+    for row in rows:
+        assert list(row["errors"]) == [0, 1, 2, 5, 10]
+        reached, last = row["reached at step"], row["errors"][10]
+        later = [error for step, error in row["errors"].items() if step >= reached]
+        assert max(later) <= 1.01 * last
+        assert 0 < row["seconds to there"] and row["seconds in all"] > 0
+    assert capsys.readouterr().out.count("| ds") == 2

@@ -29,6 +29,7 @@ from pyro_unmix import (
     Independent,
     JumpWalk,
     KnownAbundances,
+    PolishedMean,
     RandomWalk,
     Unmixing,
     WhiteNoise,
@@ -125,7 +126,7 @@ def test_the_posterior_at_the_dates_of_images_is_that_of_the_fit() -> None:
 
 
 def test_dates_without_images_lie_between_and_are_less_certain() -> None:
-    result = unmixed()
+    result = unmix(cubes(), 3, polish=False, num_steps=2, progress=False)
     asked = np.array(["2020-01-25", "2020-01-02", "2020-01-04"], dtype="datetime64[ns]")
     between = result.interpolate(asked)
     np.testing.assert_array_equal(between.abundances["time"], asked)
@@ -137,6 +138,14 @@ def test_dates_without_images_lie_between_and_are_less_certain() -> None:
     assert result.cubes is not None and result.cubes.sizes["time"] == 5
     for drawn in (between.sample(3), between.quantile([0.1, 0.9])):
         np.testing.assert_array_equal(drawn["time"], asked)
+
+
+def test_polished_draws_of_dates_ahead_are_less_certain_the_later() -> None:
+    result = unmixed()
+    assert isinstance(result.estimate, PolishedMean)
+    ahead = result.forecast(DATES[-1] + np.array([10, 400]) * np.timedelta64(1, "D"))
+    soon, late = ahead.abundances_std.mean(("y", "x", "endmember")).values
+    assert late > 1.3 * soon > 1.3 * result.abundances_std.mean().item()
 
 
 def test_dates_come_in_the_order_in_which_they_are_asked_for() -> None:
