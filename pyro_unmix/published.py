@@ -121,7 +121,7 @@ class FirstDateSGLMM(SGLMM):
     date and prior of M0 it serves as well.
     """
 
-    def forward(
+    def forward(  # type: ignore[override]  # no guide integrates its psi out
         self,
         pixels: Tensor | None,
         valid: Tensor,

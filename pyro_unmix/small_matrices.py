@@ -13,6 +13,7 @@ from torch import Tensor
 _LARGEST_JACOBI = 3  # rows; beyond, LAPACK takes less time
 _NUM_SWEEPS = 4
 _ROWS = 8  # that are updated together
+_SPECTRA = 512  # that are in double precision at a time
 
 
 def multiply(left: Tensor, right: Tensor) -> Tensor:
@@ -170,3 +171,30 @@ def _rotate(rest: Tensor, vectors: Tensor, p: int, q: int) -> None:
         turned = cosine * first - sine * second
         torch.addcmul(sine * first, cosine, second, out=second)
         first.copy_(turned)
+
+
+def project(pixels: Tensor, design: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """``design'y``, computed in double precision: what follows enlarges its rounding.
+
+    Some spectra at a time, so that those in double stay in the cache; by columns, which takes BLAS half the time that
+    rows of so few numbers take.
+
+    Parameters
+    ----------
+    pixels : Tensor, shape (B, T, L)
+    design : Tensor, shape (L, Q)
+    dtype : optional
+        Of the result; default that of `pixels`.
+
+    Returns
+    -------
+    Tensor, shape (Q, T, B)
+    """
+    batch, num_dates, _ = pixels.shape
+    rows = design.mT.double().contiguous()
+    projected = pixels.new_empty(len(rows), num_dates, batch, dtype=dtype or pixels.dtype)
+    for t in range(num_dates):
+        for start in range(0, batch, _SPECTRA):
+            part = slice(start, start + _SPECTRA)
+            projected[:, t, part] = rows @ pixels[part, t].double().mT
+    return projected

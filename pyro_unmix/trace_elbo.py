@@ -18,12 +18,18 @@ def loss_and_grads(elbo: Trace_ELBO, model: Any, guide: Any, *args: Any, **kwarg
     """`Trace_ELBO.loss_and_grads`, up to rounding, with the densities of all sites scaled and added at once.
 
     Pyro scales, sums and reads every site by itself: some ten operations and a wait for the device per site and step.
-    Several draws, guides that are messengers, and sites without reparameterisation are left to Pyro.
+    Several draws, guides that are messengers, and sites without reparameterisation are left to Pyro. What a guide can
+    integrate out (`ConjugateGuide.integrates`) is not drawn.
     """
     several = elbo.num_particles > 1 or elbo.vectorize_particles
-    if several or is_validation_enabled() or isinstance(poutine.unwrap(guide), Messenger):
+    program = poutine.unwrap(guide)
+    if several or is_validation_enabled() or isinstance(program, Messenger):
         return elbo.loss_and_grads(model, guide, *args, **kwargs)
-    guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
+    if getattr(program, "integrates", False):
+        guide_trace = poutine.trace(guide).get_trace(*args, **kwargs, integrate=True)
+        kwargs["integrated"] = guide_trace.nodes["_RETURN"]["value"]
+    else:
+        guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
     replayed = poutine.replay(model, trace=guide_trace)
     model_trace = poutine.trace(replayed).get_trace(*args, **kwargs)
     drawn = _sites(guide_trace)

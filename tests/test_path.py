@@ -22,6 +22,7 @@ from pyro_unmix import (
 from pyro_unmix import posterior as reading
 from pyro_unmix.cubes import as_cube_sequence
 from pyro_unmix.guides import path as paths
+from pyro_unmix.small_matrices import project
 from pyro_unmix.solvers import simplex_scale
 
 BANDS, DATES, MATERIALS = 30, 3, 3
@@ -82,7 +83,7 @@ def test_projections_are_those_of_numpy():
     model, _ = pair()
     pixels, design = scene(model, 5), model.design().detach()
     expected = np.einsum("btl,lq->qtb", pixels.double().numpy(), design.double().numpy())
-    got = paths.project(pixels, design)
+    got = project(pixels, design)
     assert got.dtype == torch.float32
     np.testing.assert_allclose(got, expected, rtol=1e-6)
 

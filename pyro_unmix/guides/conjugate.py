@@ -12,17 +12,20 @@ from torch import Tensor, nn
 from pyro_unmix._random import seeded
 from pyro_unmix.distributions import FactorNormal
 from pyro_unmix.guides.base import Guide, Noise
+from pyro_unmix.guides.chains import ChainNormal
 from pyro_unmix.guides.encoders import Encoder, built, encoded
-from pyro_unmix.guides.path import Path, StepVariance, blocks, find_sites, project, softmax
-from pyro_unmix.guides.smoother import conditionals
+from pyro_unmix.guides.integrated import Integrated
+from pyro_unmix.guides.path import Path, StepVariance, blocks, find_sites, softmax, taken
+from pyro_unmix.guides.smoother import conditionals, conditionals_of_few
 from pyro_unmix.guides.variability import ExactVariability, chain_means
 from pyro_unmix.mixing import to_abundances
 from pyro_unmix.models.sglmm import SGLMM
 from pyro_unmix.priors.part import BAND_NOISE, SMOOTH_VARIABILITY, UNEVEN_VARIABILITY
-from pyro_unmix.small_matrices import apply, cholesky, multiply
+from pyro_unmix.small_matrices import apply, cholesky, multiply, project
 from pyro_unmix.solvers import MarginalDates, MarginalMixing
 
-_CHUNK = 16384  # pixels times dates that are treated together
+_CHUNK = 32768  # pixels times dates that are treated together
+_ENCODED = 1024  # pixels that the network reads together
 _NUM_MEANS = 2  # abundance draws behind the mean variability: a pair of opposite ones
 
 
@@ -111,11 +114,15 @@ class ConjugateGuide(Guide):
         dates = self._marginal_dates(design, noise, num_dates)
         parts = []
         for block, wanted in blocks(len(valid), num_dates, _CHUNK):
-            projected = project(self.model.noise.whitened(pixels[block], plain)[0], design)
+            own = taken(pixels, block, wanted)
+            projected = project(self.model.noise.whitened(own, plain)[0], design)
             seen = dates if offsets is None else dates.shifted(_columns(offsets[block]))
-            (curvature, pull), path = find_sites(
-                seen, projected, valid[block].mT, lambda states: Path(states, *self._walk())
-            )
+            with (
+                torch.inference_mode()
+            ):  # a quarter less overhead; `cat` makes tensors of the ordinary kind of them
+                (curvature, pull), path = find_sites(
+                    seen, projected, valid[block].mT, lambda states: Path(states, *self._walk())
+                )
             found = {
                 "curvature": curvature.movedim((0, 1), (-2, -1)).transpose(0, 1),
                 "pull": pull.permute(2, 1, 0),
@@ -159,23 +166,42 @@ class ConjugateGuide(Guide):
         index: Tensor | None = None,
         size: int | None = None,
         features: Mapping[str, Tensor] | None = None,
-    ) -> None:
-        """The variational program; arguments as `SGLMM.forward`."""
+        integrate: bool = False,
+    ) -> Integrated | None:
+        """The variational program; arguments as `SGLMM.forward`. On `integrate` see `integrates`."""
         if features is None:
             features = self.prepare(pixels, valid, index=index)
         batch, num_dates, _ = pixels.shape
         offsets = self.sample_offsets(index)
         with pyro.plate("pixels", size or batch, subsample=index, dim=-1):
-            states = self._sample_abundances(pixels, valid, features, index)
-            posterior = self._variability(pixels, valid, states, offsets)
+            if integrate and self._has_path:
+                states = pyro.sample("c", self._path(pixels, valid, features))
+            else:
+                states = self._sample_abundances(pixels, valid, features, index)
+            if integrate:
+                return Integrated(self.model, pixels, valid, states)
+            posterior = self._variability(pixels, valid, states[..., 1:, :], offsets)
             psi = pyro.sample("psi_0", posterior.conditional(0, None))
             for t in range(1, num_dates + 1):
                 psi = pyro.sample(f"psi_{t}", posterior.conditional(t, psi))
+        return None
+
+    @property
+    def integrates(self) -> bool:
+        """Whether the ELBO can do without draws of psi: it is the same for all of them.
+
+        Called with ``integrate=True`` the guide has no sites ``psi_t`` and returns what the model takes as
+        ``integrated`` in place of all its sites in the plate.
+        """
+        return (
+            type(self).forward is ConjugateGuide.forward
+            and type(self.model).forward is SGLMM.forward
+        )
 
     def _sample_abundances(
         self, pixels: Tensor, valid: Tensor, features: Mapping[str, Tensor], index: Tensor | None
     ) -> Tensor:
-        """``c_1 .. c_T``, shape (..., B, T, P)."""
+        """``c_0 .. c_T``, shape (..., B, T+1, P)."""
         prior = self.model.abundance_prior
         if prior.is_random:
             step = self._abundance_chain(pixels, valid, features)
@@ -183,21 +209,31 @@ class ConjugateGuide(Guide):
         else:
             step = prior.transitions(index)
             c = pyro.sample("c_0", prior.initial(index))
-        states = []
+        states = [c]
         for t in pyro.markov(range(1, pixels.shape[1] + 1)):
             c = pyro.sample(f"c_{t}", step(c, t))
             states.append(c)
         return torch.stack(states, dim=-2)
+
+    @property
+    def _has_path(self) -> bool:
+        """Whether q(c) is a Gaussian chain, whose dates need no sites of their own."""
+        plain = type(self)._abundance_chain is ConjugateGuide._abundance_chain
+        return plain and self.model.abundance_prior.is_random
+
+    def _path(self, pixels: Tensor, valid: Tensor, features: Mapping[str, Tensor]) -> ChainNormal:
+        """``q(c_0 .. c_T | y)``."""
+        with torch.no_grad():
+            chain = self._chain(features)
+        given = self._corrections(pixels, valid, features["path"]) if self.correction else ()
+        return ChainNormal(*chain, *given)
 
     def _abundance_chain(
         self, pixels: Tensor, valid: Tensor, features: Mapping[str, Tensor]
     ) -> Callable[[Tensor | None, int], FactorNormal]:
         """A function ``(c_{t-1}, t) -> q(c_t | c_{t-1}, y)``."""
         with torch.no_grad():
-            offset, gain, factor = self._chain_columns(features)
-            # dates first, so that what is needed at one date lies together
-            offsets = offset.permute(1, 2, 0).contiguous().unbind()
-            gains, factors = (x.permute(2, 3, 0, 1).contiguous() for x in (gain, factor))
+            offsets, gains, factors = self._chain(features)
             log_dets = factors.diagonal(dim1=-2, dim2=-1).log().sum(-1).unbind()
         given: list[Any] = [()] * len(offsets)
         if self.correction:
@@ -212,6 +248,21 @@ class ConjugateGuide(Guide):
             return FactorNormal(loc, factors[t], log_dets[t], *given[t])
 
         return conditional
+
+    def _chain(self, features: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Of ``c_t = offset_t + gain_t c_{t-1} + factor_t eps``: (T+1, B, P), (T, B, P, P) and (T+1, B, P, P)."""
+        step_variance, loc, precision = self._walk()
+        path, mean_square = features["path"].permute(2, 1, 0), features["mean_square"].mT
+        variances = step_variance(path, mean_square).mT
+        gain, first, vectors = conditionals_of_few(
+            features["curvature"], features["pull"], variances, precision
+        )
+        vectors[0] += precision * loc
+        covariance = torch.cat([first.unsqueeze(0), gain * variances.mT[..., None, None]])
+        # V = F F' with F upper triangular, as the Cholesky factor C of the precision has F = C'^-1
+        columns = cholesky(covariance.permute(2, 3, 0, 1).flip(0, 1)).flip(0, 1)
+        factor = columns.permute(2, 3, 0, 1).contiguous()
+        return (covariance @ vectors.unsqueeze(-1)).squeeze(-1), gain, factor
 
     def _chain_columns(self, features: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Of ``c_t = offset_t + gain_t c_{t-1} + factor_t eps``: (P, T+1, B), (P, P, T, B) and (P, P, T+1, B)."""
@@ -228,8 +279,11 @@ class ConjugateGuide(Guide):
 
     def _corrections(self, pixels: Tensor, valid: Tensor, path: Tensor) -> tuple[Tensor, Tensor]:
         """Shift (in posterior stds) and log-scale of every ``q(c_t | ...)``, each (B, T, P)."""
-        observed = torch.where(valid.unsqueeze(-1), pixels, 0.0)
-        hidden = encoded(self.encoder, torch.cat([observed, path[:, 1:]], dim=-1), self.model)
+        num_bands = pixels.shape[-1]
+        sequence = pixels.new_empty(*valid.shape, num_bands + path.shape[-1])
+        torch.mul(pixels, valid.unsqueeze(-1), out=sequence[..., :num_bands])
+        sequence[..., num_bands:] = path[:, 1:]
+        hidden = encoded(self.encoder, sequence, self.model)
         if torch.is_grad_enabled():
             shift, log_scale = (hidden @ self.head.mT).chunk(2, dim=-1)
             return shift, log_scale
@@ -278,10 +332,11 @@ class ConjugateGuide(Guide):
             place = slice(start, start + wanted.stop)
             start = place.stop
             part = {name: feature[index] for name, feature in features.items()}
-            states = self._draw_states(pixels[index], valid[index], part, eps)
+            y, seen = taken(pixels, index, wanted), valid[index]
+            states = self._draw_states(y, seen, part, eps)
             for t, state in enumerate(states):
                 drawn[t, :, :, place] = state[..., wanted]
-            mean = self._mean_variability(pixels[index], valid[index], states, part)
+            mean = self._mean_variability(y, seen, states, part)
             variability[..., place] = mean.movedim(1, 0)[..., wanted]
         mean = variability.permute(2, 0, 1).contiguous()
         shape = (self.model.num_components, size)
@@ -297,9 +352,10 @@ class ConjugateGuide(Guide):
         """Abundances of every date, (P, S, B), from noise (P, S, 1) of the dates 0..T."""
         offset, gain, factor = self._chain_columns(features)
         if self.correction:
-            shift, log_scale = (
-                x.permute(2, 1, 0) for x in self._corrections(pixels, valid, features["path"])
-            )
+            # A few pixels at a time: the network's input is as large as the spectra.
+            inputs = (x.split(_ENCODED) for x in (pixels, valid, features["path"]))
+            parts = [self._corrections(*few) for few in zip(*inputs, strict=True)]
+            shift, log_scale = (torch.cat(few).permute(2, 1, 0) for few in zip(*parts, strict=True))
             offset[:, 1:] += apply(factor[:, :, 1:], shift)
             factor[:, :, 1:] *= log_scale.exp()
         c = offset[:, None, 0] + multiply(factor[:, :, 0], eps[0])

@@ -106,7 +106,12 @@ def find_sites(
 
 def softmax(states: Tensor) -> Tensor:
     """Softmax over the first axis; unlike torch's, the same whatever the length of the others."""
-    weights = (states - states.amax(0)).exp_()
+    return _softmax_(states.clone())
+
+
+def _softmax_(states: Tensor) -> Tensor:
+    """`softmax` in place."""
+    weights = states.sub_(states.amax(0)).exp_()
     return weights.div_(weights.sum(0))
 
 
@@ -159,12 +164,16 @@ def _expected_laplace(gram: Tensor, moment: Tensor, loc: Tensor, covariance: Ten
     noise = torch.from_numpy(half.T.copy()).to(loc)[..., None, None]
     steps = multiply(cholesky(spread), noise)
     loc = loc[:, None]
-    a = softmax(torch.cat([loc + steps, loc - steps], dim=1))  # (P, points, T, B)
+    points = loc.new_empty(size, _NUM_POINTS, *loc.shape[2:])
+    torch.add(loc, steps, out=points[:, : _NUM_POINTS // 2])
+    torch.sub(loc, steps, out=points[:, _NUM_POINTS // 2 :])
+    a = _softmax_(points)  # (P, points, T, B)
     b = multiply(gram, a)
+    half_square = (a * b).sum(0).mul_(0.5)
     u = moment[:, None] - b
     u -= (a * u).sum(0)
-    w = a * (u - b + 0.5 * (a * b).sum(0))
-    slope = (a * u).mean(1)
+    w = torch.sub(u, b, out=b).add_(half_square).mul_(a)
+    slope = u.mul_(a).mean(1)
     outer = _outer(a, a)
     cross = _outer(w, a)
     curvature = (gram * outer + cross + cross.transpose(0, 1)) / _NUM_POINTS
@@ -195,8 +204,8 @@ def blocks(num_pixels: int, num_dates: int, largest: int) -> Iterator[tuple[Tens
         yield torch.arange(start, end).clamp(max=stop - 1), slice(0, stop - start)
 
 
-def project(pixels: Tensor, design: Tensor) -> Tensor:
-    """``design'y`` (Q, T, B) of pixels (B, T, L), in double: what follows enlarges its rounding."""
-    batch, num_dates, _ = pixels.shape
-    projected = pixels.flatten(0, 1).double() @ design.double()
-    return projected.to(pixels.dtype).mT.reshape(-1, batch, num_dates).transpose(1, 2).contiguous()
+def taken(values: Tensor, block: Tensor, wanted: slice) -> Tensor:
+    """``values[block]`` of a block of `blocks`, without a copy where it was not filled up."""
+    if len(block) > wanted.stop:
+        return values[block]
+    return values[int(block[0]) : int(block[0]) + len(block)]

@@ -70,38 +70,45 @@ def chain_means(
     precision = noise_scale.pow(-2)
     explained = apply(gram[p:, :p, None, None], abundances)
     pull = precision * e * (projected[p:] - explained)
-    curvature = (e[:, None] * (precision * e)).mul_(gram[p:, p:, None, None])
     weight = step_scale.pow(-2)
+
+    def observed(t: int) -> Tensor:  # of all dates at once, it would not stay in the cache
+        return (e[:, None, t] * (precision * e[:, t])).mul_(gram[p:, p:, None])
+
     if independent:
-        curvature.diagonal(dim1=0, dim2=1).add_(weight.unsqueeze(1))
-        return solve(curvature, pull[:, None])[:, 0]
+        alone = (_plus(observed(t), weight[t]) for t in range(num_dates))
+        return torch.stack([solve(c, pull[:, None, t])[:, 0] for t, c in enumerate(alone)], dim=1)
     # psi_0 is seen by no date: the chain starts with the prior of psi_1.
     first = (coefficient[0] * scale).square() + step_scale[0].square()
     tame = bool((weight * first).max() < _TAME)
-    observed, pulls = curvature.unbind(2), pull.unbind(1)
-    information, vector = observed[-1], pulls[-1]
+    pulls = pull.unbind(1)
+    information, vector = observed(num_dates - 1), pulls[-1]
     passed = []
     for t in range(num_dates - 1, 0, -1):
         pulled = (coefficient[t] * weight[t]).unsqueeze(-1)
-        since = information.clone()
-        since.diagonal(dim1=0, dim2=1).add_(weight[t])
+        since = _plus(information if tame else information.clone(), weight[t])
         covariance = inverse(since)
         passed.append((covariance, vector, pulled))
         scaled = covariance * pulled[:, None]
         if tame:
-            information = torch.addcmul(observed[t - 1], scaled, pulled, value=-1)
-            information.diagonal(dim1=0, dim2=1).add_(coefficient[t] * pulled[:, 0])
+            information = observed(t - 1).addcmul_(scaled, pulled, value=-1)
+            _plus(information, coefficient[t] * pulled[:, 0])
         else:  # as in `ExactVariability`, the form that does not cancel
             information = multiply_symmetric(scaled, information * coefficient[t, :, None])
-            information += observed[t - 1]
+            information += observed(t - 1)
         vector = apply(scaled, vector) + pulls[t - 1]
-    information = information.clone()
-    information.diagonal(dim1=0, dim2=1).add_(first.reciprocal())
+    _plus(information, first.reciprocal())
     right = vector + (coefficient[0] * loc / first).unsqueeze(-1)
     means = [solve(information, right[:, None])[:, 0]]
     for covariance, vector, pulled in reversed(passed):
         means.append(apply(covariance, torch.addcmul(vector, pulled, means[-1])))
     return torch.stack(means, dim=1)
+
+
+def _plus(matrix: Tensor, diagonal: Tensor) -> Tensor:
+    """Add to the diagonals of matrices (I, I, B), in place."""
+    matrix.diagonal(dim1=0, dim2=1).add_(diagonal)
+    return matrix
 
 
 class ExactVariability:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import pyro
@@ -38,6 +38,16 @@ from pyro_unmix.priors import (
     WhiteNoise,
 )
 from pyro_unmix.priors.part import as_days, day_numbers
+
+
+class Integrated(Protocol):
+    """States c_0 .. c_T (B, T+1, P) that a guide drew, and the density of the images given them, psi integrated out."""
+
+    @property
+    def states(self) -> Tensor: ...
+
+    def log_evidence(self, offsets: Tensor | None) -> Tensor:
+        """``log p(y | c)`` (B,), given what pixels share and add to psi (..., B, T, K P)."""
 
 
 class SGLMM(Recorded, PyroModule):
@@ -218,6 +228,7 @@ class SGLMM(Recorded, PyroModule):
         index: Tensor | None = None,
         size: int | None = None,
         features: Mapping[str, Tensor] | None = None,
+        integrated: Integrated | None = None,
     ) -> None:
         """The generative program.
 
@@ -232,11 +243,16 @@ class SGLMM(Recorded, PyroModule):
             Number of pixels of the whole scene; the plate scales the batch to it.
         features : mapping, optional
             What a guide prepared; the model does not use it.
+        integrated : Integrated, optional
+            Where a guide has drawn c alone (`ConjugateGuide.integrates`): the factor ``y`` is then ``log p(y, c)``, in
+            place of the sites ``c_t``, ``psi_t`` and ``y_t``.
         """
         batch, num_dates = valid.shape
+        self._check_dates(num_dates)
+        if integrated is not None:
+            return self._factor_integrated(valid, index, size, integrated)
         masks: Any = valid.unbind(1)
         design = self.design()
-        self._check_dates(num_dates)
         step_variability = self.variability_prior.transitions(num_dates)
         noise = self.noise.by_date(num_dates)
         step_abundance = self.abundance_prior.transitions(index)
@@ -254,6 +270,17 @@ class SGLMM(Recorded, PyroModule):
                 mean = self._mean(to_abundances(c), psi + shared[t - 1], design)
                 with poutine.mask(mask=masks[t - 1]):
                     pyro.sample(f"y_{t}", noise[t - 1](mean), obs=observed[t - 1])
+
+    def _factor_integrated(
+        self, valid: Tensor, index: Tensor | None, size: int | None, integrated: Integrated
+    ) -> None:
+        """The program's density at drawn abundances, all dates at once, with psi integrated out."""
+        index = _subsample(index, len(valid))
+        offsets = self.variability_prior.sample_offsets(index, *valid.shape)
+        with pyro.plate("pixels", size or len(valid), subsample=index, dim=-1):
+            self._factor_endmembers(valid)
+            prior = self.abundance_prior.log_prob_of_path(integrated.states, index)
+            pyro.factor("y", prior + integrated.log_evidence(offsets))
 
     def _factor_endmembers(self, valid: Tensor) -> None:
         """The prior of M0, in the plate: every pixel brings the share of its observed values."""

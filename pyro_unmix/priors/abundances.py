@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import ClassVar
 
 import numpy as np
 import pyro.distributions as dist
@@ -27,10 +28,23 @@ class AbundancePrior(Start):
 
     #: False where the abundances are given, so that a guide need not infer them.
     is_random = True
+    #: Whether the `transitions` that a class defines are of one law at all dates that are as far apart.
+    alike: ClassVar[bool] = False
 
     def transitions(self, index: Tensor | None = None) -> Transition:
         """A function ``(c_{t-1}, t) -> distribution of c_t``, event shape (P,)."""
         raise NotImplementedError(f"{type(self).__name__} must implement transitions()")
+
+    def log_prob_of_path(self, states: Tensor, index: Tensor | None = None) -> Tensor:
+        """Log-density (...) of the states of the dates 0..T, (..., T+1, P)."""
+        start = self.initial(index).log_prob(states[..., 0, :])
+        step, before, after = self.transitions(index), states[..., :-1, :], states[..., 1:, :]
+        # a class may inherit what another one says of transitions that are not its own
+        author = next(kind for kind in type(self).__mro__ if "transitions" in vars(kind))
+        if self.elapsed is None and vars(author).get("alike"):
+            return start + step(before, 1).log_prob(after).sum(-1)
+        pairs = enumerate(zip(before.unbind(-2), after.unbind(-2), strict=True), start=1)
+        return start + sum(step(c, t).log_prob(following) for t, (c, following) in pairs)
 
     def step_scale(self, previous: Tensor, mean_square: Tensor) -> Tensor:
         """Std of the Gaussian step that stands in for the transition, per pixel and date.

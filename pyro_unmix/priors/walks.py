@@ -48,6 +48,8 @@ class SoftmaxWalk(GaussianStart):
     ReDSUNN paper, eqs. (14)-(20).
     """
 
+    alike = True
+
     def __init__(
         self, *, num_layers: int = 2, initial_scale: float = 1.0, initial: Start | None = None
     ) -> None:
@@ -108,6 +110,8 @@ class JumpWalk(GaussianStart):
         gamma_0.
     initial : Start, optional
     """
+
+    alike = True
 
     def __init__(
         self,
@@ -173,6 +177,8 @@ class ConstantWalk(GaussianStart):
     initial : Start, optional
     """
 
+    alike = True
+
     def __init__(
         self,
         scale: float = 0.3,
@@ -218,6 +224,8 @@ class StudentWalk(ConstantWalk):
         gamma_0.
     initial : Start, optional
     """
+
+    alike = True
 
     def __init__(
         self,
@@ -266,6 +274,8 @@ class OrnsteinUhlenbeck(GaussianStart):
         gamma_0.
     initial : Start, optional
     """
+
+    alike = True
 
     def __init__(
         self,
@@ -329,6 +339,8 @@ class DirichletWalk(GaussianStart):
     ----------
     ReDSUNN paper, eqs. (13)-(16); MacKay, Machine Learning 33, 1998.
     """
+
+    alike = True
 
     def __init__(
         self,

@@ -1,0 +1,351 @@
+"""The ELBO with the variability integrated out, against Pyro's that draws it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyro
+import pytest
+import torch
+from pyro import poutine
+from pyro.infer import Trace_ELBO
+
+from pyro_unmix import (
+    DCT,
+    SGLMM,
+    AnchoredEndmembers,
+    AutoRegressive,
+    ConjugateGuide,
+    ConstantWalk,
+    DirichletStart,
+    DirichletWalk,
+    FixedEndmembers,
+    Independent,
+    JumpWalk,
+    KnownAbundances,
+    OrnsteinUhlenbeck,
+    RandomWalk,
+    ReshapedGuide,
+    SoftmaxWalk,
+    StudentWalk,
+    WhiteNoise,
+    fit,
+)
+from pyro_unmix.guides.chains import ChainNormal, _Recursion
+from pyro_unmix.guides.integrated import Chain, _Misfit, posterior_moments
+from pyro_unmix.guides.smoother import conditionals, conditionals_of_few
+from pyro_unmix.guides.variability import ExactVariability
+from pyro_unmix.priors import BandNoise, LowRankNoise, SeasonalVariability
+from pyro_unmix.trace_elbo import loss_and_grads
+
+B, T, L, P, K = 6, 4, 12, 3, 2
+DATES = np.array([0.0, 16.0, 40.0, 56.0])
+
+WALKS = {
+    "jump": JumpWalk,
+    "softmax": SoftmaxWalk,
+    "constant": ConstantWalk,
+    "student": StudentWalk,
+    "returning": OrnsteinUhlenbeck,
+    "dirichlet": DirichletWalk,
+    "dirichlet start": lambda: JumpWalk(initial=DirichletStart(2.0)),
+}
+CHAINS = {
+    "autoregressive": lambda: AutoRegressive(0.7, 0.5),
+    "walk": lambda: RandomWalk(0.05, learn=True),
+    "independent": lambda: Independent(0.4),
+    "seasonal": lambda: SeasonalVariability(residual=AutoRegressive(0.5, 0.3)),
+}
+NOISES = {
+    "white": lambda: WhiteNoise(0.03),
+    "band": lambda: BandNoise(np.linspace(0.02, 0.05, L)),
+    "low rank": lambda: LowRankNoise(0.03),
+}
+
+
+def scene() -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
+    """Pixels with missing dates, one of them without any; endmembers."""
+    rng = np.random.default_rng(0)
+    endmembers = rng.uniform(0.1, 0.9, (L, P))
+    a = rng.dirichlet(np.ones(P), (B, T))
+    pixels = torch.from_numpy(a @ endmembers.T + rng.normal(0, 0.05, (B, T, L)))
+    valid = torch.ones(B, T, dtype=torch.bool)
+    valid[1, 0] = valid[2, 2] = valid[3, -1] = False
+    valid[4] = False
+    return pixels, valid, endmembers
+
+
+def pair(
+    walk: str = "jump",
+    chain: str = "autoregressive",
+    noise: str = "white",
+    guide: Any = ConjugateGuide,
+    dates: Any = None,
+    reference: Any = None,
+) -> tuple[SGLMM, ConjugateGuide]:
+    """Model and guide in double precision, with parameters of the guide that are not those of the start."""
+    endmembers = scene()[2]
+    model = SGLMM(
+        endmembers if reference is None else reference,
+        basis=DCT(K, scale=0.5),
+        abundance_prior=WALKS[walk](),
+        variability_prior=CHAINS[chain](),
+        noise=NOISES[noise](),
+        dates=DATES if chain == "seasonal" else dates,
+    ).double()
+    guide = guide(model).double()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in guide.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=generator).double()
+    return model, guide
+
+
+def by_dates(self: ChainNormal, sample_shape: Any = ()) -> torch.Tensor:
+    """The draw of the noise that sites of the dates would draw, one after the other."""
+    num_states, batch, size = self.offsets.shape
+    noise = [torch.randn(batch, size).to(self.offsets) for _ in range(num_states)]
+    return self.from_noise(torch.stack(noise, dim=1))
+
+
+def features() -> dict[str, torch.Tensor]:
+    """What might have been prepared: it need not be good, but the same for both."""
+    rng = np.random.default_rng(4)
+    half = rng.normal(size=(B, T, P, P))
+    return {
+        "curvature": torch.from_numpy(half @ half.swapaxes(-1, -2)),
+        "pull": torch.from_numpy(rng.normal(size=(B, T, P))),
+        "path": torch.from_numpy(rng.normal(size=(B, T + 1, P))),
+        "mean_square": torch.from_numpy(rng.uniform(0, 4, (B, T))),
+    }
+
+
+def evaluated(function: Any, model: SGLMM, guide: ConjugateGuide) -> tuple[float, dict[str, Any]]:
+    """Loss and gradients of a batch of a larger scene, both programs scaled as a fit scales them."""
+    y, valid, _ = scene()
+    index = torch.arange(B)
+    with pyro.get_param_store().scope(), pyro.validation_enabled(False):
+        pyro.set_rng_seed(3)
+        programs = (poutine.scale(program, scale=0.01) for program in (model, guide))
+        loss = function(*programs, y, valid, index=index, size=3 * B, features=features())
+        params = dict(pyro.get_param_store().named_parameters())
+        grads = {name: value.grad for name, value in params.items() if value.grad is not None}
+    for value in params.values():
+        value.grad = None
+    return loss, grads
+
+
+def assert_same(model: SGLMM, guide: ConjugateGuide, rel: float = 1e-10) -> None:
+    assert guide.integrates
+    elbo = Trace_ELBO()
+    loss, grads = evaluated(lambda *a, **k: loss_and_grads(elbo, *a, **k), model, guide)
+    expected, gradients = evaluated(elbo.loss_and_grads, model, guide)
+    assert loss == pytest.approx(expected, rel=rel)
+    assert set(grads) == set(gradients)
+    largest = max(float(g.abs().max()) for g in gradients.values())
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(
+            grads[name],
+            gradient,
+            rtol=1e-7,
+            atol=1e-10 * largest,
+            msg=lambda m, n=name: f"{n}: {m}",
+        )
+
+
+@pytest.fixture(autouse=True)
+def noise_of_dates(monkeypatch):
+    draw = torch.randn
+    monkeypatch.setattr(
+        torch, "randn", lambda *a, dtype=None, **k: draw(*a, **k).to(dtype or torch.float)
+    )
+    monkeypatch.setattr(ChainNormal, "rsample", by_dates)
+
+
+@pytest.mark.parametrize("walk", WALKS)
+@pytest.mark.parametrize("dates", [None, DATES], ids=["even", "uneven"])
+def test_loss_and_gradients_are_those_of_drawn_variability(walk, dates):
+    assert_same(*pair(walk, dates=dates))
+
+
+@pytest.mark.parametrize("noise", NOISES)
+@pytest.mark.parametrize("chain", CHAINS)
+@pytest.mark.parametrize("fixed", [False, True], ids=["free", "fixed"])
+def test_chains_and_noises_have_the_loss_and_gradients_of_drawn_variability(chain, noise, fixed):
+    """With fixed endmembers and white noise the Gram matrix has no gradient, else it has one."""
+    reference = FixedEndmembers(scene()[2]) if fixed else None
+    assert_same(*pair(chain=chain, noise=noise, reference=reference))
+
+
+@pytest.mark.parametrize("chain", ["autoregressive", "independent"])
+def test_uneven_dates_of_the_variability(chain):
+    assert_same(*pair(chain=chain, dates=DATES))
+
+
+def test_other_abundances_keep_a_site_per_date():
+    assert_same(*pair(guide=ReshapedGuide))
+    assert_same(*pair(guide=lambda model: ConjugateGuide(model, correction=False)))
+
+
+def test_a_prior_of_the_endmembers():
+    model, guide = pair(reference=AnchoredEndmembers(scene()[2], strength=0.1))
+    with torch.no_grad():
+        for parameter in model.reference.parameters():
+            parameter += 0.01
+    assert_same(model, guide, rel=1e-6)  # its factor is in single precision
+
+
+def test_a_fit_integrates(monkeypatch):
+    """Through all that `fit` wraps around the programs."""
+    endmembers = scene()[2]
+    cubes = np.random.default_rng(1).uniform(0, 1, (T, 4, 4, L))
+    model = SGLMM(endmembers, basis=DCT(K))
+    drawn = []
+    rsample = ChainNormal.rsample
+    monkeypatch.setattr(ChainNormal, "rsample", lambda s, *a: drawn.append(1) or rsample(s, *a))
+    monkeypatch.setattr(ExactVariability, "conditional", lambda *a: pytest.fail("drawn"))
+    fit(model, ConjugateGuide(model), cubes, num_steps=2, progress=False)
+    assert len(drawn) == 2
+
+
+def test_known_abundances(monkeypatch):
+    a = np.random.default_rng(2).dirichlet(np.ones(P), (3 * B, T))
+    monkeypatch.setitem(WALKS, "known", lambda: KnownAbundances(a))
+    assert_same(*pair("known"))
+
+
+def test_nothing_but_the_abundances_is_drawn():
+    model, guide = pair()
+    y, valid, _ = scene()
+    with pyro.get_param_store().scope():
+        trace = poutine.trace(guide).get_trace(y, valid, integrate=True, features=features())
+        integrated = trace.nodes["_RETURN"]["value"]
+        of_model = poutine.trace(model).get_trace(y, valid, integrated=integrated)
+    sites = [n for n, s in trace.nodes.items() if s["type"] == "sample"]
+    assert sites == ["pixels", "c"]
+    assert [n for n, s in of_model.nodes.items() if s["type"] == "sample"] == ["pixels", "y"]
+
+
+def test_programs_with_other_sites_are_not_integrated():
+    class Other(SGLMM):
+        def forward(self, *args: Any, **kwargs: Any) -> None:
+            super().forward(*args, **kwargs)
+
+    class OtherGuide(ConjugateGuide):
+        def forward(self, *args: Any, **kwargs: Any) -> None:
+            super().forward(*args, **kwargs)
+
+    endmembers = scene()[2]
+    assert not ConjugateGuide(Other(endmembers, basis=DCT(K))).integrates
+    assert not OtherGuide(SGLMM(endmembers, basis=DCT(K))).integrates
+    assert ConjugateGuide(SGLMM(endmembers, basis=DCT(K))).integrates
+
+
+@pytest.mark.parametrize("independent", [True, False])
+def test_a_precision_that_is_none_gives_nan(independent):
+    """And not a number that looks like one: LAPACK leaves a part of its factor."""
+    chain = Chain(torch.full((T, K * P), 0.5), torch.ones(T, K * P), independent)
+    e, moment = torch.zeros(B, T, K * P), torch.ones(B, T, K * P)
+    e[2, 1] = 2.0  # the information of this pixel and date is negative
+    found = posterior_moments(-torch.eye(K * P), torch.tensor(1.0), chain, e, moment)
+    assert found.half_log_det.isnan().tolist() == [n == 2 for n in range(B)]
+
+
+# ------------------------------------------------------------------------------- the parts
+
+
+def path(seed: int = 0) -> torch.Tensor:
+    return torch.randn(B, T + 1, P, generator=torch.Generator().manual_seed(seed)).double()
+
+
+@pytest.mark.parametrize("walk", WALKS)
+@pytest.mark.parametrize("dates", [None, DATES], ids=["even", "uneven"])
+def test_the_density_of_a_path_is_that_of_its_steps(walk, dates):
+    prior, states = pair(walk, dates=dates)[0].abundance_prior, path()
+    step = prior.transitions()
+    expected = prior.initial().log_prob(states[:, 0])
+    for t in range(1, T + 1):
+        expected = expected + step(states[:, t - 1], t).log_prob(states[:, t])
+    torch.testing.assert_close(prior.log_prob_of_path(states), expected)
+
+
+def test_steps_that_know_their_date_are_not_taken_together():
+    class Slower(ConstantWalk):
+        def transitions(self, index: Any = None) -> Any:
+            step = super().transitions(index)
+            return lambda previous, t: step(previous * 0.5**t, t)
+
+    prior, states = pair()[0].abundance_prior, path()
+    prior = Slower(0.3)
+    prior.setup(P, generator=torch.Generator())
+    prior = prior.double()
+    expected = prior.initial().log_prob(states[:, 0])
+    for t in range(1, T + 1):
+        squared = (states[:, t] - states[:, t - 1] * 0.5**t).square().sum(-1)
+        expected = expected - 0.5 * squared / 0.3**2 - P * np.log(0.3 * np.sqrt(2 * np.pi))
+    torch.testing.assert_close(prior.log_prob_of_path(states), expected, rtol=1e-6, atol=1e-6)
+
+
+def chain_of(correction: bool) -> ChainNormal:
+    generator = torch.Generator().manual_seed(3)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator).double()
+
+    factors = normal(T + 1, B, P, P).triu()
+    factors.diagonal(dim1=-2, dim2=-1).abs_().add_(0.3)
+    given = (normal(B, T, P), 0.3 * normal(B, T, P)) if correction else ()
+    return ChainNormal(normal(T + 1, B, P), 0.5 * normal(T, B, P, P), factors, *given)
+
+
+@pytest.mark.parametrize("correction", [True, False])
+def test_a_chain_has_the_density_of_the_joint_gaussian(correction):
+    """Mean and covariance of a chain that is linear in its noise, by drawing zero and the unit vectors."""
+    chain, size = chain_of(correction), (T + 1) * P
+    zero = chain.from_noise(torch.zeros(B, T + 1, P).double())
+    units = torch.eye(size).double().reshape(size, 1, T + 1, P).expand(size, B, T + 1, P)
+    columns = torch.stack([chain.from_noise(unit) - zero for unit in units], dim=-1).flatten(1, 2)
+    dense = torch.distributions.MultivariateNormal(zero.flatten(1), columns @ columns.mT)
+    value = path(4)
+    torch.testing.assert_close(chain.log_prob(value), dense.log_prob(value.flatten(1)))
+    own = chain.from_noise(path(5))
+    torch.testing.assert_close(chain.log_prob(own), dense.log_prob(own.flatten(1)))
+    states = own.unbind(1)
+    inner = path(5)[:, 0].unsqueeze(-1)
+    torch.testing.assert_close(states[0], chain.offsets[0] + (chain.factors[0] @ inner).squeeze(-1))
+    with pytest.raises(NotImplementedError, match=f"has {B} chains"):
+        chain.expand((2, B))
+
+
+def test_gradients_by_finite_differences():
+    chain = chain_of(False)
+    steps = chain.offsets.clone().requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: _Recursion.apply(x, chain.gains), steps)
+    generator = torch.Generator().manual_seed(6)
+    shapes = (2, 3, 5), (2, 3, 4), (5, 4)
+    given = [torch.randn(*s, generator=generator).double().requires_grad_() for s in shapes]
+    assert torch.autograd.gradcheck(_Misfit.apply, given)
+    y, f, design = given
+    torch.testing.assert_close(
+        _Misfit.apply(*given), (y - f @ design.mT).square().sum(-1), rtol=1e-12, atol=0
+    )
+
+
+def test_few_pixels_have_the_conditionals_of_many():
+    rng = np.random.default_rng(7)
+    half = torch.from_numpy(rng.normal(size=(B, T, P, P)))
+    half[..., 0] = 0  # information in some directions only
+    curvature, pull = half @ half.mT, torch.from_numpy(rng.normal(size=(B, T, P)))
+    variances, precision = (
+        torch.from_numpy(rng.uniform(0, 2, (B, T))),
+        torch.full((P,), 0.5).double(),
+    )
+    variances[0, 1] = 0  # a step of no length
+    gains, first, vectors = conditionals_of_few(curvature, pull, variances, precision)
+    many = conditionals(
+        curvature.permute(2, 3, 1, 0).contiguous(), pull.permute(2, 1, 0).contiguous(), variances.mT, precision
+    )  # fmt: skip
+    torch.testing.assert_close(gains.permute(2, 3, 0, 1), many[0])
+    torch.testing.assert_close(first.permute(1, 2, 0), many[1])
+    torch.testing.assert_close(vectors.permute(2, 0, 1), many[2])
