@@ -324,8 +324,12 @@ def plausible_reflectance(values: np.ndarray) -> None:
     any_valid = False
     low, high = np.inf, -np.inf
     for t, image in enumerate(values):
-        # fmin and fmax ignore NaN, without a copy of the data.
-        least, most = np.fmin.reduce(image, axis=None), np.fmax.reduce(image, axis=None)
+        # min and max are NaN where one is; fmin and fmax ignore it, without a copy of the data.
+        least, most = image.min(), image.max()
+        if whole := not np.isnan(least):
+            any_valid = True
+        else:
+            least, most = np.fmin.reduce(image, axis=None), np.fmax.reduce(image, axis=None)
         if np.isinf([least, most]).any():
             where = np.argwhere(np.isinf(image))
             y, x, band = where[0]
@@ -334,10 +338,13 @@ def plausible_reflectance(values: np.ndarray) -> None:
                 f"{t}, first at y {y}, x {x}, band {band}: mark missing values as NaN"
             )
         low, high = np.fmin(low, least), np.fmax(high, most)
-        missing = np.isnan(image)
-        observed += image.size - int(np.count_nonzero(missing))
-        large += int(np.count_nonzero(image > MAX_MEDIAN_REFLECTANCE))
-        any_valid = any_valid or not missing.any(axis=-1).all()
+        observed += image.size
+        if most > MAX_MEDIAN_REFLECTANCE:
+            large += int(np.count_nonzero(image > MAX_MEDIAN_REFLECTANCE))
+        if not whole:
+            missing = np.isnan(image)
+            observed -= int(np.count_nonzero(missing))
+            any_valid = any_valid or not missing.any(axis=-1).all()
     if not any_valid:
         raise ValueError(
             "a cube sequence must have a valid pixel, but each pixel has NaN in some band at each "

@@ -41,7 +41,9 @@ def interval_maps(
     """Credible intervals of the abundances of an `Unmixing`; see `Unmixing.interval`."""
     level = in_range(level, "level", 0.0, 1.0, open_low=True, open_high=True)
     num_samples = positive_int(num_samples, "num_samples", minimum=2)
-    parts = [credible_interval(d, level).cpu().numpy() for d in _draws(result, cubes, num_samples, seed)]
+    parts = [
+        credible_interval(d, level).cpu().numpy() for d in _draws(result, cubes, num_samples, seed)
+    ]
     maps = _maps(result, cubes, np.concatenate(parts, axis=1))
     return _at_dates_of(result, xr.concat(maps, dim=xr.IndexVariable("bound", ["lower", "upper"])))
 

@@ -25,6 +25,8 @@ from pyro_unmix.training import Batches
 
 logger = logging.getLogger(__name__)
 
+_MOVED = 4096  # pixels that are copied together
+
 #: Pixels (B, T, L), their validity (B, T) and numbers (B,) -> what a guide computes of them once.
 Features = Callable[[Tensor, Tensor, Tensor], dict[str, Tensor]]
 
@@ -130,8 +132,8 @@ class FromDisk:
     of the same few chunks, though: they share what distinguishes these from the scene, and that averages out over
     pools, not over batches.
 
-    What stays in memory for every pixel is one byte. If all fit into `memory` there is one pool of them, and the
-    batches are those of `InMemory`.
+    What stays in memory for every pixel is one byte. If all fit into `memory` there is one pool of them, which is read
+    once, and the batches are those of `InMemory`.
 
     Parameters
     ----------
@@ -167,7 +169,8 @@ class FromDisk:
                 "chunk; raise memory=, or store the images in smaller chunks",
                 largest, pool,
             )  # fmt: skip
-        self._look(progress)
+        self._whole: _Pool | None = None
+        self._look(progress, keep=self.num_pixels * spectrum <= memory)
         self.num_usable = int(self._usable.sum())
         if not self.num_usable:
             raise ValueError(
@@ -179,16 +182,27 @@ class FromDisk:
         # Where each tile's usable pixels lie.
         self._counts = np.array([int(self._usable[tile].sum()) for tile in self._tiles])
 
-    def _look(self, progress: bool) -> None:
-        """Read all once."""
+    def _look(self, progress: bool, keep: bool) -> None:
+        """Read all once, and `keep` it as the one pool."""
         digest, observed = hashlib.blake2b(digest_size=16), 0
+        shape = (self.num_pixels if keep else 0, self.cubes.sizes["time"])
+        spectra = torch.empty((*shape, self.num_bands), dtype=self.dtype)
+        seen = torch.empty(shape, dtype=torch.bool)
+        numbers = torch.arange(self.num_pixels if keep else 0).reshape(-1, self._width)
         for tile in tqdm(self._tiles, disable=not progress, desc="look", unit="chunk"):
             pixels, valid = self._read(tile)
             self._usable[tile] = valid.any(1).numpy().reshape(self._usable[tile].shape)
             observed += int(valid.sum())
             for tensor in (pixels, valid):
                 digest.update(_bytes(tensor))
+            if keep:
+                at = numbers[tile].flatten()
+                spectra[at], seen[at] = pixels, valid
         self.num_values, self._hash = observed * self.num_bands, digest.hexdigest()
+        if keep:
+            usable = numbers[torch.from_numpy(self._usable)]
+            found = _taken(spectra, usable), _taken(seen, usable)
+            self._whole = _Pool(usable, *found, {})
 
     def _read(self, tile: tuple[slice, slice]) -> tuple[Tensor, Tensor]:
         """Pixels (B, T, L) and validity (B, T) of a tile."""
@@ -275,6 +289,7 @@ class FromDisk:
 
     def close(self) -> None:
         """End the reading, and let go of what was read."""
+        self._whole = None
         if not hasattr(self, "_closed"):
             return
         self._closed.set()
@@ -315,6 +330,9 @@ class FromDisk:
 
     def _read_pool(self, place: tuple[int, int]) -> _Pool:
         """The pixels of one pool; runs in the reader's thread."""
+        if self._whole is not None:
+            whole, self._whole = self._whole, None
+            return whole
         pieces = list(self._pieces(place))
         numbers = np.sort(np.concatenate([self._numbers(*piece) for piece in pieces]))
         shape = (len(numbers), self.cubes.sizes["time"])
@@ -356,6 +374,14 @@ class FromDisk:
         rows, columns = self._tiles[tile]
         y, x = np.nonzero(self._usable[rows, columns])
         return ((y + rows.start) * self._width + x + columns.start)[start:stop]
+
+
+def _taken(values: Tensor, numbers: Tensor) -> Tensor:
+    """``values[numbers]`` of increasing numbers, in the memory of `values`."""
+    if len(numbers) < len(values):
+        for part in torch.arange(len(numbers)).split(_MOVED):
+            values[part] = values[numbers[part]]  # which are not before `part`
+    return values[: len(numbers)]
 
 
 def _bytes(tensor: Tensor) -> memoryview:

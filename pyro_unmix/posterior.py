@@ -18,12 +18,15 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from pyro_unmix.cubes import from_pixels, to_pixels, valid_mask
+from pyro_unmix._heap import roomy_heap
+from pyro_unmix.cubes import DIMS, from_pixels, to_pixels, valid_mask
 from pyro_unmix.estimates import PlugInMean, PolishedMean, PosteriorMean
 from pyro_unmix.mixing import change_detector, linear_regression
+from pyro_unmix.small_matrices import project
 from pyro_unmix.sweeps import check_model, num_chains, polished
 
 _CHUNK_ELEMENTS = 6_000_000
+_ROUND = 64  # pixels
 _ALL = slice(None)
 
 __all__ = ["PlugInMean", "PolishedMean", "PosteriorMean", "iterate_draws", "read_out"]
@@ -215,8 +218,12 @@ def _run(
 
 
 def chunks(num_pixels: int, per_pixel: int) -> Iterator[slice]:
-    """Slices of pixels so that a chunk's largest array stays small."""
+    """Slices of pixels, of one length, so that a chunk's largest array stays small."""
     size = max(1, min(4096, _CHUNK_ELEMENTS // max(per_pixel, 1)))
+    # A short chunk at the end takes hardly less time than a long one.
+    size = -(-num_pixels // max(1, -(-num_pixels // size)))
+    if size > _ROUND:  # rows of powers of two would take each other's places in the cache
+        size = (-(-size // _ROUND) | 1) * _ROUND
     for start in range(0, num_pixels, size):
         yield slice(start, min(start + size, num_pixels))
 
@@ -235,21 +242,23 @@ def iterate_draws(
     """Chunk by chunk of `rows` of the pixels: what was drawn, and the chunk's tensors; `store` as `loose_params` gave
     it, `place` as `read_out` takes it. Draws are the guide's, or those of a `PolishedMean`.
     """
-    pixels, valid = as_tensors(cubes, model)
-    numbers, size = (np.arange(len(pixels)), len(pixels)) if place is None else place
-    pixels, valid, numbers = pixels[rows], valid[rows], numbers[rows]
-    num_pixels, num_dates, num_bands = pixels.shape
+    # All dates of a few pixels are put together when it is their turn, while they are in the cache.
+    images = cubes.transpose(*DIMS).to_numpy()
+    images = images.reshape(len(images), 1, -1, images.shape[-1])
+    num_dates, _, total, num_bands = images.shape
+    numbers, size = (np.arange(total), total) if place is None else place
+    images, numbers = images[:, :, rows], numbers[rows]
     polish = estimate if isinstance(estimate, PolishedMean) and estimate.num_sweeps else None
-    per_pixel = num_dates * max(num_bands, 8 * num_samples)
+    per_pixel = num_dates * max(num_bands, 3 * num_samples)
     num_draws = num_samples
     if polish is not None:
         check_model(model)
         num_draws = num_chains(num_samples)
         squares = (model.num_components * model.num_endmembers) ** 2
         per_pixel = max(per_pixel, (3 * num_draws if polish.exact else num_dates) * squares)
-    with quiet_pyro(store), torch.no_grad():
-        for part in chunks(num_pixels, per_pixel):
-            y, v = pixels[part], valid[part]
+    with quiet_pyro(store), torch.no_grad(), roomy_heap():
+        for part in chunks(len(numbers), per_pixel):
+            y, v = as_tensors(xr.DataArray(images[:, :, part], dims=DIMS), model)
             index = torch.as_tensor(numbers[part], device=y.device)
             features = prepare(guide, y, v, index)
             noise = Noise(num_draws, seed, y)
@@ -321,7 +330,8 @@ def read_out(
     )
     for part, chunk in draws:
         drawn, variability = chunk["draws"], chunk["variability"]
-        values = {"abundances": drawn.mean(0), "abundances_std": drawn.std(0)}
+        mean = drawn.mean(0)
+        values = {"abundances": mean, "abundances_std": _std(drawn, mean)}
         if isinstance(estimate, PlugInMean):
             inputs = (chunk[k] for k in ("pixels", "valid", "features", "index", "size"))
             values["abundances"], variability = _run(model, guide, _Means(), *inputs)
@@ -337,6 +347,15 @@ def read_out(
     return _to_dataset(model, cubes, {name: value.numpy() for name, value in maps.items()})
 
 
+def _std(drawn: Tensor, mean: Tensor) -> Tensor:
+    """``drawn.std(0)``, which torch computes one number after the other unless draws are neighbours in memory."""
+    total = torch.zeros_like(mean)
+    for draw in drawn:
+        step = draw - mean
+        total.addcmul_(step, step)
+    return total.div_(len(drawn) - 1).sqrt_()
+
+
 def _change(model: Any, chunk: dict[str, Any], abundances: Tensor, variability: Tensor) -> Tensor:
     """``u_t`` (B, T) of the fitted M and a; NaN at the first date and where a date is missing."""
     pixels, valid = chunk["pixels"], chunk["valid"]
@@ -346,7 +365,7 @@ def _change(model: Any, chunk: dict[str, Any], abundances: Tensor, variability: 
     # In double precision: the regression enlarges what rounding makes of the size of a chunk.
     design = model.design().double()
     previous = variability[:, :-1].flatten(-2).double()
-    moments = pixels[:, 1:].double() @ design
+    moments = project(pixels[:, 1:], design, torch.double).permute(2, 1, 0)
     regression = linear_regression(design.mT @ design, moments, previous)
     change[:, 1:] = change_detector(regression, abundances[:, :-1].double())
     return change.masked_fill(~valid, float("nan"))

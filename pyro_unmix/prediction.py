@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from pyro_unmix._check import positive_int
 from pyro_unmix._threads import one_thread
-from pyro_unmix.cubes import DIMS, as_cube_sequence, check_bands
+from pyro_unmix.cubes import DIMS, as_cube_sequence, check_bands, whole_spectra
 from pyro_unmix.dates import check_kind_of_dates, dated, has_field
 from pyro_unmix.io.writers import need
 from pyro_unmix.posterior import ParamStore, PosteriorMean, read_out
@@ -275,7 +275,7 @@ def without_fill(cubes: xr.DataArray) -> xr.DataArray:
 def cleaned(tile: xr.DataArray) -> xr.DataArray:
     """`as_cube_sequence` of a tile, which unlike a scene may have no valid pixel."""
     values = np.ma.filled(tile.to_numpy(), np.nan)
-    missing = np.isnan(values).any(axis=-1) | ~values.any(axis=-1)
-    if missing.all():
-        return tile.copy(data=np.full_like(values, np.nan))
-    return as_cube_sequence(tile)
+    # Row by row: as a rule the first one has a valid pixel.
+    if any((whole_spectra(row) & row.any(axis=-1)).any() for image in values for row in image):
+        return as_cube_sequence(tile)
+    return tile.copy(data=np.full_like(values, np.nan))

@@ -18,6 +18,7 @@ import xarray as xr
 from tqdm.auto import tqdm
 
 from pyro_unmix._check import positive_int
+from pyro_unmix._heap import roomy_heap
 from pyro_unmix.io import writers
 from pyro_unmix.prediction import maps_of
 
@@ -132,9 +133,10 @@ def _written(
 ) -> Iterator[str]:
     """Write the tiles; the name of each as soon as it is done."""
     if num_workers == 1:
-        for name, region in todo:
-            _write(_cut(maps, region), store, region)
-            yield name
+        with roomy_heap():
+            for name, region in todo:
+                _write(_cut(maps, region), store, region)
+                yield name
         return
     cloudpickle = writers.need("cloudpickle", "scale")
     # A fork of a process with threads may hang.
@@ -165,7 +167,11 @@ def _cut(maps: xr.Dataset, region: _Region) -> xr.Dataset:
 
 
 def _write(tile: xr.Dataset, store: Path, region: _Region) -> None:
-    tile.to_zarr(store, region=region)
+    dask = writers.need("dask.base", "scale")
+    # A tile is read out in one thread. In the main one, memory is used again (`roomy_heap`).
+    here = {} if dask.get_scheduler() else {"scheduler": "synchronous"}
+    with writers.need("dask", "scale").config.set(here):
+        tile.to_zarr(store, region=region)
 
 
 def _write_pickled(tile: bytes, store: Path, region: _Region) -> None:

@@ -17,6 +17,7 @@ from pyro_unmix.cubes import (
     tiles,
     to_pixels,
     valid_mask,
+    whole_spectra,
     window_mean,
 )
 
@@ -617,3 +618,17 @@ def test_window_mean_of_a_constant_is_that_constant() -> None:
 def test_window_size_is_checked(size: object, error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
         window_mean(make_cubes(), size)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_whole_spectra_are_those_without_nan(dtype: str) -> None:
+    largest = np.finfo(dtype).max
+    spectra = np.full((2, 4, 5), 0.3, dtype=dtype)
+    spectra[0, 0, 4] = np.nan
+    spectra[0, 1] = largest  # its sum is infinite
+    spectra[0, 2, :2] = np.inf, -np.inf  # and of these NaN
+    spectra[1, 0] = np.nan
+    spectra[1, 1, :3] = np.inf, -np.inf, np.nan
+    expected = [[False, True, True, True], [False, False, True, True]]
+    assert np.array_equal(whole_spectra(spectra), expected)
+    assert np.array_equal(whole_spectra(spectra[:, ::2, ::-1]), np.array(expected)[:, ::2])

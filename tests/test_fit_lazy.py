@@ -30,6 +30,7 @@ from test_checkpoint import (
 )
 
 import pyro_unmix as pu
+from pyro_unmix import feed as feed_module
 from pyro_unmix import fit
 from pyro_unmix.cubes import to_pixels
 from pyro_unmix.feed import FromDisk, InMemory
@@ -194,10 +195,25 @@ def test_a_chunk_is_read_about_once_in_an_epoch():
     assert 20 * 6 <= len(counted.reads) <= 20 * 7 + 3
 
 
-def test_all_in_memory_is_read_twice():
-    counted = Counted(CUBES)
+@pytest.mark.parametrize("cubes", [CUBES, GAPS], ids=["whole", "gaps"])
+def test_all_in_memory_is_read_once(cubes, monkeypatch):
+    monkeypatch.setattr(feed_module, "_MOVED", 3)
+    counted = Counted(cubes)
     run(cubes=counted.cubes, maps=False, num_steps=30)
-    assert len(counted.reads) == 12
+    assert len(counted.reads) == 6
+    counted.reads.clear()
+    # Where only the pixels with a date fit, what is kept is known after the first reading.
+    run(cubes=counted.cubes, maps=False, num_steps=30, memory=29 * SPECTRA)
+    assert len(counted.reads) > 6
+    data = FromDisk(as_lazy_cubes(cubes.chunk(CHUNKS)), Kind(), memory=10**6, progress=False)
+    data.prepare(lambda *pixels: {})
+    data.shuffle(7, 0)
+    index = data.draw()
+    pixels, valid = map(torch.from_numpy, to_pixels(pu.as_cube_sequence(cubes)))
+    assert data._pool is not None and torch.equal(data._pool.pixels, pixels[valid.any(1)])
+    assert torch.equal(data._pool.valid, valid[valid.any(1)])
+    assert torch.equal(data.rows(index)[0], pixels[index])
+    data.close()
 
 
 def test_no_more_than_two_pools_are_held():

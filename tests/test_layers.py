@@ -20,6 +20,7 @@ ROWS = [
         "_names",
         "_random",
         "_recipe",
+        "_heap",
         "_threads",
         "clipped_adam",
         "small_matrices",

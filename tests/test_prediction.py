@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import platform
+import subprocess
+import sys
+import textwrap
+import threading
 import weakref
 from pathlib import Path
 
@@ -14,7 +19,7 @@ from test_checkpoint import CUBES as WITHOUT_GAPS
 from test_checkpoint import automatic, plain
 from test_result import CUBES, PAIRS, SINGLE, fitted
 
-from pyro_unmix import Unmixing, fit, tile_store
+from pyro_unmix import Unmixing, fit, posterior, tile_store
 
 dask = pytest.importorskip("dask.array")
 pytest.importorskip("zarr")
@@ -220,6 +225,20 @@ def test_two_processes_write_the_same(results, whole, tmp_path):
     assert_stored(path, whole)
 
 
+def test_one_process_computes_tiles_in_its_main_thread(results, tmp_path):
+    """Where the memory of one tile is used again for the next, see `roomy_heap`."""
+    threads = set()
+
+    def read(block: np.ndarray) -> np.ndarray:
+        threads.add(threading.current_thread())
+        return block
+
+    cubes = CUBES.chunk(y=3, x=3)
+    cubes = cubes.copy(data=cubes.data.map_blocks(read, dtype=cubes.dtype))
+    results["ours"].predict_to_zarr(cubes, tmp_path / "new.zarr", tile=3, progress=False)
+    assert threads == {threading.main_thread()}
+
+
 @pytest.mark.parametrize("half", [False, True])
 def test_a_prediction_that_was_broken_off_goes_on(half, results, whole, tmp_path, monkeypatch):
     path, written = tmp_path / "new.zarr", []
@@ -304,3 +323,45 @@ def test_an_existing_store_is_replaced_only_if_asked_for(results, whole, tmp_pat
 def test_store_errors(cubes, settings, error, text, results, tmp_path):
     with pytest.raises(error, match=text):
         results["ours"].predict_to_zarr(cubes, tmp_path / "new.zarr", progress=False, **settings)
+
+
+# In chunks of a tile
+
+
+@pytest.mark.parametrize("count", [1, 63, 64, 65, 1000, 4096, 4097, 16384, 100_000])
+@pytest.mark.parametrize("per_pixel", [1, 1344, 60_000, 10**9])
+def test_chunks_are_of_one_length_and_hold_every_pixel_once(count, per_pixel):
+    parts = list(posterior.chunks(count, per_pixel))
+    edges = [0, *(p.stop for p in parts)]
+    assert edges == [*(p.start for p in parts), count]
+    lengths = [p.stop - p.start for p in parts]
+    limit = max(1, min(4096, posterior._CHUNK_ELEMENTS // per_pixel))
+    assert max(lengths) <= limit + (127 if limit > 64 else 0)
+    assert len(set(lengths[:-1])) <= 1
+    if len(parts) > 1 and limit > 64:
+        assert lengths[0] % 128 == 64  # no power of two
+
+
+def test_the_std_is_that_of_numpy():
+    drawn = torch.rand(5, 3, 64, 70, generator=torch.Generator().manual_seed(0))
+    drawn = (0.3 + 1e-3 * drawn).permute(2, 3, 0, 1)  # as guides lay them out
+    expected = drawn.double().numpy().std(0, ddof=1)
+    np.testing.assert_allclose(posterior._std(drawn, drawn.mean(0)), expected, rtol=1e-3)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="what glibc does with its heap")
+def test_a_roomy_heap_is_not_asked_for_again():
+    """Chunks that take and give back 120 MB: 30 000 pages of 4 kB each time, as a rule, or only once."""
+    program = """
+        import resource, torch
+        from pyro_unmix._heap import roomy_heap
+        with roomy_heap():
+            for turn in range(4):
+                before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+                held = [torch.ones(5_000_000) for _ in range(6)]
+                del held
+            print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    assert int(done.stdout) < 3000

@@ -475,7 +475,7 @@ def test_prediction_does_not_depend_on_chunks(name, results, monkeypatch):
         return iter(parts)
 
     monkeypatch.setattr(posterior, "chunks", counting)
-    monkeypatch.setattr(posterior, "_CHUNK_ELEMENTS", 3 * 5 * 8 * 64)
+    monkeypatch.setattr(posterior, "_CHUNK_ELEMENTS", 3 * 5 * 3 * 64)
     monkeypatch.setattr(conjugate, "_CHUNK", 4)
     again = results[name].predict(CUBES)
     assert sizes == [9]  # of five pixels
