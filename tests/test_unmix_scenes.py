@@ -9,7 +9,7 @@ import pytest
 import xarray as xr
 
 import pyro_unmix as pu
-from pyro_unmix import presets
+from pyro_unmix import prediction, presets
 from pyro_unmix.prediction import as_lazy_cubes
 from pyro_unmix.selection import blocks, spread_blocks
 
@@ -162,6 +162,17 @@ def test_other_images_are_read_out_as_is_asked():
     xr.testing.assert_equal(other.sample(4), plain.sample(4))
     with pytest.raises(TypeError, match="estimate must be PosteriorMean"):
         result.predict(TINY, estimate="mean")
+
+
+def test_a_large_scene_to_be_polished_is_warned_of(monkeypatch, caplog):
+    result = pu.unmix(TINY, endmembers=TRUTH, num_steps=0, progress=False)
+    monkeypatch.setattr(prediction, "_MOST_POLISHED", 47)
+    with caplog.at_level(logging.WARNING):
+        result.predict(TINY.isel(time=slice(0, 2)))  # 32 pixel-dates
+        result.predict(TINY, estimate=pu.PosteriorMean())
+        assert "millisecond" not in caplog.text
+        result.predict(TINY)
+    assert "each of 48 pixel-dates" in caplog.text
 
 
 def test_polish_is_checked():
