@@ -15,21 +15,11 @@ import torch
 from torch import Tensor
 
 from pyro_unmix.mixing import to_softmax_basis
-from pyro_unmix.priors.walks import (
-    ConstantWalk,
-    DirichletWalk,
-    JumpWalk,
-    OrnsteinUhlenbeck,
-    SoftmaxWalk,
-    StudentWalk,
-)
 
 NUM_MOVES = 32  # of blocks, in a sweep
 _LENGTHS = (1, 2, 4, 8)  # dates that move together, besides all of them
 _FLOOR = 1e-12  # of abundances, whose logarithms the chains start from
 _LEAST_VARIANCE = 1e-4  # of a proposal, in the softmax basis
-#: Walks whose steps are of one law if they are as long: their densities are computed for all dates at once.
-_ALIKE = (ConstantWalk, DirichletWalk, JumpWalk, OrnsteinUhlenbeck, SoftmaxWalk, StudentWalk)
 
 
 class StateChains:
@@ -56,7 +46,7 @@ class StateChains:
     ) -> None:
         self.generator, self.num_streams = generator, 1
         self.initial, self.transition = prior.initial(index), prior.transitions(index)
-        self.alike = prior.elapsed is None and type(prior) in _ALIKE
+        self.is_even = prior.is_even
         states = to_softmax_basis(abundances, _FLOOR) + self.initial.loc.mean()
         states = states.permute(2, 1, 3, 0)
         self._start(prior, torch.cat([states[:1], states]))
@@ -84,7 +74,7 @@ class StateChains:
         """Log-density of the first state and of every step, (T+1, B, S)."""
         c = c.transpose(-2, -1)
         parts = [self.initial.log_prob(c[0].transpose(0, 1)).mT.unsqueeze(0)]
-        if self.alike:
+        if self.is_even:
             parts.append(self.transition(c[:-1], 1).log_prob(c[1:]))
         else:
             steps = (self.transition(c[t - 1], t).log_prob(c[t]) for t in range(1, len(c)))

@@ -35,13 +35,18 @@ class AbundancePrior(Start):
         """A function ``(c_{t-1}, t) -> distribution of c_t``, event shape (P,)."""
         raise NotImplementedError(f"{type(self).__name__} must implement transitions()")
 
+    @property
+    def is_even(self) -> bool:
+        """Whether the transitions to all dates are of one law, so that all can be computed at once."""
+        # a class may inherit what another one says of transitions that are not its own
+        author = next(kind for kind in type(self).__mro__ if "transitions" in vars(kind))
+        return self.elapsed is None and bool(vars(author).get("alike"))
+
     def log_prob_of_path(self, states: Tensor, index: Tensor | None = None) -> Tensor:
         """Log-density (...) of the states of the dates 0..T, (..., T+1, P)."""
         start = self.initial(index).log_prob(states[..., 0, :])
         step, before, after = self.transitions(index), states[..., :-1, :], states[..., 1:, :]
-        # a class may inherit what another one says of transitions that are not its own
-        author = next(kind for kind in type(self).__mro__ if "transitions" in vars(kind))
-        if self.elapsed is None and vars(author).get("alike"):
+        if self.is_even:
             return start + step(before, 1).log_prob(after).sum(-1)
         pairs = enumerate(zip(before.unbind(-2), after.unbind(-2), strict=True), start=1)
         return start + sum(step(c, t).log_prob(following) for t, (c, following) in pairs)
