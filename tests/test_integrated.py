@@ -349,3 +349,22 @@ def test_few_pixels_have_the_conditionals_of_many():
     torch.testing.assert_close(gains.permute(2, 3, 0, 1), many[0])
     torch.testing.assert_close(first.permute(1, 2, 0), many[1])
     torch.testing.assert_close(vectors.permute(2, 0, 1), many[2])
+
+
+def test_much_information_in_one_direction_leaves_a_density_in_the_others() -> None:
+    """The covariance has a condition of 1e10, whose smallest eigenvalue single precision would lose."""
+    model, guide = pair()
+    model, guide = model.float(), guide.float()
+    direction = torch.tensor([1.0, -0.5, -0.5]) / 1.5**0.5
+    given = {name: value.float() for name, value in features().items()}
+    given["curvature"] = torch.zeros_like(given["curvature"])
+    prior = guide._chain(given)[2][-1].diagonal(
+        dim1=-2, dim2=-1
+    )  # std of the last step, in all directions
+    given["curvature"] += 1e10 * torch.outer(direction, direction)
+    _, gains, factors = guide._chain(given)
+    assert factors.dtype == gains.dtype == torch.float32
+    diagonal = factors.diagonal(dim1=-2, dim2=-1)
+    assert (diagonal > 0).all()
+    expected = prior.log().sum(-1) - 0.5 * torch.log1p(1e10 * prior[..., 0].square())
+    torch.testing.assert_close(diagonal[-1].log().sum(-1), expected, rtol=1e-4, atol=1e-4)

@@ -254,15 +254,17 @@ class ConjugateGuide(Guide):
         step_variance, loc, precision = self._walk()
         path, mean_square = features["path"].permute(2, 1, 0), features["mean_square"].mT
         variances = step_variance(path, mean_square).mT
-        gain, first, vectors = conditionals_of_few(
-            features["curvature"], features["pull"], variances, precision
-        )
+        # In double precision: a covariance whose smallest eigenvalue is lost in rounding has no density.
+        known = (features["curvature"], features["pull"], variances, precision)
+        gain, first, vectors = conditionals_of_few(*(part.double() for part in known))
         vectors[0] += precision * loc
         covariance = torch.cat([first.unsqueeze(0), gain * variances.mT[..., None, None]])
         # V = F F' with F upper triangular, as the Cholesky factor C of the precision has F = C'^-1
         columns = cholesky(covariance.permute(2, 3, 0, 1).flip(0, 1)).flip(0, 1)
         factor = columns.permute(2, 3, 0, 1).contiguous()
-        return (covariance @ vectors.unsqueeze(-1)).squeeze(-1), gain, factor
+        offset = (covariance @ vectors.unsqueeze(-1)).squeeze(-1)
+        dtype = path.dtype
+        return offset.to(dtype), gain.to(dtype), factor.to(dtype)
 
     def _chain_columns(self, features: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Of ``c_t = offset_t + gain_t c_{t-1} + factor_t eps``: (P, T+1, B), (P, P, T, B) and (P, P, T+1, B)."""
