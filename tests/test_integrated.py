@@ -368,3 +368,12 @@ def test_much_information_in_one_direction_leaves_a_density_in_the_others() -> N
     assert (diagonal > 0).all()
     expected = prior.log().sum(-1) - 0.5 * torch.log1p(1e10 * prior[..., 0].square())
     torch.testing.assert_close(diagonal[-1].log().sum(-1), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_curvature_that_rounding_made_indefinite_leaves_a_density() -> None:
+    guide = pair()[1]
+    given = features()
+    given["curvature"] = given["curvature"] * 0 - 60.0 * torch.eye(P).double()
+    with torch.no_grad():
+        chain = guide._path(*scene()[:2], given)
+        assert torch.isfinite(chain.log_prob(chain.rsample())).all()

@@ -26,6 +26,9 @@ from pyro_unmix.solvers import MarginalDates, MarginalMixing
 
 _CHUNK = 32768  # pixels times dates that are treated together
 _ENCODED = 1024  # pixels that the network reads together
+_LEAST_STD = (
+    1e-6  # of a state given those before: rounding may leave a curvature that is not quite positive
+)
 _NUM_MEANS = 2  # abundance draws behind the mean variability: a pair of opposite ones
 
 
@@ -262,6 +265,7 @@ class ConjugateGuide(Guide):
         # V = F F' with F upper triangular, as the Cholesky factor C of the precision has F = C'^-1
         columns = cholesky(covariance.permute(2, 3, 0, 1).flip(0, 1)).flip(0, 1)
         factor = columns.permute(2, 3, 0, 1).contiguous()
+        factor.diagonal(dim1=-2, dim2=-1).clamp_(min=_LEAST_STD)
         offset = (covariance @ vectors.unsqueeze(-1)).squeeze(-1)
         dtype = path.dtype
         return offset.to(dtype), gain.to(dtype), factor.to(dtype)
