@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import pyro
 import torch
 import xarray as xr
 from _floor import BATCH_SIZE, Floor, alone
+from _hand_default import HandDefault
 from _programs import HandWritten, NaiveGuide, NaiveModel
 from pyro import poutine
 from pyro.infer import Trace_ELBO
@@ -49,7 +51,8 @@ from pyro_unmix.training import CheckedSVI, Optimiser
 LOSS_TOLERANCE = 1e-5
 PAPER, DEFAULT, NAIVE, FLOOR = "paper's preset", "default", "naive form", "floor"
 BY_DATE, STACKED = "hand-written, date by date", "hand-written, dates stacked"
-#: Most that the paper's preset may cost, in hand-written steps.
+DEFAULT_BY_HAND = "default, hand-written"
+#: Most that a preset may cost, in hand-written steps.
 HAND_WRITTEN_TARGET = 1.3
 _WARM_UP = 3
 _UNTRAINED: dict[str, Any] = {
@@ -169,26 +172,35 @@ class PyroStep:
 class HandWrittenStep:
     """The same step in plain torch: gradients clamped as ClippedAdam does, one Adam for all."""
 
-    def __init__(self, program: HandWritten, pixels: Tensor, valid: Tensor) -> None:
+    def __init__(self, program: Any, pixels: Tensor, valid: Tensor) -> None:
         self.program, self.pixels, self.valid = program, pixels, valid
         self.scale = 1.0 / (int(valid.sum()) * pixels.shape[-1])
         self.params = list(program.parameters().values())
         self.optim = torch.optim.Adam(self.params, lr=1e-3, foreach=True)
 
-    def __call__(
-        self, index: Tensor | None = None, noise: tuple[Tensor, Tensor] | None = None
-    ) -> float:
-        if index is None:
-            index = torch.randperm(len(self.pixels))[:BATCH_SIZE]
-        y, valid = self.pixels[index], self.valid[index]
-        noise = noise or self.program.draw_noise(*valid.shape)
-        scale = self.scale * len(self.pixels) / len(y)
-        loss = self.program.loss(y, valid, noise, scale=scale)
+    def __call__(self) -> float:
+        loss = self.loss(torch.randperm(len(self.pixels))[:BATCH_SIZE])
         loss.backward()
         torch.nn.utils.clip_grad_value_(self.params, 10.0, foreach=True)
         self.optim.step()
         self.optim.zero_grad(set_to_none=True)
         return float(loss.detach())
+
+    def loss(self, index: Tensor, *, as_pyro: bool = False) -> Tensor:
+        """Of the pixels of these numbers; `as_pyro` draws the noise in the order of Pyro's sites."""
+        y, valid = self.pixels[index], self.valid[index]
+        draw = partial(pyro_noise, self.program) if as_pyro else self.program.draw_noise
+        noise = draw(*valid.shape)
+        return self.program.loss(y, valid, noise, scale=self.scale * len(self.pixels) / len(y))
+
+
+class HandDefaultStep(HandWrittenStep):
+    """Of the default, whose program holds its data; its abundances are one site, drawn as Pyro draws them."""
+
+    def loss(self, index: Tensor, *, as_pyro: bool = False) -> Tensor:
+        noise = self.program.draw_noise(len(index))
+        scale = self.scale * len(self.pixels) / len(index)
+        return self.program.loss(index, noise, scale=scale)
 
 
 def synthetic(shape: Shape, num_pixels: int, seed: int = 0) -> tuple[xr.DataArray, SGLMM]:
@@ -258,13 +270,17 @@ def variants(shape: Shape, num_pixels: int) -> tuple[list[Variant], list[float]]
         rows += [Variant(name, rank, hand, _nothing) for name, hand in hands.items()]
         rows.append(Variant(PAPER, rank, paper, paper.around))
         rows.append(Variant(NAIVE, rank, naive, naive.around))
-    pair = default_pair(shape, cubes, source)
-    default = PyroStep(*pair, *as_tensors(cubes, pair[0]))
+    model, guide = default_pair(shape, cubes, source)
+    default = PyroStep(model, guide, *as_tensors(cubes, model))
+    tensors = default.pixels, default.valid
+    hand = HandDefaultStep(HandDefault(model, guide, *tensors, default.features), *tensors)
+    differences.append(loss_difference(default, hand))
+    rows.append(Variant(DEFAULT_BY_HAND, shape.default_rank, hand, _nothing))
     rows.append(Variant(DEFAULT, shape.default_rank, default, default.around))
     return rows, differences
 
 
-def loss_difference(paper: PyroStep, hand: HandWrittenStep) -> float:
+def loss_difference(step: PyroStep, hand: HandWrittenStep) -> float:
     """Relative difference of the two losses of one batch and the same noise; moves no parameter.
 
     Raises
@@ -272,16 +288,15 @@ def loss_difference(paper: PyroStep, hand: HandWrittenStep) -> float:
     RuntimeError
         If it exceeds `LOSS_TOLERANCE`.
     """
-    index = torch.arange(min(BATCH_SIZE, len(paper.pixels)))
-    inputs = {"index": index, "size": len(paper.pixels)}
-    y, valid = paper.pixels[index], paper.valid[index]
-    with quiet_pyro(), torch.no_grad():
+    index = torch.arange(min(BATCH_SIZE, len(step.pixels)))
+    features = {name: feature[index] for name, feature in step.features.items()}
+    inputs = {"index": index, "size": len(step.pixels), "features": features}
+    batch = step.pixels[index], step.valid[index]
+    with step.around(), torch.no_grad():
         torch.manual_seed(0)
-        theirs = float(paper.svi.loss(paper.svi.model, paper.svi.guide, y, valid, **inputs))
+        theirs = step.svi.loss_and_grads(step.svi.model, step.svi.guide, *batch, **inputs)
         torch.manual_seed(0)
-        noise = pyro_noise(hand.program, *valid.shape)
-        scale = hand.scale * len(hand.pixels) / len(index)
-        ours = float(hand.program.loss(y, valid, noise, scale=scale))
+        ours = float(hand.loss(index, as_pyro=True))
     difference = abs(ours - theirs) / abs(theirs)
     if not difference <= LOSS_TOLERANCE:
         raise RuntimeError(f"the hand-written loss is {ours}, Pyro's {theirs}: not the same ELBO")
@@ -320,10 +335,11 @@ def measure(name: str, num_rounds: int, num_pixels: int) -> dict[str, Any]:
     medians = {(row.name, row.rank): float(np.median(row.cpu)) for row in rows}
     records = []
     for row in rows:
-        rank = shape.ranks[0] if row.name == DEFAULT else row.rank
+        of_default = row.name in (DEFAULT, DEFAULT_BY_HAND)
+        rank = shape.ranks[0] if of_default else row.rank
         below = {"floors": medians[FLOOR, rank]}
-        if row.name != DEFAULT:
-            below |= {hand: medians[hand, rank] for hand in (BY_DATE, STACKED)}
+        hands = [(DEFAULT_BY_HAND, row.rank)] if of_default else [(BY_DATE, rank), (STACKED, rank)]
+        below |= {hand: medians[hand, k] for hand, k in hands}
         cpu = medians[row.name, row.rank]
         record = {"variant": row.name, "K": row.rank, "ms": cpu}
         record["wall ms"] = float(np.median(row.wall))
@@ -356,9 +372,11 @@ def targets(shape: Shape, medians: dict[tuple[str, int], float]) -> list[tuple[s
     rank = shape.ranks[0]
     floor, paper = medians[FLOOR, rank], medians[PAPER, rank]
     default = medians[DEFAULT, shape.default_rank]
+    by_hand = medians[DEFAULT_BY_HAND, shape.default_rank]
     rows = [
         (f"paper's preset, K = {rank}, in floors", paper / floor, shape.paper_target),
         (f"default, in floors of K = {rank}", default / floor, shape.default_target),
+        ("default, hand-written steps", default / by_hand, HAND_WRITTEN_TARGET),
     ]
     for hand in (BY_DATE, STACKED):
         for k in shape.ranks:
@@ -377,11 +395,12 @@ def report(found: dict[str, Any], num_rounds: int) -> str:
         f"### {found['scene']}: T = {shape.num_dates}, L = {shape.num_bands}, "
         f"P = {shape.num_endmembers}, batch {BATCH_SIZE}; medians of {num_rounds} rounds",
         "",
-        "| step | K | CPU ms | wall ms | floors | over date by date | over stacked |",
-        "|---|---:|---:|---:|---:|---:|---:|",
+        "| step | K | CPU ms | wall ms | floors | over date by date | over stacked | "
+        "over default, hand-written |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for row in found["rows"]:
-        ratios = (_ratio(row.get(key)) for key in ("floors", BY_DATE, STACKED))
+        ratios = (_ratio(row.get(key)) for key in ("floors", BY_DATE, STACKED, DEFAULT_BY_HAND))
         times = f"{row['ms']:.1f} | {row['wall ms']:.1f}"
         lines.append(f"| {row['variant']} | {row['K']} | {times} | {' | '.join(ratios)} |")
     lines += ["", "| target | measured | at most | |", "|---|---:|---:|---|"]

@@ -489,10 +489,12 @@ def test_the_speed_benchmark_runs(tmp_path: Path, capsys: pytest.CaptureFixture[
     per_rank = [speed.FLOOR, speed.BY_DATE, speed.STACKED, speed.PAPER, speed.NAIVE]
     for times, goals, shape in zip(tables[::2], tables[1::2], speed.SHAPES.values(), strict=True):
         expected = [[name, str(rank)] for rank in shape.ranks for name in per_rank]
-        expected.append([speed.DEFAULT, str(shape.default_rank)])
+        expected += [
+            [name, str(shape.default_rank)] for name in (speed.DEFAULT_BY_HAND, speed.DEFAULT)
+        ]
         assert [row[:2] for row in times[2:]] == expected
         assert all(len(row) == len(times[0]) for row in times)
-        assert len(goals) == 2 + 2 + 2 * len(shape.ranks)
+        assert len(goals) == 2 + 3 + 2 * len(shape.ranks)
         assert {row[3] for row in goals[2:]} <= {"met", "missed"}
     assert len(json.loads(path.read_text())) == len(found) == len(speed.SHAPES)
     for shape in found:
