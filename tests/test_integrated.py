@@ -370,6 +370,17 @@ def test_much_information_in_one_direction_leaves_a_density_in_the_others() -> N
     torch.testing.assert_close(diagonal[-1].log().sum(-1), expected, rtol=1e-4, atol=1e-4)
 
 
+def test_curvature_that_rounding_made_asymmetric_is_that_of_its_symmetric_part() -> None:
+    guide = pair()[1]
+    given = features()
+    skew = torch.zeros(P, P).double()
+    skew[0, 1], skew[1, 0] = 0.3, -0.3
+    expected = guide._chain(given)
+    found = guide._chain({**given, "curvature": given["curvature"] + skew})
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
 def test_curvature_that_rounding_made_indefinite_leaves_a_density() -> None:
     guide = pair()[1]
     given = features()

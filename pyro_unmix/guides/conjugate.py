@@ -120,9 +120,8 @@ class ConjugateGuide(Guide):
             own = taken(pixels, block, wanted)
             projected = project(self.model.noise.whitened(own, plain)[0], design)
             seen = dates if offsets is None else dates.shifted(_columns(offsets[block]))
-            with (
-                torch.inference_mode()
-            ):  # a quarter less overhead; `cat` makes tensors of the ordinary kind of them
+            # A quarter less overhead; `cat` makes ordinary tensors of what comes out.
+            with torch.inference_mode():
                 (curvature, pull), path = find_sites(
                     seen, projected, valid[block].mT, lambda states: Path(states, *self._walk())
                 )
@@ -257,9 +256,12 @@ class ConjugateGuide(Guide):
         step_variance, loc, precision = self._walk()
         path, mean_square = features["path"].permute(2, 1, 0), features["mean_square"].mT
         variances = step_variance(path, mean_square).mT
-        # In double precision: a covariance whose smallest eigenvalue is lost in rounding has no density.
-        known = (features["curvature"], features["pull"], variances, precision)
-        gain, first, vectors = conditionals_of_few(*(part.double() for part in known))
+        # In double precision, and symmetric: rounding must not cost a covariance its smallest eigenvalue.
+        curvature = features["curvature"].double()
+        known = (features["pull"], variances, precision)
+        gain, first, vectors = conditionals_of_few(
+            0.5 * (curvature + curvature.mT), *(part.double() for part in known)
+        )
         vectors[0] += precision * loc
         covariance = torch.cat([first.unsqueeze(0), gain * variances.mT[..., None, None]])
         # V = F F' with F upper triangular, as the Cholesky factor C of the precision has F = C'^-1
