@@ -1,10 +1,10 @@
-"""How long `unmix` takes to come near its final abundances.
+"""How long the training of `unmix` takes to come near its end.
 
     OMP_NUM_THREADS=1 python benchmarks/convergence.py --data DIR
 
 ds1 and ds2, default settings. While `unmix` trains, the abundances are read out from the guide after some of its steps,
-outside of the clock. Printed is the CPU time, start and one read-out included, from which on no error is more than
-1 % above that after the last step; and that of the whole call, with its sweeps.
+outside of the clock. Printed is the CPU time, start and one read-out included, from which on no error is more than 1 %
+above that after the last step; and that of the whole call with its sweeps, which come after all steps.
 """
 
 from __future__ import annotations

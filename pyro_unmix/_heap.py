@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
+import numpy as np
 
 _PIECE = 2**25 - 2**16  # bytes; just below 32 MB, from which on glibc maps every array anew
 
@@ -34,5 +34,5 @@ def roomy_heap(num_bytes: int = 2**28) -> Iterator[None]:
         del pin
 
 
-def _array(num_bytes: int) -> torch.Tensor:
-    return torch.empty(num_bytes, dtype=torch.uint8)
+def _array(num_bytes: int) -> np.ndarray:
+    return np.empty(num_bytes, dtype=np.uint8)

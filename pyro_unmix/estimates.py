@@ -6,6 +6,15 @@ from dataclasses import dataclass
 
 from pyro_unmix._check import in_range, positive_int
 
+#: Up to as many pixel-dates, sweeps are taken without being asked for and without a word.
+MOST_POLISHED = 100_000
+_MANY_DATES = 50  # from which on the sweeps of a pixel take longer than in proportion
+
+
+def are_many_to_polish(num_pixels: int, num_dates: int) -> bool:
+    """Whether sweeps take longer than for `MOST_POLISHED` pixel-dates of sequences of some dates."""
+    return num_pixels * num_dates * max(1.0, num_dates / _MANY_DATES) > MOST_POLISHED
+
 
 @dataclass(frozen=True)
 class PosteriorMean:

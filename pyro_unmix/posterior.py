@@ -23,7 +23,7 @@ from pyro_unmix.cubes import DIMS, from_pixels, to_pixels, valid_mask
 from pyro_unmix.estimates import PlugInMean, PolishedMean, PosteriorMean
 from pyro_unmix.mixing import change_detector, linear_regression
 from pyro_unmix.small_matrices import project
-from pyro_unmix.sweeps import check_model, num_chains, polished
+from pyro_unmix.sweeps import check_model, elements_per_pixel, num_chains, polished
 
 _CHUNK_ELEMENTS = 6_000_000
 _ROUND = 64  # pixels
@@ -218,11 +218,11 @@ def _run(
 
 
 def chunks(num_pixels: int, per_pixel: int) -> Iterator[slice]:
-    """Slices of pixels, of one length, so that a chunk's largest array stays small."""
+    """Slices of pixels, of one length, so that a chunk's largest array stays small, within an eighth."""
     size = max(1, min(4096, _CHUNK_ELEMENTS // max(per_pixel, 1)))
     # A short chunk at the end takes hardly less time than a long one.
     size = -(-num_pixels // max(1, -(-num_pixels // size)))
-    if size > _ROUND:  # rows of powers of two would take each other's places in the cache
+    if size > 8 * _ROUND:  # rows of powers of two would take each other's places in the cache
         size = (-(-size // _ROUND) | 1) * _ROUND
     for start in range(0, num_pixels, size):
         yield slice(start, min(start + size, num_pixels))
@@ -254,8 +254,7 @@ def iterate_draws(
     if polish is not None:
         check_model(model)
         num_draws = num_chains(num_samples)
-        squares = (model.num_components * model.num_endmembers) ** 2
-        per_pixel = max(per_pixel, (3 * num_draws if polish.exact else num_dates) * squares)
+        per_pixel = max(per_pixel, elements_per_pixel(model, num_dates, num_draws, polish.exact))
     with quiet_pyro(store), torch.no_grad(), roomy_heap():
         for part in chunks(len(numbers), per_pixel):
             y, v = as_tensors(xr.DataArray(images[:, :, part], dims=DIMS), model)

@@ -17,13 +17,12 @@ from pyro_unmix._check import positive_int
 from pyro_unmix._threads import one_thread
 from pyro_unmix.cubes import DIMS, as_cube_sequence, check_bands, whole_spectra
 from pyro_unmix.dates import check_kind_of_dates, dated, has_field
-from pyro_unmix.estimates import PolishedMean
+from pyro_unmix.estimates import PolishedMean, are_many_to_polish
 from pyro_unmix.io.writers import need
 from pyro_unmix.posterior import ParamStore, PosteriorMean, read_out
 
 logger = logging.getLogger(__name__)
 
-_MOST_POLISHED = 500_000  # pixel-dates whose sweeps are worth no word
 # Pyro's param store and stack of handlers belong to the process: one tile at a time. More cores are used by more
 # processes.
 _ONE_TILE = threading.Lock()
@@ -89,12 +88,12 @@ def predict(result: Any, other_cubes: Any) -> tuple[Any, Any, xr.DataArray, xr.D
     if has_field(model):
         _check_scene(result, cubes, lazy)
     num_pixels = cubes.sizes["y"] * cubes.sizes["x"]
-    num_pixel_dates = num_pixels * cubes.sizes["time"]
-    if isinstance(result.estimate, PolishedMean) and num_pixel_dates > _MOST_POLISHED:
+    num_dates = cubes.sizes["time"]
+    if isinstance(result.estimate, PolishedMean) and are_many_to_polish(num_pixels, num_dates):
         logger.warning(
             "the sweeps of PolishedMean take a millisecond or more for each of %d pixel-dates; predict(..., "
             "estimate=PosteriorMean()) does without them, in a fiftieth of the time",
-            num_pixel_dates,
+            num_pixels * num_dates,
         )
     if not lazy:
         return model, guide, cubes, read_out(model, guide, cubes, **how)

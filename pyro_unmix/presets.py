@@ -15,6 +15,7 @@ from pyro_unmix._check import as_endmembers, choice, in_range, positive_int
 from pyro_unmix._threads import one_thread
 from pyro_unmix.cubes import as_cube_sequence, to_pixels
 from pyro_unmix.endmembers import vca
+from pyro_unmix.estimates import are_many_to_polish
 from pyro_unmix.fit import fit
 from pyro_unmix.guides import BiLSTMGuide, ConjugateGuide
 from pyro_unmix.libraries import is_library
@@ -68,9 +69,7 @@ MIN_DATES = 3
 MIN_SIDE = 10
 #: Larger sequences, pixels times dates, are unmixed pixel by pixel.
 MOST_PIXEL_DATES = 500_000
-#: Sequences of as many pixel-dates at most are polished by `unmix` without being asked ...
-MOST_POLISHED = 100_000
-#: ... by as many sweeps.
+#: Sweeps of `unmix`.
 NUM_SWEEPS = 16
 #: Steps of `unmix`.
 NUM_STEPS = 100
@@ -264,8 +263,9 @@ def unmix(
     polish : bool, optional
         Read out by 16 rounds of Markov-chain sweeps from the guide's draws, with the noise enlarged by `misfit_factor`
         (``PolishedMean(num_sweeps=16, exact=False)``): intervals that hold the truth more often, and on sequences
-        better abundances, for about a millisecond per pixel and date. Default: in sequences of three dates or more
-        and 100 000 pixel-dates at most, unless `estimate` says otherwise. Variability that pixels share cannot be
+        better abundances, for about a millisecond per pixel and date (more from fifty dates on). Default: in sequences
+        of three dates or more and 100 000 pixel-dates at most (fewer from fifty dates on), unless `estimate` says
+        otherwise. Variability that pixels share cannot be
         polished, which a warning says where it was asked for.
     seed : int
     progress : bool
@@ -333,8 +333,9 @@ def unmix(
         num_steps = NUM_STEPS
     shared = isinstance(chain, SharedVariability)
     if polish is None:
-        small = cubes.sizes["time"] >= MIN_DATES and _pixel_dates(images) <= MOST_POLISHED
-        polish = small and not shared and "estimate" not in settings
+        many = are_many_to_polish(images.sizes["y"] * images.sizes["x"], images.sizes["time"])
+        sequence = cubes.sizes["time"] >= MIN_DATES
+        polish = sequence and not many and not shared and "estimate" not in settings
     if shared and (polish or isinstance(settings.get("estimate"), PolishedMean)):
         logger.warning("not polished: sweeps do not know variability that pixels share")
         settings.pop("estimate", None)

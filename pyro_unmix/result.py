@@ -176,9 +176,9 @@ class Unmixing:
         Parameters
         ----------
         level : float
-            In (0, 1).
+            In (0, 1). Bounds beyond the outermost draws are these draws.
         num_samples : int
-            Draws behind them.
+            Draws behind them; ``2 / (1 - level)`` or more.
 
         Returns
         -------
@@ -197,7 +197,7 @@ class Unmixing:
         """Unmix other images of the same bands with the fitted model and guide, without training.
 
         With the estimate of this result, or another one: a `PolishedMean` takes about a millisecond per pixel and
-        date, `PosteriorMean` a fiftieth of it.
+        date (more from fifty dates on), `PosteriorMean` a fiftieth of it.
 
         Of a DataArray in chunks (Dask, extra ``scale``) the result's dataset is lazy and in the same tiles: nothing
         is computed before it is asked for, as by `to_zarr`, and no more than a few tiles are in memory. Its numbers

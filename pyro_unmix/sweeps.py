@@ -117,6 +117,16 @@ def num_chains(num_samples: int) -> int:
     return -(-num_samples // KEPT)
 
 
+def elements_per_pixel(model: Any, num_dates: int, num_draws: int, exact: bool) -> int:
+    """Numbers that the sweeps hold for a pixel, about."""
+    p, size = model.num_endmembers, model.num_components * model.num_endmembers
+    if exact:
+        return 3 * num_draws * size**2
+    groups = num_dates if model.variability_prior.independent else 1
+    columns = num_dates // groups * p
+    return num_dates * size * (size + columns + 1) + 3 * groups * columns**2
+
+
 def polished(
     model: Any,
     pixels: Tensor,

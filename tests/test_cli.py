@@ -22,7 +22,8 @@ from matplotlib.image import imread
 
 import pyro_unmix as pu
 from pyro_unmix import cli
-from pyro_unmix.presets import MIN_DATES, MOST_POLISHED, NUM_EPOCHS, NUM_STEPS
+from pyro_unmix.estimates import MOST_POLISHED
+from pyro_unmix.presets import MIN_DATES, NUM_EPOCHS, NUM_STEPS
 
 PICTURES = {
     "abundances",

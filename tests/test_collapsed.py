@@ -43,7 +43,7 @@ from pyro_unmix import (
 from pyro_unmix.collapsed import CollapsedChains, Quadratic
 from pyro_unmix.estimates import PolishedMean
 from pyro_unmix.observations import Observations
-from pyro_unmix.sweeps import num_chains, polished
+from pyro_unmix.sweeps import elements_per_pixel, num_chains, polished
 
 COLLAPSED = PolishedMean(8, num_sweeps=3, exact=False)
 
@@ -254,3 +254,16 @@ def test_one_date_will_do_and_a_wrong_flag_will_not() -> None:
     assert float(draws.std(0).min()) > 0
     with pytest.raises(TypeError, match="exact must be True or False, got 1"):
         PolishedMean(exact=1)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("chain", ["independent", "coupled"])
+def test_a_chunk_counts_what_the_likelihood_of_a_pixel_holds(chain: str) -> None:
+    model, num_dates, batch = model_of("constant", chain), 40, 2
+    abundances = torch.full((batch, num_dates, 2), 0.5).double()
+    with torch.no_grad():
+        y, valid = torch.rand(batch, num_dates, BANDS).double(), torch.ones(batch, num_dates).bool()
+        found = Quadratic(Observations(model, y, valid), abundances, chain == "independent")
+    tensors = [*found.factors, *found.sides, found.gram]
+    held = sum(tensor.numel() for tensor in tensors) / batch
+    counted = elements_per_pixel(model, num_dates, 16, exact=False)
+    assert held <= counted <= 3 * held

@@ -242,6 +242,33 @@ def test_programs_with_other_sites_are_not_integrated():
     assert ConjugateGuide(SGLMM(endmembers, basis=DCT(K))).integrates
 
 
+@pytest.mark.parametrize(
+    ("part", "method"),
+    [
+        (SGLMM, "_mean"),
+        (WhiteNoise, "by_date"),
+        (WhiteNoise, "distributions"),
+        (AutoRegressive, "initial"),
+        (AutoRegressive, "transitions"),
+        (ConjugateGuide, "_variability"),
+    ],
+)
+def test_parts_with_densities_of_their_own_are_not_integrated(part, method):
+    def own(self, *args, **kwargs):
+        return getattr(part, method)(self, *args, **kwargs)
+
+    other = type("Other", (part,), {method: own})
+    makers = {kind: kind for kind in (SGLMM, WhiteNoise, AutoRegressive, ConjugateGuide)}
+    makers[part] = other
+    model = makers[SGLMM](
+        scene()[2],
+        basis=DCT(K),
+        variability_prior=makers[AutoRegressive](0.5),
+        noise=makers[WhiteNoise](0.03),
+    )
+    assert not makers[ConjugateGuide](model).integrates
+
+
 @pytest.mark.parametrize("independent", [True, False])
 def test_a_precision_that_is_none_gives_nan(independent):
     """And not a number that looks like one: LAPACK leaves a part of its factor."""

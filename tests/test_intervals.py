@@ -44,7 +44,7 @@ def ends(distribution: stats.rv_continuous, level: float, num: int = 20001) -> n
         (1.5, 0.5, "one"),
     ],
 )
-def test_ancredible_interval_reaches_to_a_bound_where_the_density_does(
+def test_an_interval_reaches_to_a_bound_where_the_density_does(
     alpha: float, beta: float, side: str, level: float
 ) -> None:
     law = stats.beta(alpha, beta)
@@ -57,14 +57,14 @@ def test_ancredible_interval_reaches_to_a_bound_where_the_density_does(
 
 
 @pytest.mark.parametrize("alpha", [0.3, 1.0, 1.9, 2.5, 30.0])
-def test_ancredible_interval_holds_one_more_draw_as_often_as_it_says(alpha: float) -> None:
+def test_an_interval_holds_one_more_draw_as_often_as_it_says(alpha: float) -> None:
     draws = np.random.default_rng(0).beta(alpha, 20, (65, 20000))
     low, high = credible_interval(torch.as_tensor(draws[1:]), 0.9).numpy()
     # four standard errors of 20 000 trials, and that the side is chosen by the same draws
     assert abs(metrics.coverage(low, high, draws[0]) - 0.9) < 0.012
 
 
-def test_draws_without_spread_are_ancredible_interval_of_no_width() -> None:
+def test_draws_without_spread_are_an_interval_of_no_width() -> None:
     for value in (0.0, 0.2, 1.0):
         bounds = credible_interval(torch.full((8, 1), value), 0.9)
         np.testing.assert_array_equal(bounds, np.full((2, 1), value, dtype=np.float32))
@@ -76,7 +76,7 @@ def test_of_two_values_alone_the_mean_tells_the_side() -> None:
     np.testing.assert_array_equal(credible_interval(1 - rare, 0.5)[:, 0], [1, 1])
 
 
-def testcredible_intervals_of_a_result_are_maps_of_two_bounds(result: Unmixing) -> None:
+def test_intervals_of_a_result_are_maps_of_two_bounds(result: Unmixing) -> None:
     maps = result.interval(0.8, num_samples=50, seed=1)
     assert maps.dims == ("bound", *result.abundances.dims)
     assert list(maps["bound"].values) == ["lower", "upper"]
@@ -98,6 +98,6 @@ def test_a_level_outside_is_refused(result: Unmixing, level: float) -> None:
         result.interval(level)
 
 
-def test_without_a_posterior_there_are_nocredible_intervals() -> None:
+def test_without_a_posterior_there_are_no_intervals() -> None:
     with pytest.raises(ValueError, match="interval"):
         baselines.fcls(SCENE.cubes, 3).interval()

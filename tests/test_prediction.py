@@ -336,9 +336,9 @@ def test_chunks_are_of_one_length_and_hold_every_pixel_once(count, per_pixel):
     assert edges == [*(p.start for p in parts), count]
     lengths = [p.stop - p.start for p in parts]
     limit = max(1, min(4096, posterior._CHUNK_ELEMENTS // per_pixel))
-    assert max(lengths) <= limit + (127 if limit > 64 else 0)
+    assert max(lengths) <= limit + (127 if limit > 512 else 0)
     assert len(set(lengths[:-1])) <= 1
-    if len(parts) > 1 and limit > 64:
+    if len(parts) > 1 and lengths[0] > 512:
         assert lengths[0] % 128 == 64  # no power of two
 
 

@@ -9,7 +9,7 @@ import pytest
 import xarray as xr
 
 import pyro_unmix as pu
-from pyro_unmix import prediction, presets
+from pyro_unmix import estimates, presets
 from pyro_unmix.prediction import as_lazy_cubes
 from pyro_unmix.selection import blocks, spread_blocks
 
@@ -142,13 +142,20 @@ def test_sequences_are_polished_by_sixteen_fast_sweeps_and_the_misfit(monkeypatc
     ],
 )
 def test_when_unmix_polishes(monkeypatch, num_dates, most, settings, wanted):
-    monkeypatch.setattr(presets, "MOST_POLISHED", most)
+    monkeypatch.setattr(estimates, "MOST_POLISHED", most)
     cubes = TINY.isel(time=slice(0, num_dates))
     result = pu.unmix(cubes, endmembers=TRUTH, num_steps=0, progress=False, **settings)
     if wanted is None:
         assert isinstance(result.estimate, pu.PolishedMean)
     else:
         assert result.estimate == wanted
+
+
+def test_from_fifty_dates_on_fewer_are_polished():
+    assert not estimates.are_many_to_polish(2000, 50)
+    assert estimates.are_many_to_polish(2001, 50)
+    assert not estimates.are_many_to_polish(125, 200)  # a fourth of the pixel-dates
+    assert estimates.are_many_to_polish(126, 200)
 
 
 def test_other_images_are_read_out_as_is_asked():
@@ -166,7 +173,7 @@ def test_other_images_are_read_out_as_is_asked():
 
 def test_a_large_scene_to_be_polished_is_warned_of(monkeypatch, caplog):
     result = pu.unmix(TINY, endmembers=TRUTH, num_steps=0, progress=False)
-    monkeypatch.setattr(prediction, "_MOST_POLISHED", 47)
+    monkeypatch.setattr(estimates, "MOST_POLISHED", 47)
     with caplog.at_level(logging.WARNING):
         result.predict(TINY.isel(time=slice(0, 2)))  # 32 pixel-dates
         result.predict(TINY, estimate=pu.PosteriorMean())

@@ -23,11 +23,11 @@ from pyro_unmix.cli import arguments as options
 from pyro_unmix.cli.console import BadInput, bad_input, facts, say, say_json
 from pyro_unmix.cli.pictures import write_pictures
 from pyro_unmix.endmembers import extract_endmembers
+from pyro_unmix.estimates import MOST_POLISHED
 from pyro_unmix.io import FileError, read_library
 from pyro_unmix.num_endmembers import estimate_num_endmembers
 from pyro_unmix.presets import (
     MIN_DATES,
-    MOST_POLISHED,
     NUM_EPOCHS,
     NUM_STEPS,
     redsunn,

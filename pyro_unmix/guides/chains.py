@@ -70,8 +70,10 @@ class ChainNormal(TorchDistribution):
         return self.from_noise(torch.randn(shape, dtype=like.dtype, device=like.device))
 
     def log_prob(self, value: Tensor) -> Tensor:
-        own = self._last is not None and value is self._last[0]
-        noise = self._last[1] if own and self._last is not None else self._noise(value)
+        if self._last is not None and value is self._last[0]:
+            noise = self._last[1]
+        else:
+            noise = self._noise(value)
         log_det = self.factors.diagonal(dim1=-2, dim2=-1).log().sum((0, -1))
         if self.log_scale is not None:
             log_det = log_det + self.log_scale.sum((-1, -2))

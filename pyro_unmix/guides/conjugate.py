@@ -20,7 +20,9 @@ from pyro_unmix.guides.smoother import conditionals, conditionals_of_few
 from pyro_unmix.guides.variability import ExactVariability, chain_means
 from pyro_unmix.mixing import to_abundances
 from pyro_unmix.models.sglmm import SGLMM
+from pyro_unmix.priors.noise import Noise as NoisePart
 from pyro_unmix.priors.part import BAND_NOISE, SMOOTH_VARIABILITY, UNEVEN_VARIABILITY
+from pyro_unmix.priors.variability import VariabilityPrior
 from pyro_unmix.small_matrices import apply, cholesky, multiply, project
 from pyro_unmix.solvers import MarginalDates, MarginalMixing
 
@@ -30,6 +32,11 @@ _LEAST_STD = (
     1e-6  # of a state given those before: rounding may leave a curvature that is not quite positive
 )
 _NUM_MEANS = 2  # abundance draws behind the mean variability: a pair of opposite ones
+
+
+def _author(kind: type, method: str) -> type:
+    """The class that defines a method of `kind`."""
+    return next(parent for parent in kind.__mro__ if method in vars(parent))
 
 
 class ConjugateGuide(Guide):
@@ -195,10 +202,22 @@ class ConjugateGuide(Guide):
         Called with ``integrate=True`` the guide has no sites ``psi_t`` and returns what the model takes as
         ``integrated`` in place of all its sites in the plate.
         """
-        return (
+        model = self.model
+        noise, chain = type(model.noise), type(model.variability_prior)
+        # parts of users, whose densities may be others than those that are integrated
+        own = (
             type(self).forward is ConjugateGuide.forward
-            and type(self.model).forward is SGLMM.forward
+            and type(self)._variability is ConjugateGuide._variability
+            and type(model).forward is SGLMM.forward
+            and type(model)._mean is SGLMM._mean
         )
+        same_author = _author(noise, "distributions") is _author(noise, "whitened")
+        gaussian = noise.by_date is NoisePart.by_date and same_author
+        markov = (
+            chain.initial is VariabilityPrior.initial
+            and chain.transitions is VariabilityPrior.transitions
+        )
+        return own and gaussian and markov
 
     def _sample_abundances(
         self, pixels: Tensor, valid: Tensor, features: Mapping[str, Tensor], index: Tensor | None

@@ -40,7 +40,7 @@ from pyro_unmix.priors import (
 from pyro_unmix.priors.part import as_days, day_numbers
 
 
-class Integrated(Protocol):
+class IntegratedStates(Protocol):
     """States c_0 .. c_T (B, T+1, P) that a guide drew, and the density of the images given them, psi integrated out."""
 
     @property
@@ -228,7 +228,7 @@ class SGLMM(Recorded, PyroModule):
         index: Tensor | None = None,
         size: int | None = None,
         features: Mapping[str, Tensor] | None = None,
-        integrated: Integrated | None = None,
+        integrated: IntegratedStates | None = None,
     ) -> None:
         """The generative program.
 
@@ -243,7 +243,7 @@ class SGLMM(Recorded, PyroModule):
             Number of pixels of the whole scene; the plate scales the batch to it.
         features : mapping, optional
             What a guide prepared; the model does not use it.
-        integrated : Integrated, optional
+        integrated : IntegratedStates, optional
             Where a guide has drawn c alone (`ConjugateGuide.integrates`): the factor ``y`` is then ``log p(y, c)``, in
             place of the sites ``c_t``, ``psi_t`` and ``y_t``.
         """
@@ -272,7 +272,7 @@ class SGLMM(Recorded, PyroModule):
                     pyro.sample(f"y_{t}", noise[t - 1](mean), obs=observed[t - 1])
 
     def _factor_integrated(
-        self, valid: Tensor, index: Tensor | None, size: int | None, integrated: Integrated
+        self, valid: Tensor, index: Tensor | None, size: int | None, integrated: IntegratedStates
     ) -> None:
         """The program's density at drawn abundances, all dates at once, with psi integrated out."""
         index = _subsample(index, len(valid))
