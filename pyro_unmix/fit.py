@@ -138,7 +138,7 @@ def fit(
     Returns
     -------
     Unmixing
-        Also after an interrupt (Ctrl-C), with what was learned by then.
+        Also after an interrupt (Ctrl-C), with what was learned by then, and without the sweeps of a `PolishedMean`.
 
     Raises
     ------
@@ -220,6 +220,10 @@ def fit(
         try:
             _train(run, plan, keeper, progress, callback)
             data.close()
+            if isinstance(estimate, PolishedMean) and plan.cut_short(run.losses):
+                estimate = PosteriorMean(
+                    estimate.num_samples
+                )  # who stops a fit waits for no sweeps
             store = loose_params(model, guide)
             how: dict[str, Any] = {"estimate": estimate, "seed": seed, "store": store}
             if maps:

@@ -56,6 +56,10 @@ class Plan:
             "num_pixels": self.num_pixels,
         }
 
+    def cut_short(self, losses: list[float]) -> bool:
+        """Whether a fit stopped before it was done."""
+        return len(losses) < self.num_steps and not self.finished(losses)
+
     def finished(self, losses: list[float]) -> bool:
         """Whether the ELBO has converged (only asked for where no number of steps was given)."""
         window = self.window

@@ -33,6 +33,7 @@ from pyro_unmix import (
     unmix,
 )
 from pyro_unmix.cubes import as_cube_sequence
+from pyro_unmix.estimates import PolishedMean, PosteriorMean
 from pyro_unmix.mixing import DCT
 from pyro_unmix.priors import FixedEndmembers, Independent, JumpWalk, RandomWalk, WhiteNoise
 
@@ -619,6 +620,15 @@ def test_an_interrupt_returns_what_is_there(step, caplog):
     np.testing.assert_array_equal(result.losses, expected.losses)
     xr.testing.assert_identical(result.abundances, expected.abundances)
     assert f"interrupted after {step + 1} of 9 steps" in caplog.text
+
+
+def test_an_interrupted_fit_is_not_polished():
+    def stop(at: int, elbo: float) -> None:
+        raise KeyboardInterrupt
+
+    polished = PolishedMean(num_samples=8, num_sweeps=1, exact=False)
+    assert run(num_steps=2, estimate=polished).estimate == polished
+    assert run(num_steps=2, estimate=polished, callback=stop).estimate == PosteriorMean(8)
 
 
 def test_errors_of_a_callback_come_through():
