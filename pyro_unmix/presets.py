@@ -265,8 +265,7 @@ def unmix(
         (``PolishedMean(num_sweeps=16, exact=False)``): intervals that hold the truth more often, and on sequences
         better abundances, for about a millisecond per pixel and date (more from fifty dates on). Default: in sequences
         of three dates or more and 100 000 pixel-dates at most (fewer from fifty dates on), unless `estimate` says
-        otherwise. Variability that pixels share cannot be
-        polished, which a warning says where it was asked for.
+        otherwise. Variability that pixels share cannot be polished, which a warning says where it was asked for.
     seed : int
     progress : bool
     num_steps : int, optional

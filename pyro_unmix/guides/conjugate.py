@@ -28,9 +28,8 @@ from pyro_unmix.solvers import MarginalDates, MarginalMixing
 
 _CHUNK = 32768  # pixels times dates that are treated together
 _ENCODED = 1024  # pixels that the network reads together
-_LEAST_STD = (
-    1e-6  # of a state given those before: rounding may leave a curvature that is not quite positive
-)
+# Of a state given those before: rounding may leave a curvature that is not quite positive.
+_LEAST_STD = 1e-6
 _NUM_MEANS = 2  # abundance draws behind the mean variability: a pair of opposite ones
 
 
