@@ -84,10 +84,9 @@ def credible_interval(draws: torch.Tensor, level: float) -> torch.Tensor:
         ordered, draws.new_tensor([tail, 1 - tail, 1 - level, level])
     )
     mean, variance = draws.double().mean(0), draws.double().var(0)
-    size = mean * (1 - mean) / variance - 1  # alpha + beta
-    random = variance > 0
-    at_zero = random & (mean * size <= _MOST_SHAPE) & (mean < 0.5)
-    at_one = random & ((1 - mean) * size <= _MOST_SHAPE) & (mean > 0.5)
+    size = mean * (1 - mean) / variance - 1  # alpha + beta; not finite without spread
+    at_zero = (mean * size <= _MOST_SHAPE) & (mean < 0.5)
+    at_one = ((1 - mean) * size <= _MOST_SHAPE) & (mean > 0.5)
     low = torch.where(at_zero, torch.zeros_like(low), torch.where(at_one, one_low, low))
     high = torch.where(at_one, torch.ones_like(high), torch.where(at_zero, one_high, high))
     return torch.stack([low, high])
