@@ -48,9 +48,9 @@ class Observations:
         self.valid = valid.to(y.dtype)
         self.variance = (noise_factor * noise_scale).square()
         prior = model.variability_prior
-        steps = prior.steps(pixels.shape[1])
+        *steps, loc, scale = prior.whole_chain(pixels.shape[1])
         self.coefficients, self.step_scales = (part.double() for part in steps)
-        self.first_loc, self.first_scale = (part.double() for part in prior.chain()[2:])
+        self.first_loc, self.first_scale = loc.double(), scale.double()
 
     # ------------------------------------------------------------ psi integrated out, or drawn
 
