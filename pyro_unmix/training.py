@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pyro
@@ -67,29 +67,25 @@ class CheckedSVI(SVI):
         self.cubes = cubes
         self.workers = Workers() if workers is None else workers
         # Every parameter, and its value when the loss was last finite.
-        self._good: dict[str, tuple[Tensor, Tensor]] = {}
+        self._params: dict[str, Tensor] = {}
+        self._good: list[Tensor] = []
 
     def step(self, *args: Any, weight: float = 1.0, **kwargs: Any) -> float:
         """One step on a batch, or on this worker's share of one, which is `weight` of it; the loss of the batch."""
         random_state = torch.random.get_rng_state()
-        with poutine.trace(param_only=True) as capture:
+        with _Parameters() as met:
             try:
                 loss = float(self.loss_and_grads(self.model, self.guide, *args, **kwargs))
             except torch.linalg.LinAlgError:  # from factors of what is not finite
                 loss = math.nan
-        sites = sorted(capture.trace.nodes.items())
-        params = {
-            name: cast(Any, site["value"]).unconstrained()
-            for name, site in sites
-            if site["type"] == "param"
-        }
+        params = dict(sorted(met.found.items()))
         whole = self.workers.average(loss, weight)
         if not math.isfinite(whole):
             self.check_parameters()
             torch.random.set_rng_state(random_state)
             raise self.failed(f"the loss became {whole}{self._blame(loss, args, kwargs)}")
         self.workers.average_gradients(params.values(), weight)
-        self._good = {name: (value, value.detach().clone()) for name, value in params.items()}
+        self._keep(params)
         self.optim(params.values())
         for value in params.values():
             value.grad = None
@@ -115,16 +111,36 @@ class CheckedSVI(SVI):
 
     def check_parameters(self) -> None:
         """Raise if the last step left a parameter that is not finite: its gradient was not."""
-        for name, (value, _) in self._good.items():
+        for name, value in self._params.items():
             if not torch.isfinite(value).all():
                 name = name.replace("$$$", ".")
                 raise self.failed(f"the gradient of parameter {name!r} is not finite")
 
+    @torch.no_grad()
+    def _keep(self, params: dict[str, Tensor]) -> None:
+        """Remember the values of all parameters."""
+        same = params.keys() == self._params.keys()
+        if same and all(value is self._params[name] for name, value in params.items()):
+            torch._foreach_copy_(self._good, list(params.values()))
+        else:
+            self._params, self._good = params, [value.clone() for value in params.values()]
+
     def _restore(self) -> None:
         with torch.no_grad():
-            for value, good in self._good.values():
+            for value, good in zip(self._params.values(), self._good, strict=True):
                 value.copy_(good)
                 value.grad = None
+
+
+class _Parameters(Messenger):
+    """Collects the parameters that programs meet, by name and unconstrained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: dict[str, Tensor] = {}
+
+    def _pyro_post_param(self, msg: Any) -> None:
+        self.found[msg["name"]] = msg["value"].unconstrained()
 
 
 class Optimiser(PyroOptim):
