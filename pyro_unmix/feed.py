@@ -65,8 +65,10 @@ class InMemory:
 
     def rows(self, index: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Spectra, validity and features of pixels of the batch that was drawn last."""
-        features = {name: feature[index] for name, feature in self._features.items()}
-        return self.pixels[index], self.valid[index], features
+        features = {
+            name: feature.index_select(0, index) for name, feature in self._features.items()
+        }
+        return self.pixels.index_select(0, index), self.valid.index_select(0, index), features
 
     def example(self) -> Tensor:
         """Some batch, without drawing one."""
@@ -109,7 +111,7 @@ class _Pool:
     def rows(self, index: Tensor, rest: _Pool | None) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Those of `index`; what is not here is in `rest`."""
         at = torch.searchsorted(self.numbers, index).clamp(max=len(self.numbers) - 1)
-        found = [values[at] for values in self._all()]
+        found = [values.index_select(0, at) for values in self._all()]
         if rest is not None:
             away = (self.numbers[at] != index).nonzero().squeeze(1)
             there = torch.searchsorted(rest.numbers, index[away])
