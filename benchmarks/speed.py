@@ -43,7 +43,7 @@ from pyro_unmix import (
     simulate,
     unmix,
 )
-from pyro_unmix.posterior import as_tensors, prepare, quiet_pyro
+from pyro_unmix.posterior import as_tensors, prepare_steps, quiet_pyro
 from pyro_unmix.priors import VariabilityPrior
 from pyro_unmix.training import CheckedSVI, Optimiser
 
@@ -150,7 +150,7 @@ class PyroStep:
         programs = (poutine.scale(program, scale=self.scale) for program in (model, guide))
         self.svi = CheckedSVI(*programs, Optimiser(1e-3, 1.0), Trace_ELBO())
         with quiet_pyro():
-            self.features = prepare(guide, pixels, valid)
+            self.features = prepare_steps(guide, pixels, valid)
 
     @contextmanager
     def around(self) -> Iterator[None]:
@@ -161,11 +161,11 @@ class PyroStep:
         if index is None:
             index = torch.randperm(len(self.pixels))[:BATCH_SIZE]
         return self.svi.step(
-            self.pixels[index],
-            self.valid[index],
+            self.pixels.index_select(0, index),
+            self.valid.index_select(0, index),
             index=index,
             size=len(self.pixels),
-            features={name: feature[index] for name, feature in self.features.items()},
+            features={name: x.index_select(0, index) for name, x in self.features.items()},
         )
 
 
@@ -188,7 +188,7 @@ class HandWrittenStep:
 
     def loss(self, index: Tensor, *, as_pyro: bool = False) -> Tensor:
         """Of the pixels of these numbers; `as_pyro` draws the noise in the order of Pyro's sites."""
-        y, valid = self.pixels[index], self.valid[index]
+        y, valid = (x.index_select(0, index) for x in (self.pixels, self.valid))
         draw = partial(pyro_noise, self.program) if as_pyro else self.program.draw_noise
         noise = draw(*valid.shape)
         return self.program.loss(y, valid, noise, scale=self.scale * len(self.pixels) / len(y))

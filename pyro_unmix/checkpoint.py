@@ -21,7 +21,7 @@ from pyro_unmix._check import positive_int
 from pyro_unmix.dates import copies
 from pyro_unmix.feed import FromDisk, InMemory
 from pyro_unmix.fingerprint import attributes, describe, describe_program, differences, same
-from pyro_unmix.posterior import loose_params, prepare
+from pyro_unmix.posterior import loose_params, prepare_steps
 from pyro_unmix.training import CheckedSVI
 
 logger = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ class Run:
         count = rows.stop - rows.start
         if not count:  # more workers than pixels
             rows = slice(0, 1)
-        mine = prepare(guide, pixels[rows], valid[rows], index[rows])
+        mine = prepare_steps(guide, pixels[rows], valid[rows], index[rows])
         return workers.gathered({k: v[:count] for k, v in mine.items()}, total)
 
     def begin(self) -> None:

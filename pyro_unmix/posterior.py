@@ -176,6 +176,15 @@ def prepare(
     return guide.prepare(pixels, valid)
 
 
+def prepare_steps(
+    guide: Any, pixels: Tensor, valid: Tensor, index: Tensor | None = None
+) -> dict[str, Tensor]:
+    """`prepare`, and what only steps of training need."""
+    features = prepare(guide, pixels, valid, index)
+    more = guide.compress(pixels) if hasattr(guide, "compress") else {}
+    return {**features, **more}
+
+
 def draw_abundances(
     model: Any,
     guide: Any,

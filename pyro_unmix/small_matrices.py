@@ -135,6 +135,26 @@ def cholesky(matrix: Tensor) -> Tensor:
     return factor
 
 
+def identities(batch: int, size: int, like: Tensor) -> Tensor:
+    """Unit matrices (batch, size, size) in the layout that `inverse_of_root` takes."""
+    return torch.eye(size).to(like).expand(batch, size, size).contiguous().mT
+
+
+def inverse_of_root(tril: Tensor, units: Tensor) -> Tensor:
+    """``(C C')^-1`` of Cholesky factors (B, I, I), by LAPACK: where there are a hundred matrices, not thousands.
+
+    By ``X C' = I`` from the right, in the layout of LAPACK: two thirds of the time of `torch.cholesky_inverse`.
+
+    Parameters
+    ----------
+    tril : Tensor, shape (B, I, I)
+    units : Tensor, shape (B, I, I)
+        Of `identities`.
+    """
+    root = torch.linalg.solve_triangular(tril.mT, units, upper=True, left=False)
+    return torch.bmm(root, root.mT)
+
+
 def positive_part(matrix: Tensor) -> Tensor:
     """The nearest positive semi-definite matrices to symmetric ones, (I, I, ...): eigenvalues below 0 become 0."""
     if len(matrix) > _LARGEST_JACOBI:

@@ -32,8 +32,10 @@ from pyro_unmix import (
     WhiteNoise,
     fit,
 )
-from pyro_unmix.guides.chains import ChainNormal, _Recursion
-from pyro_unmix.guides.integrated import Chain, _Misfit, posterior_moments
+from pyro_unmix.guides import integrated
+from pyro_unmix.guides.chains import ChainNormal, _Draw
+from pyro_unmix.guides.integrated import Spectra
+from pyro_unmix.guides.moments import Chain, posterior_moments
 from pyro_unmix.guides.smoother import conditionals, conditionals_of_few
 from pyro_unmix.guides.variability import ExactVariability
 from pyro_unmix.priors import BandNoise, LowRankNoise, SeasonalVariability
@@ -121,14 +123,17 @@ def features() -> dict[str, torch.Tensor]:
     }
 
 
-def evaluated(function: Any, model: SGLMM, guide: ConjugateGuide) -> tuple[float, dict[str, Any]]:
+def evaluated(
+    function: Any, model: SGLMM, guide: ConjugateGuide, more: dict[str, torch.Tensor] | None = None
+) -> tuple[float, dict[str, Any]]:
     """Loss and gradients of a batch of a larger scene, both programs scaled as a fit scales them."""
     y, valid, _ = scene()
     index = torch.arange(B)
     with pyro.get_param_store().scope(), pyro.validation_enabled(False):
         pyro.set_rng_seed(3)
         programs = (poutine.scale(program, scale=0.01) for program in (model, guide))
-        loss = function(*programs, y, valid, index=index, size=3 * B, features=features())
+        given = {**features(), **(more or {})}
+        loss = function(*programs, y, valid, index=index, size=3 * B, features=given)
         params = dict(pyro.get_param_store().named_parameters())
         grads = {name: value.grad for name, value in params.items() if value.grad is not None}
     for value in params.values():
@@ -136,10 +141,15 @@ def evaluated(function: Any, model: SGLMM, guide: ConjugateGuide) -> tuple[float
     return loss, grads
 
 
-def assert_same(model: SGLMM, guide: ConjugateGuide, rel: float = 1e-10) -> None:
+def assert_same(
+    model: SGLMM,
+    guide: ConjugateGuide,
+    rel: float = 1e-10,
+    more: dict[str, torch.Tensor] | None = None,
+) -> None:
     assert guide.integrates
     elbo = Trace_ELBO()
-    loss, grads = evaluated(lambda *a, **k: loss_and_grads(elbo, *a, **k), model, guide)
+    loss, grads = evaluated(lambda *a, **k: loss_and_grads(elbo, *a, **k), model, guide, more)
     expected, gradients = evaluated(elbo.loss_and_grads, model, guide)
     assert loss == pytest.approx(expected, rel=rel)
     assert set(grads) == set(gradients)
@@ -176,6 +186,57 @@ def test_chains_and_noises_have_the_loss_and_gradients_of_drawn_variability(chai
     """With fixed endmembers and white noise the Gram matrix has no gradient, else it has one."""
     reference = FixedEndmembers(scene()[2]) if fixed else None
     assert_same(*pair(chain=chain, noise=noise, reference=reference))
+
+
+@pytest.mark.parametrize("noise", ["white", "fixed band"])
+@pytest.mark.parametrize("chain", ["autoregressive", "independent", "seasonal"])
+def test_spectra_on_the_span_of_a_fixed_design_have_the_same_loss_and_gradients(
+    chain, noise, monkeypatch
+):
+    monkeypatch.setattr(integrated, "_NARROW", 1)
+    monkeypatch.setattr(integrated, "_SPECTRA", 4)
+    monkeypatch.setitem(
+        NOISES, "fixed band", lambda: BandNoise(np.linspace(0.02, 0.05, L), learn=False)
+    )
+    model, guide = pair(chain=chain, noise=noise, reference=FixedEndmembers(scene()[2]))
+    more = guide.compress(scene()[0])
+    assert more["inside"].shape == (B, T, P * (K + 1))
+    assert_same(model, guide, more=more)
+    with pytest.raises(AssertionError):
+        assert_same(model, guide, more={**more, "inside": more["inside"] + 0.1})
+
+
+def test_spectra_are_compressed_only_where_it_helps_and_holds():
+    wide = np.random.default_rng(8).uniform(size=(40, P))
+    pixels = torch.rand(B, T, 40)
+    fixed = ConjugateGuide(SGLMM(FixedEndmembers(wide), basis=DCT(K)))
+    assert set(fixed.compress(pixels)) == {"inside", "outside"}
+    assert not ConjugateGuide(SGLMM(wide, basis=DCT(K))).compress(pixels)  # M0 is learned
+    of_bands = SGLMM(FixedEndmembers(wide), basis=DCT(K), noise=BandNoise(0.01))
+    assert not ConjugateGuide(of_bands).compress(pixels)  # the bands' weights are learned
+    narrow = ConjugateGuide(SGLMM(FixedEndmembers(wide[:12]), basis=DCT(K)))
+    assert not narrow.compress(pixels[..., :12])  # 9 columns are no fewer
+
+
+def test_a_fit_takes_compressed_spectra(monkeypatch):
+    """The same loss at every step, up to rounding, with and without."""
+    rng = np.random.default_rng(9)
+    endmembers = rng.uniform(size=(40, P))
+    cubes = rng.uniform(0, 1, (T, 4, 4, 40))
+    losses, seen = [], []
+    of = Spectra.of.__func__
+    monkeypatch.setattr(
+        Spectra,
+        "of",
+        classmethod(lambda cls, m, y, f: seen.append("inside" in f) or of(cls, m, y, f)),
+    )
+    for narrow in (4, 1000):
+        monkeypatch.setattr(integrated, "_NARROW", narrow)
+        model = SGLMM(FixedEndmembers(endmembers), basis=DCT(K))
+        found = fit(model, ConjugateGuide(model), cubes, num_steps=5, progress=False, seed=1)
+        losses.append(found.losses)
+    assert seen == [True] * 5 + [False] * 5
+    np.testing.assert_allclose(*losses, rtol=1e-4)
 
 
 @pytest.mark.parametrize("chain", ["autoregressive", "independent"])
@@ -346,17 +407,10 @@ def test_a_chain_has_the_density_of_the_joint_gaussian(correction):
 
 
 def test_gradients_by_finite_differences():
-    chain = chain_of(False)
-    steps = chain.offsets.clone().requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: _Recursion.apply(x, chain.gains), steps)
-    generator = torch.Generator().manual_seed(6)
-    shapes = (2, 3, 5), (2, 3, 4), (5, 4)
-    given = [torch.randn(*s, generator=generator).double().requires_grad_() for s in shapes]
-    assert torch.autograd.gradcheck(_Misfit.apply, given)
-    y, f, design = given
-    torch.testing.assert_close(
-        _Misfit.apply(*given), (y - f @ design.mT).square().sum(-1), rtol=1e-12, atol=0
-    )
+    chain = chain_of(True)
+    given = [x.detach().clone().requires_grad_() for x in (chain.shift, chain.log_scale)]
+    rest = path(5), chain.offsets, chain.gains, chain.factors
+    assert torch.autograd.gradcheck(lambda *x: _Draw.apply(*x, *rest), given)
 
 
 def test_few_pixels_have_the_conditionals_of_many():

@@ -55,12 +55,8 @@ class ChainNormal(TorchDistribution):
 
     def from_noise(self, noise: Tensor) -> Tensor:
         """The chain (B, T+1, D) of standard-normal noise of that shape."""
-        inner = noise.transpose(0, 1)
-        if self.shift is not None and self.log_scale is not None:
-            moved = torch.addcmul(self.shift, self.log_scale.exp(), noise[:, 1:])
-            inner = torch.cat([inner[:1], moved.transpose(0, 1)])
-        steps = self.offsets + (self.factors @ inner.unsqueeze(-1)).squeeze(-1)
-        value = _Recursion.apply(steps, self.gains)
+        given = self.shift, self.log_scale, noise
+        value: Any = _Draw.apply(*given, self.offsets, self.gains, self.factors)
         self._last = (value, noise)
         return value
 
@@ -93,24 +89,42 @@ class ChainNormal(TorchDistribution):
         return torch.cat([noise[:, :1], later], dim=1)
 
 
-class _Recursion(torch.autograd.Function):
-    """``c_t = step_t + G_t c_{t-1}``, of (T+1, B, D) and (T, B, D, D): (B, T+1, D); the gradient of the steps alone."""
+class _Draw(torch.autograd.Function):
+    """`ChainNormal.from_noise`, with gradients of shift and log-scale alone."""
 
     @staticmethod
-    def forward(ctx: Any, steps: Tensor, gains: Tensor) -> Tensor:
-        first, *rest = steps.unsqueeze(-1).unbind()
+    def forward(
+        ctx: Any,
+        shift: Tensor | None,
+        log_scale: Tensor | None,
+        noise: Tensor,
+        offsets: Tensor,
+        gains: Tensor,
+        factors: Tensor,
+    ) -> Tensor:
+        inner, scaled = noise, None
+        if shift is not None and log_scale is not None:
+            scaled = log_scale.exp() * noise[:, 1:]
+            inner = torch.cat([noise[:, :1], shift + scaled], dim=1)
+        moved = (factors * inner.transpose(0, 1).unsqueeze(-2)).sum(-1)
+        first, *rest = (offsets + moved).unsqueeze(-1).unbind()
         states = [first]
         for step, gain in zip(rest, gains.unbind(), strict=True):
             states.append(torch.baddbmm(step, gain, states[-1]))
-        ctx.save_for_backward(gains)
+        ctx.scaled = scaled
+        ctx.save_for_backward(gains, factors)
         return torch.stack(states, dim=1).squeeze(-1)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        (gains,) = ctx.saved_tensors
-        last, *rest = reversed(grad.unsqueeze(-1).unbind(1))
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        gains, factors = ctx.saved_tensors
+        if ctx.scaled is None:
+            return (None,) * 6
+        last, *rest = reversed(grad.unsqueeze(-1).unbind(1)[1:])
         adjoints = [last]
-        for slope, gain in zip(rest, reversed(gains.unbind()), strict=True):
+        for slope, gain in zip(rest, reversed(gains[1:].unbind()), strict=True):
             adjoints.append(torch.baddbmm(slope, gain.mT, adjoints[-1]))
-        return torch.stack(adjoints[::-1]).squeeze(-1), None
+        by_steps = torch.stack(adjoints[::-1])
+        by_shift = (factors[1:] * by_steps).sum(-2).transpose(0, 1)
+        return by_shift, by_shift * ctx.scaled, None, None, None, None

@@ -14,7 +14,7 @@ from pyro_unmix.distributions import FactorNormal
 from pyro_unmix.guides.base import Guide, Noise
 from pyro_unmix.guides.chains import ChainNormal
 from pyro_unmix.guides.encoders import Encoder, built, encoded
-from pyro_unmix.guides.integrated import Integrated
+from pyro_unmix.guides.integrated import Integrated, compressed
 from pyro_unmix.guides.path import Path, StepVariance, blocks, find_sites, softmax, taken
 from pyro_unmix.guides.smoother import conditionals, conditionals_of_few
 from pyro_unmix.guides.variability import ExactVariability, chain_means
@@ -143,6 +143,15 @@ class ConjugateGuide(Guide):
             raise torch.linalg.LinAlgError("the approximations of the abundances are not finite")
         return {**found, **shared}
 
+    @torch.no_grad()
+    def compress(self, pixels: Tensor) -> dict[str, Tensor]:
+        """Spectra on the span of a design that is not learned: ``inside`` (N, T, Q) and ``outside`` (N, T).
+
+        See `guides.integrated.Spectra`; nothing where the design is learned, or has not many fewer columns than there
+        are bands.
+        """
+        return compressed(self.model, pixels) if self.integrates else {}
+
     def _marginal_dates(self, design: Tensor, noise: Tensor, num_dates: int) -> MarginalDates:
         """The marginal likelihood of every date under the variability's prior at that date."""
         model = self.model
@@ -181,13 +190,14 @@ class ConjugateGuide(Guide):
             features = self.prepare(pixels, valid, index=index)
         batch, num_dates, _ = pixels.shape
         offsets = self.sample_offsets(index)
+        path = self._path(pixels, valid, features) if integrate and self._has_path else None
         with pyro.plate("pixels", size or batch, subsample=index, dim=-1):
-            if integrate and self._has_path:
-                states = pyro.sample("c", self._path(pixels, valid, features))
+            if path is not None:
+                states = pyro.sample("c", path)
             else:
                 states = self._sample_abundances(pixels, valid, features, index)
             if integrate:
-                return Integrated(self.model, pixels, valid, states)
+                return Integrated(self.model, pixels, valid, features, states)
             posterior = self._variability(pixels, valid, states[..., 1:, :], offsets)
             psi = pyro.sample("psi_0", posterior.conditional(0, None))
             for t in range(1, num_dates + 1):
@@ -328,7 +338,7 @@ class ConjugateGuide(Guide):
         return ExactVariability(
             design=design,
             noise_scale=noise,
-            chain=(*prior.steps(pixels.shape[1]), *prior.chain()[2:]),
+            chain=prior.whole_chain(pixels.shape[1]),
             independent=prior.independent,
             pixels=pixels,
             valid=valid,
@@ -401,7 +411,7 @@ class ConjugateGuide(Guide):
     ) -> Tensor:
         """``E[a_p psi_kp] / E[a_p]`` over the first draws of a, shape (K P, T, B)."""
         prior = self.model.variability_prior
-        chain = (*prior.steps(len(states)), *prior.chain()[2:])
+        chain = prior.whole_chain(len(states))
         pixels, design, noise_scale = self.model.noise.whitened(pixels, self.model.design())
         projected = project(pixels, design)
         offsets = _columns(features["offsets"]) if self.has_field else None

@@ -1,72 +1,75 @@
 """Variability that is integrated out: ``log p(y | c)`` of a linear-Gaussian model, and its gradient.
 
 For the exact conditional q of psi, ``log p(y | c) = E_q[log p(y, psi | c)] + H[q]``. Since q is the maximum, the
-gradient is that of the expectation under fixed moments: no factorisation is differentiated, and nothing is drawn. What
-is linear in moments has a gradient in the parameters alone; ``x - x.detach()`` stands for the step of one of them.
+gradient is that of the expectation under fixed moments: no factorisation is differentiated, and nothing is drawn.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from pyro_unmix.guides.moments import Chain, Moments, posterior_moments
 from pyro_unmix.mixing import mixing_features, tile_components, to_abundances
 
 _TINY = 1e-20  # an abundance that no gradient can move
+_NARROW = 4  # times as many bands as columns
+_SPECTRA = 512  # that are in double precision at a time
+_PIECE = 1 << 16  # values of spectra that are treated together, so that they stay in the cache
 
 
 @dataclass(frozen=True)
-class Chain:
-    """The prior of ``psi_1 .. psi_T``: ``psi_t ~ N(coefficient_t psi_{t-1}, variance_t)``, with one in place of psi_0.
+class Spectra:
+    """Spectra in coordinates in which their noise is white, and a design in the same.
+
+    Either of all bands, or on an orthonormal basis U of the columns of a design ``D = U R`` that no step moves; then of
+    y nothing is needed but ``U'y`` and the square of what is left, and they are computed once (`compressed`).
 
     Parameters
     ----------
-    coefficient, variance : Tensor, shape (T, K P)
-    independent : bool
-        Whether all coefficients are zero.
+    pixels : Tensor, shape (B, T, L) or (B, T, Q)
+    design : Tensor, shape (L, Q) or (Q, Q)
+    noise_scale : Tensor, scalar
+    outside : Tensor, shape (B, T), optional
+        ``||y - U U'y||^2``.
     """
 
-    coefficient: Tensor
-    variance: Tensor
-    independent: bool
+    pixels: Tensor
+    design: Tensor
+    noise_scale: Tensor
+    outside: Tensor | None = None
 
     @classmethod
-    def of(cls, prior: Any, num_dates: int) -> Chain:
-        """That of a `VariabilityPrior`, with psi_0, which no date sees, integrated out."""
-        coefficient, step_scale = prior.steps(num_dates)
-        variance = step_scale.square()
-        if not prior.independent:
-            loc, scale = prior.chain()[2:]
-            first = coefficient[:1]
-            variance = torch.cat([variance[:1] + (first * scale).square(), variance[1:]])
-            coefficient = torch.cat([first * loc, coefficient[1:]])
-        return cls(coefficient, variance, prior.independent)
+    def of(cls, model: Any, pixels: Tensor, features: Mapping[str, Tensor]) -> Spectra:
+        """Those of a batch, with what `compressed` found of them where it is among `features`."""
+        if "inside" not in features:
+            return cls(*model.noise.whitened(pixels, model.design()))
+        design, noise_scale = model.noise.whitened(pixels[:1], model.design())[1:]
+        root = torch.linalg.qr(design.double(), mode="r").R.to(design.dtype)
+        return cls(features["inside"], root, noise_scale, features["outside"])
 
 
-@dataclass(frozen=True)
-class Moments:
-    """Of ``psi_1 .. psi_T`` given y and c, for B pixels.
-
-    Parameters
-    ----------
-    mean, variance : Tensor, shape (B, T, K P)
-    lagged : Tensor, shape (B, T, K P)
-        Covariances of every coefficient with itself at the date before.
-    covariances : list of Tensor
-        Of the dates, each (B, K P, K P).
-    half_log_det : Tensor, shape (B,)
-        Half the log-determinant of the precision of all dates; NaN where it is not positive definite.
-    """
-
-    mean: Tensor
-    variance: Tensor
-    lagged: Tensor
-    covariances: list[Tensor]
-    half_log_det: Tensor
+def compressed(model: Any, pixels: Tensor) -> dict[str, Tensor]:
+    """``inside`` (N, T, Q) and ``outside`` (N, T) of `Spectra`, where no step moves the design and it is narrow."""
+    with torch.enable_grad():
+        plain = model.design()
+        design = model.noise.whitened(pixels[:1], plain)[1]
+    num_bands, num_columns = design.shape
+    if design.requires_grad or _NARROW * num_columns > num_bands:
+        return {}
+    basis = torch.linalg.qr(design.double()).Q
+    inside = pixels.new_empty(*pixels.shape[:2], num_columns)
+    outside = pixels.new_empty(pixels.shape[:2])
+    for start in range(0, len(pixels), _SPECTRA):
+        part = slice(start, start + _SPECTRA)
+        y = model.noise.whitened(pixels[part], plain)[0].double()
+        found = y @ basis
+        inside[part], outside[part] = found, y.square().sum(-1) - found.square().sum(-1)
+    return {"inside": inside, "outside": outside}
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,8 @@ class Integrated:
     ----------
     model : SGLMM
     pixels, valid : Tensor, shapes (B, T, L) and (B, T)
+    features : mapping
+        With what `compressed` found, or without.
     states : Tensor, shape (B, T+1, P)
         c at the dates 0..T.
     """
@@ -84,6 +89,7 @@ class Integrated:
     model: Any
     pixels: Tensor
     valid: Tensor
+    features: Mapping[str, Tensor]
     states: Tensor
 
     def log_evidence(self, offsets: Tensor | None) -> Tensor:
@@ -92,182 +98,138 @@ class Integrated:
         It is NaN where a precision is not positive definite.
         """
         model, valid = self.model, self.valid
+        spectra = Spectra.of(model, self.pixels, self.features)
         abundances = to_abundances(self.states[:, 1:])
-        num_dates, p = abundances.shape[1:]
-        chain = Chain.of(model.variability_prior, num_dates)
-        pixels, design, noise_scale = model.noise.whitened(self.pixels, model.design())
-        gram, precision = design.mT @ design, noise_scale.pow(-2)
-        with torch.no_grad():
-            known = abundances if offsets is None else mixing_features(abundances, offsets)
-            moment = pixels @ design[:, p:] - known @ gram[: known.shape[-1], p:]
-            e = tile_components(abundances, len(gram) // p - 1) * valid.unsqueeze(-1)
-            moments = posterior_moments(gram[p:, p:], precision, chain, e, moment)
-        flat = moments.mean if offsets is None else moments.mean + offsets
-        misfit = _Misfit.apply(pixels, mixing_features(abundances, flat), design)
-        spread = _expected_spread(moments, chain, abundances, e, gram[p:, p:], precision)
-        misfit = torch.where(valid, misfit, 0.0).sum(-1) + spread
-        expected = _expected_chain(moments, chain) - 0.5 * precision * misfit
-        at_zero = torch.zeros_like(design[:, 0])  # a pixel that fits exactly
+        chain = Chain.of(model.variability_prior, valid.shape[1])
+        moving = spectra.design, spectra.noise_scale, chain.coefficient, chain.variance, offsets
+        known = spectra.pixels, spectra.outside, valid, chain.independent
+        found: Any = _LogEvidence.apply(abundances, *moving, *known)
+        at_zero = spectra.design.new_zeros(model.num_bands)  # a pixel that fits exactly
         fits = model.noise.distributions()(at_zero).log_prob(at_zero)
-        return expected + fits * valid.sum(-1) + _entropy(moments)
+        return found + fits * valid.sum(-1)
 
 
-class _Misfit(torch.autograd.Function):
-    """``||y_t - D f_t||^2`` of (B, T, L), (B, T, Q) and (L, Q): (B, T), with no array of all residuals."""
+class _LogEvidence(torch.autograd.Function):
+    """``log p(y | c)`` (B,) but for what the noise has of a pixel that fits exactly; NaN where there is none.
+
+    Of abundances (B, T, P), what `Spectra` and `Chain` hold, and offsets (B or 1, T, K P) or None.
+    """
 
     @staticmethod
-    def forward(ctx: Any, pixels: Tensor, features: Tensor, design: Tensor) -> Tensor:
-        squares, pulled = [], []
-        for y, f in zip(pixels.unbind(1), features.unbind(1), strict=True):
-            residual = torch.addmm(y, f, design.mT, alpha=-1)
-            pulled.append(residual @ design)
-            squares.append(residual.square_().sum(-1))
-        ctx.save_for_backward(pixels, features, design, torch.stack(pulled, dim=1))
-        return torch.stack(squares, dim=1)
+    def forward(
+        ctx: Any,
+        abundances: Tensor,
+        design: Tensor,
+        noise_scale: Tensor,
+        coefficient: Tensor,
+        variance: Tensor,
+        offsets: Tensor | None,
+        pixels: Tensor,
+        outside: Tensor | None,
+        valid: Tensor,
+        independent: bool,
+    ) -> Tensor:
+        chain = Chain(coefficient, variance, independent)
+        gram, precision = design.mT @ design, noise_scale.pow(-2)
+        p = abundances.shape[-1]
+        known = abundances if offsets is None else mixing_features(abundances, offsets)
+        moment = pixels @ design[:, p:] - known @ gram[: known.shape[-1], p:]
+        e = tile_components(abundances, len(gram) // p - 1) * valid.unsqueeze(-1)
+        gram = gram[p:, p:]
+        moments = posterior_moments(gram, precision, chain, e, moment)
+        flat = moments.mean if offsets is None else moments.mean + offsets
+        features = mixing_features(abundances, flat)
+        misfit, pulled = _misfit(pixels, features, design)
+        if outside is not None:
+            misfit += outside
+        slope = _slope(moments, chain, e, gram, precision)
+        misfit = torch.where(valid, misfit, 0.0).sum(-1) + (slope * e).sum((-1, -2))
+        square, lag = _steps(moments, chain)
+        expected = square.flatten(1) @ variance.reciprocal().flatten() + variance.log().sum()
+        expected = expected + precision * misfit - moments.mean[0].numel()
+        ctx.save_for_backward(design, noise_scale, variance, offsets, pixels, valid, abundances)
+        ctx.found = features, flat, pulled, misfit, square, slope, lag, e, moments.covariances
+        return -0.5 * expected - moments.half_log_det
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        pixels, features, design, pulled = ctx.saved_tensors
-        twice = 2 * grad.unsqueeze(-1)
-        by_pixels = by_design = None
-        if ctx.needs_input_grad[0] or ctx.needs_input_grad[2]:
-            by_pixels = twice * (pixels - features @ design.mT)
-            by_design = -by_pixels.flatten(0, 1).mT @ features.flatten(0, 1)
-        return by_pixels, -twice * pulled, by_design
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        design, noise_scale, variance, offsets, pixels, valid, abundances = ctx.saved_tensors
+        features, flat, pulled, misfit, square, slope, lag, e, covariances = ctx.found
+        needed, p = ctx.needs_input_grad, abundances.shape[-1]
+        by_design = by_noise = by_coefficient = by_variance = by_offsets = by_pixels = None
+        precision = noise_scale.pow(-2)
+        weight = (precision * grad).unsqueeze(-1) * valid  # of the pull of a date
+        own, varied = pulled[..., :p], pulled[..., p:]
+        by_flat = torch.addcmul(slope, varied, flat, value=-1).unflatten(-1, (-1, p)).sum(-2)
+        by_abundances = weight.unsqueeze(-1) * (own - by_flat)
+        if needed[1]:
+            by_pixels, by_design = _by_data(pixels, features, design, weight)
+            spread = sum(_outer(c, x, grad) for c, x in zip(covariances, e.unbind(1), strict=True))
+            by_design[:, p:] -= precision * (design[:, p:] @ spread)
+        if needed[2]:
+            by_noise = (grad @ misfit) * noise_scale.pow(-3)
+        if needed[3] and lag is not None:
+            by_coefficient = (grad @ lag.flatten(1)).view_as(variance)
+        if needed[4]:
+            ratio = (grad @ square.flatten(1)).view_as(variance) / variance
+            by_variance = 0.5 * (ratio - grad.sum()) / variance
+        if offsets is not None and needed[5]:
+            by_offsets = (weight.unsqueeze(-1) * varied * e).sum_to_size(offsets.shape)
+        moving = by_abundances, by_design, by_noise, by_coefficient, by_variance, by_offsets
+        return *moving, by_pixels, None, None, None
 
 
-def _entropy(moments: Moments) -> Tensor:
-    """Of q, without its ``log 2 pi``, (B,)."""
-    return 0.5 * moments.mean[0].numel() - moments.half_log_det
+def _pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Spectra (B, T, L) and others of the same pixels and dates, some rows at a time."""
+    rows = max(1, _PIECE // tensors[0].shape[-1])
+    yield from zip(*(tensor.flatten(0, 1).split(rows) for tensor in tensors), strict=True)
 
 
-def _expected_chain(moments: Moments, chain: Chain) -> Tensor:
-    """``E[log p(psi_1 .. psi_T)]`` without its ``log 2 pi``, (B,)."""
-    coefficient, weight = chain.coefficient, chain.variance.reciprocal()
-    with torch.no_grad():
-        if chain.independent:
-            square = moments.mean.square() + moments.variance
-        else:
-            first = torch.ones_like(moments.mean[:, :1])
-            before = torch.cat([first, moments.mean[:, :-1]], dim=1)
-            varied = torch.cat([0.0 * first, moments.variance[:, :-1]], dim=1) * coefficient
-            step = moments.mean - coefficient * before
-            square = step.square() + moments.variance + coefficient * (varied - 2 * moments.lagged)
-    total = -0.5 * (square.flatten(1) @ weight.flatten() + chain.variance.log().sum())
-    if coefficient.requires_grad and not chain.independent:
-        with torch.no_grad():  # E[(psi_t - coefficient psi_{t-1}) psi_{t-1}]
-            slope = (step * before + moments.lagged - varied) * weight
-        total = total + slope.flatten(1) @ (coefficient - coefficient.detach()).flatten()
-    return total
+def _misfit(pixels: Tensor, features: Tensor, design: Tensor) -> tuple[Tensor, Tensor]:
+    """Squares of the residuals ``y - D f``, (B, T), and ``D'(y - D f)``, (B, T, Q)."""
+    squares, pulled = [], []
+    for y, f in _pieces(pixels, features):
+        residual = torch.addmm(y, f, design.mT, alpha=-1)
+        pulled.append(residual @ design)
+        squares.append(residual.square_().sum(-1))
+    shape = features.shape
+    return torch.cat(squares).view(shape[:-1]), torch.cat(pulled).view(shape)
 
 
-def _expected_spread(
-    moments: Moments, chain: Chain, abundances: Tensor, e: Tensor, gram: Tensor, precision: Tensor
-) -> Tensor:
-    """``sum_t e_t' (Cov_t * G) e_t``, (B,), with its gradients in the abundances and in G."""
-    with torch.no_grad():
-        if chain.independent:  # (precision E G E + V^-1) Cov = I: the diagonal is enough
-            known = (1 - moments.variance / chain.variance) / precision
-            slope = torch.where(e > _TINY, known / e, 0.0)
-        else:
-            pairs = zip(moments.covariances, e.unbind(1), strict=True)
-            slopes = [torch.bmm(c * gram, e_t.unsqueeze(-1)) for c, e_t in pairs]
-            slope = torch.stack(slopes, dim=1).squeeze(-1)
-        value = (slope * e).sum((-1, -2))
-        by_material = slope.unflatten(-1, (-1, abundances.shape[-1])).sum(-2)
-    total = 2 * (by_material * abundances).sum((-1, -2)) - value
-    if gram.requires_grad:
-        with torch.no_grad():
-            pairs = zip(moments.covariances, e.unbind(1), strict=True)
-            products = [c * e_t.unsqueeze(-1) * e_t.unsqueeze(-2) for c, e_t in pairs]
-            weight = torch.stack(products).sum(0)
-        total = total + weight.flatten(1) @ (gram - gram.detach()).flatten()
-    return total
+def _by_data(
+    pixels: Tensor, features: Tensor, design: Tensor, weight: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Slopes of ``-sum weight (y - D f)^2 / 2`` in y, (B, T, L), and in D."""
+    by_pixels, by_design = [], torch.zeros_like(design)
+    for y, f, w in _pieces(pixels, features, weight.unsqueeze(-1)):
+        weighted = torch.addmm(y, f, design.mT, alpha=-1).mul_(w)
+        by_design += weighted.mT @ f
+        by_pixels.append(weighted.neg_())
+    return torch.cat(by_pixels).view_as(pixels), by_design
 
 
-def posterior_moments(
-    gram: Tensor, precision: Tensor, chain: Chain, e: Tensor, moment: Tensor
-) -> Moments:
-    """Smoothed moments of psi, by a backward information filter and a pass forward in time.
-
-    Parameters
-    ----------
-    gram : Tensor, shape (K P, K P)
-        ``W'W``.
-    precision : Tensor, scalar
-        Of the noise.
-    chain : Chain
-    e : Tensor, shape (B, T, K P)
-        Abundances of every component; zero at a missing date.
-    moment : Tensor, shape (B, T, K P)
-        ``W'(y - M a)``.
-    """
-    weight = chain.variance.reciprocal()
-    pulled, weights = (chain.coefficient * weight).unbind(), torch.diag_embed(weight).unbind()
-    left = precision * e
-    rows = zip(*(x.unbind(1) for x in (e, left, (left * moment).unsqueeze(-1))), strict=True)
-    given = _conditionals(gram, chain, pulled, weights, list(rows))
-    covariances, vectors, diagonals, failed = given
-    half_log_det = torch.cat(diagonals, dim=-1).log().sum(-1)
-    half_log_det = torch.where(torch.stack(failed).any(0), torch.nan, half_log_det)
-    before = torch.ones_like(vectors[0])
-    means, lagged = [], [torch.zeros_like(e[:, 0])] * len(vectors)
-    for t, vector in enumerate(vectors):
-        covariance = covariances[t]
-        if t and not chain.independent:
-            gain = covariance * pulled[t]
-            passed = torch.bmm(gain, covariances[t - 1])
-            lagged[t] = passed.diagonal(dim1=-2, dim2=-1)
-            covariances[t] = torch.baddbmm(covariance, passed, gain.mT)
-        before = torch.bmm(covariance, torch.addcmul(vector, pulled[t].unsqueeze(-1), before))
-        means.append(before.squeeze(-1))
-    variances = [c.diagonal(dim1=-2, dim2=-1) for c in covariances]
-    mean, variance, lag = (torch.stack(x, dim=1) for x in (means, variances, lagged))
-    return Moments(mean, variance, lag, covariances, half_log_det)
+def _outer(covariance: Tensor, e: Tensor, weight: Tensor) -> Tensor:
+    """``sum weight Cov * e e'`` over the pixels, (K P, K P)."""
+    return ((weight.unsqueeze(-1) * e).unsqueeze(-1) * e.unsqueeze(-2)).mul_(covariance).sum(0)
 
 
-def _conditionals(
-    gram: Tensor,
-    chain: Chain,
-    pulled: Sequence[Tensor],
-    weights: Sequence[Tensor],
-    rows: Sequence[tuple[Tensor, ...]],
-) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
-    """``psi_t | psi_{t-1}, y_t .. y_T`` for t = 1..T, by a backward information filter.
+def _steps(moments: Moments, chain: Chain) -> tuple[Tensor, Tensor | None]:
+    """``E[(psi_t - coefficient psi_{t-1})^2]``, (B, T, K P), and the slope of the log-density in the coefficients."""
+    if chain.independent:
+        return moments.mean.square() + moments.variance, None
+    coefficient, first = chain.coefficient, torch.ones_like(moments.mean[:, :1])
+    before = torch.cat([first, moments.mean[:, :-1]], dim=1)
+    varied = torch.cat([0.0 * first, moments.variance[:, :-1]], dim=1) * coefficient
+    step = moments.mean - coefficient * before
+    square = step.square() + moments.variance + coefficient * (varied - 2 * moments.lagged)
+    return square, (step * before + moments.lagged - varied) / chain.variance
 
-    Parameters
-    ----------
-    pulled : sequence of Tensor, shape (K P,)
-        ``coefficient_t / variance_t``.
-    weights : sequence of Tensor, shape (K P, K P)
-        ``diag(1 / variance_t)``.
-    rows : sequence of tuple
-        Of every date ``e`` and ``precision e``, (B, K P), and ``precision e moment``, (B, K P, 1).
 
-    Returns
-    -------
-    tuple of list
-        Covariances (B, K P, K P), information vectors (B, K P, 1), and of the precisions the diagonals of the Cholesky
-        factors (B, K P) and whether there was none (B,).
-    """
-    found = []
-    information, vector = torch.zeros_like(gram), torch.zeros_like(rows[-1][2])
-    for t in reversed(range(len(rows))):
-        e, left, pull = rows[t]
-        information = (left.unsqueeze(-1) * e.unsqueeze(-2)).mul_(gram).add_(information)
-        vector = vector + pull
-        tril, info = torch.linalg.cholesky_ex(information + weights[t])
-        # mT: LAPACK stores columns, and operations on tensors of different strides are slow
-        covariance = torch.cholesky_inverse(tril).mT
-        found.append((covariance, vector, tril.diagonal(dim1=-2, dim2=-1), info))
-        if chain.independent:
-            information, vector = torch.zeros_like(gram), torch.zeros_like(vector)
-        elif t:
-            # phi (J - J Lambda^-1 J) phi = phi Q^-1 Lambda^-1 J phi, the form that does not cancel; symmetric but for
-            # rounding, and LAPACK reads one triangle
-            scaled = pulled[t].unsqueeze(-1) * covariance
-            information = torch.bmm(scaled, information * chain.coefficient[t])
-            vector = torch.bmm(scaled, vector)
-    covariances, vectors, diagonals, failed = (list(x) for x in zip(*reversed(found), strict=True))
-    return covariances, vectors, diagonals, failed
+def _slope(moments: Moments, chain: Chain, e: Tensor, gram: Tensor, precision: Tensor) -> Tensor:
+    """``(Cov_t * G) e_t``, (B, T, K P): half the slope of ``e_t' (Cov_t * G) e_t``."""
+    if chain.independent:  # (precision E G E + V^-1) Cov = I: the diagonal is enough
+        known = (1 - moments.variance / chain.variance) / precision
+        return torch.where(e > _TINY, known / e, 0.0)
+    pairs = zip(moments.covariances, e.unsqueeze(-1).unbind(1), strict=True)
+    return torch.stack([torch.bmm(c * gram, e_t) for c, e_t in pairs], dim=1).squeeze(-1)

@@ -277,10 +277,11 @@ class SGLMM(Recorded, PyroModule):
         """The program's density at drawn abundances, all dates at once, with psi integrated out."""
         index = _subsample(index, len(valid))
         offsets = self.variability_prior.sample_offsets(index, *valid.shape)
+        density = self.abundance_prior.log_prob_of_path(integrated.states, index)
+        density = density + integrated.log_evidence(offsets)
         with pyro.plate("pixels", size or len(valid), subsample=index, dim=-1):
             self._factor_endmembers(valid)
-            prior = self.abundance_prior.log_prob_of_path(integrated.states, index)
-            pyro.factor("y", prior + integrated.log_evidence(offsets))
+            pyro.factor("y", density)
 
     def _factor_endmembers(self, valid: Tensor) -> None:
         """The prior of M0, in the plate: every pixel brings the share of its observed values."""
