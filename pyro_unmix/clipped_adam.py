@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -9,6 +10,11 @@ from typing import Any
 import torch
 from pyro.optim.clipped_adam import ClippedAdam
 from torch import Tensor
+
+
+def _plain(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Of torch, without the decorator that keeps torch.compile away: it imports the compiler, for two seconds."""
+    return inspect.unwrap(method)
 
 
 class ForeachClippedAdam(ClippedAdam):
@@ -27,14 +33,18 @@ class ForeachClippedAdam(ClippedAdam):
         """Add parameters, with settings that differ from the defaults."""
         group = {**self.defaults, **param_group}
         _check(group, self.param_groups[0] if self.param_groups else group)
-        super().add_param_group(param_group)
+        _plain(ClippedAdam.add_param_group)(self, param_group)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a state of this optimiser or of Pyro's."""
         groups = state_dict["param_groups"]
         for group in groups:
             _check(group, groups[0])
-        super().load_state_dict(state_dict)
+        _plain(ClippedAdam.load_state_dict)(self, state_dict)
+
+    def state_dict(self) -> dict[str, Any]:
+        """As torch's."""
+        return _plain(ClippedAdam.state_dict)(self)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:

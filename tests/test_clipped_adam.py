@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -114,3 +116,18 @@ def test_what_is_not_served_is_refused(name, value):
     state = copy.deepcopy(ClippedAdam([second], **{name: value}).state_dict())
     with pytest.raises(ValueError, match=message):
         optimiser.load_state_dict(state)
+
+
+def test_the_compiler_is_not_imported():
+    """It takes two seconds, in every process that fits or resumes."""
+    program = """
+import sys, torch
+from pyro_unmix.clipped_adam import ForeachClippedAdam
+value = torch.nn.Parameter(torch.ones(1))
+optimiser = ForeachClippedAdam([{"params": [value]}])
+value.grad = torch.ones(1)
+optimiser.step()
+optimiser.load_state_dict(optimiser.state_dict())
+assert "torch._dynamo" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
