@@ -95,13 +95,15 @@ class VarianceWalk(GaussianStart):
                 nn.Linear(num_endmembers, num_endmembers), nn.ReLU(), nn.Linear(num_endmembers, 1)
             )
 
-    def _log_scale(self, c: Tensor) -> Tensor:
-        return 0.5 * (math.log(self.start_variance) + self.net(c).squeeze(-1))
+    def _log_scale(self, c: Tensor, net: nn.Module) -> Tensor:
+        return 0.5 * (math.log(self.start_variance) + net(c).squeeze(-1))
 
     def transitions(self, index: Tensor | None = None) -> Transition:
+        net = self.net  # an access is a message of Pyro for every parameter
+
         def transition(previous: Tensor, step: int) -> TorchDistribution:
             elapsed = self.elapsed_at(step)
-            log_scale = self._log_scale(previous)
+            log_scale = self._log_scale(previous, net)
             return IsotropicNormal(
                 previous, log_scale if elapsed is None else log_scale + 0.5 * elapsed.log()
             )
@@ -109,7 +111,7 @@ class VarianceWalk(GaussianStart):
         return transition
 
     def step_scale(self, previous: Tensor, mean_square: Tensor) -> Tensor:
-        scale = self._log_scale(previous).exp().expand(mean_square.shape)
+        scale = self._log_scale(previous, self.net).exp().expand(mean_square.shape)
         return scale if self.elapsed is None else scale * self.elapsed.sqrt()
 
 

@@ -68,27 +68,35 @@ class SoftmaxWalk(GaussianStart):
 
     def scale(self, c: Tensor) -> Tensor:
         """sigma_a(c), shape (..., 1)."""
-        return self._log_scale(c).exp()
+        return _log_scale(c, self._layers()).exp()
 
-    def _log_scale(self, c: Tensor) -> Tensor:
-        hidden = c
-        for layer in range(self.num_layers):
-            if layer:
-                hidden = hidden.relu()
-            weight, bias = getattr(self, f"weight_{layer}"), getattr(self, f"bias_{layer}")
-            hidden = nn.functional.linear(hidden, weight, bias)
-        return hidden.clamp(-_MAX_LOG_SCALE, _MAX_LOG_SCALE)
+    def _layers(self) -> list[tuple[Tensor, Tensor]]:
+        """Weights and biases; every access to a parameter is a message of Pyro."""
+        names = [(f"weight_{layer}", f"bias_{layer}") for layer in range(self.num_layers)]
+        return [(getattr(self, weight), getattr(self, bias)) for weight, bias in names]
 
     def transitions(self, index: Tensor | None = None) -> Transition:
+        layers = self._layers()
+
         def transition(previous: Tensor, step: int) -> TorchDistribution:
-            log_scale = self._log_scale(previous).squeeze(-1)
+            log_scale = _log_scale(previous, layers).squeeze(-1)
             return IsotropicNormal(previous, _widened(log_scale, self.elapsed_at(step)))
 
         return transition
 
     def step_scale(self, previous: Tensor, mean_square: Tensor) -> Tensor:
-        log_scale = _widened(self._log_scale(previous).squeeze(-1), self.elapsed)
+        log_scale = _widened(_log_scale(previous, self._layers()).squeeze(-1), self.elapsed)
         return log_scale.exp().expand(mean_square.shape)
+
+
+def _log_scale(c: Tensor, layers: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """``log sigma_a(c)``, (..., 1)."""
+    hidden = c
+    for number, (weight, bias) in enumerate(layers):
+        if number:
+            hidden = hidden.relu()
+        hidden = nn.functional.linear(hidden, weight, bias)
+    return hidden.clamp(-_MAX_LOG_SCALE, _MAX_LOG_SCALE)
 
 
 class JumpWalk(GaussianStart):
