@@ -38,7 +38,7 @@ from pyro_unmix.guides.integrated import Spectra
 from pyro_unmix.guides.moments import Chain, posterior_moments
 from pyro_unmix.guides.smoother import conditionals, conditionals_of_few
 from pyro_unmix.guides.variability import ExactVariability
-from pyro_unmix.priors import BandNoise, LowRankNoise, SeasonalVariability
+from pyro_unmix.priors import BandNoise, LowRankNoise, SeasonalVariability, SmoothVariability
 from pyro_unmix.trace_elbo import loss_and_grads
 
 B, T, L, P, K = 6, 4, 12, 3, 2
@@ -58,6 +58,7 @@ CHAINS = {
     "walk": lambda: RandomWalk(0.05, learn=True),
     "independent": lambda: Independent(0.4),
     "seasonal": lambda: SeasonalVariability(residual=AutoRegressive(0.5, 0.3)),
+    "smooth": lambda: SmoothVariability((T, 3, B), length=2.0, residual=AutoRegressive(0.5, 0.3)),
 }
 NOISES = {
     "white": lambda: WhiteNoise(0.03),
@@ -189,7 +190,7 @@ def test_chains_and_noises_have_the_loss_and_gradients_of_drawn_variability(chai
 
 
 @pytest.mark.parametrize("noise", ["white", "fixed band"])
-@pytest.mark.parametrize("chain", ["autoregressive", "independent", "seasonal"])
+@pytest.mark.parametrize("chain", ["autoregressive", "independent", "seasonal", "smooth"])
 def test_spectra_on_the_span_of_a_fixed_design_have_the_same_loss_and_gradients(
     chain, noise, monkeypatch
 ):
