@@ -80,7 +80,7 @@ def ranks(num_simulations: int, seed: int = 0) -> tuple[Array, float, float]:
         torch.manual_seed(seed)
         posterior = ExactVariability(
             design=model.design(), noise_scale=model.noise.scale,
-            chain=(*prior.steps(dates), *prior.chain()[2:]), independent=False,
+            chain=prior.whole_chain(dates), independent=False,
             pixels=drawn["pixels"], valid=torch.ones(num_simulations, dates, dtype=torch.bool),
             abundances=torch.from_numpy(known),
         )  # fmt: skip

@@ -182,7 +182,7 @@ def prepare_steps(
     """`prepare`, and what only steps of training need."""
     features = prepare(guide, pixels, valid, index)
     more = guide.compress(pixels) if hasattr(guide, "compress") else {}
-    return {**features, **more}
+    return {name: torch.as_tensor(value) for name, value in {**features, **more}.items()}
 
 
 def draw_abundances(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 _LARGEST_JACOBI = 3  # rows; beyond, LAPACK takes less time
+_LARGEST_BY_ELEMENTS = 6  # rows; their number of operations grows with the third power
 _NUM_SWEEPS = 4
 _ROWS = 8  # that are updated together
 _SPECTRA = 512  # that are in double precision at a time
@@ -111,8 +112,10 @@ def solve(matrix: Tensor, right: Tensor, smallest: float = 0.0) -> Tensor:
 
 
 def inverse(matrix: Tensor) -> Tensor:
-    """Inverse of positive definite matrices, shape (I, I, ...), by sweeping every row."""
+    """Inverse of positive definite matrices, shape (I, I, ...): element by element, or by sweeping every row."""
     size = len(matrix)
+    if size <= _LARGEST_BY_ELEMENTS:
+        return _inverse_by_elements(matrix)
     swept = matrix.clone()
     for k in range(size):
         old = torch.cat([swept[:k, k], swept[k, k:]]) if size > _ROWS else swept[k].clone()
@@ -124,20 +127,58 @@ def inverse(matrix: Tensor) -> Tensor:
     return _mirrored(swept).neg_()
 
 
+def _inverse_by_elements(matrix: Tensor) -> Tensor:
+    """`inverse` with an operation per element, on vectors: there are more of them, but each is ten times as quick.
+
+    ``A = L D L'``, of which ``A^-1 = L^-T D^-1 L^-1`` follows from the last row and column to the first.
+    """
+    size = len(matrix)
+    rest = [list(row.unbind()) for row in matrix.unbind()]
+    below: list[list[Tensor]] = []  # of column k of L, the elements k + 1, k + 2, ...
+    pivots = []
+    for k in range(size):
+        pivots.append(rest[k][k].reciprocal())
+        below.append([rest[k][i] * pivots[k] for i in range(k + 1, size)])
+        for i, factor in enumerate(below[k], start=k + 1):
+            for j in range(i, size):
+                rest[i][j] = torch.addcmul(rest[i][j], factor, rest[k][j], value=-1)
+    found = rest  # whose elements are replaced
+    for j in reversed(range(size)):
+        for i in reversed(range(j + 1, size)):
+            total = below[j][0] * found[j + 1][i]
+            for k, factor in enumerate(below[j][1:], start=j + 2):
+                total.addcmul_(factor, found[k][i])
+            found[j][i] = found[i][j] = total.neg_()
+        diagonal = pivots[j]
+        for k, factor in enumerate(below[j], start=j + 1):
+            diagonal = torch.addcmul(diagonal, factor, found[k][j], value=-1)
+        found[j][j] = diagonal
+    return torch.stack([element for row in found for element in row]).view(matrix.shape)
+
+
 def cholesky(matrix: Tensor) -> Tensor:
     """Lower-triangular C of ``C C' = matrix``, (I, I, ...); where rounding left no positive pivot, a column is 0."""
-    rest, factor = matrix.clone(), torch.zeros_like(matrix)
-    for k in range(len(matrix)):
-        pivot = rest[k, k]
-        column = rest[k:, k] * torch.where(pivot > 0, pivot.rsqrt(), 0.0)
-        factor[k:, k] = column
-        rest[k + 1 :, k + 1 :].addcmul_(column[1:, None], column[1:], value=-1)
-    return factor
+    size = len(matrix)
+    rest = [list(row.unbind()) for row in matrix.unbind()]
+    found = [[torch.zeros_like(rest[0][0])] * size for _ in range(size)]
+    for k in range(size):
+        pivot = rest[k][k]
+        scale = torch.where(pivot > 0, pivot, torch.inf).rsqrt()
+        for i in range(k, size):
+            found[i][k] = rest[i][k] * scale
+            for j in range(k + 1, i + 1):
+                rest[i][j] = torch.addcmul(rest[i][j], found[i][k], found[j][k], value=-1)
+    return torch.stack([element for row in found for element in row]).view(matrix.shape)
 
 
 def identities(batch: int, size: int, like: Tensor) -> Tensor:
     """Unit matrices (batch, size, size) in the layout that `inverse_of_root` takes."""
-    return torch.eye(size).to(like).expand(batch, size, size).contiguous().mT
+    return (
+        torch.eye(size, dtype=like.dtype, device=like.device)
+        .expand(batch, size, size)
+        .contiguous()
+        .mT
+    )
 
 
 def inverse_of_root(tril: Tensor, units: Tensor) -> Tensor:

@@ -165,6 +165,30 @@ def assert_same(
         )
 
 
+class Biased(WhiteNoise):
+    """About a learned level; what is whitened depends on it, and the design does not."""
+
+    def setup(self, *sizes, generator):
+        super().setup(*sizes, generator=generator)
+        self.level = torch.nn.Parameter(torch.tensor(0.02))
+
+    def distributions(self):
+        white = super().distributions()
+        return lambda mean: white(mean + self.level)
+
+    def whitened(self, pixels, design):
+        return pixels - self.level, design, self.scale
+
+
+NOISES["biased"] = lambda: Biased(0.03)
+
+
+@pytest.fixture(autouse=True)
+def pieces(monkeypatch):
+    """Spectra in several pieces, as many as large batches have."""
+    monkeypatch.setattr(integrated, "_PIECE", 5 * L)
+
+
 @pytest.fixture(autouse=True)
 def noise_of_dates(monkeypatch):
     draw = torch.randn
@@ -217,6 +241,55 @@ def test_spectra_are_compressed_only_where_it_helps_and_holds():
     assert not ConjugateGuide(of_bands).compress(pixels)  # the bands' weights are learned
     narrow = ConjugateGuide(SGLMM(FixedEndmembers(wide[:12]), basis=DCT(K)))
     assert not narrow.compress(pixels[..., :12])  # 9 columns are no fewer
+    moved = SGLMM(FixedEndmembers(wide), basis=DCT(K), noise=Biased(0.01))
+    assert not ConjugateGuide(moved).compress(pixels)
+    frozen = SGLMM(wide, basis=DCT(K))
+    frozen.requires_grad_(False)
+    assert not ConjugateGuide(frozen).compress(pixels)  # Pyro learns what its store has met
+    assert not any(parameter.requires_grad for parameter in frozen.parameters())
+
+    class Other(SGLMM):
+        def forward(self, *args: Any, **kwargs: Any) -> None:
+            super().forward(*args, **kwargs)
+
+    assert not ConjugateGuide(Other(FixedEndmembers(wide), basis=DCT(K))).compress(pixels)
+
+
+def test_what_is_outside_of_the_span_is_as_exact_as_in_double_precision():
+    wide = np.random.default_rng(8).uniform(size=(40, P))
+    model = SGLMM(FixedEndmembers(wide), basis=DCT(K))
+    design = model.design().double()
+    inside = torch.rand(B, T, design.shape[1]).double() @ design.mT
+    pixels = (inside + 1e-3 * torch.rand(B, T, 40).double()).float()
+    basis = torch.linalg.qr(design).Q
+    rest = pixels.double() - pixels.double() @ basis @ basis.mT
+    found = ConjugateGuide(model).compress(pixels)["outside"]
+    torch.testing.assert_close(found, rest.square().sum(-1).float(), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("what", ["endmembers", "all", "endmembers after a fit"])
+def test_frozen_parameters_are_fitted_as_pyro_does(what):
+    rng = np.random.default_rng(9)
+    cubes = rng.uniform(0, 1, (T, 4, 4, 40))
+    model = SGLMM(rng.uniform(size=(40, P)), basis=DCT(K))
+    guide = ConjugateGuide(model)
+    if what == "endmembers after a fit":
+        fit(model, guide, cubes, num_steps=2, progress=False)
+    (model if what == "all" else model.reference).requires_grad_(False)
+    assert np.isfinite(fit(model, guide, cubes, num_steps=3, progress=False).losses).all()
+
+
+def test_a_prior_with_steps_of_its_own():
+    class Own(AutoRegressive):
+        def steps(self, num_dates):
+            coefficient, scale = super().steps(num_dates)
+            return 0.5 * coefficient, 2 * scale
+
+    CHAINS["own"] = lambda: Own(0.7, 0.5)
+    try:
+        assert_same(*pair(chain="own", dates=DATES))
+    finally:
+        del CHAINS["own"]
 
 
 def test_a_fit_takes_compressed_spectra(monkeypatch):
@@ -332,8 +405,16 @@ def test_parts_with_densities_of_their_own_are_not_integrated(part, method):
 
 
 @pytest.mark.parametrize("independent", [True, False])
-def test_a_precision_that_is_none_gives_nan(independent):
-    """And not a number that looks like one: LAPACK leaves a part of its factor."""
+def test_a_precision_that_is_none_gives_nan(independent, monkeypatch):
+    """Also where LAPACK leaves a factor that looks like one."""
+    factorise = torch.linalg.cholesky_ex
+
+    def looks_right(matrix):
+        return torch.eye(K * P).expand_as(matrix), factorise(matrix).info
+
+    monkeypatch.setattr(
+        torch.linalg, "cholesky_ex", lambda m: torch.return_types.linalg_cholesky_ex(looks_right(m))
+    )
     chain = Chain(torch.full((T, K * P), 0.5), torch.ones(T, K * P), independent)
     e, moment = torch.zeros(B, T, K * P), torch.ones(B, T, K * P)
     e[2, 1] = 2.0  # the information of this pixel and date is negative

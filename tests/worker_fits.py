@@ -16,7 +16,7 @@ from pyro.infer.autoguide import AutoNormal
 import pyro_unmix as pu
 from pyro_unmix.workers import join
 
-LIBRARY = pu.simulate.library(np.linspace(450, 2400, 20))
+LIBRARY = pu.simulate.library(np.linspace(450, 2400, 40))
 SCENE = pu.simulate.scaled_scene(num_dates=3, height=7, width=6, library=LIBRARY, seed=1)
 CUBES = SCENE.cubes.copy()
 CUBES[:, 2, 3] = np.nan  # never observed
@@ -77,7 +77,7 @@ FITS = {
     )}),
     "automatic": (automatic, {"num_steps": 3}),
     # From disk, in pools of 15 of 41 pixels.
-    "chunks": (ours, {"chunks": {"y": 3, "x": 4}, "memory": 2 * 15 * 3 * 20 * 4, "num_steps": 20}),
+    "chunks": (ours, {"chunks": {"y": 3, "x": 4}, "memory": 2 * 15 * 3 * 40 * 4, "num_steps": 20}),
 }  # fmt: skip
 
 

@@ -147,6 +147,8 @@ class ConjugateGuide(Guide):
     def compress(self, pixels: Tensor) -> dict[str, Tensor]:
         """Spectra on the span of a design that is not learned: ``inside`` (N, T, Q) and ``outside`` (N, T).
 
+        They stand for the spectra as long as the design is what it is now.
+
         See `guides.integrated.Spectra`; nothing where the design is learned, or has not many fewer columns than there
         are bands.
         """
@@ -248,7 +250,8 @@ class ConjugateGuide(Guide):
     @property
     def _has_path(self) -> bool:
         """Whether q(c) is a Gaussian chain, whose dates need no sites of their own."""
-        plain = type(self)._abundance_chain is ConjugateGuide._abundance_chain
+        own = ("_abundance_chain", "_sample_abundances")
+        plain = all(getattr(type(self), name) is vars(ConjugateGuide)[name] for name in own)
         return plain and self.model.abundance_prior.is_random
 
     def _path(self, pixels: Tensor, valid: Tensor, features: Mapping[str, Tensor]) -> ChainNormal:

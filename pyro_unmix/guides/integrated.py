@@ -7,6 +7,7 @@ gradient is that of the expectation under fixed moments: no factorisation is dif
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,20 +47,36 @@ class Spectra:
     @classmethod
     def of(cls, model: Any, pixels: Tensor, features: Mapping[str, Tensor]) -> Spectra:
         """Those of a batch, with what `compressed` found of them where it is among `features`."""
-        if "inside" not in features:
-            return cls(*model.noise.whitened(pixels, model.design()))
-        design, noise_scale = model.noise.whitened(pixels[:1], model.design())[1:]
-        root = torch.linalg.qr(design.double(), mode="r").R.to(design.dtype)
-        return cls(features["inside"], root, noise_scale, features["outside"])
+        plain = model.design()
+        if "inside" in features:
+            design, noise_scale = model.noise.whitened(pixels[:1], plain)[1:]
+            if not design.requires_grad:
+                root = torch.linalg.qr(design.double(), mode="r").R.to(design.dtype)
+                return cls(features["inside"], root, noise_scale, features["outside"])
+        return cls(*model.noise.whitened(pixels, plain))
+
+
+@contextmanager
+def _all_learned(model: Any) -> Iterator[None]:
+    """Every parameter has a gradient, as in the first step: Pyro's store gives one to those that were frozen."""
+    frozen = [value for value in model.parameters() if not value.requires_grad]
+    for value in frozen:
+        value.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for value in frozen:
+            value.requires_grad_(False)
 
 
 def compressed(model: Any, pixels: Tensor) -> dict[str, Tensor]:
     """``inside`` (N, T, Q) and ``outside`` (N, T) of `Spectra`, where no step moves the design and it is narrow."""
-    with torch.enable_grad():
+    with torch.enable_grad(), _all_learned(model):
         plain = model.design()
-        design = model.noise.whitened(pixels[:1], plain)[1]
+        one, design, _ = model.noise.whitened(pixels[:1], plain)
     num_bands, num_columns = design.shape
-    if design.requires_grad or _NARROW * num_columns > num_bands:
+    moves = one.requires_grad or design.requires_grad
+    if moves or _NARROW * num_columns > num_bands:
         return {}
     basis = torch.linalg.qr(design.double()).Q
     inside = pixels.new_empty(*pixels.shape[:2], num_columns)
@@ -104,8 +121,8 @@ class Integrated:
         moving = spectra.design, spectra.noise_scale, chain.coefficient, chain.variance, offsets
         known = spectra.pixels, spectra.outside, valid, chain.independent
         found: Any = _LogEvidence.apply(abundances, *moving, *known)
-        at_zero = spectra.design.new_zeros(model.num_bands)  # a pixel that fits exactly
-        fits = model.noise.distributions()(at_zero).log_prob(at_zero)
+        noise = model.noise.distributions()(spectra.design.new_zeros(model.num_bands))
+        fits = noise.log_prob(noise.mean)  # of a pixel that fits exactly
         return found + fits * valid.sum(-1)
 
 
@@ -148,7 +165,8 @@ class _LogEvidence(torch.autograd.Function):
         expected = square.flatten(1) @ variance.reciprocal().flatten() + variance.log().sum()
         expected = expected + precision * misfit - moments.mean[0].numel()
         ctx.save_for_backward(design, noise_scale, variance, offsets, pixels, valid, abundances)
-        ctx.found = features, flat, pulled, misfit, square, slope, lag, e, moments.covariances
+        covariances = moments.covariances if ctx.needs_input_grad[1] else []
+        ctx.found = features, flat, pulled, misfit, square, slope, lag, e, covariances
         return -0.5 * expected - moments.half_log_det
 
     @staticmethod
@@ -163,10 +181,12 @@ class _LogEvidence(torch.autograd.Function):
         own, varied = pulled[..., :p], pulled[..., p:]
         by_flat = torch.addcmul(slope, varied, flat, value=-1).unflatten(-1, (-1, p)).sum(-2)
         by_abundances = weight.unsqueeze(-1) * (own - by_flat)
+        if needed[1] or needed[6]:
+            by_pixels, slopes = _by_data(pixels, features, design, weight)
         if needed[1]:
-            by_pixels, by_design = _by_data(pixels, features, design, weight)
             spread = sum(_outer(c, x, grad) for c, x in zip(covariances, e.unbind(1), strict=True))
-            by_design[:, p:] -= precision * (design[:, p:] @ spread)
+            slopes[:, p:] -= precision * (design[:, p:] @ spread)
+            by_design = slopes
         if needed[2]:
             by_noise = (grad @ misfit) * noise_scale.pow(-3)
         if needed[3] and lag is not None:

@@ -135,7 +135,7 @@ def _conditionals(
         tril, info = torch.linalg.cholesky_ex(information + weights[t])
         covariance = inverse_of_root(tril, units)
         gain = covariance if chain.independent or not t else pulled[t].unsqueeze(-1) * covariance
-        found.append((covariance, gain, vector, tril.diagonal(dim1=-2, dim2=-1), info))
+        found.append((covariance, gain, vector, tril.diagonal(dim1=-2, dim2=-1).clone(), info))
         if chain.independent:
             information, vector = torch.zeros_like(gram), torch.zeros_like(vector)
         elif t:

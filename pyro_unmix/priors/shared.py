@@ -84,8 +84,8 @@ class SharedVariability(VariabilityPrior):
     def chain(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         return self.residual.chain()
 
-    def whole_chain(self, num_dates: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        return self.residual.whole_chain(num_dates)
+    def steps(self, num_dates: int) -> tuple[Tensor, Tensor]:
+        return self.residual.steps(num_dates)
 
     def first_variance(self) -> Tensor:
         return super().first_variance() + (2 * self.log_scale).exp()

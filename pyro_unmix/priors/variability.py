@@ -49,28 +49,31 @@ class VariabilityPrior(Part):
 
     def steps(self, num_dates: int) -> tuple[Tensor, Tensor]:
         """Coefficients and step scales of the dates 1..T, each of shape (T, K P)."""
-        return self.whole_chain(num_dates)[:2]
+        return self._over_dates(*self.chain()[:2], num_dates)
 
     def whole_chain(self, num_dates: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """`chain` with `steps` of the dates 1..T in place of a step of one unit."""
         coefficient, scale, loc, first_scale = self.chain()
-        coefficient, scale = coefficient.expand(num_dates, -1), scale.expand(num_dates, -1)
-        if self.elapsed is not None:
-            coefficient, scale = self._stretched(coefficient, scale, self.elapsed)
-        return coefficient, scale, loc, first_scale
+        if type(self).steps is VariabilityPrior.steps:
+            steps = self._over_dates(coefficient, scale, num_dates)
+        else:
+            steps = self.steps(num_dates)
+        return *steps, loc, first_scale
 
-    def _stretched(
-        self, coefficient: Tensor, scale: Tensor, units: Tensor
+    def _over_dates(
+        self, coefficient: Tensor, scale: Tensor, num_dates: int
     ) -> tuple[Tensor, Tensor]:
-        """Steps (T, K P) of a unit of time over the time between the dates."""
+        """Steps (K P,) of a unit of time, over the time before every date."""
+        coefficient, scale = coefficient.expand(num_dates, -1), scale.expand(num_dates, -1)
+        if self.elapsed is None:
+            return coefficient, scale
         if bool((coefficient < 0).any()):
             raise ValueError(
                 f"{type(self).__name__} has a negative coefficient, which has no meaning over "
                 "parts of a unit of time: build the model without dates"
             )
-        num_dates = len(coefficient)
         elapsed = coefficient.new_ones(num_dates)
-        elapsed[: len(units)] = units[:num_dates]
+        elapsed[: len(self.elapsed)] = self.elapsed[:num_dates]
         elapsed = elapsed.unsqueeze(-1)
         walks = coefficient == 1
         inside = torch.where(walks, 0.5, coefficient)  # keeps the gradient finite
