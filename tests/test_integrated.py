@@ -279,6 +279,12 @@ def test_frozen_parameters_are_fitted_as_pyro_does(what):
     assert np.isfinite(fit(model, guide, cubes, num_steps=3, progress=False).losses).all()
 
 
+def test_spectra_that_were_compressed_are_not_taken_where_the_design_is_learned_now():
+    model, guide = pair()
+    nonsense = {"inside": torch.ones(B, T, P * (K + 1)).double(), "outside": torch.ones(B, T)}
+    assert_same(model, guide, more=nonsense)
+
+
 def test_a_prior_with_steps_of_its_own():
     class Own(AutoRegressive):
         def steps(self, num_dates):
