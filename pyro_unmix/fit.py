@@ -221,9 +221,8 @@ def fit(
             _train(run, plan, keeper, progress, callback)
             data.close()
             if isinstance(estimate, PolishedMean) and plan.cut_short(run.losses):
-                estimate = PosteriorMean(
-                    estimate.num_samples
-                )  # who stops a fit waits for no sweeps
+                # Who stops a fit waits for no sweeps.
+                estimate = PosteriorMean(estimate.num_samples)
             store = loose_params(model, guide)
             how: dict[str, Any] = {"estimate": estimate, "seed": seed, "store": store}
             if maps:

@@ -7,7 +7,6 @@ Gram matrices. Functions take and return torch tensors and work on any device.
 from __future__ import annotations
 
 import copy
-import functools
 import math
 from collections.abc import Sequence
 
@@ -181,7 +180,6 @@ def simplex_scale(gram: Tensor) -> Tensor:
     return covariance.diagonal(dim1=0, dim2=1).movedim(-1, 0).clamp(min=1e-10).sqrt()
 
 
-@functools.cache
 def simplex_plane(size: int) -> Tensor:
     """Orthonormal columns (P, P-1) that span the changes of abundances, ``1'x = 0``."""
     eye = torch.eye(size, dtype=torch.float64)
