@@ -12,16 +12,9 @@ import torch
 from _programs import _leaves
 from torch import Tensor, nn
 
-from pyro_unmix import (
-    SGLMM,
-    AutoRegressive,
-    ConjugateGuide,
-    FixedEndmembers,
-    Independent,
-    JumpWalk,
-    LearnedBasis,
-    WhiteNoise,
-)
+from pyro_unmix import SGLMM, ConjugateGuide, FixedEndmembers
+from pyro_unmix.bases import LearnedBasis
+from pyro_unmix.priors import AutoRegressive, Independent, JumpWalk, WhiteNoise
 
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 _PARTS = ("reference", "basis", "abundance_prior", "variability_prior", "noise")

@@ -11,8 +11,9 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
-from pyro_unmix import DCT, SGLMM, BiLSTMGuide
-from pyro_unmix.mixing import to_abundances, to_softmax_basis
+from pyro_unmix import SGLMM, BiLSTMGuide
+from pyro_unmix.bases import DCT
+from pyro_unmix.ops.simplex import to_abundances, to_softmax_basis
 
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 

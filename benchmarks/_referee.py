@@ -20,7 +20,8 @@ from pyro.infer import MCMC, NUTS
 from scipy.linalg import helmert
 from torch import Tensor
 
-from pyro_unmix import SGLMM, ConstantWalk, JumpWalk
+from pyro_unmix import SGLMM
+from pyro_unmix.priors import ConstantWalk, JumpWalk
 
 Array = NDArray[Any]
 

@@ -15,7 +15,7 @@ import numpy as np
 import xarray as xr
 
 from pyro_unmix import Brightness, extract_endmembers, unmix
-from pyro_unmix.baselines import fcls
+from pyro_unmix.methods import fcls
 
 NUM_ENDMEMBERS = 6
 _RED, _NEAR_INFRARED = 670.0, 780.0  # nm, before and behind the red edge

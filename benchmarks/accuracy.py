@@ -26,8 +26,8 @@ from _data import CASES, Case, corner, data_folder, load
 from pyro import poutine
 
 from pyro_unmix import Brightness, Unmixing, metrics, redsunn, unmix
-from pyro_unmix.baselines import fcls
-from pyro_unmix.posterior import as_tensors, prepare, quiet_pyro
+from pyro_unmix.methods import fcls
+from pyro_unmix.posterior.read_out import as_tensors, prepare, quiet_pyro
 
 SCORES = ("NRMSE_A", "RMSE_A", "NRMSE_M", "SAM_M", "NRMSE_Y")
 COLUMNS = (*SCORES, "CPU s", "wall s", "ELBO")

@@ -19,19 +19,9 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from pyro_unmix import (
-    DCT,
-    SGLMM,
-    ConjugateGuide,
-    FixedEndmembers,
-    JumpWalk,
-    RandomWalk,
-    Unmixing,
-    WhiteNoise,
-    compare,
-    fit,
-    simulate,
-)
+from pyro_unmix import SGLMM, ConjugateGuide, FixedEndmembers, Unmixing, compare, fit, simulate
+from pyro_unmix.bases import DCT
+from pyro_unmix.priors import JumpWalk, RandomWalk, WhiteNoise
 
 Array = NDArray[Any]
 

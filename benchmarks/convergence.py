@@ -20,9 +20,11 @@ import numpy as np
 import torch
 from _data import corner, data_folder, load
 
-from pyro_unmix import PosteriorMean, metrics, presets, unmix
-from pyro_unmix.posterior import read_out
-from pyro_unmix.result import Unmixing
+from pyro_unmix import metrics, unmix
+from pyro_unmix.methods import unmix as presets
+from pyro_unmix.posterior import PosteriorMean
+from pyro_unmix.posterior.read_out import read_out
+from pyro_unmix.posterior.result import Unmixing
 
 STEPS = (1, 2, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100)
 NEAR = 1.01

@@ -20,23 +20,24 @@ from numpy.typing import NDArray
 
 from pyro_unmix import (
     SGLMM,
-    AnchoredEndmembers,
-    AutoRegressive,
     ConjugateGuide,
     FixedEndmembers,
-    FreeEndmembers,
-    Independent,
-    JumpWalk,
-    WhiteNoise,
     choose_start,
     fit,
     match_endmembers,
     metrics,
-    vca,
 )
-from pyro_unmix.presets import MIN_CORRELATION
-from pyro_unmix.selection import temporal_correlation
+from pyro_unmix.methods.unmix import MIN_CORRELATION
+from pyro_unmix.priors import (
+    AnchoredEndmembers,
+    AutoRegressive,
+    FreeEndmembers,
+    Independent,
+    JumpWalk,
+    WhiteNoise,
+)
 from pyro_unmix.simulate import Scene
+from pyro_unmix.start import temporal_correlation, vca
 
 Array = NDArray[Any]
 KINDS: dict[str, Callable[..., Any]] = {

@@ -30,20 +30,12 @@ from _floor import BATCH_SIZE
 from _memory import peak_bytes
 from speed import PyroStep
 
-from pyro_unmix import (
-    DCT,
-    SGLMM,
-    ConjugateGuide,
-    FixedEndmembers,
-    Independent,
-    JumpWalk,
-    PosteriorMean,
-    WhiteNoise,
-    fit,
-    simulate,
-)
-from pyro_unmix.posterior import as_tensors, prepare_steps, read_out
-from pyro_unmix.training import Batches
+from pyro_unmix import SGLMM, ConjugateGuide, FixedEndmembers, fit, simulate
+from pyro_unmix.bases import DCT
+from pyro_unmix.infer.step import Batches
+from pyro_unmix.posterior import PosteriorMean
+from pyro_unmix.posterior.read_out import as_tensors, prepare_steps, read_out
+from pyro_unmix.priors import Independent, JumpWalk, WhiteNoise
 
 
 @dataclass(frozen=True)

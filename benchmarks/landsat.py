@@ -24,17 +24,15 @@ from numpy.typing import NDArray
 
 from pyro_unmix import (
     SGLMM,
-    AutoRegressive,
-    BandNoise,
     ConjugateGuide,
     FixedEndmembers,
-    JumpWalk,
     Unmixing,
     as_cube_sequence,
-    choose_season_start,
     choose_start,
     fit,
 )
+from pyro_unmix.priors import AutoRegressive, BandNoise, JumpWalk
+from pyro_unmix.start import choose_season_start
 
 Array = NDArray[Any]
 CLEAR = (0, 1)  # Fmask: land, water

@@ -33,9 +33,11 @@ from accuracy import one_thread
 from tqdm.auto import tqdm
 
 import pyro_unmix
-from pyro_unmix import Unmixing, baselines, choose_start, metrics, vca
-from pyro_unmix.cubes import to_pixels
+from pyro_unmix import Unmixing, choose_start, metrics
+from pyro_unmix import methods as baselines
+from pyro_unmix.data.cubes import to_pixels
 from pyro_unmix.simulate import Scene
+from pyro_unmix.start import vca
 
 Array = npt.NDArray[Any]
 Settings = dict[str, Any]

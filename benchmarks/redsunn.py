@@ -24,32 +24,19 @@ from numpy.typing import NDArray
 from pyro.infer import Trace_ELBO
 from tqdm.auto import tqdm
 
-from pyro_unmix import (
-    DCT,
-    SGLMM,
-    BiLSTMGuide,
-    FixedEndmembers,
-    PlugInMean,
-    RandomWalk,
-    SoftmaxWalk,
-    Unmixing,
-    WhiteNoise,
-    fit,
-    metrics,
-    vca,
-)
-from pyro_unmix.cubes import to_pixels
-from pyro_unmix.losses import Ramp, WeightedELBO
-from pyro_unmix.mixing import Basis, clip_to_simplex
-from pyro_unmix.posterior import read_out
-from pyro_unmix.published import (
-    FirstDateSGLMM,
-    PublishedGuide,
-    RawDCT,
-    TransposedDCT,
-    VarianceWalk,
-    along_trajectories,
-)
+from pyro_unmix import SGLMM, BiLSTMGuide, FixedEndmembers, Unmixing, fit, metrics
+from pyro_unmix.bases import DCT
+from pyro_unmix.bases.linear import Basis
+from pyro_unmix.data.cubes import to_pixels
+from pyro_unmix.guides.published import PublishedGuide
+from pyro_unmix.infer.weighted_elbo import Ramp, WeightedELBO
+from pyro_unmix.methods.redsunn_published import along_trajectories
+from pyro_unmix.models.published import FirstDateSGLMM, RawDCT, TransposedDCT, VarianceWalk
+from pyro_unmix.ops.simplex import clip_to_simplex
+from pyro_unmix.posterior import PlugInMean
+from pyro_unmix.posterior.read_out import read_out
+from pyro_unmix.priors import RandomWalk, SoftmaxWalk, WhiteNoise
+from pyro_unmix.start import vca
 
 Array = NDArray[Any]
 SCENES = ("ds1", "ds2")

@@ -18,9 +18,10 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from pyro_unmix import DCT, match_endmembers, metrics, simulate, unmix
-from pyro_unmix.baselines import fcls
-from pyro_unmix.solvers import simplex_quadratic
+from pyro_unmix import match_endmembers, metrics, simulate, unmix
+from pyro_unmix.bases import DCT
+from pyro_unmix.methods import fcls
+from pyro_unmix.ops.solvers import simplex_quadratic
 
 MATERIALS = ["vegetation", "soil", "snow", "concrete"]
 _QUICK = {"num_dates": 3, "height": 12, "width": 12}

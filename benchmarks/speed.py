@@ -29,23 +29,12 @@ from pyro import poutine
 from pyro.infer import Trace_ELBO
 from torch import Tensor
 
-from pyro_unmix import (
-    DCT,
-    SGLMM,
-    AutoRegressive,
-    FixedEndmembers,
-    Independent,
-    LearnedBasis,
-    PosteriorMean,
-    RandomWalk,
-    WhiteNoise,
-    redsunn,
-    simulate,
-    unmix,
-)
-from pyro_unmix.posterior import as_tensors, prepare_steps, quiet_pyro
-from pyro_unmix.priors import VariabilityPrior
-from pyro_unmix.training import CheckedSVI, Optimiser
+from pyro_unmix import SGLMM, FixedEndmembers, redsunn, simulate, unmix
+from pyro_unmix.bases import DCT, LearnedBasis
+from pyro_unmix.infer.step import CheckedSVI, Optimiser
+from pyro_unmix.posterior import PosteriorMean
+from pyro_unmix.posterior.read_out import as_tensors, prepare_steps, quiet_pyro
+from pyro_unmix.priors import AutoRegressive, Independent, RandomWalk, VariabilityPrior, WhiteNoise
 
 #: Largest relative difference between Pyro's loss and the hand-written one, float32.
 LOSS_TOLERANCE = 1e-5
@@ -132,7 +121,7 @@ class Variant:
 
 
 class PyroStep:
-    """One step as `pyro_unmix.fit` does it, with a parameter store of its own.
+    """One step as `pyro_unmix.infer.fit` does it, with a parameter store of its own.
 
     Parameters
     ----------

@@ -58,9 +58,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         model = pu.SGLMM(
             pu.FixedEndmembers(start.endmembers),
             basis=start.basis,
-            abundance_prior=pu.JumpWalk(),
-            variability_prior=pu.AutoRegressive(0.5),
-            noise=pu.WhiteNoise(start.noise_scale),
+            abundance_prior=pu.priors.JumpWalk(),
+            variability_prior=pu.priors.AutoRegressive(0.5),
+            noise=pu.priors.WhiteNoise(start.noise_scale),
         )
         started = time.perf_counter()
         result = pu.fit(

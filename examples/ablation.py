@@ -46,21 +46,26 @@ def main(argv: Sequence[str] | None = None) -> None:
     def sglmm(reference: Any = None, **changed: Any) -> pu.SGLMM:
         parts = {
             "basis": start.basis,
-            "abundance_prior": pu.JumpWalk(),
-            "variability_prior": pu.Independent(),
-            "noise": pu.WhiteNoise(start.noise_scale),
+            "abundance_prior": pu.priors.JumpWalk(),
+            "variability_prior": pu.priors.Independent(),
+            "noise": pu.priors.WhiteNoise(start.noise_scale),
         }
         return pu.SGLMM(reference or pu.FixedEndmembers(endmembers), **{**parts, **changed})
 
-    smooth = pu.DCT(6, scale=0.1 * len(endmembers) ** 0.5)  # psi = 1 is some 10 % of reflectance
+    smooth = pu.bases.DCT(
+        6, scale=0.1 * len(endmembers) ** 0.5
+    )  # psi = 1 is some 10 % of reflectance
     conjugate = pu.ConjugateGuide
     pairs: dict[str, tuple[pu.SGLMM, Callable[[pu.SGLMM], Any]]] = {
         "as chosen": (sglmm(), conjugate),
-        "prior: Gaussian walk": (sglmm(abundance_prior=pu.SoftmaxWalk()), conjugate),
-        "prior: AR(1) variability": (sglmm(variability_prior=pu.AutoRegressive(0.5)), conjugate),
+        "prior: Gaussian walk": (sglmm(abundance_prior=pu.priors.SoftmaxWalk()), conjugate),
+        "prior: AR(1) variability": (
+            sglmm(variability_prior=pu.priors.AutoRegressive(0.5)),
+            conjugate,
+        ),
         "basis: smooth (DCT)": (sglmm(basis=smooth), conjugate),
         "basis: brightness": (sglmm(basis=pu.Brightness()), conjugate),
-        "endmembers: learned": (sglmm(pu.FreeEndmembers(endmembers)), conjugate),
+        "endmembers: learned": (sglmm(pu.priors.FreeEndmembers(endmembers)), conjugate),
         "guide: no LSTM": (sglmm(), lambda model: conjugate(model, correction=False)),
         "guide: the paper's": (sglmm(), pu.BiLSTMGuide),
     }

@@ -33,13 +33,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         num_dates=4, height=size, width=size, library=library, seed=arguments.seed
     )
     first = pu.idnet(scene.cubes.isel(time=[0]), 3, seed=arguments.seed, **few)
-    bases = {"brightness": pu.Brightness(0.2), "decoded": pu.DecodedBasis(first.model.decoder)}
+    bases = {
+        "brightness": pu.Brightness(0.2),
+        "decoded": pu.bases.DecodedBasis(first.model.decoder),
+    }
     for name, basis in bases.items():
         model = pu.SGLMM(
             pu.FixedEndmembers(first.reference_endmembers),
             basis=basis,
-            variability_prior=pu.AutoRegressive(0.5),
-            noise=pu.WhiteNoise(0.02),
+            variability_prior=pu.priors.AutoRegressive(0.5),
+            noise=pu.priors.WhiteNoise(0.02),
         )
         result = pu.fit(
             model, pu.BiLSTMGuide(model), scene.cubes, num_steps=num_steps, seed=arguments.seed,

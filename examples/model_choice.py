@@ -40,7 +40,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         "as drawn: rank 2, 3 materials": sglmm(spectra[:, :3], rank=2),
         "rank 1": sglmm(spectra[:, :3], rank=1),
         "rank 4": sglmm(spectra[:, :3], rank=4),
-        "lasting variability": sglmm(spectra[:, :3], rank=2, chain=pu.AutoRegressive(0.8, 0.15)),
+        "lasting variability": sglmm(
+            spectra[:, :3], rank=2, chain=pu.priors.AutoRegressive(0.8, 0.15)
+        ),
         "2 materials": sglmm(spectra[:, :2], rank=2),
         "4 materials": sglmm(spectra, rank=2),
     }
@@ -74,14 +76,16 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def sglmm(
-    spectra: np.ndarray, rank: int, chain: pu.AutoRegressive | pu.Independent | None = None
+    spectra: np.ndarray,
+    rank: int,
+    chain: pu.priors.AutoRegressive | pu.priors.Independent | None = None,
 ) -> pu.SGLMM:
     return pu.SGLMM(
         pu.FixedEndmembers(spectra),
-        basis=pu.DCT(rank),
-        abundance_prior=pu.JumpWalk(),
-        variability_prior=chain or pu.Independent(0.15),
-        noise=pu.WhiteNoise(0.01),
+        basis=pu.bases.DCT(rank),
+        abundance_prior=pu.priors.JumpWalk(),
+        variability_prior=chain or pu.priors.Independent(0.15),
+        noise=pu.priors.WhiteNoise(0.01),
     )
 
 

@@ -36,20 +36,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     bright = np.argsort(-library.mean("wavelength").values)[:3]  # of dark ones nothing is seen
     endmembers = pu.FixedEndmembers(library.isel(endmember=bright))
 
-    def build(mixing: pu.BilinearMixing | None, noise_scale: float) -> pu.SGLMM:
+    def build(mixing: pu.mixing.BilinearMixing | None, noise_scale: float) -> pu.SGLMM:
         return pu.SGLMM(
             endmembers,
             basis=pu.Brightness(0.1),
             mixing=mixing,
-            variability_prior=pu.AutoRegressive(0.5),
-            noise=pu.WhiteNoise(noise_scale),
+            variability_prior=pu.priors.AutoRegressive(0.5),
+            noise=pu.priors.WhiteNoise(noise_scale),
         )
 
     scene = pu.simulate.state_space(
-        build(pu.BilinearMixing(0.8), 0.01),
+        build(pu.mixing.BilinearMixing(0.8), 0.01),
         num_dates=4, height=size, width=size, seed=arguments.seed,
     )  # fmt: skip
-    for name, mixing in (("linear", None), ("bilinear", pu.BilinearMixing(0.3))):
+    for name, mixing in (("linear", None), ("bilinear", pu.mixing.BilinearMixing(0.3))):
         model = build(mixing, 0.02)
         result = pu.fit(
             model, pu.BiLSTMGuide(model), scene.cubes, num_steps=num_steps, seed=arguments.seed,

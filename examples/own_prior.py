@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 import pyro_unmix as pu
-from pyro_unmix.distributions import IsotropicNormal
+from pyro_unmix.ops.distributions import IsotropicNormal
 from pyro_unmix.priors import ConstantWalk, Transition
 
 
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     def model_with(walk: ConstantWalk) -> pu.SGLMM:
         return pu.SGLMM(
             pu.FixedEndmembers(spectra), basis=pu.Brightness(0.1), abundance_prior=walk,
-            variability_prior=pu.AutoRegressive(0.5), noise=pu.WhiteNoise(0.02), dates=days,
+            variability_prior=pu.priors.AutoRegressive(0.5), noise=pu.priors.WhiteNoise(0.02), dates=days,
         )  # fmt: skip
 
     # Data: drawn from the model with a trend.

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pyro_unmix as pu
-from pyro_unmix.baselines import fcls
+from pyro_unmix.methods import fcls
 
 SCORES = ("NRMSE_A", "RMSE_A", "NRMSE_M", "SAM_M", "NRMSE_Y")
 

@@ -40,8 +40,8 @@ import scipy.io
 import xarray as xr
 
 import pyro_unmix as pu
-from pyro_unmix.baselines import fcls
 from pyro_unmix.io import read_sequence
+from pyro_unmix.methods import fcls
 
 
 def read_reference(path: Path, cubes: xr.DataArray) -> tuple[np.ndarray, xr.DataArray] | None:

@@ -59,16 +59,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     past, ahead = cubes.isel(time=~last), clean.isel(time=last)
 
     start = pu.choose_start(past, num_endmembers=2, seed=arguments.seed)
-    chain = pu.AutoRegressive(0.5)
+    chain = pu.priors.AutoRegressive(0.5)
     priors = {
-        "seasons": pu.choose_season_start(past, start, residual=chain),
+        "seasons": pu.start.choose_season_start(past, start, residual=chain),
         "no seasons": chain,
     }
     forecasts = {}
     for name, prior in priors.items():
         model = pu.SGLMM(
-            pu.FixedEndmembers(start.endmembers), basis=start.basis, abundance_prior=pu.JumpWalk(),
-            variability_prior=prior, noise=pu.WhiteNoise(start.noise_scale),
+            pu.FixedEndmembers(start.endmembers), basis=start.basis, abundance_prior=pu.priors.JumpWalk(),
+            variability_prior=prior, noise=pu.priors.WhiteNoise(start.noise_scale),
             dates=past["time"].values,
         )  # fmt: skip
         guide = pu.ConjugateGuide(model, correction=False)

@@ -1,158 +1,141 @@
-"""Multitemporal hyperspectral unmixing as probabilistic programs in Pyro."""
+"""Multitemporal hyperspectral unmixing as probabilistic programs in Pyro.
 
-from pyro_unmix import baselines, io, metrics, plots, simulate
-from pyro_unmix.comparison import compare
-from pyro_unmix.cubes import as_cube_sequence
-from pyro_unmix.decoders import DecodedBasis, PerceptronDecoder, ScalingDecoder
-from pyro_unmix.endmembers import (
-    extract_bundles,
-    extract_endmembers,
-    match_endmembers,
-    nfindr,
-    vca,
-)
-from pyro_unmix.fit import NonFiniteLossError, fit
-from pyro_unmix.guides import (
-    GRU,
-    BiLSTMGuide,
-    ConjugateGuide,
-    CornerMixture,
-    CornerStretch,
-    MeanFieldGuide,
-    NonnegativeRegression,
-    ReshapedGuide,
-    ShrinkageSteps,
-    SplineFlow,
-    Transformer,
-    TwoStreamGuide,
-)
-from pyro_unmix.interactions import choose_mixing
-from pyro_unmix.io import read_library, read_sequence
-from pyro_unmix.libraries import library_basis, library_endmembers, resample_library
-from pyro_unmix.misfit import misfit_factor
-from pyro_unmix.mixing import DCT, Brightness, BSpline, Full, LearnedBasis
-from pyro_unmix.models import SGLMM, IDNet
-from pyro_unmix.nonlinear import BilinearMixing, LinearMixing, TwoStreamMixing
-from pyro_unmix.num_endmembers import estimate_num_endmembers, hysime, virtual_dimensionality
-from pyro_unmix.per_pixel import degree_of_nonlinearity
-from pyro_unmix.posterior import PlugInMean, PolishedMean, PosteriorMean
-from pyro_unmix.presets import redsunn, redsunn_published, unmix
-from pyro_unmix.presets_idnet import idnet
-from pyro_unmix.priors import (
-    AnchoredEndmembers,
-    AutoRegressive,
-    BandNoise,
-    ConstantWalk,
-    DateNoise,
-    DirichletStart,
-    DirichletWalk,
-    FixedEndmembers,
-    FreeEndmembers,
-    Independent,
-    JumpWalk,
-    KnownAbundances,
-    LowRankNoise,
-    OrnsteinUhlenbeck,
-    RandomWalk,
-    SeasonalVariability,
-    SharedVariability,
-    SmoothVariability,
-    SoftmaxWalk,
-    SparseStart,
-    StudentNoise,
-    StudentWalk,
-    WhiteNoise,
-)
-from pyro_unmix.result import Unmixing
-from pyro_unmix.selection import choose_season_start, choose_start, learn_basis
-from pyro_unmix.self_supervised import SelfSupervisedELBO
+`unmix` does everything; `fit` trains any model and guide; both return an `Unmixing`. What is not listed here is in the
+room of its kind, such as ``pyro_unmix.priors.JumpWalk``: data and `io`; `priors`, `bases` and `mixing`, of which
+`models` are made; `guides` and `kernels`, the posteriors; `start`, `infer` and `posterior`, what inference begins with,
+is, and gives; `methods`; `simulate`, `metrics` and `plots`. Nothing is imported before it is asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pyro_unmix import (
+        bases as bases,
+    )
+    from pyro_unmix import (
+        data as data,
+    )
+    from pyro_unmix import (
+        guides as guides,
+    )
+    from pyro_unmix import (
+        infer as infer,
+    )
+    from pyro_unmix import (
+        io as io,
+    )
+    from pyro_unmix import (
+        kernels as kernels,
+    )
+    from pyro_unmix import (
+        methods as methods,
+    )
+    from pyro_unmix import (
+        metrics as metrics,
+    )
+    from pyro_unmix import (
+        mixing as mixing,
+    )
+    from pyro_unmix import (
+        models as models,
+    )
+    from pyro_unmix import (
+        plots as plots,
+    )
+    from pyro_unmix import (
+        posterior as posterior,
+    )
+    from pyro_unmix import (
+        priors as priors,
+    )
+    from pyro_unmix import (
+        simulate as simulate,
+    )
+    from pyro_unmix import (
+        start as start,
+    )
+    from pyro_unmix.bases.linear import Brightness as Brightness
+    from pyro_unmix.data.cubes import as_cube_sequence as as_cube_sequence
+    from pyro_unmix.guides.bilstm import BiLSTMGuide as BiLSTMGuide
+    from pyro_unmix.guides.conjugate.guide import ConjugateGuide as ConjugateGuide
+    from pyro_unmix.guides.mean_field import MeanFieldGuide as MeanFieldGuide
+    from pyro_unmix.infer.fit import fit as fit
+    from pyro_unmix.infer.step import NonFiniteLossError as NonFiniteLossError
+    from pyro_unmix.io.errors import FileError as FileError
+    from pyro_unmix.io.libraries.library import read_library as read_library
+    from pyro_unmix.io.sequence import read_sequence as read_sequence
+    from pyro_unmix.methods.idnet import idnet as idnet
+    from pyro_unmix.methods.redsunn import redsunn as redsunn
+    from pyro_unmix.methods.redsunn_published import redsunn_published as redsunn_published
+    from pyro_unmix.methods.unmix import unmix as unmix
+    from pyro_unmix.models.idnet import IDNet as IDNet
+    from pyro_unmix.models.sglmm import SGLMM as SGLMM
+    from pyro_unmix.posterior.comparison import compare as compare
+    from pyro_unmix.posterior.result import Unmixing as Unmixing
+    from pyro_unmix.priors.endmembers import FixedEndmembers as FixedEndmembers
+    from pyro_unmix.start.choice import choose_start as choose_start
+    from pyro_unmix.start.extraction import extract_endmembers as extract_endmembers
+    from pyro_unmix.start.extraction import match_endmembers as match_endmembers
+    from pyro_unmix.start.num_endmembers import estimate_num_endmembers as estimate_num_endmembers
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "DCT",
-    "GRU",
-    "SGLMM",
-    "AnchoredEndmembers",
-    "AutoRegressive",
-    "BSpline",
-    "BandNoise",
-    "BiLSTMGuide",
-    "BilinearMixing",
-    "Brightness",
-    "ConjugateGuide",
-    "ConstantWalk",
-    "CornerMixture",
-    "CornerStretch",
-    "DateNoise",
-    "DecodedBasis",
-    "DirichletStart",
-    "DirichletWalk",
-    "FixedEndmembers",
-    "FreeEndmembers",
-    "Full",
-    "IDNet",
-    "Independent",
-    "JumpWalk",
-    "KnownAbundances",
-    "LearnedBasis",
-    "LinearMixing",
-    "LowRankNoise",
-    "MeanFieldGuide",
-    "NonFiniteLossError",
-    "NonnegativeRegression",
-    "OrnsteinUhlenbeck",
-    "PerceptronDecoder",
-    "PlugInMean",
-    "PolishedMean",
-    "PosteriorMean",
-    "RandomWalk",
-    "ReshapedGuide",
-    "ScalingDecoder",
-    "SeasonalVariability",
-    "SelfSupervisedELBO",
-    "SharedVariability",
-    "ShrinkageSteps",
-    "SmoothVariability",
-    "SoftmaxWalk",
-    "SparseStart",
-    "SplineFlow",
-    "StudentNoise",
-    "StudentWalk",
-    "Transformer",
-    "TwoStreamGuide",
-    "TwoStreamMixing",
-    "Unmixing",
-    "WhiteNoise",
-    "as_cube_sequence",
-    "baselines",
-    "choose_mixing",
-    "choose_season_start",
-    "choose_start",
-    "compare",
-    "degree_of_nonlinearity",
-    "estimate_num_endmembers",
-    "extract_bundles",
-    "extract_endmembers",
-    "fit",
-    "hysime",
-    "idnet",
+_ROOMS = [
+    "bases",
+    "data",
+    "guides",
+    "infer",
     "io",
-    "learn_basis",
-    "library_basis",
-    "library_endmembers",
-    "match_endmembers",
+    "kernels",
+    "methods",
     "metrics",
-    "misfit_factor",
-    "nfindr",
+    "mixing",
+    "models",
     "plots",
-    "read_library",
-    "read_sequence",
-    "redsunn",
-    "redsunn_published",
-    "resample_library",
+    "posterior",
+    "priors",
     "simulate",
-    "unmix",
-    "vca",
-    "virtual_dimensionality",
+    "start",
 ]
+_HOMES = {
+    "BiLSTMGuide": "guides.bilstm",
+    "Brightness": "bases.linear",
+    "ConjugateGuide": "guides.conjugate.guide",
+    "FileError": "io.errors",
+    "FixedEndmembers": "priors.endmembers",
+    "IDNet": "models.idnet",
+    "MeanFieldGuide": "guides.mean_field",
+    "NonFiniteLossError": "infer.step",
+    "SGLMM": "models.sglmm",
+    "Unmixing": "posterior.result",
+    "as_cube_sequence": "data.cubes",
+    "choose_start": "start.choice",
+    "compare": "posterior.comparison",
+    "estimate_num_endmembers": "start.num_endmembers",
+    "extract_endmembers": "start.extraction",
+    "fit": "infer.fit",
+    "idnet": "methods.idnet",
+    "match_endmembers": "start.extraction",
+    "read_library": "io.libraries.library",
+    "read_sequence": "io.sequence",
+    "redsunn": "methods.redsunn",
+    "redsunn_published": "methods.redsunn_published",
+    "unmix": "methods.unmix",
+}
+
+__all__ = [*_ROOMS, *_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return importlib.import_module(f"pyro_unmix.{name}")
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"pyro_unmix.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'pyro_unmix' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -7,267 +7,19 @@ no (pixels, L, P) array is ever formed while fitting.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
-from scipy import interpolate
 from torch import Tensor, nn
 
-from pyro_unmix._check import in_range, positive_int
-from pyro_unmix._recipe import Recorded
+from pyro_unmix.ops.checks import in_range
+from pyro_unmix.ops.perceptrons import perceptron
+from pyro_unmix.ops.simplex import clip_to_simplex, tile_components
+from pyro_unmix.priors import Part
 
-LOG_FLOOR = 1e-8
 _RIDGE = 1e-6
-
-
-def to_abundances(c: Tensor) -> Tensor:
-    """Softmax map of eq. (15), from the softmax basis (..., P) to the simplex (..., P)."""
-    return torch.softmax(c, dim=-1)
-
-
-def to_softmax_basis(values: Tensor, floor: float = LOG_FLOOR) -> Tensor:
-    """``pi^-1`` of eq. (14): ``log(max(v, 0) + floor)``, centred over the last axis.
-
-    Parameters
-    ----------
-    values : Tensor, shape (..., P)
-        Abundances, or a crude estimate of them that may be negative.
-    floor : float
-        Keeps the logarithm finite at zero.
-
-    Returns
-    -------
-    Tensor, shape (..., P)
-        Sums to zero over the last axis.
-    """
-    logs = torch.log(values.clamp(min=0) + floor)
-    return logs - logs.mean(-1, keepdim=True)
-
-
-def clip_to_simplex(values: Tensor) -> Tensor:
-    """``s(.)`` below eq. (44): clip at zero and divide by the sum (uniform where nothing is left)."""
-    clipped = values.clamp(min=0) + 1e-12
-    return clipped / clipped.sum(-1, keepdim=True)
-
-
-class Basis(Recorded, nn.Module):
-    """Spectral basis of endmember variability: ``M_n = M0 + sum_k F_k diag(psi_k)``.
-
-    Subclasses implement `components`, which returns F for given reference endmembers. With
-    ``F_k = d_k 1' * M0`` this is eq. (7) of the ReDSUNN paper.
-    """
-
-    num_components: int
-    #: Whether the endmembers are linear in the variability, so that `components` says all.
-    is_linear = True
-    #: What a guide must be able to serve, see `Guide.serves`.
-    needs: ClassVar[frozenset[str]] = frozenset()
-
-    def setup(self, *sizes: int, generator: torch.Generator) -> None:
-        """Create the parameters, if there are any, for these sizes: L and P."""
-
-    def components(self, endmembers: Tensor) -> Tensor:
-        """F, shape (L, K, P), for reference endmembers of shape (L, P)."""
-        raise NotImplementedError(f"{type(self).__name__} must implement components(endmembers)")
-
-    def varied(self, endmembers: Tensor, variability: Tensor) -> Tensor:
-        """``M0 + sum_k F_k diag(psi_k)``, of (L, P) and (..., K, P): (..., L, P)."""
-        parts = torch.einsum("lkp,...kp->...lp", self.components(endmembers), variability)
-        return endmembers + parts
-
-    def forward(self, endmembers: Tensor) -> Tensor:
-        return self.components(endmembers)
-
-
-class DCT(Basis):
-    """The first K orthonormal discrete cosines as bandwise scalings of the endmembers, eq. (7).
-
-    ``d_k(l) = s_k sqrt((2 - [k=0]) / L) cos(pi (2l + 1) k / (2L))``, ``F_k = d_k 1' * M0``.
-
-    Parameters
-    ----------
-    num_components : int
-        K.
-    scale : float or sequence of K floats
-        ``s_k``; with 1 the columns are orthonormal.
-
-    References
-    ----------
-    ReDSUNN paper, eq. (7) and Sec. IV-A.
-    """
-
-    scale: Tensor
-
-    def __init__(self, num_components: int = 10, *, scale: float | Sequence[float] = 1.0) -> None:
-        super().__init__()
-        self.num_components = positive_int(num_components, "num_components")
-        factors = torch.as_tensor(scale, dtype=torch.get_default_dtype())
-        if factors.dim() > 1 or (factors.dim() == 1 and len(factors) != num_components):
-            raise ValueError(
-                f"scale must be one number or {num_components} numbers (one per component), got "
-                f"shape {tuple(factors.shape)}"
-            )
-        self.register_buffer("scale", factors.expand(num_components).clone())
-
-    def components(self, endmembers: Tensor) -> Tensor:
-        num_bands = endmembers.shape[0]
-        if self.num_components > num_bands:
-            raise ValueError(
-                f"DCT(num_components={self.num_components}) needs at least as many bands, got "
-                f"{num_bands}: use DCT(num_components={num_bands}) or fewer"
-            )
-        k = torch.arange(self.num_components, dtype=endmembers.dtype, device=endmembers.device)
-        band = torch.arange(num_bands, dtype=endmembers.dtype, device=endmembers.device)
-        columns = torch.cos(math.pi * (2 * band[:, None] + 1) * k / (2 * num_bands))
-        norm = torch.where(k == 0, 1.0, 2.0).to(columns).div(num_bands).sqrt()
-        return (columns * norm * self.scale)[:, :, None] * endmembers[:, None, :]
-
-
-class Brightness(Basis):
-    """One constant component per material: ``m_np = (1 + scale psi_np) m0_p`` (the ELMM).
-
-    Parameters
-    ----------
-    scale : float
-        Relative brightness change at ``psi = 1``.
-
-    References
-    ----------
-    Drumetz et al., IEEE TIP 25(8), 2016 (extended linear mixing model).
-    """
-
-    num_components = 1
-
-    def __init__(self, scale: float = 0.3) -> None:
-        super().__init__()
-        if not scale > 0:
-            raise ValueError(f"scale must be positive, got {scale}")
-        self.scale = float(scale)
-
-    def components(self, endmembers: Tensor) -> Tensor:
-        return self.scale * endmembers[:, None, :]
-
-
-class BSpline(Basis):
-    """Local bumps as bandwise scalings of the endmembers: ``F_k = scale b_k 1' * M0``.
-
-    ``b_1 .. b_K`` are the B-splines of a degree over the numbers of the bands, on even knots with repeated ends:
-    smooth, within [0, 1], each over a part of the bands only, and one in sum.
-
-    Parameters
-    ----------
-    num_components : int
-        K, at least degree + 1.
-    degree : int
-        3 is cubic.
-    scale : float
-        Relative change of reflectance where all ``psi = 1``.
-
-    References
-    ----------
-    de Boor, "A practical guide to splines", 1978; `scipy.interpolate.BSpline`.
-    """
-
-    def __init__(self, num_components: int = 10, *, degree: int = 3, scale: float = 0.3) -> None:
-        super().__init__()
-        self.num_components = positive_int(num_components, "num_components")
-        self.degree = positive_int(degree, "degree", minimum=0)
-        self.scale = in_range(scale, "scale", low=0, open_low=True)
-        if self.num_components <= self.degree:
-            raise ValueError(
-                f"BSpline of degree {degree} needs at least {degree + 1} components, got "
-                f"{num_components}: raise num_components or lower degree"
-            )
-
-    def components(self, endmembers: Tensor) -> Tensor:
-        num_bands = len(endmembers)
-        if self.num_components > num_bands:
-            raise ValueError(
-                f"BSpline(num_components={self.num_components}) needs at least as many bands, got "
-                f"{num_bands}: use fewer components"
-            )
-        ends = [0.0] * self.degree, [1.0] * self.degree
-        inner = np.linspace(0, 1, self.num_components - self.degree + 1)
-        knots = np.concatenate([ends[0], inner, ends[1]])
-        bands = np.linspace(0, 1, num_bands)
-        columns = interpolate.BSpline.design_matrix(bands, knots, self.degree).toarray()
-        bumps = torch.as_tensor(self.scale * columns).to(endmembers)
-        return bumps[:, :, None] * endmembers[:, None, :]
-
-
-class Full(Basis):
-    """Every band of every material by itself: no assumption on the shape of variability.
-
-    ``F_k = scale e_k 1' * M0`` with e_k the unit vector of band k (the GLMM: band-wise scalings), or ``scale e_k 1'``
-    (the PLMM: additive perturbations). K is the number of bands: psi has L P numbers per pixel and date, for images of
-    few bands.
-
-    Parameters
-    ----------
-    num_bands : int
-        L.
-    scale : float
-        Change at ``psi = 1``, relative or in reflectance.
-    additive : bool
-        Perturbations that are added instead of scalings.
-
-    References
-    ----------
-    Imbiriba, Borsoi, Bermudez, "Generalized linear mixing model accounting for endmember variability", ICASSP 2018;
-    Thouvenin, Dobigeon, Tourneret, IEEE TSP 64(2), 2016 (perturbed linear mixing model).
-    """
-
-    def __init__(self, num_bands: int, *, scale: float = 0.1, additive: bool = False) -> None:
-        super().__init__()
-        self.num_components = positive_int(num_bands, "num_bands")
-        self.scale = in_range(scale, "scale", low=0, open_low=True)
-        self.additive = additive
-
-    def components(self, endmembers: Tensor) -> Tensor:
-        num_bands = len(endmembers)
-        if num_bands != self.num_components:
-            raise ValueError(
-                f"Full(num_bands={self.num_components}) has a component per band, the endmembers "
-                f"have {num_bands} bands: use Full({num_bands})"
-            )
-        height = torch.ones_like(endmembers) if self.additive else endmembers
-        units = torch.eye(num_bands, dtype=endmembers.dtype, device=endmembers.device)
-        return self.scale * units[:, :, None] * height[:, None, :]
-
-
-class LearnedBasis(Basis):
-    """Components given as an array, as `pyro_unmix.endmembers.learn_basis` estimates them from an image.
-
-    Parameters
-    ----------
-    components : array, shape (L, K, P)
-        F, scaled so that ``psi`` has unit variance; zero columns mean "no variability here".
-    """
-
-    array: Tensor
-
-    def __init__(self, components: ArrayLike) -> None:
-        super().__init__()
-        values = np.asarray(components, dtype=np.float64)
-        if values.ndim != 3 or not np.isfinite(values).all():
-            raise ValueError(
-                "LearnedBasis expects finite components of shape (bands, components, endmembers), "
-                f"got shape {values.shape}: pass the array that learn_basis returns"
-            )
-        self.register_buffer("array", torch.tensor(values, dtype=torch.get_default_dtype()))
-        self.num_components = values.shape[1]
-
-    def components(self, endmembers: Tensor) -> Tensor:
-        if self.array.shape[::2] != endmembers.shape:
-            raise ValueError(
-                f"this basis was learned for (bands, endmembers) = {tuple(self.array.shape[::2])}, "
-                f"the model has {tuple(endmembers.shape)}: learn it again for these endmembers"
-            )
-        return self.array.to(endmembers.dtype)
 
 
 def design_matrix(endmembers: Tensor, components: Tensor) -> Tensor:
@@ -289,11 +41,6 @@ def mixing_features(abundances: Tensor, variability: Tensor) -> Tensor:
     """
     repeats = variability.shape[-1] // abundances.shape[-1]
     return torch.cat([abundances, variability * tile_components(abundances, repeats)], dim=-1)
-
-
-def tile_components(abundances: Tensor, num_components: int) -> Tensor:
-    """``e = tile(a, K)``, shape (..., K P)."""
-    return abundances.repeat(*[1] * (abundances.dim() - 1), num_components)
 
 
 def linear_regression(gram: Tensor, projected: Tensor, variability: Tensor) -> Tensor:
@@ -372,3 +119,143 @@ def change_detector(regression: Tensor, previous: Tensor) -> Tensor:
     The paper prints ``1/(2P)``, which keeps u below 1/P; with 1/2 it is the total-variation distance.
     """
     return 0.5 * (clip_to_simplex(regression) - previous).abs().sum(-1)
+
+
+#: What a part may need of a guide; see `Guide.serves`.
+NONLINEAR = "pixels that are not linear in abundances and variability"
+
+
+_LEAST = 1e-3
+
+
+class Mixing(Part):
+    """What a pixel of given endmembers and abundances looks like without noise."""
+
+    #: Whether `nonlinear` is zero, so that nobody need compute it.
+    is_linear = False
+    needs: ClassVar[frozenset[str]] = frozenset({NONLINEAR})
+
+    def nonlinear(self, endmembers: Tensor, abundances: Tensor) -> Tensor:
+        """The nonlinear stream g, (..., L, P) and (..., P) -> (..., L)."""
+        raise NotImplementedError(f"{type(self).__name__} must implement nonlinear()")
+
+    def forward(self, endmembers: Tensor, abundances: Tensor) -> Tensor:
+        """``M a + g(M, a)``.
+
+        Parameters
+        ----------
+        endmembers : Tensor, shape (..., L, P)
+        abundances : Tensor, shape (..., P)
+
+        Returns
+        -------
+        Tensor, shape (..., L)
+        """
+        linear = linear_mixing(endmembers, abundances)
+        return linear if self.is_linear else linear + self.nonlinear(endmembers, abundances)
+
+    def penalised(self) -> list[Tensor]:
+        """Weights and biases of the nonlinear stream that an objective may hold small."""
+        return []
+
+
+def linear_mixing(endmembers: Tensor, abundances: Tensor) -> Tensor:
+    """``M a``, (..., L, P) and (..., P) -> (..., L)."""
+    return (endmembers @ abundances.unsqueeze(-1)).squeeze(-1)
+
+
+class LinearMixing(Mixing):
+    """``y = M a``: no nonlinear stream."""
+
+    is_linear = True
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    def __init__(self) -> None:  # of its own, so that its recipe is recorded
+        super().__init__()
+
+    def nonlinear(self, endmembers: Tensor, abundances: Tensor) -> Tensor:
+        return torch.zeros_like(endmembers[..., 0])
+
+
+class BilinearMixing(Mixing):
+    """``g(M, a) = sum_{p<q} gamma_pq a_p a_q m_p * m_q``: light that met two materials.
+
+    One number in [0, 1] per pair of materials, learned: 0 is the linear model, 1 the model of Fan et al.
+
+    Parameters
+    ----------
+    start : float or sequence of P (P-1) / 2 floats
+        gamma at the start, in the order of `itertools.combinations`; inside (0, 1).
+
+    References
+    ----------
+    Fan et al., "Comparative study between a new nonlinear model and common linear model for analysing laboratory
+    simulated-forest hyperspectral data", Int. J. Remote Sensing 30(11), 2009; Halimi et al., IEEE TGRS 49(11), 2011.
+    """
+
+    def __init__(self, start: float | Sequence[float] = 0.1) -> None:
+        super().__init__()
+        self.start = [float(value) for value in np.atleast_1d(np.asarray(start, dtype=float))]
+        for value in self.start:
+            in_range(value, "start", 0.0, 1.0, open_low=True)
+
+    def setup(self, *sizes: int, generator: torch.Generator) -> None:
+        _, num_endmembers = sizes
+        num_pairs = num_endmembers * (num_endmembers - 1) // 2
+        if len(self.start) not in (1, num_pairs):
+            raise ValueError(
+                f"start must be one number or {num_pairs}, one per pair of materials, got "
+                f"{len(self.start)}"
+            )
+        start = torch.tensor(self.start).clamp(_LEAST, 1 - _LEAST).expand(num_pairs)
+        self.logit_strength = nn.Parameter(start.logit())
+
+    @property
+    def strength(self) -> Tensor:
+        """gamma of every pair of materials, in the order of `itertools.combinations`."""
+        return torch.sigmoid(self.logit_strength)
+
+    def nonlinear(self, endmembers: Tensor, abundances: Tensor) -> Tensor:
+        strength, p = self.strength, abundances.shape[-1]
+        parts = endmembers * abundances.unsqueeze(-2)
+        # gamma_pq a_p m_p summed over p for every q, then one product with a_q m_q
+        pairs = torch.triu_indices(p, p, 1, device=strength.device).unbind()
+        matrix = strength.new_zeros(p, p).index_put(pairs, strength)
+        return ((parts @ matrix) * parts).sum(-1)
+
+
+class TwoStreamMixing(Mixing):
+    """IDNet's mixing: ``y = relu(M a + 0.1 g(vec M, a))`` with a perceptron g.
+
+    g: P (L+1) -> P L -> L -> L -> L, ReLU.
+
+    Parameters
+    ----------
+    scale : float
+        The 0.1.
+
+    References
+    ----------
+    Borsoi, Erdogmus, Imbiriba, "Learning interpretable deep disentangled neural networks for hyperspectral
+    unmixing", IEEE TCI 9, 2023.
+    """
+
+    def __init__(self, scale: float = 0.1) -> None:
+        super().__init__()
+        self.scale = in_range(scale, "scale", 0.0, open_low=True)
+
+    def setup(self, *sizes: int, generator: torch.Generator) -> None:
+        num_bands, p = sizes
+        layers = (p * (num_bands + 1), p * num_bands, *(num_bands,) * 3)
+        self.net = perceptron(layers, generator)
+
+    def nonlinear(self, endmembers: Tensor, abundances: Tensor) -> Tensor:
+        lead = torch.broadcast_shapes(endmembers.shape[:-2], abundances.shape[:-1])
+        spectra = endmembers.mT.flatten(-2).expand(*lead, -1)
+        return self.scale * self.net(torch.cat([spectra, abundances.expand(*lead, -1)], dim=-1))
+
+    def forward(self, endmembers: Tensor, abundances: Tensor) -> Tensor:
+        return super().forward(endmembers, abundances).relu()
+
+    def penalised(self) -> list[Tensor]:
+        return list(self.net.parameters())

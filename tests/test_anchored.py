@@ -11,19 +11,9 @@ import pytest
 import torch
 from pyro import poutine
 
-from pyro_unmix import (
-    SGLMM,
-    AnchoredEndmembers,
-    ConjugateGuide,
-    FreeEndmembers,
-    Independent,
-    JumpWalk,
-    LearnedBasis,
-    WhiteNoise,
-    fit,
-    metrics,
-    simulate,
-)
+from pyro_unmix import SGLMM, ConjugateGuide, fit, metrics, simulate
+from pyro_unmix.bases import LearnedBasis
+from pyro_unmix.priors import AnchoredEndmembers, FreeEndmembers, Independent, JumpWalk, WhiteNoise
 
 
 @pytest.fixture(autouse=True)

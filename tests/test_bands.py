@@ -8,8 +8,8 @@ import sys
 import numpy as np
 import pytest
 
-from pyro_unmix._bands import band_tolerance, local_spacing, narrower, other_bands, same_bands
-from pyro_unmix._crs import crs_coordinates, crs_text, lacks_datum, same_crs
+from pyro_unmix.data.bands import band_tolerance, local_spacing, narrower, other_bands, same_bands
+from pyro_unmix.data.crs import crs_coordinates, crs_text, lacks_datum, same_crs
 
 # ------------------------------------------------------------------ bands
 

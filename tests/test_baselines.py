@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from pyro_unmix import Unmixing, simulate, unmix, vca
-from pyro_unmix.baselines import fcls, hbun, kalman_em, online_unmixing
+from pyro_unmix import Unmixing, simulate, unmix
+from pyro_unmix.methods import fcls, hbun, kalman_em, online_unmixing
 from pyro_unmix.metrics import score
 from pyro_unmix.simulate import Scene
+from pyro_unmix.start import vca
 
 BANDS, MATERIALS = 12, 3
 

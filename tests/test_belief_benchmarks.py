@@ -11,7 +11,9 @@ import xarray as xr
 from scipy import stats
 from scipy.optimize import linear_sum_assignment
 
-from pyro_unmix import Unmixing, choose_start, presets, vca
+from pyro_unmix import Unmixing, choose_start
+from pyro_unmix.methods import unmix as presets
+from pyro_unmix.start import vca
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 

@@ -16,8 +16,10 @@ import xarray as xr
 from pyro.infer import Trace_ELBO
 from scipy.optimize import nnls
 
-from pyro_unmix import DCT, SGLMM, BiLSTMGuide, choose_start, simulate, unmix, vca
-from pyro_unmix.posterior import as_tensors, prepare, quiet_pyro
+from pyro_unmix import SGLMM, BiLSTMGuide, choose_start, simulate, unmix
+from pyro_unmix.bases import DCT
+from pyro_unmix.posterior.read_out import as_tensors, prepare, quiet_pyro
+from pyro_unmix.start import vca
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
@@ -249,7 +251,7 @@ class Spy:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.calls: list[tuple[Any, Any, dict[str, Any]]] = []
         for name in ("fcls", "online_unmixing", "kalman_em", "hbun"):
-            monkeypatch.setattr(f"pyro_unmix.baselines.{name}", self)
+            monkeypatch.setattr(f"pyro_unmix.methods.{name}", self)
         for name in ("redsunn", "redsunn_published", "unmix"):
             monkeypatch.setattr(f"pyro_unmix.{name}", self)
         monkeypatch.setattr(paper_tables, "METHODS", self.rebuilt())

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_unmix.guides import variability
-from pyro_unmix.guides.variability import chain_means
+from pyro_unmix.guides.conjugate import variability
+from pyro_unmix.guides.conjugate.variability import chain_means
 
 L, P, K, T, B = 12, 2, 3, 4, 5
 Q = K * P

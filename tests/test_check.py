@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from pyro_unmix import _check
+from pyro_unmix.ops import checks as _check
 
 
 def test_finite_array_reads_numbers_and_keeps_shape() -> None:

@@ -21,8 +21,8 @@ from pyro.infer.autoguide import AutoNormal
 
 import pyro_unmix as pu
 from pyro_unmix import SGLMM, BiLSTMGuide, ConjugateGuide, fit, simulate
-from pyro_unmix.losses import Ramp, WeightedELBO
-from pyro_unmix.mixing import DCT
+from pyro_unmix.bases.linear import DCT
+from pyro_unmix.infer.weighted_elbo import Ramp, WeightedELBO
 from pyro_unmix.priors import FixedEndmembers, Independent, JumpWalk, WhiteNoise
 
 LIBRARY = simulate.library(np.linspace(450, 2400, 20))
@@ -561,7 +561,7 @@ OTHERS = {
     "guide": (
         {"pair": lambda: (lambda m: (m, BiLSTMGuide(m)))(ours()[0])},
         r"guide.class is 'pyro_unmix.guides.bilstm.BiLSTMGuide', the checkpoint has "
-        r"'pyro_unmix.guides.conjugate.ConjugateGuide'",
+        r"'pyro_unmix.guides.conjugate.guide.ConjugateGuide'",
     ),
     "basis": ({"pair": lambda: ours(basis=DCT(3, scale=0.4))}, r"model.basis.num_\w+ is 3, .* 2"),
     "prior scale": (

@@ -22,8 +22,9 @@ from matplotlib.image import imread
 
 import pyro_unmix as pu
 from pyro_unmix import cli
-from pyro_unmix.estimates import MOST_POLISHED
-from pyro_unmix.presets import MIN_DATES, NUM_EPOCHS, NUM_STEPS
+from pyro_unmix.methods.redsunn import NUM_EPOCHS
+from pyro_unmix.methods.unmix import MIN_DATES, NUM_STEPS
+from pyro_unmix.posterior.estimates import MOST_POLISHED
 
 PICTURES = {
     "abundances",
@@ -158,7 +159,7 @@ def test_a_polished_result_is_written(images: list[Path], tmp_path: Path) -> Non
     arguments = ("--endmembers", 2, "--steps", 0, "--polish", "--out", tmp_path / "out")
     assert run("unmix", *images, *arguments) == 0
     estimate = pu.Unmixing.load(tmp_path / "out" / "saved").estimate
-    assert isinstance(estimate, pu.PolishedMean) and not estimate.exact
+    assert isinstance(estimate, pu.posterior.PolishedMean) and not estimate.exact
 
 
 def test_several_files_are_joined_in_time(images: list[Path], tmp_path: Path) -> None:
@@ -189,8 +190,8 @@ def test_classical_methods(method: str, images: list[Path], tmp_path: Path) -> N
     out = tmp_path / "out"
     arguments = ("--endmembers", 2, "--method", method, "--seed", 4, "--out", out)
     assert run("unmix", images[0], *arguments) == 0
-    direct = {"fcls": pu.baselines.fcls, "online": pu.baselines.online_unmixing}
-    solve = direct.get(method, pu.baselines.kalman_em)
+    direct = {"fcls": pu.methods.fcls, "online": pu.methods.online_unmixing}
+    solve = direct.get(method, pu.methods.kalman_em)
     expected = solve(np.load(images[0])["cubes"], 2, seed=4, progress=False)
     loaded = pu.Unmixing.load(out / "saved")
     np.testing.assert_array_equal(loaded.abundances, expected.abundances)
@@ -203,7 +204,7 @@ def test_hbun_is_a_method_with_steps(images: list[Path], tmp_path: Path) -> None
     arguments = ("--endmembers", 2, "--method", "hbun", "--seed", 4, "--out", out)
     assert run("unmix", *images, *arguments, "--dates", "1,2", "--steps", 3) == 0
     sequence = np.stack([np.load(path)["cubes"] for path in images])
-    expected = pu.baselines.hbun(sequence, 2, seed=4, progress=False, num_steps=3)
+    expected = pu.methods.hbun(sequence, 2, seed=4, progress=False, num_steps=3)
     loaded = pu.Unmixing.load(out / "saved")
     assert loaded.method == "hbun" and len(loaded.losses) == 3
     np.testing.assert_allclose(loaded.abundances, expected.abundances, rtol=1e-6)
@@ -239,7 +240,7 @@ def test_maps_are_geotiffs_of_the_dates(
         "abundances_t0.tif",
         "abundances_t1.tif",
     }
-    expected = pu.baselines.fcls(cubes, 2, progress=False).abundances
+    expected = pu.methods.fcls(cubes, 2, progress=False).abundances
     with rasterio.open(out / "geotiff" / "abundances_t1.tif") as file:
         np.testing.assert_allclose(file.read(), expected[1].transpose("endmember", "y", "x"))
         assert tuple(file.transform)[:6] == (30.0, 0.0, 85.0, 0.0, -30.0, 515.0)
@@ -483,7 +484,7 @@ def test_an_interrupt_keeps_what_is_trained(
             time.sleep(5)
         except KeyboardInterrupt:
             pass
-        return pu.baselines.fcls(cubes, count, progress=False)
+        return pu.methods.fcls(cubes, count, progress=False)
 
     before = signal.getsignal(signal.SIGINT)
     monkeypatch.setattr(cli.unmix, "redsunn", interrupted)
@@ -510,7 +511,7 @@ READING = {
     "--nodata": "of the file",
     "--drop-water": "off",
 }
-HBUN_STEPS = inspect.signature(pu.baselines.hbun).parameters["num_steps"].default
+HBUN_STEPS = inspect.signature(pu.methods.hbun).parameters["num_steps"].default
 DEFAULTS: dict[str, dict[str, str]] = {
     "demo": {"--out": "./pyro_unmix_demo", "--seed": "0", "--quick": "off"},
     "info": {**READING, "--json": "off"},

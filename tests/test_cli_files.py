@@ -468,7 +468,7 @@ def test_plot_draws_what_the_result_has(result: pu.Unmixing, tmp_path: Path) -> 
     drawn = {file.stem for file in (tmp_path / "new").iterdir()}
     maps = {"abundances", "change", "composite", "uncertainty"}
     assert drawn == maps | {"endmembers", "endmembers_over_time", "losses"}
-    plain = pu.baselines.fcls(result.cubes, 2, progress=False)
+    plain = pu.methods.fcls(result.cubes, 2, progress=False)
     plain.save(tmp_path / "saved")
     assert run("plot", tmp_path, "--out", tmp_path / "new") == 0
     drawn = {file.stem for file in (tmp_path / "new").iterdir()}

@@ -10,7 +10,7 @@ import pytest
 import torch
 from pyro.optim.clipped_adam import ClippedAdam
 
-from pyro_unmix.clipped_adam import ForeachClippedAdam
+from pyro_unmix.infer.clipped_adam import ForeachClippedAdam
 
 SHAPES = [(), (3,), (2, 5)]
 

@@ -25,25 +25,23 @@ from test_polished import (
     model_of,
 )
 
-from pyro_unmix import (
-    DCT,
-    SGLMM,
+from pyro_unmix import SGLMM, FixedEndmembers, Unmixing
+from pyro_unmix.bases import DCT
+from pyro_unmix.kernels.collapsed import CollapsedChains, Quadratic
+from pyro_unmix.kernels.observations import Observations
+from pyro_unmix.kernels.sweeps import elements_per_pixel, num_chains, polished
+from pyro_unmix.posterior import read_out as posterior
+from pyro_unmix.posterior.estimates import PolishedMean
+from pyro_unmix.priors import (
     ConstantWalk,
     DirichletWalk,
-    FixedEndmembers,
     JumpWalk,
     OrnsteinUhlenbeck,
     RandomWalk,
     SoftmaxWalk,
     StudentWalk,
-    Unmixing,
     WhiteNoise,
-    posterior,
 )
-from pyro_unmix.collapsed import CollapsedChains, Quadratic
-from pyro_unmix.estimates import PolishedMean
-from pyro_unmix.observations import Observations
-from pyro_unmix.sweeps import elements_per_pixel, num_chains, polished
 
 COLLAPSED = PolishedMean(8, num_sweeps=3, exact=False)
 

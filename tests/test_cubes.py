@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from pyro_unmix.cubes import (
+from pyro_unmix.data.cubes import (
     DIMS,
     as_cube_sequence,
     check_bands,

@@ -17,30 +17,33 @@ from pyro.infer.autoguide import AutoNormal
 from scipy import stats
 
 from pyro_unmix import (
-    DCT,
     SGLMM,
-    AnchoredEndmembers,
-    AutoRegressive,
-    BandNoise,
     BiLSTMGuide,
     ConjugateGuide,
-    DateNoise,
     FixedEndmembers,
-    Independent,
-    JumpWalk,
-    KnownAbundances,
-    PolishedMean,
-    RandomWalk,
     Unmixing,
-    WhiteNoise,
     as_cube_sequence,
     fit,
     simulate,
     unmix,
 )
-from pyro_unmix.guides.variability import ExactVariability
-from pyro_unmix.priors.part import as_days
-from pyro_unmix.published import FirstDateSGLMM, PublishedGuide
+from pyro_unmix.bases import DCT
+from pyro_unmix.data.days import as_days
+from pyro_unmix.guides.conjugate.variability import ExactVariability
+from pyro_unmix.guides.published import PublishedGuide
+from pyro_unmix.models.published import FirstDateSGLMM
+from pyro_unmix.posterior import PolishedMean
+from pyro_unmix.priors import (
+    AnchoredEndmembers,
+    AutoRegressive,
+    BandNoise,
+    DateNoise,
+    Independent,
+    JumpWalk,
+    KnownAbundances,
+    RandomWalk,
+    WhiteNoise,
+)
 
 DAYS = np.array([0, 3, 10, 11, 40])
 DATES = np.datetime64("2020-01-01", "ns") + DAYS * np.timedelta64(1, "D")

@@ -11,7 +11,7 @@ import torch
 from pyro import poutine
 from scipy import integrate, stats
 
-from pyro_unmix.distributions import (
+from pyro_unmix.ops.distributions import (
     DiagonalNormal,
     FactorNormal,
     IsotropicNormal,
@@ -20,7 +20,7 @@ from pyro_unmix.distributions import (
     JumpSteps,
     PrecisionNormal,
 )
-from pyro_unmix.softmax_distributions import PresentOrAbsent, SoftmaxDirichlet
+from pyro_unmix.ops.softmax_distributions import PresentOrAbsent, SoftmaxDirichlet
 
 # A float64 log-density of a few terms of size ten loses a few units of 10 * 2e-16.
 ROUNDING = 1e-12

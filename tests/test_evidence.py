@@ -17,27 +17,31 @@ from pyro.infer.autoguide import AutoDiagonalNormal, AutoNormal
 from scipy import stats
 
 from pyro_unmix import (
-    DCT,
     SGLMM,
-    AnchoredEndmembers,
-    AutoRegressive,
-    BandNoise,
     BiLSTMGuide,
     ConjugateGuide,
     FixedEndmembers,
+    MeanFieldGuide,
+    Unmixing,
+    compare,
+    fit,
+)
+from pyro_unmix import (
+    methods as baselines,
+)
+from pyro_unmix.bases import DCT
+from pyro_unmix.posterior import read_out as posterior
+from pyro_unmix.posterior.evidence import generalised_pareto_shape, log_mean, log_weights, pareto_k
+from pyro_unmix.priors import (
+    AnchoredEndmembers,
+    AutoRegressive,
+    BandNoise,
     Independent,
     JumpWalk,
     KnownAbundances,
     LowRankNoise,
-    MeanFieldGuide,
-    Unmixing,
     WhiteNoise,
-    baselines,
-    compare,
-    fit,
-    posterior,
 )
-from pyro_unmix.evidence import generalised_pareto_shape, log_mean, log_weights, pareto_k
 
 BANDS, MATERIALS, DATES, PIXELS = 5, 2, 3, 7
 RNG = np.random.default_rng(0)

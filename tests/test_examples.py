@@ -162,7 +162,7 @@ def test_readme_code_runs(
     error = pu.metrics.score(result, scene)["NRMSE_A"]
     assert error < worst / 3
     fresh = pu.SGLMM(
-        names["endmembers"], variability_prior=pu.AutoRegressive(0.5), **names["parts"]
+        names["endmembers"], variability_prior=pu.priors.AutoRegressive(0.5), **names["parts"]
     )
     untrained = pu.fit(fresh, pu.ConjugateGuide(fresh), scene.cubes, num_steps=0, progress=False)
     assert error < pu.metrics.score(untrained, scene)["NRMSE_A"]

@@ -24,21 +24,21 @@ from pyro_unmix import (
     BiLSTMGuide,
     ConjugateGuide,
     NonFiniteLossError,
-    checkpoint,
     fit,
-    posterior,
     redsunn,
     simulate,
-    training,
     unmix,
 )
-from pyro_unmix.cubes import as_cube_sequence
-from pyro_unmix.estimates import PolishedMean, PosteriorMean
-from pyro_unmix.mixing import DCT
+from pyro_unmix.bases.linear import DCT
+from pyro_unmix.data.cubes import as_cube_sequence
+from pyro_unmix.infer import checkpoints as checkpoint
+from pyro_unmix.infer import step as training
+from pyro_unmix.posterior import read_out as posterior
+from pyro_unmix.posterior.estimates import PolishedMean, PosteriorMean
 from pyro_unmix.priors import FixedEndmembers, Independent, JumpWalk, RandomWalk, WhiteNoise
 
 # In the package the function hides the module of its name.
-fit_module = sys.modules["pyro_unmix.fit"]
+fit_module = sys.modules["pyro_unmix.infer.fit"]
 
 LIBRARY = simulate.library(np.linspace(450, 2400, 20))
 SCENE = simulate.scaled_scene(num_dates=3, height=5, width=6, library=LIBRARY, seed=1)

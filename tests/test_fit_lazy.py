@@ -30,12 +30,12 @@ from test_checkpoint import (
 )
 
 import pyro_unmix as pu
-from pyro_unmix import feed as feed_module
 from pyro_unmix import fit
-from pyro_unmix.cubes import to_pixels
-from pyro_unmix.feed import FromDisk, InMemory
-from pyro_unmix.plan import Plan
-from pyro_unmix.prediction import as_lazy_cubes
+from pyro_unmix.data.cubes import to_pixels
+from pyro_unmix.data.lazy import as_lazy_cubes
+from pyro_unmix.infer import batches as feed_module
+from pyro_unmix.infer.batches import FromDisk, InMemory
+from pyro_unmix.infer.stopping import Plan
 
 dask = pytest.importorskip("dask.array")
 
@@ -239,7 +239,7 @@ def test_settings_are_refused_before_anything_is_read():
     ):
         with pytest.raises(ValueError, match=text):
             fit(model, guide, counted.cubes, progress=False, **settings)
-    fewer = pu.SGLMM(np.random.default_rng(0).random((7, 3)), basis=pu.DCT(1))
+    fewer = pu.SGLMM(np.random.default_rng(0).random((7, 3)), basis=pu.bases.DCT(1))
     with pytest.raises(ValueError, match="the model has 7 bands, the cubes 20"):
         fit(fewer, pu.BiLSTMGuide(fewer), counted.cubes, progress=False)
     assert counted.reads == []
@@ -325,7 +325,7 @@ def certain(pixels, valid, *, index=None, size=None, features=None):
 
 def certain_pair():
     reference = pu.FixedEndmembers(ours()[0].reference.value.detach().numpy())
-    return pu.SGLMM(reference, basis=pu.DCT(1)).double(), certain
+    return pu.SGLMM(reference, basis=pu.bases.DCT(1)).double(), certain
 
 
 def test_the_mean_loss_of_an_epoch_is_that_of_the_scene():
@@ -476,17 +476,17 @@ def test_maps_are_left_lazy_only_where_they_can_be():
 def test_other_parts_train_from_disk_as_well():
     """A field that pixels share, polished maps, one image, dims in another order, double precision."""
     shape = (3, 5, 6)
-    prior = pu.SmoothVariability(shape, length=2.0)
+    prior = pu.priors.SmoothVariability(shape, length=2.0)
     model = pu.SGLMM(
         pu.FixedEndmembers(ours()[0].reference.value.detach().numpy()),
-        basis=pu.DCT(2, scale=0.4), abundance_prior=pu.JumpWalk(), variability_prior=prior,
+        basis=pu.bases.DCT(2, scale=0.4), abundance_prior=pu.priors.JumpWalk(), variability_prior=prior,
     )  # fmt: skip
     pair = model, pu.ConjugateGuide(model)
     smooth = run(pair=pair, cubes=GAPS.chunk(CHUNKS), memory=SMALL, num_steps=5)
     np.testing.assert_allclose(
         smooth.abundances, smooth.predict(GAPS).abundances, atol=2e-6, rtol=1e-5
     )
-    polished = pu.PolishedMean(num_samples=8, num_sweeps=2)
+    polished = pu.posterior.PolishedMean(num_samples=8, num_sweeps=2)
     result = run(cubes=GAPS.chunk(CHUNKS), memory=SMALL, num_steps=3, estimate=polished)
     np.testing.assert_allclose(result.abundances, result.predict(GAPS).abundances, atol=1e-5)
     model, guide = ours()
@@ -527,11 +527,11 @@ spectra = pu.simulate.library(np.linspace(400, 2500, L)).values[:, :2]
 found = []
 for path in sys.argv[1:]:
     cubes = xr.open_zarr(path, consolidated=False)["reflectance"]
-    model = pu.SGLMM(pu.FixedEndmembers(spectra), basis=pu.DCT(1, scale=0.1))
+    model = pu.SGLMM(pu.FixedEndmembers(spectra), basis=pu.bases.DCT(1, scale=0.1))
     guide = pu.ConjugateGuide(model)
     result = pu.fit(
         model, guide, cubes, num_steps=60, batch_size=64, memory=2_000_000, progress=False,
-        estimate=pu.PosteriorMean(4),
+        estimate=pu.posterior.PosteriorMean(4),
     )
     assert np.isfinite(result.abundances).all() and len(result.losses) == 60
     del result

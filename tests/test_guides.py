@@ -19,9 +19,10 @@ from pyro.infer import (
 from scipy import integrate, special, stats
 
 from pyro_unmix import SGLMM, BiLSTMGuide, ConjugateGuide
-from pyro_unmix.guides import Guide, conjugate
-from pyro_unmix.guides.smoother import conditionals, smooth
-from pyro_unmix.mixing import DCT
+from pyro_unmix.bases.linear import DCT
+from pyro_unmix.guides import Guide
+from pyro_unmix.guides.conjugate import guide as conjugate
+from pyro_unmix.guides.conjugate.smoother import conditionals, smooth
 from pyro_unmix.priors import (
     AutoRegressive,
     FixedEndmembers,

@@ -15,15 +15,16 @@ from pyro import poutine
 from pyro.infer.autoguide import AutoDelta, AutoDiagonalNormal
 from scipy.stats import lognorm, multivariate_normal, norm
 
-from pyro_unmix import Unmixing, baselines, fit, simulate
-from pyro_unmix.baselines import fcls, hbun
-from pyro_unmix.baselines._common import read_input
-from pyro_unmix.baselines.hbun import MeanField
+from pyro_unmix import Unmixing, fit, simulate
+from pyro_unmix import methods as baselines
+from pyro_unmix.methods import fcls, hbun
+from pyro_unmix.methods.classical import read_input
+from pyro_unmix.methods.hbun import MeanField
 from pyro_unmix.metrics import nrmse_abundances, nrmse_endmembers
 from pyro_unmix.models.perturbed import PerturbedLinear
 from pyro_unmix.models.smoothness import SmoothField, SmoothSpectra, curvature
 
-hbun_module = sys.modules["pyro_unmix.baselines.hbun"]  # the package holds the function
+hbun_module = sys.modules["pyro_unmix.methods.hbun"]  # the package holds the function
 
 HEIGHTS, W, T, P, L = [2, 3], 3, 2, 2, 6
 H = sum(HEIGHTS)
@@ -369,7 +370,7 @@ def test_every_step_is_of_all_pixels():
 
 
 def test_the_mode_has_no_posterior_and_can_be_written(tmp_path, caplog):
-    with caplog.at_level(logging.INFO, logger="pyro_unmix.baselines.hbun"):
+    with caplog.at_level(logging.INFO, logger="pyro_unmix.methods.hbun"):
         result = run(guide=AutoDelta, num_steps=3)
     assert "spatial_scale" in caplog.text
     assert result.method == "hbun"
@@ -540,4 +541,4 @@ def test_a_guide_without_the_plate_is_refused():
 
 
 def test_the_package_holds_the_function_not_the_module_of_its_name():
-    assert baselines.hbun is sys.modules["pyro_unmix.baselines.hbun"].hbun
+    assert baselines.hbun is sys.modules["pyro_unmix.methods.hbun"].hbun

@@ -176,7 +176,7 @@ def test_fcls(drawn, seed, kind):
         endmembers = endmembers[:, :1] * np.linspace(0.5, 1, count)
     elif kind == "count":
         endmembers = count
-    result = outcome(lambda x: pu.baselines.fcls(x, endmembers, progress=False), cubes)
+    result = outcome(lambda x: pu.methods.fcls(x, endmembers, progress=False), cubes)
     if result is not None:
         assert_on_simplex(result, count)
 
@@ -208,7 +208,7 @@ def test_a_plain_scene_is_no_error(count):
     rng = np.random.default_rng(0)
     cubes = values_of("mixed", (2, 4, 4, 6), rng)
     for call in (
-        lambda x: pu.baselines.fcls(x, count, progress=False),
+        lambda x: pu.methods.fcls(x, count, progress=False),
         lambda x: pu.unmix(x, count, num_steps=0, progress=False),
         lambda x: pu.redsunn(x, count, num_steps=0, progress=False),
     ):

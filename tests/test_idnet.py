@@ -14,10 +14,10 @@ from pyro import poutine
 from pyro.infer import Trace_ELBO
 from scipy import stats
 
-from pyro_unmix import DCT, SGLMM, BandNoise, Unmixing, WhiteNoise, fit, losses, metrics, simulate
-from pyro_unmix.baselines import fcls
-from pyro_unmix.bundles import extract_bundles
-from pyro_unmix.decoders import ScalingDecoder
+from pyro_unmix import SGLMM, Unmixing, fit, metrics, simulate
+from pyro_unmix.bases import DCT
+from pyro_unmix.bases.decoded import ScalingDecoder
+from pyro_unmix.data.libraries import library_endmembers
 from pyro_unmix.guides import (
     BiLSTMGuide,
     ConjugateGuide,
@@ -25,12 +25,15 @@ from pyro_unmix.guides import (
     NonnegativeRegression,
     TwoStreamGuide,
 )
-from pyro_unmix.libraries import library_endmembers
+from pyro_unmix.infer import weighted_elbo as losses
+from pyro_unmix.infer.self_supervised import SelfSupervisedELBO
+from pyro_unmix.methods import fcls
+from pyro_unmix.methods.idnet import PUBLISHED, idnet
+from pyro_unmix.mixing import BilinearMixing, LinearMixing
 from pyro_unmix.models import IDNet
-from pyro_unmix.nonlinear import BilinearMixing, LinearMixing
-from pyro_unmix.posterior import Noise, PlugInMean, PosteriorMean
-from pyro_unmix.presets_idnet import PUBLISHED, idnet
-from pyro_unmix.self_supervised import SelfSupervisedELBO
+from pyro_unmix.posterior.read_out import Noise, PlugInMean, PosteriorMean
+from pyro_unmix.priors import BandNoise, WhiteNoise
+from pyro_unmix.start.bundles import extract_bundles
 
 BANDS, MATERIALS, LATENTS, PIXELS = 8, 3, 2, 5
 PAIRS = ["published", "ours"]
@@ -375,7 +378,7 @@ def test_published_sizes_weights_and_starts_are_the_papers() -> None:
 def test_published_settings_reach_the_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     given: dict[str, Any] = {}
     monkeypatch.setattr(
-        "pyro_unmix.presets_idnet.fit", lambda *_, **keywords: given.update(keywords)
+        "pyro_unmix.methods.idnet.fit", lambda *_, **keywords: given.update(keywords)
     )
     idnet(small_cube().cubes, 3, published="cuprite", progress=False)
     loss = given["loss"]

@@ -10,7 +10,8 @@ import pytest
 import xarray as xr
 from matplotlib.figure import Figure
 
-from pyro_unmix import degree_of_nonlinearity, plots
+from pyro_unmix import plots
+from pyro_unmix.posterior import degree_of_nonlinearity
 
 NAMES = ["water", "tree", "soil"]
 

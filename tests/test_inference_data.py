@@ -13,7 +13,7 @@ import pytest
 import xarray as xr
 
 import pyro_unmix as pu
-from pyro_unmix.inference_data import pixel_numbers
+from pyro_unmix.posterior.arviz import pixel_numbers
 
 HEIGHT, WIDTH = 3, 5
 DATES = np.array(["2021-05-01", "2021-06-11"], dtype="datetime64[ns]")
@@ -28,7 +28,7 @@ def result() -> pu.Unmixing:
         time=DATES, y=90.0 - np.arange(HEIGHT), x=10.0 + np.arange(WIDTH), tile=("y", [0, 0, 1])
     )
     model = pu.SGLMM(
-        pu.FixedEndmembers(scene.reference_endmembers[::16]), basis=pu.DCT(2), dates=DATES
+        pu.FixedEndmembers(scene.reference_endmembers[::16]), basis=pu.bases.DCT(2), dates=DATES
     )
     guide = pu.ConjugateGuide(model)
     return pu.fit(model, guide, cubes, num_steps=1, progress=False)
@@ -73,8 +73,8 @@ def test_draws_are_those_of_sample_at_the_chosen_pixels(arviz: Any, tmp_path: Pa
 def test_pixels_that_have_numbers_of_their_own_in_the_model(arviz: Any) -> None:
     known = np.random.default_rng(0).dirichlet(np.ones(3), size=(HEIGHT * WIDTH, 2))
     spectra = result().reference_endmembers.values
-    prior = pu.KnownAbundances(known)
-    model = pu.SGLMM(pu.FixedEndmembers(spectra), basis=pu.DCT(1), abundance_prior=prior)
+    prior = pu.priors.KnownAbundances(known)
+    model = pu.SGLMM(pu.FixedEndmembers(spectra), basis=pu.bases.DCT(1), abundance_prior=prior)
     guide = pu.ConjugateGuide(model, correction=False)
     cubes = result().cubes.drop_vars(["time", "y", "x", "tile"])
     fit = pu.fit(model, guide, cubes, num_steps=0, progress=False)
@@ -160,6 +160,6 @@ def test_without_arviz(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_method_without_posterior_has_no_draws(arviz: Any) -> None:
-    classical = pu.baselines.fcls(result().cubes, result().reference_endmembers, progress=False)
+    classical = pu.methods.fcls(result().cubes, result().reference_endmembers, progress=False)
     with pytest.raises(ValueError, match=".to_arviz.. needs a posterior, and fcls has none"):
         classical.to_arviz([0])

@@ -11,35 +11,35 @@ import torch
 from pyro import poutine
 from pyro.infer import Trace_ELBO
 
-from pyro_unmix import (
-    DCT,
-    SGLMM,
+from pyro_unmix import SGLMM, ConjugateGuide, FixedEndmembers, fit
+from pyro_unmix.bases import DCT
+from pyro_unmix.guides import ReshapedGuide
+from pyro_unmix.guides.conjugate import integrated
+from pyro_unmix.guides.conjugate.chains import ChainNormal, _Draw
+from pyro_unmix.guides.conjugate.integrated import Spectra
+from pyro_unmix.guides.conjugate.moments import Chain, posterior_moments
+from pyro_unmix.guides.conjugate.smoother import conditionals, conditionals_of_few
+from pyro_unmix.guides.conjugate.variability import ExactVariability
+from pyro_unmix.infer.trace_elbo import loss_and_grads
+from pyro_unmix.priors import (
     AnchoredEndmembers,
     AutoRegressive,
-    ConjugateGuide,
+    BandNoise,
     ConstantWalk,
     DirichletStart,
     DirichletWalk,
-    FixedEndmembers,
     Independent,
     JumpWalk,
     KnownAbundances,
+    LowRankNoise,
     OrnsteinUhlenbeck,
     RandomWalk,
-    ReshapedGuide,
+    SeasonalVariability,
+    SmoothVariability,
     SoftmaxWalk,
     StudentWalk,
     WhiteNoise,
-    fit,
 )
-from pyro_unmix.guides import integrated
-from pyro_unmix.guides.chains import ChainNormal, _Draw
-from pyro_unmix.guides.integrated import Spectra
-from pyro_unmix.guides.moments import Chain, posterior_moments
-from pyro_unmix.guides.smoother import conditionals, conditionals_of_few
-from pyro_unmix.guides.variability import ExactVariability
-from pyro_unmix.priors import BandNoise, LowRankNoise, SeasonalVariability, SmoothVariability
-from pyro_unmix.trace_elbo import loss_and_grads
 
 B, T, L, P, K = 6, 4, 12, 3, 2
 DATES = np.array([0.0, 16.0, 40.0, 56.0])

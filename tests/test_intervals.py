@@ -5,9 +5,10 @@ import pytest
 import torch
 from scipy import stats
 
-from pyro_unmix import SGLMM, ConjugateGuide, Unmixing, baselines, fit, metrics, simulate
-from pyro_unmix.draws import credible_interval
-from pyro_unmix.mixing import DCT
+from pyro_unmix import SGLMM, ConjugateGuide, Unmixing, fit, metrics, simulate
+from pyro_unmix import methods as baselines
+from pyro_unmix.bases.linear import DCT
+from pyro_unmix.posterior.intervals import credible_interval
 from pyro_unmix.priors import FixedEndmembers, JumpWalk
 
 SCENE = simulate.scaled_scene(

@@ -11,8 +11,8 @@ import rioxarray  # noqa: F401
 from broken_products import CASES, assert_refused
 from products import GRID, NODATA, cube, write_desis
 
-from pyro_unmix.io.desis import READER
 from pyro_unmix.io.errors import FileError
+from pyro_unmix.io.formats.desis import READER
 from pyro_unmix.io.registry import find_reader
 from pyro_unmix.io.sequence import read_sequence
 

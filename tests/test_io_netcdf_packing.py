@@ -10,7 +10,7 @@ import pytest
 import xarray as xr
 
 from pyro_unmix.io.errors import FileError
-from pyro_unmix.io.hdf5 import check_stored, unwritten
+from pyro_unmix.io.integrity.hdf5 import check_stored, unwritten
 from pyro_unmix.io.registry import read_image
 from pyro_unmix.io.sequence import read_sequence
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from pyro_unmix.cubes import as_cube_sequence
+from pyro_unmix.data.cubes import as_cube_sequence
 from pyro_unmix.io.errors import FileError
 from pyro_unmix.io.registry import find_reader
 from pyro_unmix.io.sequence import read_sequence

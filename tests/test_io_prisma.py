@@ -12,7 +12,7 @@ import rioxarray  # noqa: F401
 from products import cube, write_prisma
 
 from pyro_unmix.io.errors import FileError
-from pyro_unmix.io.prisma import READER
+from pyro_unmix.io.formats.prisma import READER
 from pyro_unmix.io.registry import find_reader
 from pyro_unmix.io.sequence import read_sequence
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from pyro_unmix.cubes import as_cube_sequence
+from pyro_unmix.data.cubes import as_cube_sequence
 from pyro_unmix.io import registry
 from pyro_unmix.io.errors import FileError
 from pyro_unmix.io.image import Image

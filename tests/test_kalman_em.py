@@ -12,9 +12,9 @@ from scipy.linalg import block_diag
 from scipy.stats import multivariate_normal
 
 from pyro_unmix import Unmixing
-from pyro_unmix.baselines import fcls, kalman_em
-from pyro_unmix.baselines._common import Input, read_input
-from pyro_unmix.baselines.kalman_em import Parameters, Scaling, collect, maximise, smooth
+from pyro_unmix.methods import fcls, kalman_em
+from pyro_unmix.methods.classical import Input, read_input
+from pyro_unmix.methods.kalman_em import Parameters, Scaling, collect, maximise, smooth
 from pyro_unmix.metrics import score
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))

@@ -11,13 +11,9 @@ import pytest
 import xarray as xr
 from scipy.stats import norm
 
+from pyro_unmix.data.libraries import at_bands_of, is_library, resample_library
 from pyro_unmix.io.errors import FileError
-from pyro_unmix.io.library import read_library
-from pyro_unmix.libraries import (
-    at_bands_of,
-    is_library,
-    resample_library,
-)
+from pyro_unmix.io.libraries.library import read_library
 
 pytest.importorskip("spectral")
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from pyro_unmix.io.errors import FileError
-from pyro_unmix.io.library import read_library
+from pyro_unmix.io.libraries.library import read_library
 
 pytest.importorskip("spectral")
 

@@ -12,10 +12,13 @@ import torch
 from pyro import poutine
 from scipy import stats
 
-from pyro_unmix import DCT, SGLMM, BiLSTMGuide, RandomWalk, WhiteNoise, fit, simulate
-from pyro_unmix.distributions import DiagonalNormal, IsotropicNormal
-from pyro_unmix.losses import Ramp, WeightedELBO
-from pyro_unmix.published import FirstDateSGLMM, PublishedGuide, RawDCT, TransposedDCT, VarianceWalk
+from pyro_unmix import SGLMM, BiLSTMGuide, fit, simulate
+from pyro_unmix.bases import DCT
+from pyro_unmix.guides.published import PublishedGuide
+from pyro_unmix.infer.weighted_elbo import Ramp, WeightedELBO
+from pyro_unmix.models.published import FirstDateSGLMM, RawDCT, TransposedDCT, VarianceWalk
+from pyro_unmix.ops.distributions import DiagonalNormal, IsotropicNormal
+from pyro_unmix.priors import RandomWalk, WhiteNoise
 
 BANDS, MATERIALS, COMPONENTS, PIXELS, DATES = 7, 3, 2, 4, 3
 

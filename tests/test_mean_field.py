@@ -13,10 +13,10 @@ from pyro import poutine
 from scipy import special
 
 from pyro_unmix import SGLMM
-from pyro_unmix._recipe import from_recipe, to_recipe
+from pyro_unmix.bases.linear import DCT, LearnedBasis
 from pyro_unmix.guides import GRU, BiLSTMGuide, Encoder, MeanFieldGuide, Transformer
 from pyro_unmix.guides.gaussians import Spreads, num_below
-from pyro_unmix.mixing import DCT, LearnedBasis
+from pyro_unmix.ops.recipes import from_recipe, to_recipe
 from pyro_unmix.priors import FixedEndmembers, Independent, KnownAbundances, WhiteNoise
 
 BANDS, MATERIALS, COMPONENTS, PIXELS, DATES = 6, 3, 2, 4, 3

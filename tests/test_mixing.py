@@ -6,22 +6,9 @@ import reference
 import torch
 from scipy import fft, special
 
-from pyro_unmix.mixing import (
-    DCT,
-    Basis,
-    Brightness,
-    BSpline,
-    Full,
-    LearnedBasis,
-    change_detector,
-    clip_to_simplex,
-    design_matrix,
-    linear_regression,
-    mixing_features,
-    tile_components,
-    to_abundances,
-    to_softmax_basis,
-)
+from pyro_unmix.bases.linear import DCT, Basis, Brightness, BSpline, Full, LearnedBasis
+from pyro_unmix.mixing import change_detector, design_matrix, linear_regression, mixing_features
+from pyro_unmix.ops.simplex import clip_to_simplex, tile_components, to_abundances, to_softmax_basis
 
 EPS = np.finfo(float).eps
 

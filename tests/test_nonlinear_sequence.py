@@ -14,7 +14,7 @@ from pyro import poutine
 from scipy import stats
 
 import pyro_unmix as pu
-from pyro_unmix.decoders import DecodedBasis
+from pyro_unmix.bases.decoded import DecodedBasis
 
 BANDS, MATERIALS, DATES, PIXELS = 7, 3, 2, 4
 
@@ -36,8 +36,8 @@ def build(mixing: Any = None, basis: Any = None) -> pu.SGLMM:
         pu.FixedEndmembers(spectra()),
         basis=basis or pu.Brightness(0.2),
         mixing=mixing,
-        variability_prior=pu.AutoRegressive(0.5),
-        noise=pu.WhiteNoise(0.05),
+        variability_prior=pu.priors.AutoRegressive(0.5),
+        noise=pu.priors.WhiteNoise(0.05),
     )
     with torch.no_grad():
         for parameter in model.parameters():
@@ -46,13 +46,13 @@ def build(mixing: Any = None, basis: Any = None) -> pu.SGLMM:
 
 
 PARTS = {
-    "bilinear": lambda: {"mixing": pu.BilinearMixing(0.6)},
-    "two-stream": lambda: {"mixing": pu.TwoStreamMixing()},
-    "decoded": lambda: {"basis": DecodedBasis(pu.ScalingDecoder(0.3))},
-    "published decoder": lambda: {"basis": DecodedBasis(pu.PerceptronDecoder(), 3)},
+    "bilinear": lambda: {"mixing": pu.mixing.BilinearMixing(0.6)},
+    "two-stream": lambda: {"mixing": pu.mixing.TwoStreamMixing()},
+    "decoded": lambda: {"basis": DecodedBasis(pu.bases.ScalingDecoder(0.3))},
+    "published decoder": lambda: {"basis": DecodedBasis(pu.bases.PerceptronDecoder(), 3)},
     "both": lambda: {
-        "mixing": pu.BilinearMixing(0.4),
-        "basis": DecodedBasis(pu.ScalingDecoder(0.2)),
+        "mixing": pu.mixing.BilinearMixing(0.4),
+        "basis": DecodedBasis(pu.bases.ScalingDecoder(0.2)),
     },
 }
 
@@ -137,7 +137,7 @@ def test_every_parameter_gets_a_gradient(kind: str) -> None:
 
 
 def test_the_slopes_of_a_decoder_are_those_of_its_exponential() -> None:
-    basis = DecodedBasis(pu.ScalingDecoder(0.3))
+    basis = DecodedBasis(pu.bases.ScalingDecoder(0.3))
     basis.setup(BANDS, MATERIALS, generator=torch.Generator().manual_seed(0))
     slopes = basis.components(torch.from_numpy(spectra()).float()).numpy()
     np.testing.assert_allclose(slopes[:, 0], np.sinh(0.3) * spectra(), rtol=1e-5)
@@ -157,7 +157,7 @@ def test_a_fit_reads_out_its_own_endmembers_and_pixels(kind: str, tmp_path: Path
     scene = pu.simulate.scaled_scene(num_dates=2, height=5, width=6)
     cubes = scene.cubes.isel(wavelength=slice(None, None, 20))
     m0 = pu.FixedEndmembers(scene.reference_endmembers.isel(wavelength=slice(None, None, 20)))
-    model = pu.SGLMM(m0, variability_prior=pu.AutoRegressive(0.5), **PARTS[kind]())
+    model = pu.SGLMM(m0, variability_prior=pu.priors.AutoRegressive(0.5), **PARTS[kind]())
     result = pu.fit(model, pu.BiLSTMGuide(model), cubes, num_steps=3, progress=False)
     psi = torch.from_numpy(result.dataset["variability"].values[1])
     a = torch.from_numpy(result.abundances.values[1])
@@ -167,7 +167,7 @@ def test_a_fit_reads_out_its_own_endmembers_and_pixels(kind: str, tmp_path: Path
         np.testing.assert_allclose(result.endmembers(1), m, atol=1e-6)
         np.testing.assert_allclose(result.reconstruct(1), fitted.mixing(m, a), atol=1e-6)
     pyro.clear_param_store()
-    assert pu.degree_of_nonlinearity(result, 1).min() > 0
+    assert pu.posterior.degree_of_nonlinearity(result, 1).min() > 0
     assert not pyro.get_param_store().keys()  # reading leaves it as it was
     loaded = pu.Unmixing.load(result.save(tmp_path / "saved"))
     np.testing.assert_allclose(loaded.reconstruct(1), result.reconstruct(1), atol=1e-6)
@@ -183,7 +183,9 @@ def test_a_fitted_decoder_starts_where_it_is_and_the_original_stays() -> None:
     before = [value.detach().clone() for value in trained.parameters()]
     pyro.clear_param_store()
     model = pu.SGLMM(
-        pu.FixedEndmembers(m0), basis=DecodedBasis(trained), variability_prior=pu.Independent()
+        pu.FixedEndmembers(m0),
+        basis=DecodedBasis(trained),
+        variability_prior=pu.priors.Independent(),
     )
     assert not pyro.get_param_store().keys()  # building a model leaves it as it was
     for ours, theirs in zip(model.basis.decoder.parameters(), before, strict=True):
@@ -198,8 +200,12 @@ def test_a_fitted_decoder_starts_where_it_is_and_the_original_stays() -> None:
     ("make", "error", "text"),
     [
         (lambda: build(mixing="bilinear"), TypeError, "mixing must be a Mixing object"),
-        (lambda: DecodedBasis(pu.DCT(3)), TypeError, "decoder must be a Decoder object"),
-        (lambda: DecodedBasis(pu.ScalingDecoder(), 0), ValueError, "latent_size must be at least"),
+        (lambda: DecodedBasis(pu.bases.DCT(3)), TypeError, "decoder must be a Decoder object"),
+        (
+            lambda: DecodedBasis(pu.bases.ScalingDecoder(), 0),
+            ValueError,
+            "latent_size must be at least",
+        ),
         (
             lambda: build(basis=DecodedBasis(pu.IDNet(np.eye(5)[:, :2] + 0.1).decoder)),
             ValueError,

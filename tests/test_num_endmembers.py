@@ -10,13 +10,10 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from pyro_unmix import num_endmembers as module
-from pyro_unmix import presets, simulate
-from pyro_unmix.num_endmembers import (
-    estimate_num_endmembers,
-    hysime,
-    virtual_dimensionality,
-)
+from pyro_unmix import simulate
+from pyro_unmix.methods import unmix as presets
+from pyro_unmix.start import num_endmembers as module
+from pyro_unmix.start.num_endmembers import estimate_num_endmembers, hysime, virtual_dimensionality
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import _data

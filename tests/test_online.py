@@ -14,8 +14,8 @@ import xarray as xr
 from scipy.optimize import minimize
 
 from pyro_unmix import Unmixing
-from pyro_unmix.baselines import fcls, online_unmixing
-from pyro_unmix.baselines.online import _Inner, project_balls
+from pyro_unmix.methods import fcls, online_unmixing
+from pyro_unmix.methods.online_unmixing import _Inner, project_balls
 from pyro_unmix.metrics import score
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))

@@ -7,23 +7,15 @@ import pytest
 import torch
 from scipy import optimize, special
 
-from pyro_unmix import (
-    DCT,
-    SGLMM,
-    AutoRegressive,
-    ConjugateGuide,
-    FixedEndmembers,
-    Independent,
-    JumpWalk,
-    PosteriorMean,
-    WhiteNoise,
-    simulate,
-)
-from pyro_unmix import posterior as reading
-from pyro_unmix.cubes import as_cube_sequence
-from pyro_unmix.guides import path as paths
-from pyro_unmix.small_matrices import project
-from pyro_unmix.solvers import simplex_scale
+from pyro_unmix import SGLMM, ConjugateGuide, FixedEndmembers, simulate
+from pyro_unmix.bases import DCT
+from pyro_unmix.data.cubes import as_cube_sequence
+from pyro_unmix.guides.conjugate import path as paths
+from pyro_unmix.ops.small_matrices import project
+from pyro_unmix.ops.solvers import simplex_scale
+from pyro_unmix.posterior import PosteriorMean
+from pyro_unmix.posterior import read_out as reading
+from pyro_unmix.priors import AutoRegressive, Independent, JumpWalk, WhiteNoise
 
 BANDS, DATES, MATERIALS = 30, 3, 3
 

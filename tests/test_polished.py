@@ -16,32 +16,27 @@ from pyro import poutine
 from scipy import stats
 from test_result import CUBES
 
-from pyro_unmix import (
-    DCT,
-    SGLMM,
+from pyro_unmix import SGLMM, ConjugateGuide, FixedEndmembers, MeanFieldGuide, Unmixing, fit
+from pyro_unmix.bases import DCT
+from pyro_unmix.kernels import state_chains
+from pyro_unmix.kernels.observations import Observations, quadratic_value
+from pyro_unmix.kernels.sweeps import KEPT, Chains, num_chains, polished
+from pyro_unmix.posterior import read_out as posterior
+from pyro_unmix.posterior.estimates import PolishedMean, PosteriorMean
+from pyro_unmix.priors import (
     AutoRegressive,
-    ConjugateGuide,
     ConstantWalk,
     DirichletWalk,
-    FixedEndmembers,
     Independent,
     JumpWalk,
     KnownAbundances,
     LowRankNoise,
-    MeanFieldGuide,
     SoftmaxWalk,
     StudentNoise,
     StudentWalk,
-    Unmixing,
     WhiteNoise,
-    fit,
-    posterior,
-    state_chains,
 )
-from pyro_unmix.estimates import PolishedMean, PosteriorMean
-from pyro_unmix.misfit import misfit_factor
-from pyro_unmix.observations import Observations, quadratic_value
-from pyro_unmix.sweeps import KEPT, Chains, num_chains, polished
+from pyro_unmix.start.misfit import misfit_factor
 
 BANDS, DATES, PIXELS = 4, 2, 3
 NOISE, SCALE, GAMMA, STEP, JUMP, RHO = 0.03, 0.3, 2.0, 0.4, 2.5, 0.2

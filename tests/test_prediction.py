@@ -19,7 +19,9 @@ from test_checkpoint import CUBES as WITHOUT_GAPS
 from test_checkpoint import automatic, plain
 from test_result import CUBES, PAIRS, SINGLE, fitted
 
-from pyro_unmix import Unmixing, fit, posterior, tile_store
+from pyro_unmix import Unmixing, fit
+from pyro_unmix.posterior import read_out as posterior
+from pyro_unmix.posterior import tile_store
 
 dask = pytest.importorskip("dask.array")
 pytest.importorskip("zarr")

@@ -16,10 +16,12 @@ from pyro.infer import Trace_ELBO
 from scipy.optimize import nnls
 from torch import nn
 
-from pyro_unmix import SGLMM, BiLSTMGuide, ConjugateGuide, fit, presets, redsunn, simulate, unmix
-from pyro_unmix.endmembers import match_endmembers, vca
-from pyro_unmix.mixing import DCT, Brightness, change_detector
-from pyro_unmix.posterior import PlugInMean, PosteriorMean
+from pyro_unmix import SGLMM, BiLSTMGuide, ConjugateGuide, fit, redsunn, simulate, unmix
+from pyro_unmix.bases.linear import DCT, Brightness
+from pyro_unmix.methods import unmix as presets
+from pyro_unmix.mixing import change_detector
+from pyro_unmix.posterior.read_out import PlugInMean, PosteriorMean
+from pyro_unmix.posterior.result import Unmixing
 from pyro_unmix.priors import (
     AutoRegressive,
     FixedEndmembers,
@@ -30,8 +32,8 @@ from pyro_unmix.priors import (
     SoftmaxWalk,
     WhiteNoise,
 )
-from pyro_unmix.result import Unmixing
-from pyro_unmix.selection import choose_start
+from pyro_unmix.start import choose_start
+from pyro_unmix.start.extraction import match_endmembers, vca
 
 LIBRARY = simulate.library(np.linspace(450, 2400, 20))
 # 144 pixels are more than a batch of 128, and 289 are more than one of 256.

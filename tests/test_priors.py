@@ -9,8 +9,8 @@ import torch
 import xarray as xr
 from torch import nn
 
-from pyro_unmix._recipe import from_recipe, to_recipe
-from pyro_unmix.distributions import IsotropicNormal, JumpNormal
+from pyro_unmix.ops.distributions import IsotropicNormal, JumpNormal
+from pyro_unmix.ops.recipes import from_recipe, to_recipe
 from pyro_unmix.priors import (
     AbundancePrior,
     AutoRegressive,

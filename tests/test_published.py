@@ -16,27 +16,15 @@ import xarray as xr
 from pyro import poutine
 from scipy import fft
 
-from pyro_unmix import (
-    FreeEndmembers,
-    PlugInMean,
-    RandomWalk,
-    Unmixing,
-    WhiteNoise,
-    fit,
-    simulate,
-)
-from pyro_unmix.baselines import fcls
-from pyro_unmix.losses import Ramp, WeightedELBO
-from pyro_unmix.posterior import as_tensors, quiet_pyro, read_out
-from pyro_unmix.presets import redsunn_published
-from pyro_unmix.published import (
-    FirstDateSGLMM,
-    PublishedGuide,
-    RawDCT,
-    TransposedDCT,
-    VarianceWalk,
-    along_trajectories,
-)
+from pyro_unmix import Unmixing, fit, simulate
+from pyro_unmix.guides.published import PublishedGuide
+from pyro_unmix.infer.weighted_elbo import Ramp, WeightedELBO
+from pyro_unmix.methods import fcls
+from pyro_unmix.methods.redsunn_published import along_trajectories, redsunn_published
+from pyro_unmix.models.published import FirstDateSGLMM, RawDCT, TransposedDCT, VarianceWalk
+from pyro_unmix.posterior import PlugInMean
+from pyro_unmix.posterior.read_out import as_tensors, quiet_pyro, read_out
+from pyro_unmix.priors import FreeEndmembers, RandomWalk, WhiteNoise
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
@@ -380,7 +368,9 @@ def test_the_preset_takes_its_own_endmembers_and_settings() -> None:
 def test_settings_are_refused_before_anything_is_computed(
     settings: dict[str, Any], error: type[Exception], text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pyro_unmix.presets.vca", lambda *_, **__: pytest.fail("computed"))
+    monkeypatch.setattr(
+        "pyro_unmix.methods.redsunn_published.vca", lambda *_, **__: pytest.fail("computed")
+    )
     with pytest.raises(error, match=text):
         redsunn_published(CUBES, 3, **settings)
 
@@ -392,7 +382,7 @@ def test_the_read_out_computes_on_one_thread(monkeypatch: pytest.MonkeyPatch) ->
         seen.append(torch.get_num_threads())
         return result
 
-    monkeypatch.setattr("pyro_unmix.presets.along_trajectories", spy)
+    monkeypatch.setattr("pyro_unmix.methods.unmix.along_trajectories", spy)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:

@@ -10,16 +10,9 @@ import pytest
 import torch
 from scipy import linalg, stats
 
-from pyro_unmix import (
-    DCT,
-    SGLMM,
-    AutoRegressive,
-    ConstantWalk,
-    FixedEndmembers,
-    Independent,
-    JumpWalk,
-    WhiteNoise,
-)
+from pyro_unmix import SGLMM, FixedEndmembers
+from pyro_unmix.bases import DCT
+from pyro_unmix.priors import AutoRegressive, ConstantWalk, Independent, JumpWalk, WhiteNoise
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 

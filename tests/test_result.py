@@ -15,10 +15,11 @@ import reference
 import torch
 import xarray as xr
 
-from pyro_unmix import SGLMM, BiLSTMGuide, ConjugateGuide, Unmixing, fit, posterior, simulate
-from pyro_unmix.guides import conjugate
-from pyro_unmix.mixing import DCT, Brightness, LearnedBasis
-from pyro_unmix.posterior import Noise, PlugInMean, PosteriorMean
+from pyro_unmix import SGLMM, BiLSTMGuide, ConjugateGuide, Unmixing, fit, simulate
+from pyro_unmix.bases.linear import DCT, Brightness, LearnedBasis
+from pyro_unmix.guides.conjugate import guide as conjugate
+from pyro_unmix.posterior import read_out as posterior
+from pyro_unmix.posterior.read_out import Noise, PlugInMean, PosteriorMean
 from pyro_unmix.priors import (
     AutoRegressive,
     FixedEndmembers,

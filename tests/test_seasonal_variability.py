@@ -12,26 +12,27 @@ from scipy import stats
 
 import pyro_unmix
 from pyro_unmix import (
-    DCT,
     SGLMM,
-    AutoRegressive,
     BiLSTMGuide,
     Brightness,
     ConjugateGuide,
-    ConstantWalk,
     FixedEndmembers,
+    MeanFieldGuide,
+)
+from pyro_unmix.bases import DCT
+from pyro_unmix.methods import unmix as presets
+from pyro_unmix.priors import (
+    AutoRegressive,
+    ConstantWalk,
     Independent,
     JumpWalk,
-    MeanFieldGuide,
     SeasonalVariability,
     SmoothVariability,
     WhiteNoise,
-    choose_season_start,
-    presets,
 )
 from pyro_unmix.priors.part import SMOOTH_VARIABILITY, UNEVEN_VARIABILITY
-from pyro_unmix.selection import Start, season_share
-from pyro_unmix.selection.seasonal import _mean_variability, _predicted_share, _SeasonFit
+from pyro_unmix.start import Start, choose_season_start, season_share
+from pyro_unmix.start.seasons import _mean_variability, _predicted_share, _SeasonFit
 
 WAVES = np.linspace(0, 1, 8)
 M = np.stack([0.2 + 0.5 * WAVES, 0.6 - 0.4 * WAVES**2], axis=1)
@@ -333,7 +334,7 @@ def test_share_needs_dates_and_years():
 def test_share_and_start_look_at_a_part_of_large_scenes(monkeypatch):
     cubes = _cubes(1.0, dates=LONG)
     whole = season_share(cubes, _start())
-    monkeypatch.setattr("pyro_unmix.selection.seasonal._MOST_PIXEL_DATES", 480)
+    monkeypatch.setattr("pyro_unmix.start.seasons._MOST_PIXEL_DATES", 480)
     part = season_share(cubes, _start())
     assert part != whole and part > 0.4
     assert part == season_share(cubes, _start())
@@ -346,13 +347,13 @@ def test_unmix_models_seasons_where_there_are_any(caplog):
         result = pyro_unmix.unmix(cubes, endmembers=M, num_steps=0, progress=False)
         assert isinstance(result.model.variability_prior, kind)
     cubes = _cubes(1.0, dates=LONG)
-    for wish in ({"polish": True}, {"estimate": pyro_unmix.PolishedMean()}):
+    for wish in ({"polish": True}, {"estimate": pyro_unmix.posterior.read_out.PolishedMean()}):
         caplog.clear()
         with caplog.at_level("WARNING"):
             result = pyro_unmix.unmix(cubes, endmembers=M, num_steps=0, progress=False, **wish)
         assert "not polished" in caplog.text
-        assert type(result.estimate) is pyro_unmix.PosteriorMean
-    few = pyro_unmix.PlugInMean(4)  # no wish to polish
+        assert type(result.estimate) is pyro_unmix.posterior.read_out.PosteriorMean
+    few = pyro_unmix.posterior.read_out.PlugInMean(4)  # no wish to polish
     result = pyro_unmix.unmix(cubes, endmembers=M, num_steps=0, progress=False, estimate=few)
     assert result.estimate == few
 

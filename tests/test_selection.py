@@ -9,9 +9,11 @@ import torch
 import xarray as xr
 
 from pyro_unmix import SGLMM, simulate
-from pyro_unmix.mixing import DCT, Brightness, LearnedBasis, design_matrix
+from pyro_unmix.bases.linear import DCT, Brightness, LearnedBasis
+from pyro_unmix.mixing import design_matrix
+from pyro_unmix.ops.solvers import MarginalMixing
 from pyro_unmix.priors import Independent, JumpWalk, WhiteNoise
-from pyro_unmix.selection import (
+from pyro_unmix.start import (
     Start,
     choose_start,
     estimate_noise_scale,
@@ -20,7 +22,6 @@ from pyro_unmix.selection import (
     refine_endmembers,
     temporal_correlation,
 )
-from pyro_unmix.solvers import MarginalMixing
 
 DIMS = ("time", "y", "x", "wavelength")
 WAVELENGTH = np.linspace(450, 2400, 24)

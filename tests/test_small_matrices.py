@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_unmix import small_matrices as small
+from pyro_unmix.ops import small_matrices as small
 
 SIZES = [1, 2, 3, 4, 8, 9, 17, 20]
 COUNT = 30

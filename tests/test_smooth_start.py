@@ -7,12 +7,12 @@ from scipy import optimize
 
 import pyro_unmix
 from pyro_unmix import simulate
-from pyro_unmix.cubes import as_cube_sequence
+from pyro_unmix.bases.linear import DCT
+from pyro_unmix.data.cubes import as_cube_sequence
 from pyro_unmix.metrics import nrmse_abundances
-from pyro_unmix.mixing import DCT
 from pyro_unmix.priors import SmoothVariability
-from pyro_unmix.selection import choose_smooth_start, choose_start, field_correlation
-from pyro_unmix.selection.smooth_fit import SmoothFit, conjugate_gradients
+from pyro_unmix.start import choose_smooth_start, choose_start, field_correlation
+from pyro_unmix.start.field_fit import SmoothFit, conjugate_gradients
 
 MATERIALS = ["vegetation", "soil", "snow"]
 WAVELENGTHS = np.linspace(400, 2500, 20)
@@ -203,7 +203,7 @@ def test_a_date_without_images_is_no_hindrance(smooth):
 
 
 def test_variability_smooth_in_space_alone_has_no_memory(smooth, monkeypatch):
-    monkeypatch.setattr("pyro_unmix.presets.temporal_correlation", lambda cubes, start: -0.02)
+    monkeypatch.setattr("pyro_unmix.methods.unmix.temporal_correlation", lambda cubes, start: -0.02)
     result = pyro_unmix.unmix(
         smooth.cubes, endmembers=smooth.reference_endmembers, num_steps=0, progress=False
     )
@@ -211,7 +211,7 @@ def test_variability_smooth_in_space_alone_has_no_memory(smooth, monkeypatch):
 
 
 def test_large_sequences_are_unmixed_pixel_by_pixel(smooth, monkeypatch, caplog):
-    monkeypatch.setattr("pyro_unmix.presets.MOST_PIXEL_DATES", 100)
+    monkeypatch.setattr("pyro_unmix.methods.unmix.MOST_PIXEL_DATES", 100)
     result = pyro_unmix.unmix(
         smooth.cubes, endmembers=smooth.reference_endmembers, num_steps=0, progress=False
     )
@@ -221,7 +221,7 @@ def test_large_sequences_are_unmixed_pixel_by_pixel(smooth, monkeypatch, caplog)
 
 def test_large_images_are_looked_at_in_their_middle(smooth, monkeypatch):
     start = choose_start(smooth.cubes, 3, endmembers=smooth.reference_endmembers, basis=DCT(4))
-    monkeypatch.setattr("pyro_unmix.selection.smooth._WIDEST", 8)
+    monkeypatch.setattr("pyro_unmix.start.field._WIDEST", 8)
     middle = smooth.cubes.isel(y=slice(2, 10), x=slice(1, 9))
     assert field_correlation(smooth.cubes, start) == field_correlation(middle, start)
 

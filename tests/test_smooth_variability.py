@@ -12,17 +12,12 @@ from pyro.infer import Trace_ELBO
 from scipy import stats
 
 import pyro_unmix
+from pyro_unmix.bases.linear import DCT, LearnedBasis
 from pyro_unmix.guides import BiLSTMGuide, ConjugateGuide, MeanFieldGuide
-from pyro_unmix.mixing import DCT, LearnedBasis
 from pyro_unmix.models import SGLMM
-from pyro_unmix.priors import (
-    AutoRegressive,
-    FixedEndmembers,
-    Independent,
-    SmoothVariability,
-)
+from pyro_unmix.models.published import FirstDateSGLMM
+from pyro_unmix.priors import AutoRegressive, FixedEndmembers, Independent, SmoothVariability
 from pyro_unmix.priors.part import SMOOTH_VARIABILITY, UNEVEN_VARIABILITY
-from pyro_unmix.published import FirstDateSGLMM
 
 SHAPE = (3, 5, 6)  # dates, rows, columns
 NUM_PIXELS = 30
@@ -291,7 +286,7 @@ def test_sweeps_refuse_a_field_before_training():
     with pytest.raises(ValueError, match="variability of every pixel's own"):
         pyro_unmix.fit(
             model, ConjugateGuide(model), cubes, num_steps=10**6, progress=False,
-            estimate=pyro_unmix.PolishedMean(),
+            estimate=pyro_unmix.posterior.read_out.PolishedMean(),
         )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ import torch
 from scipy import optimize
 
 from pyro_unmix.mixing import design_matrix
-from pyro_unmix.solvers import MarginalMixing, fcls, project_simplex, simplex_quadratic
+from pyro_unmix.ops.solvers import MarginalMixing, fcls, project_simplex, simplex_quadratic
 
 SIZES = range(1, 7)
 

@@ -10,19 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_unmix import (
-    DCT,
-    SGLMM,
-    AutoRegressive,
-    ConjugateGuide,
-    FixedEndmembers,
-    Independent,
-    JumpWalk,
-    LearnedBasis,
-    RandomWalk,
-    WhiteNoise,
-    simulate,
-)
+from pyro_unmix import SGLMM, ConjugateGuide, FixedEndmembers, simulate
+from pyro_unmix.bases import DCT, LearnedBasis
+from pyro_unmix.priors import AutoRegressive, Independent, JumpWalk, RandomWalk, WhiteNoise
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 

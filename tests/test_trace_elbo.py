@@ -14,8 +14,8 @@ from pyro.distributions.testing.rejection_gamma import ShapeAugmentedGamma
 from pyro.infer import Trace_ELBO
 from pyro.infer.autoguide import AutoNormalMessenger
 
-from pyro_unmix import trace_elbo
-from pyro_unmix.trace_elbo import loss_and_grads
+from pyro_unmix.infer import trace_elbo
+from pyro_unmix.infer.trace_elbo import loss_and_grads
 
 SIZE, TOTAL = 5, 20
 DATA = torch.linspace(-1, 2, SIZE * 3).reshape(SIZE, 3)

@@ -9,9 +9,9 @@ import torch
 from pyro import distributions as dist
 from pyro.infer import Trace_ELBO
 
-from pyro_unmix.plan import Plan
-from pyro_unmix.posterior import prepare_steps
-from pyro_unmix.training import CheckedSVI, Optimiser
+from pyro_unmix.infer.step import CheckedSVI, Optimiser
+from pyro_unmix.infer.stopping import Plan
+from pyro_unmix.posterior.read_out import prepare_steps
 
 
 def svi() -> CheckedSVI:

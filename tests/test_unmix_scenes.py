@@ -9,9 +9,10 @@ import pytest
 import xarray as xr
 
 import pyro_unmix as pu
-from pyro_unmix import estimates, presets
-from pyro_unmix.prediction import as_lazy_cubes
-from pyro_unmix.selection import blocks, spread_blocks
+from pyro_unmix.data.lazy import as_lazy_cubes
+from pyro_unmix.methods import unmix as presets
+from pyro_unmix.posterior import estimates
+from pyro_unmix.start import blocks, spread_blocks
 
 Callback = pytest.importorskip("dask.callbacks").Callback
 
@@ -83,7 +84,7 @@ def test_unmix_of_a_large_scene_in_chunks_never_loads_it(small_blocks, monkeypat
     order = pu.match_endmembers(result.reference_endmembers.values, truth.values)
     found = result.abundances.values[..., order]
     error = np.linalg.norm(found - SCENE.abundances.values) / np.linalg.norm(SCENE.abundances)
-    plain = pu.baselines.fcls(CUBES, 3, progress=False)
+    plain = pu.methods.fcls(CUBES, 3, progress=False)
     order = pu.match_endmembers(plain.reference_endmembers.values, truth.values)
     worse = np.linalg.norm(plain.abundances.values[..., order] - SCENE.abundances.values)
     assert error < 0.6 * worse / np.linalg.norm(SCENE.abundances)
@@ -112,7 +113,7 @@ def test_polish_widens_and_does_not_worsen():
         low, high = result.interval(0.9, num_samples=64).values
         covered[polish] = ((low <= truth) & (truth <= high)).mean()
         errors[polish] = np.sqrt(np.mean((result.abundances.values - truth) ** 2))
-    assert isinstance(result.estimate, pu.PolishedMean)
+    assert isinstance(result.estimate, pu.posterior.PolishedMean)
     assert result.estimate.noise_factor >= 1
     assert covered[True] > covered[False] + 0.02
     assert errors[True] < 1.05 * errors[False]
@@ -124,7 +125,7 @@ TRUTH = SCENE.reference_endmembers.isel(wavelength=slice(0, 224, 4))
 
 def test_sequences_are_polished_by_sixteen_fast_sweeps_and_the_misfit(monkeypatch):
     monkeypatch.setattr(presets, "misfit_factor", lambda *_: 1.5)
-    wanted = pu.PolishedMean(num_sweeps=16, noise_factor=1.5, exact=False)
+    wanted = pu.posterior.PolishedMean(num_sweeps=16, noise_factor=1.5, exact=False)
     for settings in ({}, {"polish": True}):
         result = pu.unmix(TINY, endmembers=TRUTH, num_steps=0, progress=False, **settings)
         assert result.estimate == wanted
@@ -133,10 +134,10 @@ def test_sequences_are_polished_by_sixteen_fast_sweeps_and_the_misfit(monkeypatc
 @pytest.mark.parametrize(
     ("num_dates", "most", "settings", "wanted"),
     [
-        (2, 100_000, {}, pu.PosteriorMean()),
-        (3, 47, {}, pu.PosteriorMean()),  # 3 dates of 16 pixels are 48
-        (3, 100_000, {"polish": False}, pu.PosteriorMean()),
-        (3, 100_000, {"estimate": pu.PosteriorMean(32)}, pu.PosteriorMean(32)),
+        (2, 100_000, {}, pu.posterior.PosteriorMean()),
+        (3, 47, {}, pu.posterior.PosteriorMean()),  # 3 dates of 16 pixels are 48
+        (3, 100_000, {"polish": False}, pu.posterior.PosteriorMean()),
+        (3, 100_000, {"estimate": pu.posterior.PosteriorMean(32)}, pu.posterior.PosteriorMean(32)),
         (3, 48, {}, None),
         (1, 10, {"polish": True}, None),
     ],
@@ -146,7 +147,7 @@ def test_when_unmix_polishes(monkeypatch, num_dates, most, settings, wanted):
     cubes = TINY.isel(time=slice(0, num_dates))
     result = pu.unmix(cubes, endmembers=TRUTH, num_steps=0, progress=False, **settings)
     if wanted is None:
-        assert isinstance(result.estimate, pu.PolishedMean)
+        assert isinstance(result.estimate, pu.posterior.PolishedMean)
     else:
         assert result.estimate == wanted
 
@@ -162,8 +163,8 @@ def test_other_images_are_read_out_as_is_asked():
     result = pu.unmix(TINY, endmembers=TRUTH, num_steps=0, progress=False)
     plain = pu.unmix(TINY, endmembers=TRUTH, num_steps=0, polish=False, progress=False)
     xr.testing.assert_equal(result.predict(TINY).abundances, result.abundances)
-    other = result.predict(TINY, estimate=pu.PosteriorMean())
-    assert other.estimate == pu.PosteriorMean()
+    other = result.predict(TINY, estimate=pu.posterior.PosteriorMean())
+    assert other.estimate == pu.posterior.PosteriorMean()
     xr.testing.assert_equal(other.abundances, plain.abundances)
     assert abs(other.abundances - result.abundances).max() > 1e-3
     xr.testing.assert_equal(other.sample(4), plain.sample(4))
@@ -176,7 +177,7 @@ def test_a_large_scene_to_be_polished_is_warned_of(monkeypatch, caplog):
     monkeypatch.setattr(estimates, "MOST_POLISHED", 47)
     with caplog.at_level(logging.WARNING):
         result.predict(TINY.isel(time=slice(0, 2)))  # 32 pixel-dates
-        result.predict(TINY, estimate=pu.PosteriorMean())
+        result.predict(TINY, estimate=pu.posterior.PosteriorMean())
         assert "millisecond" not in caplog.text
         result.predict(TINY)
     assert "each of 48 pixel-dates" in caplog.text
@@ -186,4 +187,4 @@ def test_polish_is_checked():
     with pytest.raises(TypeError, match="polish must be True, False or None, got 8"):
         pu.unmix(CUBES, 3, polish=8)
     with pytest.raises(ValueError, match="polish=True or an estimate, got both"):
-        pu.unmix(CUBES, 3, polish=True, estimate=pu.PosteriorMean())
+        pu.unmix(CUBES, 3, polish=True, estimate=pu.posterior.PosteriorMean())

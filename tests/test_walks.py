@@ -14,9 +14,10 @@ from pyro import poutine
 from scipy import special, stats
 
 from pyro_unmix import SGLMM, priors
-from pyro_unmix._recipe import from_recipe, to_recipe
+from pyro_unmix.bases.linear import Brightness
+from pyro_unmix.data.days import as_days
 from pyro_unmix.guides import BiLSTMGuide, ConjugateGuide, Guide
-from pyro_unmix.mixing import Brightness
+from pyro_unmix.ops.recipes import from_recipe, to_recipe
 from pyro_unmix.priors import (
     AutoRegressive,
     ConstantWalk,
@@ -32,7 +33,6 @@ from pyro_unmix.priors import (
     StudentWalk,
     VariabilityPrior,
 )
-from pyro_unmix.priors.part import as_days
 
 FLOAT32 = 1e-6  # starting values are rounded before a part is made double
 ELAPSED = [1.0, 0.25, 3.0]
@@ -469,7 +469,7 @@ def test_a_recipe_of_the_time_before_dates_and_starts_is_read():
         "arguments": {
             "endmembers": {"class": "pyro_unmix.priors.FixedEndmembers",
                            "arguments": {"endmembers": {"array": 0}}},
-            "basis": {"class": "pyro_unmix.mixing.Brightness", "arguments": {}},
+            "basis": {"class": "pyro_unmix.bases.linear.Brightness", "arguments": {}},
             "abundance_prior": {"class": "pyro_unmix.priors.JumpWalk", "arguments": {"scale": 0.3}},
             "variability_prior": {"class": "pyro_unmix.priors.AutoRegressive",
                                   "arguments": {"coefficient": 0.5}},

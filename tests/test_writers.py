@@ -13,9 +13,9 @@ import pytest
 import xarray as xr
 
 from pyro_unmix import SGLMM, ConjugateGuide, Unmixing, fit, simulate
-from pyro_unmix.baselines import fcls
-from pyro_unmix.io.rasters import write_envi, write_geotiff
-from pyro_unmix.mixing import DCT
+from pyro_unmix.bases.linear import DCT
+from pyro_unmix.io.write.rasters import write_envi, write_geotiff
+from pyro_unmix.methods import fcls
 
 rasterio = pytest.importorskip("rasterio")
 pytest.importorskip("rioxarray")

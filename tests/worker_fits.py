@@ -14,7 +14,7 @@ from pyro import distributions as dist
 from pyro.infer.autoguide import AutoNormal
 
 import pyro_unmix as pu
-from pyro_unmix.workers import join
+from pyro_unmix.infer.workers import join
 
 LIBRARY = pu.simulate.library(np.linspace(450, 2400, 40))
 SCENE = pu.simulate.scaled_scene(num_dates=3, height=7, width=6, library=LIBRARY, seed=1)
@@ -26,16 +26,16 @@ SETTINGS = {"num_steps": 50, "batch_size": 7, "learning_rate": 0.01, "seed": 3}
 
 def paper(seed: int = 0):
     """In double precision: from this start steps enlarge a rounding error of float32 a thousand times."""
-    model = pu.SGLMM(SCENE.reference_endmembers, basis=pu.DCT(2), seed=seed).double()
+    model = pu.SGLMM(SCENE.reference_endmembers, basis=pu.bases.DCT(2), seed=seed).double()
     return model, pu.BiLSTMGuide(model, seed=seed).double()
 
 
 def ours(seed: int = 0):
     model = pu.SGLMM(
         pu.FixedEndmembers(SCENE.reference_endmembers),
-        basis=pu.DCT(2, scale=0.4),
-        abundance_prior=pu.JumpWalk(),
-        variability_prior=pu.Independent(),
+        basis=pu.bases.DCT(2, scale=0.4),
+        abundance_prior=pu.priors.JumpWalk(),
+        variability_prior=pu.priors.Independent(),
         seed=seed,
     )
     return model, pu.ConjugateGuide(model, seed=seed)
@@ -47,13 +47,17 @@ def plates(pixels, valid, *, index=None, size=None, features=None):
 
 def automatic(seed: int = 0):
     """Parameters that are made, with random draws, at the first call."""
-    model = pu.SGLMM(pu.FixedEndmembers(SCENE.reference_endmembers), basis=pu.DCT(1), seed=seed)
+    model = pu.SGLMM(
+        pu.FixedEndmembers(SCENE.reference_endmembers), basis=pu.bases.DCT(1), seed=seed
+    )
     return model, AutoNormal(model, create_plates=plates, init_scale=0.3)
 
 
 def plain(seed: int = 0):
     """A function whose parameters are random and live in the store alone."""
-    model = pu.SGLMM(pu.FixedEndmembers(SCENE.reference_endmembers), basis=pu.DCT(1), seed=seed)
+    model = pu.SGLMM(
+        pu.FixedEndmembers(SCENE.reference_endmembers), basis=pu.bases.DCT(1), seed=seed
+    )
 
     def guide(pixels, valid, *, index=None, size=None, features=None):
         loc = pyro.param("loc", lambda: 0.1 * torch.randn(3))
@@ -110,7 +114,7 @@ def message(call) -> str:
     return "no error"
 
 
-class Spoilt(pu.WhiteNoise):
+class Spoilt(pu.priors.WhiteNoise):
     """Not finite at the first pixel of what the second worker computes."""
 
     def distributions(self):
@@ -143,7 +147,7 @@ def main(folder: Path) -> None:
     model, guide = ours()
     other = message(lambda: pu.fit(model, guide, CUBES + 0.01 * rank, num_steps=1))
     settings = message(lambda: pu.fit(model, guide, CUBES, num_steps=1, batch_size=4 + rank))
-    spoilt = pu.SGLMM(SCENE.reference_endmembers, basis=pu.DCT(2), noise=Spoilt())
+    spoilt = pu.SGLMM(SCENE.reference_endmembers, basis=pu.bases.DCT(2), noise=Spoilt())
     failure = message(lambda: pu.fit(spoilt, pu.BiLSTMGuide(spoilt), CUBES, num_steps=1))
     other_fit = message(lambda: run("paper", checkpoint=kept))
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from pyro_unmix.fit import NonFiniteLossError
+from pyro_unmix.infer.fit import NonFiniteLossError
 
 # Arguments of the readers in their messages, and the options that pass them on.
 _ARGUMENT = re.compile(

@@ -9,16 +9,16 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from pyro_unmix.baselines import fcls
 from pyro_unmix.cli.arguments import add_out_folder, add_seed, make_folder
 from pyro_unmix.cli.console import bad_input, say, table
 from pyro_unmix.cli.pictures import write_pictures
 from pyro_unmix.cli.results import write_scene
-from pyro_unmix.endmembers import match_endmembers
+from pyro_unmix.methods import fcls
+from pyro_unmix.methods.unmix import unmix
 from pyro_unmix.metrics import score
-from pyro_unmix.presets import unmix
-from pyro_unmix.result import Unmixing
+from pyro_unmix.posterior.result import Unmixing
 from pyro_unmix.simulate import Scene, scaled_scene
+from pyro_unmix.start.extraction import match_endmembers
 
 _SIZES = {"num_dates": 6, "height": 50, "width": 50, "num_endmembers": 3}
 _QUICK_SIZES = {"num_dates": 3, "height": 24, "width": 24, "num_endmembers": 3}

@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from pyro_unmix._names import material_names
 from pyro_unmix.cli import arguments as options
 from pyro_unmix.cli.console import BadInput, bad_input, say, say_json
-from pyro_unmix.io.rasters import write_sli
-from pyro_unmix.io.writers import cf_dataset, need, workshop
-from pyro_unmix.num_endmembers import estimate_num_endmembers
-from pyro_unmix.selection import choose_start
+from pyro_unmix.data.names import material_names
+from pyro_unmix.io.write.datasets import cf_dataset, workshop
+from pyro_unmix.io.write.rasters import write_sli
+from pyro_unmix.ops.extras import need
+from pyro_unmix.start import choose_start
+from pyro_unmix.start.num_endmembers import estimate_num_endmembers
 
 _SUFFIXES = (".csv", ".nc", ".sli")
 

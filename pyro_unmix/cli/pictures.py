@@ -7,7 +7,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 
 from pyro_unmix import plots
-from pyro_unmix.result import Unmixing
+from pyro_unmix.posterior.result import Unmixing
 from pyro_unmix.simulate import Scene
 
 

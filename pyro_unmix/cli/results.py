@@ -13,7 +13,7 @@ import xarray as xr
 from pyro_unmix.cli.console import bad_input
 from pyro_unmix.io import FileError
 from pyro_unmix.io.errors import parsing
-from pyro_unmix.result import Unmixing
+from pyro_unmix.posterior.result import Unmixing
 from pyro_unmix.simulate import Scene
 
 _NEEDED = {"abundances", "reference_endmembers"}

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from pyro_unmix import metrics
-from pyro_unmix._names import material_names
 from pyro_unmix.cli.arguments import add_json
 from pyro_unmix.cli.console import bad_input, facts, say, say_json
 from pyro_unmix.cli.results import Truth, load_result, load_truth
-from pyro_unmix.endmembers import match_endmembers
-from pyro_unmix.result import Unmixing
+from pyro_unmix.data.names import material_names
+from pyro_unmix.posterior.result import Unmixing
+from pyro_unmix.start.extraction import match_endmembers
 
 _NAMES = ("NRMSE_A", "RMSE_A", "NRMSE_M", "SAM_M", "NRMSE_Y")
 

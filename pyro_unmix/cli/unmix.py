@@ -16,25 +16,20 @@ from typing import Any
 
 import xarray as xr
 
-from pyro_unmix._bands import same_bands
-from pyro_unmix._names import material_names
-from pyro_unmix.baselines import fcls, hbun, kalman_em, online_unmixing
 from pyro_unmix.cli import arguments as options
 from pyro_unmix.cli.console import BadInput, bad_input, facts, say, say_json
 from pyro_unmix.cli.pictures import write_pictures
-from pyro_unmix.endmembers import extract_endmembers
-from pyro_unmix.estimates import MOST_POLISHED
+from pyro_unmix.data.bands import same_bands
+from pyro_unmix.data.names import material_names
 from pyro_unmix.io import FileError, read_library
-from pyro_unmix.num_endmembers import estimate_num_endmembers
-from pyro_unmix.presets import (
-    MIN_DATES,
-    NUM_EPOCHS,
-    NUM_STEPS,
-    redsunn,
-    redsunn_published,
-    unmix,
-)
-from pyro_unmix.result import Unmixing
+from pyro_unmix.methods import fcls, hbun, kalman_em, online_unmixing
+from pyro_unmix.methods.redsunn import NUM_EPOCHS, redsunn
+from pyro_unmix.methods.redsunn_published import redsunn_published
+from pyro_unmix.methods.unmix import MIN_DATES, NUM_STEPS, unmix
+from pyro_unmix.posterior.estimates import MOST_POLISHED
+from pyro_unmix.posterior.result import Unmixing
+from pyro_unmix.start.extraction import extract_endmembers
+from pyro_unmix.start.num_endmembers import estimate_num_endmembers
 
 _TRAINED = ("unmix", "redsunn", "redsunn_published", "hbun")
 _RESUMABLE = ("unmix", "redsunn", "redsunn_published")

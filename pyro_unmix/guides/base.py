@@ -11,7 +11,7 @@ import torch
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from pyro_unmix._recipe import Recorded
+from pyro_unmix.ops.recipes import Recorded
 from pyro_unmix.priors.part import SMOOTH_VARIABILITY
 
 Noise = Callable[[str, int], Tensor]

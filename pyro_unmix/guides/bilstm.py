@@ -8,19 +8,14 @@ import pyro
 import torch
 from torch import Tensor, nn
 
-from pyro_unmix._random import seeded
-from pyro_unmix.distributions import DiagonalNormal
 from pyro_unmix.guides.base import Guide, glorot
 from pyro_unmix.guides.encoders import Encoder, built, encoded
 from pyro_unmix.guides.gaussians import Spreads, num_below
-from pyro_unmix.mixing import (
-    change_detector,
-    linear_regression,
-    to_abundances,
-    to_softmax_basis,
-)
+from pyro_unmix.mixing import NONLINEAR, change_detector, linear_regression
 from pyro_unmix.models.sglmm import SGLMM
-from pyro_unmix.nonlinear import NONLINEAR
+from pyro_unmix.ops.distributions import DiagonalNormal
+from pyro_unmix.ops.seeding import seeded
+from pyro_unmix.ops.simplex import to_abundances, to_softmax_basis
 from pyro_unmix.priors.part import (
     BAND_NOISE,
     COLOURED_NOISE,

@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from pyro_unmix._check import positive_int
-from pyro_unmix._recipe import Recorded
 from pyro_unmix.guides.base import BiLSTM
+from pyro_unmix.ops.checks import positive_int
+from pyro_unmix.ops.recipes import Recorded
 
 
 class Encoder(Recorded, nn.Module):

@@ -8,8 +8,8 @@ import torch
 from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor
 
-from pyro_unmix._recipe import Recorded
-from pyro_unmix.distributions import DiagonalNormal, PrecisionNormal
+from pyro_unmix.ops.distributions import DiagonalNormal, PrecisionNormal
+from pyro_unmix.ops.recipes import Recorded
 
 _NUM_POINTS = 128  # draws behind a mean
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_unmix._check import in_range, positive_int
 from pyro_unmix.guides.families import Family, White, fixed_noise
+from pyro_unmix.ops.checks import in_range, positive_int
 
 _LOG_2PI = math.log(2 * math.pi)
 _LEAST = 1e-3  # width and height of a bin, as a share of the interval; slope at a knot

@@ -6,7 +6,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
-from pyro_unmix.distributions import DiagonalNormal, PrecisionNormal
+from pyro_unmix.ops.distributions import DiagonalNormal, PrecisionNormal
 
 
 def num_below(size: int) -> int:

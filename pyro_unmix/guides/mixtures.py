@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_unmix._check import positive_int
 from pyro_unmix.guides.families import Family, White
+from pyro_unmix.ops.checks import positive_int
 
 _LOG_2PI = math.log(2 * math.pi)
 _EDGE = 1e-9  # of a uniform number that becomes a normal one

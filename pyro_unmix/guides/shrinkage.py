@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from pyro_unmix._check import in_range, positive_int
-from pyro_unmix.mixing import clip_to_simplex
-from pyro_unmix.nonlinear import Mixing
+from pyro_unmix.mixing import Mixing
+from pyro_unmix.ops.checks import in_range, positive_int
+from pyro_unmix.ops.simplex import clip_to_simplex
 from pyro_unmix.priors import Part
 
 _RIDGE = 1e-6

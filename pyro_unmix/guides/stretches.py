@@ -8,8 +8,8 @@ import torch
 from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor
 
-from pyro_unmix.distributions import DiagonalNormal, PrecisionNormal
 from pyro_unmix.guides.families import Family, fixed_noise
+from pyro_unmix.ops.distributions import DiagonalNormal, PrecisionNormal
 
 _NUM_FEATURES = 6
 _STEEPEST = 3.0  # largest logarithm of a slope

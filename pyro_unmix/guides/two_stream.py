@@ -12,14 +12,14 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyro_unmix._check import in_range, positive_int
-from pyro_unmix.decoders import Decoder
-from pyro_unmix.dirichlet import NOISE_PER_MATERIAL, dirichlet_from_noise
-from pyro_unmix.distributions import DiagonalNormal
+from pyro_unmix.bases.decoded import Decoder
 from pyro_unmix.guides.base import Guide, Noise
 from pyro_unmix.guides.shrinkage import Regression, ShrinkageSteps
 from pyro_unmix.models.idnet import IDNet, check_one_date
-from pyro_unmix.perceptrons import MaterialPerceptron, perceptron
+from pyro_unmix.ops.checks import in_range, positive_int
+from pyro_unmix.ops.dirichlet import NOISE_PER_MATERIAL, dirichlet_from_noise
+from pyro_unmix.ops.distributions import DiagonalNormal
+from pyro_unmix.ops.perceptrons import MaterialPerceptron, perceptron
 
 _FLOOR = 1e-2
 

@@ -1,9 +1,16 @@
-"""Files in: one file per format, one table of them (`registry`), one call for all of them."""
+"""Files in and out.
+
+`sequence` is `read_sequence`, the one call for images; it asks `registry` for the reader of a file, one of `formats`.
+What a reader returns (`stored`, `rows`) becomes reflectance by the rules of `image`, with bands by `spectral_axis` and
+`common_bands`, places by `grid`, and what the caller says in place of the file by `given`; `lazy` does so by blocks.
+`libraries` reads spectral libraries, `write` writes results, `integrity` notices damaged files. Whatever is wrong with
+a file is a `FileError`.
+"""
 
 from __future__ import annotations
 
 from pyro_unmix.io.errors import FileError
-from pyro_unmix.io.library import read_library
+from pyro_unmix.io.libraries.library import read_library
 from pyro_unmix.io.sequence import read_sequence
 
 __all__ = ["FileError", "read_library", "read_sequence"]

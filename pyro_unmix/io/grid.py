@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from pyro_unmix._crs import lacks_datum, same_crs
+from pyro_unmix.data.crs import lacks_datum, same_crs
 from pyro_unmix.io.errors import FileError
 from pyro_unmix.io.stored import Image
 

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from pyro_unmix._check import plausible_reflectance
-from pyro_unmix.cubes import as_cube_sequence
+from pyro_unmix.data.checks import plausible_reflectance
+from pyro_unmix.data.cubes import as_cube_sequence
 from pyro_unmix.io.errors import FileError
 from pyro_unmix.io.grid import spatial_coords
 from pyro_unmix.io.spectral_axis import (

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from pyro_unmix._check import as_wavelengths
-from pyro_unmix.cubes import tiles
+from pyro_unmix.data.checks import as_wavelengths
+from pyro_unmix.data.cubes import tiles
 from pyro_unmix.io.image import Darkness, Image, is_nodata, per_band, reflectance, scaling
 from pyro_unmix.io.rows import FileRows
 

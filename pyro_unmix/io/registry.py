@@ -9,7 +9,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from pyro_unmix.io import (
+from pyro_unmix.io.errors import FileError, parsing
+from pyro_unmix.io.formats import (
     desis,
     emit,
     enmap,
@@ -21,7 +22,6 @@ from pyro_unmix.io import (
     prisma,
     sentinel2,
 )
-from pyro_unmix.io.errors import FileError, parsing
 from pyro_unmix.io.image import Image, check_shapes
 
 logger = logging.getLogger(__name__)

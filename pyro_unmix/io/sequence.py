@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from pyro_unmix._bands import ROUNDING, narrower, other_bands
-from pyro_unmix._check import as_times
-from pyro_unmix.cubes import DIMS, as_cube_sequence
+from pyro_unmix.data.bands import ROUNDING, narrower, other_bands
+from pyro_unmix.data.checks import as_times
+from pyro_unmix.data.cubes import DIMS, as_cube_sequence
 from pyro_unmix.io.common_bands import with_common_bands
 from pyro_unmix.io.errors import FileError, parsing
 from pyro_unmix.io.given import with_scaling, with_wavelengths
@@ -50,7 +50,7 @@ def read_sequence(
     Nothing is guessed: what a file does not say, or says twice, is an error that names the argument
     to pass. Bands that the file calls bad, and bands without any data at some date, are dropped at
     all dates, with a log line. The other bands must be the same in all files: centres less than a
-    tenth of the band width apart (`pyro_unmix._bands.band_tolerance`; of Sentinel-2A, B and C, by
+    tenth of the band width apart (`pyro_unmix.data.bands.band_tolerance`; of Sentinel-2A, B and C, by
     their names). Those of the first file are kept, with a warning that says the largest shift. Of
     PRISMA, whose products do not all use the same bands, the common ones are read, with a warning
     that lists the others.

@@ -3,7 +3,7 @@ them.
 
 Arrays have the dates first. DataArrays are put in the order (time, y, x, wavelength, endmember) by
 the names of their dimensions, so that theirs may be any. Endmembers are compared by position: match
-them first (`pyro_unmix.endmembers.match_endmembers`), or use `score`, which does. Whatever the
+them first (`pyro_unmix.start.extraction.match_endmembers`), or use `score`, which does. Whatever the
 truth does not know (NaN) is left out; an estimate must be finite wherever the truth is.
 """
 

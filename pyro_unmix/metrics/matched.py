@@ -7,7 +7,6 @@ from typing import Protocol
 import numpy as np
 import xarray as xr
 
-from pyro_unmix.endmembers import match_endmembers
 from pyro_unmix.metrics.reading import Array, as_array, require, same_shape
 from pyro_unmix.metrics.scores import (
     endmember_scores,
@@ -15,6 +14,7 @@ from pyro_unmix.metrics.scores import (
     nrmse_reconstruction,
     rmse_abundances,
 )
+from pyro_unmix.start.extraction import match_endmembers
 
 
 class _Estimate(Protocol):

@@ -1,4 +1,9 @@
-"""Generative programs: `SGLMM`, and `IDNet` for one image."""
+"""Generative programs.
+
+`sglmm` is `SGLMM`, the state-space model of ReDSUNN, whose every line is a part that can be swapped; `idnet` is
+`IDNet`, for one image that mixes nonlinearly. `published` has the parts with which ReDSUNN's published program departs
+from its paper, `perturbed` the scene-wide model of `hbun` with its `smoothness` priors.
+"""
 
 from pyro_unmix.models.idnet import IDNet
 from pyro_unmix.models.sglmm import SGLMM

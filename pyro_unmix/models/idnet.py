@@ -15,14 +15,14 @@ from pyro import poutine
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from pyro_unmix._check import in_range, positive_int
-from pyro_unmix._random import seeded
-from pyro_unmix._recipe import Recorded
-from pyro_unmix.decoders import Decoder, PerceptronDecoder
-from pyro_unmix.distributions import DiagonalNormal
-from pyro_unmix.libraries import is_library, library_endmembers
+from pyro_unmix.bases.decoded import Decoder, PerceptronDecoder
+from pyro_unmix.data.libraries import is_library, library_endmembers
+from pyro_unmix.mixing import Mixing, TwoStreamMixing
 from pyro_unmix.models.sglmm import _part, _subsample
-from pyro_unmix.nonlinear import Mixing, TwoStreamMixing
+from pyro_unmix.ops.checks import in_range, positive_int
+from pyro_unmix.ops.distributions import DiagonalNormal
+from pyro_unmix.ops.recipes import Recorded
+from pyro_unmix.ops.seeding import seeded
 from pyro_unmix.priors import FixedEndmembers, Noise, WhiteNoise
 
 

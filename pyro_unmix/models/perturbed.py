@@ -16,12 +16,14 @@ from pyro import poutine
 from pyro.nn import PyroModule
 from torch import Tensor
 
-from pyro_unmix._check import as_endmembers, in_range
-from pyro_unmix._recipe import Recorded
-from pyro_unmix.cubes import as_cube_sequence, tiles, to_pixels
-from pyro_unmix.distributions import IsotropicNormal
-from pyro_unmix.mixing import design_matrix, to_abundances
+from pyro_unmix.data.checks import as_endmembers
+from pyro_unmix.data.cubes import as_cube_sequence, tiles, to_pixels
+from pyro_unmix.mixing import design_matrix
 from pyro_unmix.models.smoothness import SmoothField, SmoothSpectra, curvature
+from pyro_unmix.ops.checks import in_range
+from pyro_unmix.ops.distributions import IsotropicNormal
+from pyro_unmix.ops.recipes import Recorded
+from pyro_unmix.ops.simplex import to_abundances
 from pyro_unmix.priors import FixedEndmembers
 
 

@@ -15,18 +15,14 @@ from pyro import poutine
 from pyro.nn import PyroModule
 from torch import Tensor
 
-from pyro_unmix._check import in_range, positive_int
-from pyro_unmix._random import seeded
-from pyro_unmix._recipe import Recorded
-from pyro_unmix.libraries import is_library, library_endmembers
-from pyro_unmix.mixing import (
-    DCT,
-    Basis,
-    design_matrix,
-    mixing_features,
-    to_abundances,
-)
-from pyro_unmix.nonlinear import LinearMixing, Mixing
+from pyro_unmix.bases.linear import DCT, Basis
+from pyro_unmix.data.days import as_days, day_numbers
+from pyro_unmix.data.libraries import is_library, library_endmembers
+from pyro_unmix.mixing import LinearMixing, Mixing, design_matrix, mixing_features
+from pyro_unmix.ops.checks import in_range, positive_int
+from pyro_unmix.ops.recipes import Recorded
+from pyro_unmix.ops.seeding import seeded
+from pyro_unmix.ops.simplex import to_abundances
 from pyro_unmix.priors import (
     AbundancePrior,
     Endmembers,
@@ -37,7 +33,6 @@ from pyro_unmix.priors import (
     VariabilityPrior,
     WhiteNoise,
 )
-from pyro_unmix.priors.part import as_days, day_numbers
 
 
 class IntegratedStates(Protocol):

@@ -12,8 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 from numpy.typing import NDArray
 
-from pyro_unmix._check import positive_int
-from pyro_unmix.per_pixel import degree_of_nonlinearity
+from pyro_unmix.ops.checks import positive_int
 from pyro_unmix.plots.grid import ColourScale, Grid, draw_scalar_grid
 from pyro_unmix.plots.reading import (
     MAP_DIMS,
@@ -25,14 +24,8 @@ from pyro_unmix.plots.reading import (
     read_field,
     tile_edges,
 )
-from pyro_unmix.plots.style import (
-    LABEL_SIZE,
-    TICK_SIZE,
-    TITLE_SIZE,
-    flat_axes,
-    root_figure,
-    wrap,
-)
+from pyro_unmix.plots.style import LABEL_SIZE, TICK_SIZE, TITLE_SIZE, flat_axes, root_figure, wrap
+from pyro_unmix.posterior.spectra import degree_of_nonlinearity
 
 _LATENT_DIMS = ("time", "y", "x", "component", "endmember")
 _PRIOR_STYLE: dict[str, Any] = {"fill": False, "edgecolor": "0.4", "linestyle": (0, (4, 2.5))}

@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from pyro_unmix._names import material_name
+from pyro_unmix.data.names import material_name
 
 MAX_DATES = 8  # more columns than this are too small to read
 MAP_DIMS = ("time", "y", "x", "endmember")

@@ -11,6 +11,7 @@ from pyro_unmix.priors.endmembers import (
     FixedEndmembers,
     FreeEndmembers,
 )
+from pyro_unmix.priors.field import SmoothVariability
 from pyro_unmix.priors.noise import (
     BandNoise,
     DateNoise,
@@ -22,14 +23,8 @@ from pyro_unmix.priors.noise import (
 from pyro_unmix.priors.part import Part, Transition
 from pyro_unmix.priors.seasonal import SeasonalVariability
 from pyro_unmix.priors.shared import SharedVariability
-from pyro_unmix.priors.smooth import SmoothVariability
 from pyro_unmix.priors.starts import DirichletStart, SparseStart, Start
-from pyro_unmix.priors.variability import (
-    AutoRegressive,
-    Independent,
-    RandomWalk,
-    VariabilityPrior,
-)
+from pyro_unmix.priors.variability import AutoRegressive, Independent, RandomWalk, VariabilityPrior
 from pyro_unmix.priors.walks import (
     ConstantWalk,
     DirichletWalk,

@@ -13,9 +13,9 @@ from numpy.typing import ArrayLike
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
-from pyro_unmix._check import finite_array, in_range
-from pyro_unmix.distributions import DiagonalNormal
-from pyro_unmix.mixing import to_softmax_basis
+from pyro_unmix.ops.checks import finite_array, in_range
+from pyro_unmix.ops.distributions import DiagonalNormal
+from pyro_unmix.ops.simplex import to_softmax_basis
 from pyro_unmix.priors.part import Transition
 from pyro_unmix.priors.starts import Start
 

@@ -7,8 +7,9 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from pyro_unmix._check import as_endmembers, in_range
-from pyro_unmix.libraries import is_library, library_endmembers
+from pyro_unmix.data.checks import as_endmembers
+from pyro_unmix.data.libraries import is_library, library_endmembers
+from pyro_unmix.ops.checks import in_range
 from pyro_unmix.priors.part import Part
 
 _FLOOR = 1e-3  # 30 dB below a spectrum's mean square

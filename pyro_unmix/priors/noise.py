@@ -13,8 +13,8 @@ from numpy.typing import ArrayLike
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
-from pyro_unmix._check import finite_array, in_range, positive_int
-from pyro_unmix.distributions import DiagonalNormal, IsotropicNormal, IsotropicStudentT
+from pyro_unmix.ops.checks import finite_array, in_range, positive_int
+from pyro_unmix.ops.distributions import DiagonalNormal, IsotropicNormal, IsotropicStudentT
 from pyro_unmix.priors.part import BAND_NOISE, COLOURED_NOISE, Part
 
 Spectrum = Callable[[Tensor], TorchDistribution]

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_unmix._check import in_range, positive_int
-from pyro_unmix.priors.part import day_numbers
+from pyro_unmix.data.days import day_numbers
+from pyro_unmix.ops.checks import in_range, positive_int
 from pyro_unmix.priors.shared import SharedVariability, plain
 from pyro_unmix.priors.variability import AutoRegressive, VariabilityPrior
 

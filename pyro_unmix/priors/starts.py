@@ -8,9 +8,9 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
-from pyro_unmix._check import in_range
+from pyro_unmix.ops.checks import in_range
+from pyro_unmix.ops.softmax_distributions import PresentOrAbsent, SoftmaxDirichlet
 from pyro_unmix.priors.part import Part, logit
-from pyro_unmix.softmax_distributions import PresentOrAbsent, SoftmaxDirichlet
 
 
 class Start(Part):

@@ -10,8 +10,8 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
-from pyro_unmix._check import in_range
-from pyro_unmix.distributions import DiagonalNormal
+from pyro_unmix.ops.checks import in_range
+from pyro_unmix.ops.distributions import DiagonalNormal
 from pyro_unmix.priors.part import UNEVEN_VARIABILITY, Part, logit
 
 

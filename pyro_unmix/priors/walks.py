@@ -12,13 +12,13 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
-from pyro_unmix._check import in_range, positive_int
-from pyro_unmix.distributions import IsotropicNormal, IsotropicStudentT, JumpNormal, JumpSteps
-from pyro_unmix.mixing import to_abundances
+from pyro_unmix.ops.checks import in_range, positive_int
+from pyro_unmix.ops.distributions import IsotropicNormal, IsotropicStudentT, JumpNormal, JumpSteps
+from pyro_unmix.ops.simplex import to_abundances
+from pyro_unmix.ops.softmax_distributions import SoftmaxDirichlet
 from pyro_unmix.priors.abundances import GaussianStart
 from pyro_unmix.priors.part import Transition, logit
 from pyro_unmix.priors.starts import Start
-from pyro_unmix.softmax_distributions import SoftmaxDirichlet
 
 _MAX_LOG_SCALE = 5.0
 

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from pyro_unmix import _spectra
-from pyro_unmix._check import finite_array, positive_int
+from pyro_unmix.ops.checks import finite_array, positive_int
+from pyro_unmix.simulate import materials as _spectra
 from pyro_unmix.simulate.maps import Array, abundance_maps, random_streams
 from pyro_unmix.simulate.scene import ALL_ROWS, Scene, checked_sizes, observe
 from pyro_unmix.simulate.signatures import coordinate, label_endmembers, library

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.fft
 
-from pyro_unmix._check import in_range, positive_int
+from pyro_unmix.ops.checks import in_range, positive_int
 
 Array = npt.NDArray[np.float64]
 

@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from pyro_unmix._check import as_endmembers, finite_array, positive_int
+from pyro_unmix.data.checks import as_endmembers
+from pyro_unmix.ops.checks import finite_array, positive_int
 from pyro_unmix.simulate.maps import Array, abundance_maps, random_streams
 from pyro_unmix.simulate.scene import ALL_ROWS, Scene, checked_sizes, observe
 from pyro_unmix.simulate.signatures import coordinate, label_endmembers

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from pyro_unmix._check import in_range, positive_int
+from pyro_unmix.ops.checks import in_range, positive_int
 from pyro_unmix.simulate.maps import Array, clouds
 
 ALL_ROWS = slice(None)

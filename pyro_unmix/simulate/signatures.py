@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from pyro_unmix import _spectra
-from pyro_unmix._check import finite_array
+from pyro_unmix.ops.checks import finite_array
+from pyro_unmix.simulate import materials as _spectra
 from pyro_unmix.simulate.maps import Array
 
 

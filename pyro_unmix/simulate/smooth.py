@@ -8,13 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from pyro_unmix._check import in_range, positive_int
-from pyro_unmix.simulate.maps import (
-    Array,
-    abundance_maps,
-    random_streams,
-    smooth_fields,
-)
+from pyro_unmix.ops.checks import in_range, positive_int
+from pyro_unmix.simulate.maps import Array, abundance_maps, random_streams, smooth_fields
 from pyro_unmix.simulate.scaled import linear_interpolation, reference_signatures
 from pyro_unmix.simulate.scene import ALL_ROWS, Scene, checked_sizes, observe
 

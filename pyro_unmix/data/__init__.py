@@ -1,0 +1,20 @@
+"""The data contract: what images and spectral libraries are, once they are inside.
+
+`cubes` makes one labelled array (time, y, x, wavelength) of what users have (`cube_input`) and holds pixels, validity
+and windows; `lazy` does so for images in chunks. `libraries` are spectra with classes, resampled to a scene's bands.
+`checks` says what endmembers, dates, wavelengths and reflectance must be; `bands`, `crs`, `days` and `names` when two
+of them are the same. Reading files is the business of `pyro_unmix.io`.
+"""
+
+from pyro_unmix.data.cubes import as_cube_sequence, valid_mask
+from pyro_unmix.data.lazy import as_lazy_cubes
+from pyro_unmix.data.libraries import is_library, library_endmembers, resample_library
+
+__all__ = [
+    "as_cube_sequence",
+    "as_lazy_cubes",
+    "is_library",
+    "library_endmembers",
+    "resample_library",
+    "valid_mask",
+]

@@ -1,0 +1,378 @@
+"""`fit`: the one training loop."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from pyro import poutine
+from pyro.infer import Trace_ELBO
+from pyro.infer.autoguide import AutoDelta, AutoNormal
+from tqdm.auto import tqdm
+
+from pyro_unmix.data.cubes import as_cube_sequence, check_bands
+from pyro_unmix.data.lazy import as_lazy_cubes, is_lazy, without_fill
+from pyro_unmix.guides.base import Guide
+from pyro_unmix.infer.batches import FromDisk, InMemory
+from pyro_unmix.infer.checkpoints import Checkpoints, Run
+from pyro_unmix.infer.step import (
+    CheckedSVI,
+    NonFiniteLossError,
+    ObservedPixels,
+    Optimiser,
+    held_interrupts,
+)
+from pyro_unmix.infer.stopping import Plan
+from pyro_unmix.infer.workers import device_of_worker, join
+from pyro_unmix.kernels.sweeps import check_model
+from pyro_unmix.ops.checks import positive_int
+from pyro_unmix.ops.seeding import seeded
+from pyro_unmix.ops.threads import one_thread
+from pyro_unmix.posterior.dates import check_dates, copies
+from pyro_unmix.posterior.estimates import PolishedMean, PosteriorMean, as_estimate
+from pyro_unmix.posterior.read_out import (
+    as_tensors,
+    loose_params,
+    model_dtype_and_device,
+    quiet_pyro,
+    read_out,
+)
+from pyro_unmix.posterior.result import Unmixing
+from pyro_unmix.posterior.tiles import TileReader, lazy_read_out, tiled_read_out
+
+logger = logging.getLogger(__name__)
+
+__all__ = ["NonFiniteLossError", "fit"]
+
+
+def fit(
+    model: Any,
+    guide: Any,
+    cube_sequence: Any,
+    *,
+    num_steps: int | None = None,
+    num_epochs: float | None = None,
+    batch_size: int = 128,
+    learning_rate: float | Callable[[str], float] = 1e-3,
+    learning_rate_decay: float = 1.0,
+    loss: Any = None,
+    estimate: PosteriorMean | None = None,
+    seed: int = 0,
+    device: str | torch.device | None = None,
+    progress: bool = True,
+    callback: Callable[[int, float], None] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    resume: bool = True,
+    checkpoint_every: int = 50,
+    memory: float = 2**30,
+    maps: bool = True,
+    method: str = "fit",
+) -> Unmixing:
+    """Learn a model and a guide jointly by stochastic variational inference.
+
+    Maximises the ELBO of eq. (29), estimated on minibatches of pixels and scaled to all pixels that have a valid
+    date; it is optimised and reported per observed value (pixel, date and band).
+
+    Parameters
+    ----------
+    model : PyroModule
+        Generative program, such as `SGLMM`; trained in place.
+    guide : PyroModule or callable
+        Variational program with the model's latent sites, such as `ConjugateGuide`; trained in place.
+    cube_sequence
+        Anything that `as_cube_sequence` takes. A DataArray in chunks (`xarray.open_zarr`, `read_sequence(chunks=...)`)
+        is not loaded: see Notes.
+    num_steps : int, optional
+        Exactly so many steps (0: none, only the read-out).
+    num_epochs : float, optional
+        The same, in passes over the pixels. Without both, training stops when the ELBO has converged: when the mean
+        over the last 50 steps is not above that of the 50 steps before by more than two standard errors of the
+        difference, at the latest after `pyro_unmix.infer.stopping.MAX_EPOCHS` epochs.
+    batch_size : int
+        Pixels per step.
+    learning_rate : float or callable
+        Of ClippedAdam; a callable is given the parameter's name, such as ``"model.noise.log_scale"``.
+    learning_rate_decay : float in (0, 1]
+        Factor by which the learning rate has shrunk at the end of the planned steps.
+    loss : pyro.infer.ELBO, optional
+        Default ``Trace_ELBO()``.
+    estimate : PosteriorMean, optional
+        How abundances are read out; default ``PosteriorMean()``; ``PlugInMean()``, or ``PolishedMean()``.
+    seed : int
+        Of batches and draws.
+    device : str, optional
+        Where to compute; default where the model is.
+    progress : bool
+        Show a bar with the ELBO and pixels per second.
+    callback : callable, optional
+        Called as ``callback(step, elbo)`` after every step, with the ELBO per observed value.
+    checkpoint : path, optional
+        Folder for checkpoints. A fit that was killed, called again with the same arguments, goes on from the newest
+        one and ends with the same bits as if nothing had happened; one that had ended is only read out again. More
+        steps than before prolong it, unless the learning rate decays over them.
+    resume : bool
+        False: start anew, and remove the checkpoints that are in the folder.
+    checkpoint_every : int
+        Steps between two checkpoints; one more is made at the end and at an interrupt.
+    memory : int, or float such as 1e9
+        Bytes of spectra that training holds of a DataArray in chunks, a whole number.
+    maps : bool
+        False: of a DataArray in chunks the maps are not computed but left lazy, as by `Unmixing.predict`; write them
+        with `Unmixing.predict_to_zarr` where even maps are too large for memory.
+    method : str
+        Name on the result.
+
+    Returns
+    -------
+    Unmixing
+        Also after an interrupt (Ctrl-C), with what was learned by then, and without the sweeps of a `PolishedMean`.
+
+    Raises
+    ------
+    NonFiniteLossError
+        At the first loss or gradient that is not finite, naming the site, its date and pixels, or the parameter. The
+        parameters are those that gave the last finite loss.
+    ValueError
+        If something does not fit together, or a checkpoint is of another model, other settings or other data.
+
+    Notes
+    -----
+    A checkpoint holds the parameters of model and guide, the optimiser, all random generators, the queue of pixels,
+    the losses, and what the loss object counts. What a model of your own keeps in plain Python attributes, it does
+    not hold: register it as a buffer.
+
+    Under ``torchrun``, or in a process group of `torch.distributed`, all processes train one pair: each must make
+    this call with the whole scene and computes its share of every batch, see `pyro_unmix.infer.Workers`. All return
+    the same result. The first one shows progress and writes checkpoints; `callback` is called by all of them.
+
+    A DataArray in chunks is read once from end to end, to check it, and then in pools of pixels, as
+    `pyro_unmix.infer.batches.FromDisk` describes: batches are of few chunks at a time, so that small chunks mix better,
+    and convergence is looked at by whole epochs. Its maps are computed chunk by chunk. If it fits into `memory`, training
+    has the bits of the same images loaded. Of several workers, each reads every pool. The result's `cubes` are lazy;
+    what needs them (`sample`, `quantile`, `diagnose`) loads them.
+    """
+    seed = positive_int(seed, "seed", minimum=0)
+    lazy = is_lazy(cube_sequence)
+    cubes = as_lazy_cubes(cube_sequence) if lazy else as_cube_sequence(cube_sequence)
+    plan_of = partial(
+        Plan,
+        num_steps=num_steps, num_epochs=num_epochs, batch_size=batch_size, decay=learning_rate_decay,
+    )  # fmt: skip
+    # Settings are refused before anything is read.
+    Optimiser(learning_rate, plan_of(cubes.sizes["y"] * cubes.sizes["x"]).decay_per_step)
+    num_bytes = _whole(memory)
+    _check_maps(maps, lazy)
+    loss = Trace_ELBO() if loss is None else loss
+    estimate = PosteriorMean() if estimate is None else estimate
+    _check_programs(model, guide)
+    _check_settings(loss, estimate, callback, model)
+    check_dates(model, guide, cubes)
+    if device is not None:
+        device = device_of_worker(device)
+        model.to(device)
+        if hasattr(guide, "to"):
+            guide.to(device)
+    num_bands = getattr(model, "num_bands", cubes.sizes["wavelength"])
+    if cubes.sizes["wavelength"] != num_bands:
+        raise ValueError(
+            f"the model has {num_bands} bands, the cubes {cubes.sizes['wavelength']}: build the model "
+            "from endmembers of the same bands"
+        )
+    check_bands(getattr(getattr(model, "reference", None), "wavelength", None), cubes)
+    keeper = None
+    if checkpoint is not None:
+        keeper = Checkpoints(checkpoint, every=checkpoint_every, resume=resume)
+    workers = join(model_dtype_and_device(model)[1])
+    progress = progress and workers.is_first
+    data: InMemory | FromDisk
+    if lazy:
+        data = FromDisk(cubes, model, memory=num_bytes, progress=progress)
+    else:
+        data = InMemory(*as_tensors(cubes, model))
+    plan = plan_of(data.num_usable, whole_epochs=data.num_pools > 1)
+    with closing(data), _undisturbed(seed, data.device):
+        scale = 1.0 / data.num_values
+        observed = ObservedPixels(data.num_usable, data.num_pixels)
+        _forget_gradients(model, guide)
+        svi = CheckedSVI(
+            poutine.scale(observed(model), scale=scale),
+            poutine.scale(observed(guide), scale=scale),
+            Optimiser(learning_rate, plan.decay_per_step),
+            loss,
+            cubes,
+            workers,
+        )
+        data.shuffle(plan.batch_size, seed)
+        run = Run(model, guide, svi, loss, data, plan.settings(seed))
+        try:
+            _train(run, plan, keeper, progress, callback)
+            data.close()
+            if isinstance(estimate, PolishedMean) and plan.cut_short(run.losses):
+                # Who stops a fit waits for no sweeps.
+                estimate = PosteriorMean(estimate.num_samples)
+            store = loose_params(model, guide)
+            how: dict[str, Any] = {"estimate": estimate, "seed": seed, "store": store}
+            if maps:
+                read = tiled_read_out if lazy else read_out
+                dataset = read(model, guide, cubes, progress=progress, workers=workers, **how)
+        except torch.linalg.LinAlgError as error:
+            raise svi.failed(f"{_no_posterior(model, guide, run)} ({error})") from error
+        if maps and not np.isfinite(dataset["abundances"]).all():
+            raise svi.failed("the last step left abundances that are not finite")
+    model, guide = copies(model, guide)
+    if not maps:
+        reader = TileReader(model, guide, num_pixels=data.num_pixels, **how)
+        dataset = lazy_read_out(reader, cubes)
+    if lazy:
+        cubes = without_fill(cubes)
+    return Unmixing(
+        dataset, np.asarray(run.losses), model, guide, cubes, estimate, seed, method, store
+    )
+
+
+def _check_programs(model: Any, guide: Any) -> None:
+    for name, program in (("model", model), ("guide", guide)):
+        if isinstance(program, type) or not callable(program):
+            raise TypeError(
+                f"{name} must be a Pyro program, such as SGLMM(endmembers) and "
+                f"ConjugateGuide(model), got {program!r}"
+            )
+    if isinstance(model, Guide) or not isinstance(model, torch.nn.Module):
+        raise TypeError(
+            "expected fit(model, guide, cubes) with a module such as SGLMM(endmembers) for the "
+            f"model, got a {type(model).__name__}"
+        )
+    if isinstance(guide, Guide) and guide.model is not model:
+        raise ValueError(
+            "the guide was built for another model: build it from the model that is fitted, "
+            f"{type(guide).__name__}(model)"
+        )
+    if isinstance(guide, (AutoNormal, AutoDelta)) and guide.create_plates is None:
+        raise ValueError(
+            f"{type(guide).__name__} must be told the plate of the pixels: pass create_plates, a "
+            "function of the guide's arguments that returns pyro.plate('pixels', size or len(pixels), "
+            "subsample=index, dim=-1)"
+        )
+    modules = [program for program in (model, guide) if isinstance(program, torch.nn.Module)]
+    dtypes = {p.dtype for module in modules for p in module.parameters() if p.is_floating_point()}
+    if len(dtypes) > 1:
+        raise TypeError(
+            f"model and guide must have one floating-point type, got {sorted(map(str, dtypes))}: "
+            "call .double() or .float() on both"
+        )
+
+
+def _no_posterior(model: Any, guide: Any, run: Run) -> str:
+    """Why a factorisation failed outside of a step."""
+    if run.losses:
+        return "the last step left no posterior"
+    for name, program in (("model", model), ("guide", guide)):
+        for own, value in program.state_dict().items() if hasattr(program, "state_dict") else ():
+            if isinstance(value, torch.Tensor) and not torch.isfinite(value).all():
+                return f"{name}.{own} is not finite before the first step"
+    return "there is no posterior to start from"
+
+
+def _forget_gradients(*programs: Any) -> None:
+    """Drop gradients that somebody left on the parameters: the first step would add to them."""
+    for program in programs:
+        if isinstance(program, torch.nn.Module):
+            program.zero_grad(set_to_none=True)
+
+
+def _check_settings(loss: Any, estimate: Any, callback: Any, model: Any) -> None:
+    if not hasattr(loss, "loss_and_grads"):
+        raise TypeError(f"loss must be an ELBO of Pyro, such as Trace_ELBO(), got {loss!r}")
+    as_estimate(estimate)
+    if isinstance(estimate, PolishedMean):
+        check_model(model)
+    if callback is not None and not callable(callback):
+        raise TypeError(f"callback must be a function (step, elbo), got {callback!r}")
+
+
+def _whole(memory: float) -> int:
+    whole = isinstance(memory, (float, np.floating)) and memory.is_integer()
+    return positive_int(int(memory) if whole else memory, "memory")
+
+
+def _check_maps(maps: bool, lazy: bool) -> None:
+    if not isinstance(maps, bool):
+        raise TypeError(f"maps must be True or False, got {maps!r}")
+    if not maps and not lazy:
+        raise ValueError(
+            "maps=False is for a DataArray in chunks, whose maps can be computed later: pass "
+            "cubes.chunk(y=..., x=...), or leave maps=True"
+        )
+
+
+@contextmanager
+def _undisturbed(seed: int, device: torch.device) -> Iterator[None]:
+    """Leave the param store, random state, validation flags and thread count as they were."""
+    with quiet_pyro(), seeded(seed, device), one_thread():
+        yield
+
+
+def _train(
+    run: Run,
+    plan: Plan,
+    keeper: Checkpoints | None,
+    progress: bool,
+    callback: Callable[[int, float], None] | None,
+) -> None:
+    """Train until the plan is fulfilled or somebody presses Ctrl-C."""
+    workers = run.svi.workers
+    run.check_workers()
+    if not plan.num_steps:
+        return
+    bar = tqdm(total=plan.num_steps, disable=not progress, desc="fit", unit="step")
+    try:
+        resumed = keeper is not None and keeper.begin(run, plan.num_steps)
+        if not resumed:
+            run.begin()
+        bar.update(len(run.losses))
+        with held_interrupts(workers.any) as release:
+            _steps(run, plan, keeper, bar, callback, release)
+        run.svi.check_parameters()
+        if plan.finished(run.losses) and workers.is_first:
+            logger.info("ELBO converged after %d steps", len(run.losses))
+    except KeyboardInterrupt:
+        if workers.is_first:
+            logger.warning("interrupted after %d of %d steps", len(run.losses), plan.num_steps)
+        if not run.between_steps:  # a second Ctrl-C, in the middle of a step
+            if workers.size > 1:  # the others wait for this one
+                raise
+            return
+    finally:
+        bar.close()
+    if keeper is not None and run.losses:
+        keeper.save(run)
+
+
+def _steps(
+    run: Run,
+    plan: Plan,
+    keeper: Checkpoints | None,
+    bar: Any,
+    callback: Callable[[int, float], None] | None,
+    release: Callable[[], None],
+) -> None:
+    started, before = time.perf_counter(), len(run.losses)
+    while len(run.losses) < plan.num_steps and not plan.finished(run.losses):
+        value = run.step()
+        step = len(run.losses)
+        if not bar.disable:
+            rate = (step - before) * plan.batch_size / (time.perf_counter() - started)
+            bar.set_postfix_str(f"ELBO/value {-value:.4f}, {rate:.0f} pixels/s", refresh=False)
+            bar.update()
+        if callback is not None:
+            callback(step - 1, -value)
+        if keeper is not None:
+            keeper.after_step(run)
+        release()

@@ -1,0 +1,1 @@
+"""What notices short and damaged files before a library takes memory for them, or runs in a circle."""

@@ -1,0 +1,241 @@
+"""Read spectral libraries: ENVI .sli, CSV, ECOSTRESS and USGS spectra, and the package earthlib."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import ArrayLike
+
+from pyro_unmix.data.checks import MAX_MEDIAN_REFLECTANCE
+from pyro_unmix.data.libraries import resampling_matrix, target_bands
+from pyro_unmix.io.errors import FileError
+from pyro_unmix.io.libraries.databases import (
+    read_database,
+    read_ecostress,
+    read_ecostress_folder,
+    read_usgs_folder,
+)
+from pyro_unmix.io.libraries.envi import envi_header, read_earthlib, read_sli
+from pyro_unmix.io.libraries.tables import Spectrum, read_csv, relabel
+
+logger = logging.getLogger(__name__)
+
+# Even spectra of water reach more somewhere.
+_DARK = 0.01
+
+
+def read_library(
+    path_or_name: str | os.PathLike[str],
+    *,
+    wavelength: ArrayLike | xr.DataArray | None = None,
+    fwhm: ArrayLike | None = None,
+    unit: str | None = None,
+    scale: float | None = None,
+    label: str | Sequence[str] | None = None,
+) -> xr.DataArray:
+    """Read a spectral library as labelled reflectance, at the library's own bands or at a scene's.
+
+    - ENVI spectral library (`.sli`, or its `.hdr`): names from the header; the scale factor or gains and offsets, the
+      bad-band list and the ignore value are applied. The class is the name, unless `label` lists the classes.
+    - CSV, one spectrum per row: columns whose header is a number are bands (nm, unless `unit` says otherwise), which
+      stand side by side and in order; the others describe the spectrum. The class is the column `label`; else the first
+      of class, label, material, category, type (any case); else the only text column; anything else is an error. Names
+      come from the column name, id, spectrum or sample, else they are the class with a number.
+    - ECOSTRESS spectra (`.spectrum.txt`, ASCII): one file or a folder, or SPy's database of them. The class is the
+      field ``Class`` (`label` may be ``type``, ``subclass``, ``genus``). Only reflectance is taken.
+    - USGS splib07: the folder ``ASCIIdata`` or SPy's database. The class is the chapter.
+    - ``"earthlib"`` (``pip install "pyro-unmix[library]"``): its optimised spectra. The class is ``LEVEL_2``
+      (`label` may be another of its columns).
+
+    Spectra on different grids, as ECOSTRESS's and USGS's are, need `wavelength`; those that do not cover it are
+    dropped with a log line.
+
+    Parameters
+    ----------
+    path_or_name : path, or "earthlib"
+    wavelength : array (L,) in nm, or cubes (time, y, x, wavelength), optional
+        The scene's bands; the spectra are resampled to them as `resample_library` does. Cubes give their ``fwhm``.
+    fwhm : array (L,), optional
+        Of the scene's bands, nm.
+    unit : str, optional
+        Of the library's wavelengths, where the file does not say it: "nm" or "um".
+    scale : float, optional
+        reflectance = stored x scale, where the file does not say it, for example 1e-4.
+    label : str or sequence of str, optional
+        Which column or field is the class; or the class of each spectrum in the order of the file.
+
+    Returns
+    -------
+    DataArray (wavelength, endmember)
+        Reflectance; ``endmember`` holds unique names and the coordinate ``label`` the classes.
+
+    Raises
+    ------
+    FileError
+        If the file is broken, or unit, scale or class cannot be told; the text names file and field.
+    FileNotFoundError, ImportError
+
+    References
+    ----------
+    Meerdink et al., Remote Sensing of Environment 230, 2019 (ECOSTRESS); Kokaly et al., USGS Data Series 1035, 2017.
+    """
+    options = {"unit": unit, "scale": scale, "label": label}
+    path = Path(path_or_name)
+    if str(path_or_name) == "earthlib":
+        path, spectra = read_earthlib(**options)
+    else:
+        if not path.exists():
+            raise FileNotFoundError(f"no such spectral library: {path}")
+        spectra = _reader(path)(path, **options)
+    if not spectra:
+        raise FileError(path, "", "holds no reflectance spectrum")
+    if label is not None and not isinstance(label, str):
+        spectra = relabel(path, spectra, label)
+    return _assemble(path, spectra, wavelength, fwhm)
+
+
+def _reader(path: Path) -> Callable[..., list[Spectrum]]:
+    """By content, then by suffix."""
+    if path.is_dir():
+        if any(path.glob("*.spectrum.txt")):
+            return read_ecostress_folder
+        if any(path.glob("*/*Wavelengths*.txt")) or any(path.glob("*Wavelengths*.txt")):
+            return read_usgs_folder
+        raise FileError(
+            path,
+            "",
+            "holds neither *.spectrum.txt (ECOSTRESS) nor *Wavelengths*.txt (USGS splib07)",
+        )
+    with path.open("rb") as file:
+        start = file.read(4096)
+    if start.startswith(b"SQLite format 3\0"):
+        return read_database
+    if start.lstrip()[:5].lower() == b"name:":
+        return read_ecostress
+    if path.suffix.lower() == ".csv":  # also beside the header of another file
+        return read_csv
+    if start.startswith(b"ENVI") or envi_header(path) is not None:
+        return read_sli
+    raise FileError(
+        path,
+        "format",
+        "no known spectral library: expected ENVI .sli with its .hdr, .csv, ECOSTRESS .spectrum.txt, "
+        "a folder of ECOSTRESS or USGS splib07 files, or a database of SPy",
+    )
+
+
+def _assemble(
+    path: Path,
+    spectra: list[Spectrum],
+    wavelength: ArrayLike | xr.DataArray | None,
+    fwhm: ArrayLike | None,
+) -> xr.DataArray:
+    _check_reflectances(path, spectra)
+    if wavelength is None:
+        if fwhm is not None:
+            raise ValueError("fwhm is that of the scene's bands: pass wavelength= with it")
+        centres, widths = spectra[0].wavelength, spectra[0].fwhm
+        if any(not np.array_equal(s.wavelength, centres) for s in spectra):
+            raise FileError(
+                path, "wavelength",
+                "the spectra have different bands: pass wavelength= (the scene's bands, or cubes)",
+            )  # fmt: skip
+        columns = [s.values for s in spectra]
+    else:
+        centres, widths = target_bands(wavelength, fwhm)
+        spectra, columns = _resample(path, spectra, centres, widths)
+    coords: dict[str, Any] = {
+        "wavelength": ("wavelength", centres, {"units": "nm", "long_name": "wavelength"}),
+        "endmember": _unique([s.name for s in spectra]),
+        "label": ("endmember", [s.label for s in spectra]),
+    }
+    if widths is not None:
+        coords["fwhm"] = ("wavelength", widths, {"units": "nm"})
+    return xr.DataArray(
+        np.stack(columns, axis=1),
+        dims=("wavelength", "endmember"),
+        coords=coords,
+        name="library",
+        attrs={"long_name": "reflectance", "units": "1"},
+    )
+
+
+def _resample(
+    path: Path, spectra: list[Spectrum], centres: np.ndarray, widths: np.ndarray | None
+) -> tuple[list[Spectrum], list[np.ndarray]]:
+    matrices: dict[bytes, np.ndarray] = {}
+    kept, columns, dropped = [], [], []
+    for spectrum in spectra:
+        own = b"" if spectrum.fwhm is None else spectrum.fwhm.tobytes()
+        key = spectrum.wavelength.tobytes() + own
+        if key not in matrices:
+            matrices[key] = resampling_matrix(spectrum.wavelength, spectrum.fwhm, centres, widths)
+        if np.isnan(matrices[key]).any():
+            dropped.append(spectrum.name)
+        else:
+            kept.append(spectrum)
+            columns.append(matrices[key] @ spectrum.values)
+    if not kept:
+        bad = next(iter(matrices.values()))
+        missing = centres[np.isnan(bad).any(1)]
+        low, high = spectra[0].wavelength.min(), spectra[0].wavelength.max()
+        raise FileError(
+            path, "wavelength",
+            f"no spectrum covers all bands; {spectra[0].name!r} spans {low:g} to {high:g} nm and has "
+            f"nothing at {len(missing)} of {len(centres)} bands, the first at {missing[0]:g} nm: drop "
+            "those bands from the scene",
+        )  # fmt: skip
+    if dropped:
+        logger.info(
+            "%s: dropped %d of %d spectra that do not cover the bands: %s",
+            path, len(dropped), len(spectra), ", ".join(dropped),
+        )  # fmt: skip
+    return kept, columns
+
+
+def _check_reflectances(path: Path, spectra: list[Spectrum]) -> None:
+    for spectrum in spectra:
+        _check_reflectance(path, spectrum)
+    brightest = max(float(spectrum.values.max()) for spectrum in spectra)
+    if brightest < _DARK:
+        logger.warning(
+            "%s: no reflectance is above %.3g, as if the scale were too small: if so, pass scale=",
+            path, brightest,
+        )  # fmt: skip
+
+
+def _check_reflectance(path: Path, spectrum: Spectrum) -> None:
+    if len(spectrum.values) < 2:
+        raise FileError(path, spectrum.name, "fewer than 2 channels hold a value")
+    if not (np.isfinite(spectrum.values).all() and np.isfinite(spectrum.wavelength).all()):
+        raise FileError(path, spectrum.name, "values and wavelengths must be finite numbers")
+    median = float(np.median(spectrum.values))
+    if median > MAX_MEDIAN_REFLECTANCE:
+        raise FileError(
+            path, "values",
+            f"{spectrum.name!r} has a median of {median:g}, so it is no reflectance (about 0 to 1): "
+            "pass scale=, for example scale=1e-4",
+        )  # fmt: skip
+
+
+def _unique(names: list[str]) -> list[str]:
+    """Names as they are, repeated ones with a number behind."""
+    total, seen, taken = Counter(names), Counter[str](), set(names)
+    result = []
+    for name in names:
+        if total[name] > 1:
+            # "a 2" may itself be the name of another spectrum.
+            numbers = itertools.count(seen[name] + 1)
+            seen[name] = next(n for n in numbers if f"{name} {n}" not in taken)
+            name = f"{name} {seen[name]}"
+            taken.add(name)
+        result.append(name)
+    return result

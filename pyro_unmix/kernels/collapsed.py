@@ -1,0 +1,154 @@
+"""Markov-chain sweeps over abundances alone, the variability integrated out once: fast, and nearly the posterior.
+
+The covariance of spectra is held fixed at a guide's mean abundances, over all dates at once, so that the likelihood is
+a quadratic in the abundances. Given it, blocks of softmax states move as in `sweeps`, the prior as it is: the corners
+of the simplex, jumps and what dates have in common are right, and no psi holds a chain back.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_unmix.kernels.observations import Observations
+from pyro_unmix.kernels.state_chains import StateChains
+from pyro_unmix.ops.simplex import tile_components
+
+
+class Quadratic:
+    """``log p(y | a)`` of all dates with psi integrated out, its covariance that of given abundances.
+
+    With M_t = M0 + W diag(E psi_t), V_t = W diag(e_t) and the precision Lambda of the chain of psi, block-tridiagonal::
+
+        C C' = sigma^2 Lambda + blockdiag(V_t' V_t),    X = C^-1 blockdiag(V_t' M_t),    x = C^-1 (V_t' y_t)
+        log p = -(|y - M a|^2 - |x - X a|^2) / (2 sigma^2) + constant = h'a - a'Ga / 2 + constant
+
+    Parameters
+    ----------
+    seen : Observations
+        Of B pixels.
+    abundances : Tensor, shape (B, T, P)
+    independent : bool
+        Whether psi is independent between dates. G (B, T, P, P) and h (B, T, P, 1) are then dates by themselves, else
+        (B, 1, T P, T P) and (B, 1, T P, 1).
+    """
+
+    def __init__(self, seen: Observations, abundances: Tensor, independent: bool) -> None:
+        batch, num_dates, p = abundances.shape
+        weight = seen.valid[..., None, None]
+        e = tile_components(abundances, seen.num_components).unsqueeze(-1) * weight
+        loc, covariance = chain_moments(seen)
+        lasting = seen.variance * torch.linalg.inv(covariance.permute(2, 0, 1)).permute(1, 2, 0)
+        moved = torch.eye(p).to(e) * loc.unflatten(
+            -1, (-1, p, 1)
+        )  # (T, K, P, P): W @ moved = M - M0
+        moved = moved.flatten(1, 2)
+        cross = seen.cross.mT + seen.components @ moved  # W'M (T, K P, P)
+        direct = seen.projected[..., :p, None] + moved.mT @ seen.projected[..., p:, None]
+        half = seen.cross @ moved
+        materials = seen.materials + half + half.mT + moved.mT @ (seen.components @ moved)
+        self.loc, self.independent = loc, independent
+        groups = num_dates if independent else 1
+        columns = num_dates // groups * p
+        gram = abundances.new_zeros(batch, groups, columns, columns)
+        pull = abundances.new_zeros(batch, groups, columns, 1)
+        self.factors: list[Tensor] = []
+        self.couplings: list[Tensor] = []  # B_t of the rows of C, [.. B_t C_t ..]
+        self.sides: list[Tensor] = []
+        for t in range(num_dates):
+            group, place = (t, slice(0, p)) if independent else (0, slice(t * p, (t + 1) * p))
+            inner = e[:, t] * seen.components * e[:, t].mT
+            inner.diagonal(dim1=-2, dim2=-1).add_(lasting[t, t])
+            side = abundances.new_zeros(batch, inner.shape[-1], columns + 1)
+            side[..., place] = e[:, t] * cross[t]
+            side[..., -1:] = e[:, t] * seen.projected[:, t, p:, None]
+            if t and not independent:
+                last = torch.diag(lasting[t, t - 1]).expand_as(inner)
+                coupling = torch.linalg.solve_triangular(self.factors[-1], last, upper=False).mT
+                inner = inner - coupling @ coupling.mT
+                side = side - coupling @ self.sides[-1]
+                self.couplings.append(coupling)
+            self.factors.append(torch.linalg.cholesky(inner))
+            self.sides.append(torch.linalg.solve_triangular(self.factors[-1], side, upper=False))
+            explained = self.sides[-1][..., :-1].mT @ self.sides[-1]
+            gram[:, group] -= explained[..., :-1]
+            pull[:, group] -= explained[..., -1:]
+            gram[:, group, place, place] += materials[t] * weight[:, t]
+            pull[:, group, place] += direct[:, t] * weight[:, t]
+        # About the given abundances, where single precision is enough for differences of log-densities.
+        self.centre = abundances.reshape(batch, groups, columns, 1)
+        self.gram = gram / seen.variance
+        self.slope = pull / seen.variance - self.gram @ self.centre
+
+    def value(self, abundances: Tensor) -> Tensor:
+        """``log p`` of (T, B, P, S) less that of the centre: (T, B, S), or (1, B, S) where dates belong together."""
+        a = abundances.transpose(0, 1)
+        if not self.independent:
+            a = a.flatten(1, 2).unsqueeze(1)
+        apart = a - self.centre.to(a)
+        change = self.slope.to(a) - 0.5 * (self.gram.to(a) @ apart)
+        return (change * apart).sum(-2).transpose(0, 1)
+
+    def variability(self, abundances: Tensor) -> Tensor:
+        """``E[psi | y, a]`` of abundances (B, T, P), the covariance as it is: (B, T, K P)."""
+        num_dates = len(self.factors)
+        a = abundances.unsqueeze(-1)
+        found = [a.new_zeros(())] * num_dates
+        for t in reversed(range(num_dates)):
+            seen = a[:, t] if self.independent else a.flatten(1, 2)
+            rest = self.sides[t][..., -1:] - self.sides[t][..., :-1] @ seen
+            if self.couplings and t + 1 < num_dates:
+                rest = rest - self.couplings[t].mT @ found[t + 1]
+            found[t] = torch.linalg.solve_triangular(self.factors[t].mT, rest, upper=True)
+        return torch.cat(found, dim=-1).mT + self.loc
+
+
+def chain_moments(seen: Observations) -> tuple[Tensor, Tensor]:
+    """Means (T, K P) of ``psi_1 .. psi_T``, and covariances of every coefficient, (T, T, K P)."""
+    loc, variance, num_dates = seen.first_loc, seen.first_scale.square(), len(seen.step_scales)
+    covariance, locs = variance.new_zeros(num_dates, num_dates, len(variance)), []
+    for t, (coefficient, scale) in enumerate(zip(seen.coefficients, seen.step_scales, strict=True)):
+        covariance[t, :t] = covariance[:t, t] = coefficient * covariance[max(t - 1, 0), :t]
+        variance = coefficient.square() * variance + scale.square()
+        covariance[t, t] = variance
+        loc = coefficient * loc
+        locs.append(loc)
+    return torch.stack(locs), covariance
+
+
+class CollapsedChains(StateChains):
+    """`StateChains` of a model, under the likelihood whose covariance is that of the mean of where they start.
+
+    Parameters
+    ----------
+    model : SGLMM
+    seen : Observations
+    abundances : Tensor, shape (S, B, T, P)
+        Where the chains start.
+    generator : numpy Generator
+        The same numbers for all pixels.
+    index : Tensor of int, shape (B,), optional
+        Which pixels of the scene these are.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        seen: Observations,
+        abundances: Tensor,
+        generator: np.random.Generator,
+        index: Tensor | None = None,
+    ) -> None:
+        abundances = abundances.double()
+        # in the model's precision: log-densities about the guide's mean need no more
+        super().__init__(model.abundance_prior, abundances, generator, index)
+        independent = model.variability_prior.independent
+        self.likelihood = Quadratic(seen, abundances.mean(0), independent)
+        self.value = self.likelihood.value(self.c[1:].softmax(-2))
+
+    def sweep(self) -> None:
+        """A round of moves of blocks of dates."""
+        self.value = self.move_blocks(self.likelihood.value, self.value)

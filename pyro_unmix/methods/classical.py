@@ -1,0 +1,135 @@
+"""What the classical methods share: their input, FCLS of many spectra, and their result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+
+from pyro_unmix.data.checks import as_endmembers
+from pyro_unmix.data.cubes import as_cube_sequence, from_pixels, to_pixels
+from pyro_unmix.ops.checks import positive_int
+from pyro_unmix.ops.solvers import fcls as solve_fcls
+from pyro_unmix.posterior.read_out import describe
+from pyro_unmix.posterior.result import Unmixing
+from pyro_unmix.start.extraction import vca
+
+_CHUNK = 50_000
+
+
+@dataclass(frozen=True, eq=False)
+class Input:
+    """A checked cube sequence as pixels, and the endmembers that a method starts from.
+
+    Attributes
+    ----------
+    cubes : DataArray (time, y, x, wavelength)
+    pixels : array (N, T, L)
+        In the precision of the cubes, 0 where missing.
+    valid : array (N, T), bool
+    reference : array (L, P), float64
+    names : array (P,)
+    """
+
+    cubes: xr.DataArray
+    pixels: np.ndarray
+    valid: np.ndarray
+    reference: np.ndarray
+    names: np.ndarray
+
+
+def read_input(cubes: Any, endmembers: Any, seed: int) -> Input:
+    """Check the input of a method whose endmembers start alike at all dates.
+
+    A number of endmembers P stands for VCA of the spectra of all dates, as in the ReDSUNN paper.
+    """
+    seed = positive_int(seed, "seed", minimum=0)
+    sequence = as_cube_sequence(cubes)
+    pixels, valid = to_pixels(sequence)
+    if is_count(endmembers):
+        count = positive_int(endmembers, "endmembers", minimum=2)
+        reference = vca(pixels[valid], count, seed=seed)
+        names = np.arange(count)
+    else:
+        reference = given_spectra(endmembers, sequence.sizes["wavelength"])
+        names = names_of(endmembers, reference.shape[1])
+    return Input(sequence, pixels, valid, reference, names)
+
+
+def is_count(endmembers: Any) -> bool:
+    """Whether the user gave a number of endmembers, not their spectra."""
+    return isinstance(endmembers, Integral) and not isinstance(endmembers, bool)
+
+
+def given_spectra(endmembers: Any, num_bands: int) -> np.ndarray:
+    """The spectra (L, P) that the user gave in the place of their number."""
+    if endmembers is None or np.ndim(endmembers) == 0:
+        raise TypeError(
+            "endmembers must be their number, an integer of at least 2, or their spectra, shape "
+            f"({num_bands}, P), got {endmembers!r} ({type(endmembers).__name__})"
+        )
+    return as_endmembers(endmembers, num_bands)
+
+
+def names_of(endmembers: Any, count: int) -> np.ndarray:
+    """The labels of the materials: those of a DataArray, else 0, 1, ..."""
+    coords = getattr(endmembers, "coords", {})
+    return coords["endmember"].values if "endmember" in coords else np.arange(count)
+
+
+def chunks(spectra: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+    """Parts of spectra (N, L) in double precision, so that no copy of all of them is needed."""
+    for start in range(0, len(spectra), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        yield part, spectra[part].astype(np.float64)
+
+
+def fcls_of_date(spectra: np.ndarray, valid: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """FCLS abundances (N, P) of spectra (N, L) with endmembers (L, P); NaN where not valid (N,)."""
+    abundances = np.full((len(spectra), matrix.shape[1]), np.nan)
+    endmembers = torch.tensor(matrix, dtype=torch.float64)
+    rows = np.flatnonzero(valid)
+    for part, values in chunks(spectra[rows]):
+        abundances[rows[part]] = solve_fcls(torch.from_numpy(values), endmembers).numpy()
+    return abundances
+
+
+def to_result(
+    cubes: xr.DataArray,
+    abundances: np.ndarray,
+    reference: np.ndarray,
+    names: np.ndarray,
+    by_date: np.ndarray | None = None,
+    **fields: Any,
+) -> Unmixing:
+    """The result of a method without a posterior of the abundances.
+
+    Parameters
+    ----------
+    abundances : array (N, T, P)
+        NaN at missing pixel-dates.
+    reference : array (L, P)
+    by_date : array (T, L, P), optional
+        The endmembers of each date, where they differ.
+    **fields
+        More of `Unmixing`.
+    """
+    maps = from_pixels(abundances, cubes, {"endmember": names}, name="abundances")
+    wavelength = {"wavelength": cubes["wavelength"]} if "wavelength" in cubes.coords else {}
+    dataset = xr.Dataset(
+        {
+            "abundances": maps,
+            "valid": maps.notnull().all("endmember"),
+            "reference_endmembers": (("wavelength", "endmember"), reference),
+        },
+        coords=wavelength,
+    )
+    if by_date is not None:
+        attributes = {"long_name": "endmember reflectance of each date", "units": "1"}
+        dataset["date_endmembers"] = (("time", "wavelength", "endmember"), by_date, attributes)
+    return Unmixing(describe(dataset), cubes=cubes, **fields)

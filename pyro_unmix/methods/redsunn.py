@@ -1,0 +1,89 @@
+"""The ReDSUNN paper's method in one call."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numpy.typing import ArrayLike
+
+from pyro_unmix.bases.linear import DCT
+from pyro_unmix.data.cubes import as_cube_sequence, to_pixels
+from pyro_unmix.guides import BiLSTMGuide
+from pyro_unmix.infer.fit import fit
+from pyro_unmix.methods.settings import check_count, checked_seed
+from pyro_unmix.models import SGLMM
+from pyro_unmix.ops.checks import positive_int
+from pyro_unmix.ops.threads import one_thread
+from pyro_unmix.posterior.read_out import PlugInMean
+from pyro_unmix.posterior.result import Unmixing
+from pyro_unmix.priors import (
+    RandomWalk,
+)
+from pyro_unmix.start.extraction import vca
+
+#: Passes over the pixels of `redsunn`, as in its paper.
+NUM_EPOCHS = 30.0
+
+
+@one_thread()
+def redsunn(
+    cube_sequence: Any,
+    num_endmembers: int,
+    *,
+    endmembers: ArrayLike | None = None,
+    num_basis: int = 10,
+    sigma_psi: float = 1e-5**0.5,
+    seed: int = 0,
+    progress: bool = True,
+    num_epochs: float | None = None,
+    **settings: Any,
+) -> Unmixing:
+    """ReDSUNN as its paper describes it: model, guide, settings and read-out.
+
+    `SGLMM` with its defaults, `BiLSTMGuide`, all of theta = {M0, sigma_r, sigma_a, nu_0, gamma_0} learned jointly with
+    phi by the ELBO, Adam at 1e-3, batches of 128, 30 epochs, abundances by Algorithm 1 (means fed forward).
+
+    Parameters
+    ----------
+    cube_sequence
+        Anything that `as_cube_sequence` takes.
+    num_endmembers : int
+        P.
+    endmembers : array (L, P), optional
+        Initial M0; default VCA on the spectra of all dates.
+    num_basis : int
+        K; no more than there are bands.
+    sigma_psi : float
+        Std (not variance) of the variability's steps.
+    seed : int
+    progress : bool
+    num_epochs : float, optional
+        Default 30, unless `num_steps` is given.
+    **settings
+        Passed on to `fit`.
+
+    Returns
+    -------
+    Unmixing
+
+    References
+    ----------
+    Borsoi, Imbiriba, Closas, IEEE TIP 32, 2023, Sec. V and VI.
+    """
+    seed = checked_seed(seed, settings)
+    cubes = as_cube_sequence(cube_sequence)
+    if endmembers is None:
+        pixels, valid = to_pixels(cubes)
+        endmembers = vca(pixels[valid], num_endmembers, seed=seed)
+    check_count(endmembers, num_endmembers)
+    num_basis = min(positive_int(num_basis, "num_basis"), cubes.sizes["wavelength"])
+    model = SGLMM(
+        endmembers, basis=DCT(num_basis), variability_prior=RandomWalk(sigma_psi), seed=seed
+    )
+    guide = BiLSTMGuide(model, seed=seed)
+    if num_epochs is None and settings.get("num_steps") is None:
+        num_epochs = NUM_EPOCHS
+    return fit(
+        model, guide, cubes, num_epochs=num_epochs, seed=seed, progress=progress,
+        **{"estimate": PlugInMean(), "method": "redsunn", **settings},
+    )  # fmt: skip

@@ -1,0 +1,229 @@
+"""Whole methods in one call: the paper's `redsunn` and our `unmix`. Each ends in ``fit(model, guide, cubes)``."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import ArrayLike
+
+from pyro_unmix.bases.linear import Basis
+from pyro_unmix.data.checks import as_endmembers
+from pyro_unmix.data.cubes import as_cube_sequence
+from pyro_unmix.data.lazy import as_lazy_cubes, is_lazy
+from pyro_unmix.data.libraries import is_library
+from pyro_unmix.guides import ConjugateGuide
+from pyro_unmix.infer.fit import fit
+from pyro_unmix.methods.settings import checked_seed
+from pyro_unmix.models import SGLMM
+from pyro_unmix.ops.checks import choice
+from pyro_unmix.ops.threads import one_thread
+from pyro_unmix.posterior.estimates import are_many_to_polish
+from pyro_unmix.posterior.read_out import PolishedMean
+from pyro_unmix.posterior.result import Unmixing
+from pyro_unmix.priors import (
+    AutoRegressive,
+    FixedEndmembers,
+    Independent,
+    JumpWalk,
+    SharedVariability,
+    VariabilityPrior,
+    WhiteNoise,
+)
+from pyro_unmix.start import (
+    choose_season_start,
+    choose_smooth_start,
+    choose_start,
+    field_correlation,
+    season_share,
+    spread_blocks,
+    temporal_correlation,
+)
+from pyro_unmix.start.misfit import misfit_factor
+from pyro_unmix.start.num_endmembers import estimate_num_endmembers
+
+logger = logging.getLogger(__name__)
+
+#: Above this temporal correlation of the variability, `unmix` models it as AR(1), else as independent.
+MIN_CORRELATION = 0.1
+#: Above this `season_share` of the common variability, `unmix` models seasons.
+MIN_SEASON = 0.1
+#: Above this share of variability that neighbouring pixels have in common, `unmix` models it as a smooth field ...
+MIN_SHARE = 0.25
+#: ... in sequences of as many dates at least (in one image smooth variability passes for abundance) ...
+MIN_DATES = 3
+#: ... of images that are no narrower than this, pixels.
+MIN_SIDE = 10
+#: Larger sequences, pixels times dates, are unmixed pixel by pixel.
+MOST_PIXEL_DATES = 500_000
+#: Sweeps of `unmix`.
+NUM_SWEEPS = 16
+#: Steps of `unmix`.
+NUM_STEPS = 100
+
+
+@one_thread()
+def unmix(
+    cube_sequence: Any,
+    num_endmembers: int | str | None = None,
+    *,
+    endmembers: ArrayLike | None = None,
+    basis: Basis | None = None,
+    correction: bool = True,
+    polish: bool | None = None,
+    seed: int = 0,
+    progress: bool = True,
+    num_steps: int | None = None,
+    **settings: Any,
+) -> Unmixing:
+    """Unmix a sequence with all choices made: data-driven start, jumps in time, conjugate guide.
+
+    `choose_start` picks averaging window, endmembers, basis and rank by the marginal likelihood. The abundances drift
+    and jump (`JumpWalk`); the variability is AR(1) where neighbouring dates correlate by more than 0.1 at the start,
+    else independent. Where, in 36 dates or more over three years at least, what the pixels have in common comes back
+    every year (`season_share`), the materials have seasons (`SeasonalVariability`). Else, where neighbouring pixels
+    share more than a quarter of it, in three or more dates, it is a field that is smooth over the image
+    (`SmoothVariability`), and `choose_smooth_start` finds the endmembers anew. M0 and basis are kept; the scales, time
+    constants and noise are learned with `ConjugateGuide`.
+    Of a DataArray in chunks (`read_sequence(chunks=...)`, `xarray.open_zarr`) with more than 500 000 pixel-dates, the
+    start is chosen on blocks from all over the scene (`spread_blocks`), and `fit` reads the rest from disk.
+    Where the sequence has dates, the transitions take the days between them; shifting all dates changes nothing.
+
+    Parameters
+    ----------
+    cube_sequence
+        Anything that `as_cube_sequence` takes.
+    num_endmembers : int or "auto"
+        P; ``"auto"`` takes it from `estimate_num_endmembers`. May be left out if `endmembers` are given.
+    endmembers : array (L, P) or library, optional
+        Reference endmembers that are known; default extracted. A library (a DataArray with the coordinate ``label``,
+        see `read_library`) gives the mean spectra of its classes at the bands of the cubes, and a candidate basis.
+    basis : Basis, optional
+        Default chosen from the data.
+    correction : bool
+        Whether the guide has its LSTM correction.
+    polish : bool, optional
+        Read out by 16 rounds of Markov-chain sweeps from the guide's draws, with the noise enlarged by `misfit_factor`
+        (``PolishedMean(num_sweeps=16, exact=False)``): intervals that hold the truth more often, and on sequences
+        better abundances, for about a millisecond per pixel and date (more from fifty dates on). Default: in sequences
+        of three dates or more and 100 000 pixel-dates at most (fewer from fifty dates on), unless `estimate` says
+        otherwise. Variability that pixels share cannot be polished, which a warning says where it was asked for.
+    seed : int
+    progress : bool
+    num_steps : int, optional
+        Default 100, unless `num_epochs` is given; 0 gives the start itself, without training.
+    **settings
+        Passed on to `fit`; the defaults are batches of 256 pixels and a learning rate of 0.01 that decays to a tenth.
+
+    Returns
+    -------
+    Unmixing
+    """
+    seed = checked_seed(seed, settings)
+    if not isinstance(correction, bool):
+        raise TypeError(f"correction must be True or False, got {correction!r}")
+    if not isinstance(polish, bool | None):
+        raise TypeError(f"polish must be True, False or None, got {polish!r}")
+    if polish and "estimate" in settings:
+        raise ValueError("pass polish=True or an estimate, got both: remove one of them")
+    images = _images(cube_sequence)
+    cubes = spread_blocks(images, seed) if is_lazy(images) else images
+    count = _count(cubes, num_endmembers, endmembers, seed)
+    start = choose_start(cubes, count, endmembers=endmembers, basis=basis, seed=seed)
+    correlation = temporal_correlation(cubes, start)
+    chain: VariabilityPrior = (
+        AutoRegressive(0.5) if correlation > MIN_CORRELATION else Independent()
+    )
+    found, noise_scale = (start.endmembers, start.basis), start.noise_scale
+    large = min(cubes.sizes["y"], cubes.sizes["x"]) >= MIN_SIDE
+    seasonal = season_share(cubes, start, seed=seed) > MIN_SEASON
+    if seasonal:
+        chain = choose_season_start(cubes, start, residual=chain, seed=seed, progress=progress)
+    searched = not seasonal and basis is None and large and cubes.sizes["time"] >= MIN_DATES
+    if searched and _pixel_dates(images) > MOST_PIXEL_DATES:
+        searched = False
+        logger.warning(
+            "variability of single pixels: more than %d pixel-dates are too many for a field",
+            MOST_PIXEL_DATES,
+        )
+    share, length = field_correlation(cubes, start) if searched else (0.0, 1.0)
+    if share > MIN_SHARE:
+        smooth = choose_smooth_start(
+            cubes, start, length=length, coefficient=min(max(correlation, 0.0) / share, 0.95),
+            train_endmembers=endmembers is None, seed=seed, progress=progress,
+        )  # fmt: skip
+        found, noise_scale = (smooth.endmembers, smooth.basis), smooth.noise_scale
+        chain = smooth.prior
+    model = SGLMM(
+        FixedEndmembers(found[0]),
+        basis=found[1],
+        abundance_prior=JumpWalk(),
+        variability_prior=chain,
+        noise=WhiteNoise(noise_scale),
+        dates=cubes["time"].values if "time" in cubes.coords else None,
+        seed=seed,
+    )
+    guide = ConjugateGuide(model, correction=correction, seed=seed)
+    defaults: dict[str, Any] = {
+        "batch_size": 256,
+        "learning_rate": 0.01,
+        "learning_rate_decay": 0.1,
+        "method": "unmix",
+    }
+    if num_steps is None and settings.get("num_epochs") is None:
+        num_steps = NUM_STEPS
+    shared = isinstance(chain, SharedVariability)
+    if polish is None:
+        many = are_many_to_polish(images.sizes["y"] * images.sizes["x"], images.sizes["time"])
+        sequence = cubes.sizes["time"] >= MIN_DATES
+        polish = sequence and not many and not shared and "estimate" not in settings
+    if shared and (polish or isinstance(settings.get("estimate"), PolishedMean)):
+        logger.warning("not polished: sweeps do not know variability that pixels share")
+        settings.pop("estimate", None)
+    elif polish:
+        settings["estimate"] = PolishedMean(
+            num_sweeps=NUM_SWEEPS, noise_factor=misfit_factor(model, cubes), exact=False
+        )
+    return fit(
+        model, guide, images, num_steps=num_steps, seed=seed, progress=progress,
+        **{**defaults, **settings},
+    )  # fmt: skip
+
+
+def _images(cube_sequence: Any) -> xr.DataArray:
+    """The images in memory; those in chunks stay where they are if they are many."""
+    if is_lazy(cube_sequence):
+        images = as_lazy_cubes(cube_sequence)
+        if _pixel_dates(images) > MOST_PIXEL_DATES:
+            if "tile" in cube_sequence.coords:
+                raise ValueError(
+                    "large scenes in chunks cannot be of several tiles, whose borders the start would not see: load "
+                    "them (cubes.load()), or choose_start on one tile and fit(model, guide, cubes)"
+                )
+            return images
+    return as_cube_sequence(cube_sequence)
+
+
+def _pixel_dates(images: xr.DataArray) -> int:
+    return images.sizes["time"] * images.sizes["y"] * images.sizes["x"]
+
+
+def _count(
+    cubes: xr.DataArray, num_endmembers: int | str | None, endmembers: Any, seed: int
+) -> int:
+    """P as a number; given endmembers say it themselves."""
+    if isinstance(num_endmembers, str):
+        choice(num_endmembers, "num_endmembers, if it is no number,", ["auto"])
+    elif num_endmembers is not None:
+        return num_endmembers
+    if is_library(endmembers):
+        return len(np.unique(endmembers["label"]))
+    if endmembers is not None:
+        return as_endmembers(endmembers, cubes.sizes["wavelength"]).shape[1]
+    if num_endmembers is None:
+        raise ValueError("expected num_endmembers (a number or 'auto'), or endmembers: got neither")
+    count = estimate_num_endmembers(cubes, seed=seed)
+    logger.info("num_endmembers='auto': %d", count)
+    return count

@@ -1,0 +1,155 @@
+"""Parts with which the program published with the ReDSUNN paper departs from the paper.
+
+`pyro_unmix.methods.redsunn_published.redsunn_published` puts them together; each can stand in an `SGLMM` of one's own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.distributions import TorchDistribution
+from torch import Tensor, nn
+
+from pyro_unmix.bases.linear import Basis
+from pyro_unmix.models.sglmm import SGLMM
+from pyro_unmix.ops.checks import in_range, positive_int
+from pyro_unmix.ops.distributions import IsotropicNormal
+from pyro_unmix.ops.seeding import seeded
+from pyro_unmix.ops.simplex import to_abundances
+from pyro_unmix.priors import GaussianStart, Transition
+from pyro_unmix.priors.part import SMOOTH_VARIABILITY
+
+
+class RawDCT(Basis):
+    """Cosines of one amplitude, not normalised: ``d_k(l) = amplitude cos(pi k (2l + 1) / (2L))``.
+
+    Parameters
+    ----------
+    num_components : int
+        K.
+    amplitude : float
+        The program multiplies columns of amplitude 2 by 0.01 psi.
+    """
+
+    def __init__(self, num_components: int = 10, *, amplitude: float = 0.02) -> None:
+        super().__init__()
+        self.num_components = positive_int(num_components, "num_components")
+        self.amplitude = in_range(amplitude, "amplitude", low=0, open_low=True)
+
+    def angles(self, band: Tensor, component: Tensor) -> Tensor:
+        """``k (2l + 1)``, in units of ``pi / (2L)``."""
+        return component * (2 * band + 1)
+
+    def components(self, endmembers: Tensor) -> Tensor:
+        num_bands = len(endmembers)
+        band = torch.arange(num_bands, dtype=endmembers.dtype, device=endmembers.device)
+        component = band.new_tensor(range(self.num_components))
+        angles = self.angles(band[:, None], component)
+        columns = self.amplitude * torch.cos(math.pi / (2 * num_bands) * angles)
+        return columns[:, :, None] * endmembers[:, None, :]
+
+
+class TransposedDCT(RawDCT):
+    """The same matrix transposed: ``d_k(l) = amplitude cos(pi (2k + 1) l / (2L))``; no column is constant."""
+
+    def angles(self, band: Tensor, component: Tensor) -> Tensor:
+        return (2 * component + 1) * band
+
+
+class VarianceWalk(GaussianStart):
+    """``c_t ~ N(c_{t-1}, Delta start_variance exp(net(c_{t-1})) I)`` with net = P - P - 1, ReLU between.
+
+    Eq. (18) with the network's output in a log variance and torch's default initial weights. Delta, the units of time
+    before date t, is 1 where the model has no dates.
+
+    Parameters
+    ----------
+    start_variance : float
+    """
+
+    def __init__(self, start_variance: float = 0.1) -> None:
+        super().__init__()
+        self.start_variance = in_range(start_variance, "start_variance", low=0, open_low=True)
+
+    def setup(self, *sizes: int, generator: torch.Generator) -> None:
+        super().setup(*sizes, generator=generator)
+        (num_endmembers,) = sizes
+        with seeded(int(torch.randint(2**31, (), generator=generator))):
+            self.net = nn.Sequential(
+                nn.Linear(num_endmembers, num_endmembers), nn.ReLU(), nn.Linear(num_endmembers, 1)
+            )
+
+    def _log_scale(self, c: Tensor, net: nn.Module) -> Tensor:
+        return 0.5 * (math.log(self.start_variance) + net(c).squeeze(-1))
+
+    def transitions(self, index: Tensor | None = None) -> Transition:
+        net = self.net  # an access is a message of Pyro for every parameter
+
+        def transition(previous: Tensor, step: int) -> TorchDistribution:
+            elapsed = self.elapsed_at(step)
+            log_scale = self._log_scale(previous, net)
+            return IsotropicNormal(
+                previous, log_scale if elapsed is None else log_scale + 0.5 * elapsed.log()
+            )
+
+        return transition
+
+    def step_scale(self, previous: Tensor, mean_square: Tensor) -> Tensor:
+        scale = self._log_scale(previous, self.net).exp().expand(mean_square.shape)
+        return scale if self.elapsed is None else scale * self.elapsed.sqrt()
+
+
+class FirstDateSGLMM(SGLMM):
+    """`SGLMM` whose initial distributions are those of the first date: no state before the images.
+
+    ``c_1 ~ N(nu_c, diag(gamma_c)^2)``, ``psi_1 ~ N(nu_psi, diag(gamma_psi)^2)``, the rest as in `SGLMM`. Sites:
+    ``c_1 .. c_T``, ``psi_1 .. psi_T``, ``y_1 .. y_T``. Parameters: those of `SGLMM`, whose `dates`, mixing, noises by
+    date and prior of M0 it serves as well.
+    """
+
+    def forward(  # type: ignore[override]  # no guide integrates its psi out
+        self,
+        pixels: Tensor | None,
+        valid: Tensor,
+        *,
+        index: Tensor | None = None,
+        size: int | None = None,
+        features: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """The generative program; arguments as `SGLMM.forward`."""
+        if SMOOTH_VARIABILITY in self.needs:
+            raise ValueError("FirstDateSGLMM has no variability that pixels share: use SGLMM")
+        batch, num_dates = valid.shape
+        design = self.design()
+        self._check_dates(num_dates)
+        step_variability = self.variability_prior.transitions(num_dates)
+        noise = self.noise.by_date(num_dates)
+        step_abundance = self.abundance_prior.transitions(index)
+        observed = [None] * num_dates if pixels is None else pixels.unbind(1)
+        masks: Any = valid.unbind(1)
+        next_c, next_psi = self.abundance_prior.initial(index), self.variability_prior.initial()
+        with pyro.plate("pixels", size or batch, subsample=_subsample(index, batch), dim=-1):
+            self._factor_endmembers(valid)
+            for t in pyro.markov(range(1, num_dates + 1)):
+                c = pyro.sample(f"c_{t}", next_c)
+                psi = pyro.sample(f"psi_{t}", next_psi)
+                mean = self._mean(to_abundances(c), psi, design)
+                with poutine.mask(mask=masks[t - 1]):
+                    pyro.sample(f"y_{t}", noise[t - 1](mean), obs=observed[t - 1])
+                if t < num_dates:
+                    next_c, next_psi = step_abundance(c, t + 1), step_variability(psi, t + 1)
+
+    def decode(self, latents: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Abundances (..., T, P) and variability (..., T, K, P) of site values ``c_t``, ``psi_t``."""
+        return super().decode({"c_0": latents["c_1"], "psi_0": latents["psi_1"], **latents})
+
+
+def _subsample(index: Tensor | None, batch: int) -> Tensor | None:
+    if index is not None and len(index) != batch:
+        raise ValueError(f"index must have one entry per pixel ({batch}), got {len(index)}")
+    return index

@@ -1,0 +1,8 @@
+"""Numerics without a word of the field, that every other room builds on.
+
+Algebra: `simplex` (softmax map, projections of fractions), `small_matrices` (many of them at once), `solvers`
+(constrained least squares), `perceptrons` (batched networks).
+Distributions that Pyro lacks: `distributions`, `softmax_distributions`, `dirichlet`.
+Housekeeping: `checks` (of arguments, with error texts), `extras` (optional libraries), `recipes` (objects rebuilt
+from the arguments that made them), `seeding`, `threads`, `heap`.
+"""

@@ -1,0 +1,428 @@
+"""Read a fitted model and guide out into labelled arrays, pixel by pixel and independent of tiling."""
+
+from __future__ import annotations
+
+import inspect
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, cast
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import torch
+import xarray as xr
+from pyro import poutine
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from pyro_unmix.data.cubes import DIMS, from_pixels, to_pixels, valid_mask
+from pyro_unmix.kernels.sweeps import check_model, elements_per_pixel, num_chains, polished
+from pyro_unmix.mixing import change_detector, linear_regression
+from pyro_unmix.ops.heap import roomy_heap
+from pyro_unmix.ops.small_matrices import project
+from pyro_unmix.posterior.estimates import PlugInMean, PolishedMean, PosteriorMean
+
+_CHUNK_ELEMENTS = 6_000_000
+_ROUND = 64  # pixels
+_ALL = slice(None)
+
+__all__ = ["PlugInMean", "PolishedMean", "PosteriorMean", "iterate_draws", "read_out"]
+
+
+class FixedNoise(Messenger):
+    """Latent sites are computed from given standard-normal noise, the same for every pixel."""
+
+    def __init__(self, noise: Any) -> None:
+        super().__init__()
+        self.noise = noise
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if is_latent(msg):
+            msg["value"] = _from_noise(msg["fn"], msg["name"], self.noise)
+
+
+class _Means(Messenger):
+    """Every latent site takes its distribution's mean."""
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if is_latent(msg):
+            msg["value"] = msg["fn"].mean
+
+
+def is_latent(msg: Any) -> bool:
+    """Whether a message of Pyro is of a latent site that has no value yet."""
+    if msg["is_observed"] or msg["value"] is not None or msg["type"] != "sample":
+        return False
+    return not msg["infer"].get("_subsample", False)
+
+
+def value_from_noise(fn: Any, noise: Callable[[], Tensor]) -> Tensor | None:
+    """The draw that `fn.rsample` makes of standard-normal noise; None where no way to make it is known.
+
+    Parameters
+    ----------
+    fn : distribution
+    noise : callable
+        Gives noise that broadcasts to a draw of `fn`; only called where `fn` is random.
+    """
+    if hasattr(fn, "from_noise"):
+        return fn.from_noise(noise())
+    base = fn.base_dist if isinstance(fn, dist.Independent) else fn
+    while isinstance(base, (dist.Independent, dist.ExpandedDistribution)):
+        base = base.base_dist
+    if isinstance(base, dist.Delta):
+        return fn.mean
+    if isinstance(base, dist.Normal):
+        return base.loc + noise() * base.scale
+    if isinstance(base, dist.MultivariateNormal):
+        step = base.scale_tril @ noise().unsqueeze(-1)
+        return base.loc + step.squeeze(-1)
+    return None
+
+
+def _from_noise(fn: Any, name: str, noise: Any) -> Tensor:
+    """A draw of `fn` as a function of noise; see `Noise` in the guides."""
+    size = int(np.prod(fn.event_shape)) if fn.event_shape else 1
+
+    def draws() -> Tensor:
+        found = noise(name, size)
+        return found if fn.event_shape or hasattr(fn, "from_noise") else found.squeeze(-1)
+
+    value = value_from_noise(fn, draws)
+    if value is None:
+        kind = fn.base_dist if isinstance(fn, dist.Independent) else fn
+        raise TypeError(
+            f"site {name!r} of the guide is {type(kind).__name__}, which cannot be drawn with common "
+            "noise: use Normal, MultivariateNormal, PrecisionNormal or Delta, or give the distribution "
+            "a from_noise(noise) method"
+        )
+    return value
+
+
+class Noise:
+    """Standard-normal draws per site, from a seed, in antithetic pairs; the same for every pixel.
+
+    Parameters
+    ----------
+    num_samples : int
+    seed : int
+    like : Tensor
+        Whose dtype and device the draws have.
+    """
+
+    def __init__(self, num_samples: int, seed: int, like: Tensor) -> None:
+        self.num_samples, self.seed, self.like = num_samples, seed, like
+
+    def __call__(self, site: str, size: int) -> Tensor:
+        """Draws (S, 1, size)."""
+        seed = np.random.SeedSequence([self.seed, zlib.crc32(site.encode())])
+        half = np.random.default_rng(seed).standard_normal(((self.num_samples + 1) // 2, size))
+        draws = np.stack([half, -half], axis=1).reshape(-1, 1, size)[: self.num_samples]
+        return torch.as_tensor(draws, dtype=self.like.dtype, device=self.like.device)
+
+
+ParamStore = Mapping[str, Mapping[str, Any]]
+
+
+@contextmanager
+def quiet_pyro(store: ParamStore | None = None) -> Iterator[None]:
+    """A scope that leaves no parameter in the store and validates nothing; it starts with those of `store`."""
+    state = {name: dict(values) for name, values in (store or _NO_PARAMS).items()}
+    with pyro.get_param_store().scope(cast(Any, state)), pyro.validation_enabled(False):
+        yield
+
+
+_NO_PARAMS: ParamStore = {"params": {}, "constraints": {}}
+
+
+def loose_params(*programs: Any) -> ParamStore:
+    """What the store holds besides the parameters of modules: those of plain functions, copied."""
+    modules = [program for program in programs if isinstance(program, torch.nn.Module)]
+    owned = {id(parameter) for module in modules for parameter in module.parameters()}
+    state = pyro.get_param_store().get_state()
+    loose = {
+        name: value.detach().clone().requires_grad_()
+        for name, value in state["params"].items()
+        if id(value) not in owned
+    }
+    return {"params": loose, "constraints": {n: state["constraints"][n] for n in loose}}
+
+
+def model_dtype_and_device(model: Any) -> tuple[torch.dtype, torch.device]:
+    """Where the model's first floating-point tensor lives."""
+    tensors = [*model.parameters(), *model.buffers()]
+    first = next((t for t in tensors if t.is_floating_point()), torch.zeros(()))
+    return first.dtype, first.device
+
+
+def as_tensors(cubes: xr.DataArray, model: Any) -> tuple[Tensor, Tensor]:
+    """Pixels (N, T, L) and validity (N, T) in the model's dtype and on its device."""
+    dtype, device = model_dtype_and_device(model)
+    pixels, valid = to_pixels(cubes)
+    return torch.from_numpy(pixels).to(device, dtype), torch.from_numpy(valid).to(device)
+
+
+def prepare(
+    guide: Any, pixels: Tensor, valid: Tensor, index: Tensor | None = None
+) -> dict[str, Tensor]:
+    """The guide's data-dependent features, where it has any; `index` holds the pixels' numbers in the scene."""
+    if not hasattr(guide, "prepare"):
+        return {}
+    if "index" in inspect.signature(guide.prepare).parameters:
+        return guide.prepare(pixels, valid, index=index)
+    return guide.prepare(pixels, valid)
+
+
+def prepare_steps(
+    guide: Any, pixels: Tensor, valid: Tensor, index: Tensor | None = None
+) -> dict[str, Tensor]:
+    """`prepare`, and what only steps of training need."""
+    features = prepare(guide, pixels, valid, index)
+    more = guide.compress(pixels) if hasattr(guide, "compress") else {}
+    return {name: torch.as_tensor(value) for name, value in {**features, **more}.items()}
+
+
+def draw_abundances(
+    model: Any,
+    guide: Any,
+    pixels: Tensor,
+    valid: Tensor,
+    features: Mapping[str, Tensor],
+    noise: Noise,
+    index: Tensor | None = None,
+    size: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Posterior draws of abundances (S, B, T, P) and the mean variability (B, T, K, P)."""
+    drawn = guide.draw(pixels, valid, features, noise) if hasattr(guide, "draw") else None
+    if drawn is None:
+        abundances, variability = _run(
+            model, guide, FixedNoise(noise), pixels, valid, features, index, size
+        )
+        shape = (noise.num_samples, *abundances.shape[-3:])
+        drawn = abundances.expand(shape), variability.reshape(-1, *variability.shape[-4:]).mean(0)
+    return drawn
+
+
+def _run(
+    model: Any,
+    guide: Any,
+    handler: Messenger,
+    pixels: Tensor,
+    valid: Tensor,
+    features: Mapping[str, Tensor],
+    index: Tensor | None,
+    size: int | None,
+) -> tuple[Tensor, Tensor]:
+    """Run the guide under a handler that fixes its draws, and decode them."""
+    with handler:
+        trace = poutine.trace(guide).get_trace(
+            pixels, valid, index=index, size=size, features=features
+        )
+    sites = trace.nodes.items()
+    latents = {k: site["value"] for k, site in sites if site["type"] == "sample"}
+    return model.decode(latents)
+
+
+def chunks(num_pixels: int, per_pixel: int) -> Iterator[slice]:
+    """Slices of pixels, of one length, so that a chunk's largest array stays small, within an eighth."""
+    size = max(1, min(4096, _CHUNK_ELEMENTS // max(per_pixel, 1)))
+    # A short chunk at the end takes hardly less time than a long one.
+    size = -(-num_pixels // max(1, -(-num_pixels // size)))
+    if size > 8 * _ROUND:  # rows of powers of two would take each other's places in the cache
+        size = (-(-size // _ROUND) | 1) * _ROUND
+    for start in range(0, num_pixels, size):
+        yield slice(start, min(start + size, num_pixels))
+
+
+def iterate_draws(
+    model: Any,
+    guide: Any,
+    cubes: xr.DataArray,
+    num_samples: int,
+    seed: int,
+    store: ParamStore | None = None,
+    place: tuple[np.ndarray, int] | None = None,
+    rows: slice = _ALL,
+    estimate: PosteriorMean | None = None,
+) -> Iterator[tuple[slice, dict[str, Any]]]:
+    """Chunk by chunk of `rows` of the pixels: what was drawn, and the chunk's tensors; `store` as `loose_params` gave
+    it, `place` as `read_out` takes it. Draws are the guide's, or those of a `PolishedMean`.
+    """
+    # All dates of a few pixels are put together when it is their turn, while they are in the cache.
+    images = cubes.transpose(*DIMS).to_numpy()
+    images = images.reshape(len(images), 1, -1, images.shape[-1])
+    num_dates, _, total, num_bands = images.shape
+    numbers, size = (np.arange(total), total) if place is None else place
+    images, numbers = images[:, :, rows], numbers[rows]
+    polish = estimate if isinstance(estimate, PolishedMean) and estimate.num_sweeps else None
+    per_pixel = num_dates * max(num_bands, 3 * num_samples)
+    num_draws = num_samples
+    if polish is not None:
+        check_model(model)
+        num_draws = num_chains(num_samples)
+        per_pixel = max(per_pixel, elements_per_pixel(model, num_dates, num_draws, polish.exact))
+    with quiet_pyro(store), torch.no_grad(), roomy_heap():
+        for part in chunks(len(numbers), per_pixel):
+            y, v = as_tensors(xr.DataArray(images[:, :, part], dims=DIMS), model)
+            index = torch.as_tensor(numbers[part], device=y.device)
+            features = prepare(guide, y, v, index)
+            noise = Noise(num_draws, seed, y)
+            drawn, variability = draw_abundances(model, guide, y, v, features, noise, index, size)
+            if polish is not None:
+                drawn, variability = polished(
+                    model, y, v, drawn, num_samples=num_samples, num_sweeps=polish.num_sweeps,
+                    noise_factor=polish.noise_factor, exact=polish.exact, seed=seed, index=index,
+                )  # fmt: skip
+            yield (
+                part,
+                {
+                    "draws": drawn,
+                    "variability": variability,
+                    "pixels": y,
+                    "valid": v,
+                    "features": features,
+                    "index": index,
+                    "size": size,
+                },
+            )
+
+
+def read_out(
+    model: Any,
+    guide: Any,
+    cubes: xr.DataArray,
+    *,
+    estimate: PosteriorMean,
+    seed: int = 0,
+    store: ParamStore | None = None,
+    progress: bool = False,
+    place: tuple[np.ndarray, int] | None = None,
+    workers: Any = None,
+) -> xr.Dataset:
+    """The posterior of every pixel and date as a labelled dataset.
+
+    Parameters
+    ----------
+    model, guide : fitted pair
+    cubes : DataArray
+        As `as_cube_sequence` returns.
+    estimate : PosteriorMean, PlugInMean or PolishedMean
+    seed : int
+        Of the draws.
+    store : mapping, optional
+        Trained parameters of plain functions, from `loose_params`.
+    progress : bool
+        Show a bar over the pixels.
+    place : tuple of array (N,) and int, optional
+        Of a tile: the numbers of its pixels in the whole scene, and how many pixels that has.
+    workers : Workers, optional
+        Those that read out a part of the pixels each; all get the whole.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``abundances``, ``abundances_std`` (time, y, x, endmember), ``variability`` (time, y, x, component,
+        endmember), ``change``, ``valid`` (time, y, x), ``reference_endmembers`` (wavelength, endmember) and
+        ``components`` (wavelength, component, endmember).
+    """
+    parts: dict[str, list[Tensor]] = {}
+    total = cubes.sizes["y"] * cubes.sizes["x"]
+    shared = workers is not None and 1 < workers.size <= total
+    rows = workers.rows(total) if shared else slice(0, total)
+    bar = tqdm(total=rows.stop, disable=not progress, desc="read out", unit="pixel")
+    draws = iterate_draws(
+        model, guide, cubes, estimate.num_samples, seed, store, place, rows, estimate
+    )
+    for part, chunk in draws:
+        drawn, variability = chunk["draws"], chunk["variability"]
+        mean = drawn.mean(0)
+        values = {"abundances": mean, "abundances_std": _std(drawn, mean)}
+        if isinstance(estimate, PlugInMean):
+            inputs = (chunk[k] for k in ("pixels", "valid", "features", "index", "size"))
+            values["abundances"], variability = _run(model, guide, _Means(), *inputs)
+        values["variability"] = variability
+        values["change"] = _change(model, chunk, values["abundances"], variability)
+        for name, value in values.items():
+            parts.setdefault(name, []).append(value.cpu())
+        bar.update(part.stop - part.start)
+    bar.close()
+    maps = {name: torch.cat(values) for name, values in parts.items()}
+    if shared:
+        maps = workers.gathered(maps, total)
+    return _to_dataset(model, cubes, {name: value.numpy() for name, value in maps.items()})
+
+
+def _std(drawn: Tensor, mean: Tensor) -> Tensor:
+    """``drawn.std(0)``, which torch computes one number after the other unless draws are neighbours in memory."""
+    total = torch.zeros_like(mean)
+    for draw in drawn:
+        step = draw - mean
+        total.addcmul_(step, step)
+    return total.div_(len(drawn) - 1).sqrt_()
+
+
+def _change(model: Any, chunk: dict[str, Any], abundances: Tensor, variability: Tensor) -> Tensor:
+    """``u_t`` (B, T) of the fitted M and a; NaN at the first date and where a date is missing."""
+    pixels, valid = chunk["pixels"], chunk["valid"]
+    change = torch.full_like(pixels[..., 0], float("nan"))
+    if pixels.shape[1] < 2:
+        return change
+    # In double precision: the regression enlarges what rounding makes of the size of a chunk.
+    design = model.design().double()
+    previous = variability[:, :-1].flatten(-2).double()
+    moments = project(pixels[:, 1:], design, torch.double).permute(2, 1, 0)
+    regression = linear_regression(design.mT @ design, moments, previous)
+    change[:, 1:] = change_detector(regression, abundances[:, :-1].double())
+    return change.masked_fill(~valid, float("nan"))
+
+
+def _to_dataset(model: Any, cubes: xr.DataArray, parts: dict[str, np.ndarray]) -> xr.Dataset:
+    names = model.endmember_names or list(range(model.num_endmembers))
+    material = {"endmember": names}
+    dims = {
+        "abundances": material,
+        "abundances_std": material,
+        "variability": {"component": None, **material},
+        "change": {},
+    }
+    arrays = {k: from_pixels(v, cubes, dims[k], name=k) for k, v in parts.items()}
+    with torch.no_grad():
+        reference = model.reference.value.cpu().numpy()
+        spectra: dict[str, Any] = {"reference_endmembers": (("wavelength", "endmember"), reference)}
+        # Without components, endmembers are what `model.mixing_endmembers` makes of the variability.
+        if hasattr(model, "components"):
+            components = model.components().cpu().numpy()
+            spectra["components"] = (("wavelength", "component", "endmember"), components)
+    wavelength = {"wavelength": cubes["wavelength"]} if "wavelength" in cubes.coords else {}
+    return describe(
+        xr.Dataset(
+            {
+                **arrays,
+                "valid": valid_mask(cubes),
+                **spectra,
+            },
+            coords=wavelength,
+        )
+    )
+
+
+_DESCRIPTIONS = {
+    "abundances": ("abundance estimate", "1"),
+    "abundances_std": ("posterior standard deviation of the abundance", "1"),
+    "variability": ("posterior mean of the endmember variability psi", "1"),
+    "change": ("change detector u_t", "1"),
+    "valid": ("pixel-date was observed", "1"),
+    "reference_endmembers": ("reference endmember reflectance", "1"),
+    "components": ("spectral components of the endmember variability", "1"),
+}
+
+
+def describe(dataset: xr.Dataset) -> xr.Dataset:
+    """Long names and units on the variables that have them here."""
+    for name, (long_name, units) in _DESCRIPTIONS.items():
+        if name in dataset:
+            dataset[name].attrs.update(long_name=long_name, units=units)
+    return dataset

@@ -1,0 +1,456 @@
+"""`Unmixing`: the one result type of every method."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from pyro_unmix.data.cubes import as_cube_sequence
+from pyro_unmix.io.write import datasets as writers
+from pyro_unmix.io.write import rasters
+from pyro_unmix.ops.threads import one_thread
+from pyro_unmix.posterior import (
+    arviz as inference_data,
+)
+from pyro_unmix.posterior import dates as dates_module
+from pyro_unmix.posterior import (
+    evidence,
+    saving,
+    tile_store,
+)
+from pyro_unmix.posterior import (
+    intervals as draws,
+)
+from pyro_unmix.posterior import (
+    spectra as pixel_maps,
+)
+from pyro_unmix.posterior import (
+    tiles as prediction,
+)
+from pyro_unmix.posterior.estimates import as_estimate
+from pyro_unmix.posterior.read_out import ParamStore, PosteriorMean
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Unmixing:
+    """Abundances and endmembers of a cube sequence, as posterior where the method has one.
+
+    Parameters
+    ----------
+    dataset : xarray.Dataset
+        ``abundances`` (time, y, x, endmember) and ``reference_endmembers`` (wavelength, endmember) at least;
+        ``abundances_std``, ``change``, ``valid``, and ``variability`` with ``components`` where the method has them;
+        or ``date_endmembers`` (time, wavelength, endmember), the spectra of each date where they differ by date only.
+    losses : array
+        Loss after every step: the negative ELBO per observed value.
+    model, guide : optional
+        The fitted pair: copies, which further training of the originals does not touch.
+    cubes : DataArray, optional
+        The images that were unmixed; draws need them. Not a copy.
+    estimate : PosteriorMean, PlugInMean or PolishedMean
+        What `abundances` is an estimate of.
+    seed : int
+        Of the draws behind the estimate.
+    method : str
+    store : mapping, optional
+        Trained parameters of a guide that is a plain function, as Pyro's store had them.
+    """
+
+    dataset: xr.Dataset
+    losses: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    model: Any = None
+    guide: Any = None
+    cubes: xr.DataArray | None = None
+    estimate: PosteriorMean = field(default_factory=PosteriorMean)
+    seed: int = 0
+    method: str = "fit"
+    store: ParamStore | None = None
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{name}: {size}" for name, size in self.abundances.sizes.items())
+        posterior = "" if self.model is None else f", {len(self.losses)} steps"
+        return f"<Unmixing by {self.method} ({sizes}){posterior}>"
+
+    @property
+    def abundances(self) -> xr.DataArray:
+        """Estimated fractions (time, y, x, endmember), on the simplex."""
+        return self.dataset["abundances"]
+
+    @property
+    def abundances_std(self) -> xr.DataArray:
+        """Posterior standard deviation of each fraction; NaN where the method has no posterior."""
+        if "abundances_std" in self.dataset:
+            return self.dataset["abundances_std"]
+        return xr.full_like(self.abundances, np.nan).rename("abundances_std")
+
+    @property
+    def reference_endmembers(self) -> xr.DataArray:
+        """M0 (wavelength, endmember), reflectance."""
+        return self.dataset["reference_endmembers"]
+
+    @property
+    def valid(self) -> xr.DataArray:
+        """Which pixel-dates were observed (time, y, x); the others are filled by the model."""
+        return self.dataset["valid"]
+
+    @property
+    def change(self) -> xr.DataArray:
+        """``u_t = 1/2 ||s(M_{t-1}^+ y_t) - a_{t-1}||_1`` (time, y, x); NaN at the first date."""
+        if "change" in self.dataset:
+            return self.dataset["change"]
+        return xr.full_like(self.valid, np.nan, dtype=float).rename("change")
+
+    @property
+    def num_endmembers(self) -> int:
+        """P."""
+        return self.dataset.sizes["endmember"]
+
+    def endmembers(self, time: int = 0) -> xr.DataArray:
+        """Endmembers of every pixel of one date, ``M0 + sum_k F_k diag(psi_k)``.
+
+        Parameters
+        ----------
+        time : int
+            Position of the date, negative from the end.
+
+        Returns
+        -------
+        DataArray (y, x, wavelength, endmember), reflectance
+        """
+        self._check_time(time)
+        return pixel_maps.endmembers(self, time)
+
+    def reconstruct(self, time: int = 0) -> xr.DataArray:
+        """``M_n a_n`` of every pixel of one date, or what the model's own mixing gives.
+
+        Returns
+        -------
+        DataArray (y, x, wavelength), reflectance
+        """
+        self._check_time(time)
+        return pixel_maps.reconstruction(self, time)
+
+    def unit_maximum(self) -> xr.DataArray:
+        """Abundances as the references of Jasper Ridge and Samson define them.
+
+        Those references belong to endmembers scaled to maximum one, so that brightness counts as abundance:
+        ``b_p`` proportional to ``a_p max_l M_nt(l, p)``, summing to one over materials.
+
+        Returns
+        -------
+        DataArray (time, y, x, endmember)
+        """
+        return pixel_maps.unit_maximum(self)
+
+    # ------------------------------------------------------------------ the posterior
+
+    @one_thread()
+    def sample(self, num_samples: int = 100, *, seed: int = 0) -> xr.DataArray:
+        """Posterior draws of the abundances (sample, time, y, x, endmember).
+
+        One draw uses the same noise at every pixel, so that a pixel's draws do not depend on its neighbours. The
+        spread of a mean over pixels therefore cannot be read off them: it comes out as large as one pixel's.
+        """
+        return draws.draw_maps(self, self._need_posterior("sample"), num_samples, seed)
+
+    @one_thread()
+    def quantile(
+        self, q: float | Sequence[float], *, num_samples: int = 200, seed: int = 0
+    ) -> xr.DataArray:
+        """Posterior quantiles of the abundances: one more draw would be below with probability q.
+
+        Parameters
+        ----------
+        q : float or sequence of floats in [0, 1]
+        num_samples : int
+            Draws behind them.
+
+        Returns
+        -------
+        DataArray (time, y, x, endmember), with a leading ``quantile`` dim for a sequence
+        """
+        cubes = self._need_posterior("quantile")
+        return draws.quantile_maps(self, cubes, q, num_samples, seed)
+
+    @one_thread()
+    def interval(
+        self, level: float = 0.9, *, num_samples: int = 200, seed: int = 0
+    ) -> xr.DataArray:
+        """Credible intervals of the abundances: they hold one more draw with probability `level`.
+
+        With equal tails, except at the bounds: an interval with two tails never holds the zero of an absent material.
+        Where the Beta distribution of the draws' mean and variance has alpha <= 2, so that its density does not fall
+        off towards zero faster than linearly, the interval is from zero to the quantile `level`; with beta <= 2, from
+        the quantile ``1 - level`` to one (with both, the mean decides). At alpha = 2, near zero, that is 1 % longer
+        than the shortest interval, and the one with equal tails 14 %.
+
+        Parameters
+        ----------
+        level : float
+            In (0, 1). Bounds beyond the outermost draws are these draws.
+        num_samples : int
+            Draws behind them; ``2 / (1 - level)`` or more.
+
+        Returns
+        -------
+        DataArray (bound, time, y, x, endmember)
+            ``lower, upper = result.interval(0.9)``.
+
+        References
+        ----------
+        On intervals of bounded parameters: Liu, Gelman, Zheng, "Simulation-efficient shortest probability intervals",
+        Statistics and Computing 25, 2015.
+        """
+        return draws.interval_maps(self, self._need_posterior("interval"), level, num_samples, seed)
+
+    @one_thread()
+    def predict(self, other_cubes: Any, *, estimate: PosteriorMean | None = None) -> Unmixing:
+        """Unmix other images of the same bands with the fitted model and guide, without training.
+
+        With the estimate of this result, or another one: a `PolishedMean` takes about a millisecond per pixel and
+        date (more from fifty dates on), `PosteriorMean` a fiftieth of it.
+
+        Of a DataArray in chunks (Dask, extra ``scale``) the result's dataset is lazy and in the same tiles: nothing
+        is computed before it is asked for, as by `to_zarr`, and no more than a few tiles are in memory. Its numbers
+        are those of the images in one piece, up to rounding. The threads of one process read out one tile at a
+        time; processes of Dask do so side by side. See also `predict_to_zarr`.
+        """
+        if self.model is None:
+            raise ValueError(self._no_posterior("predict"))
+        asked = self if estimate is None else replace(self, estimate=as_estimate(estimate))
+        model, guide, cubes, dataset = prediction.predict(asked, other_cubes)
+        return replace(asked, dataset=dataset, cubes=cubes, model=model, guide=guide)
+
+    def interpolate(self, dates: Any) -> Unmixing:
+        """The posterior at dates between the first and the last image, whether there is an image or not.
+
+        `ConjugateGuide` follows the model's transitions there; other guides say what they learned of missing dates,
+        however much time passes, and a warning says so.
+
+        Parameters
+        ----------
+        dates : date or array of dates
+            Of the kind of the images' dates; the transitions take the time that passes.
+
+        Returns
+        -------
+        Unmixing
+            At these dates, given all images; ``valid`` where and when there is one.
+
+        Raises
+        ------
+        ValueError
+            If the model knows no dates or no unit of time, a date is outside the sequence, or the guide is one of
+            Pyro's autoguides, which know no other dates.
+        """
+        cubes = self._need_posterior("interpolate")
+        dates_module.need_dates(self.model, self.guide, cubes)
+        dates_module.check_interpolation(dates, cubes)
+        return self._at(cubes, dates)
+
+    def forecast(self, dates: Any) -> Unmixing:
+        """The posterior at dates after the last image; as `interpolate`."""
+        cubes = self._need_posterior("forecast")
+        dates_module.need_dates(self.model, self.guide, cubes)
+        dates_module.check_forecast(dates, cubes)
+        return self._at(cubes, dates)
+
+    def _at(self, cubes: xr.DataArray, dates: Any) -> Unmixing:
+        cubes, places = dates_module.with_dates(cubes, dates)
+        predicted = self.predict(cubes)
+        return replace(predicted, dataset=predicted.dataset.isel(time=places))
+
+    @one_thread()
+    def reflectance_quantile(
+        self, q: float | Sequence[float], *, num_samples: int = 200, seed: int = 0
+    ) -> xr.DataArray:
+        """Quantiles of what would be measured, noise included: the posterior predictive distribution.
+
+        Parameters
+        ----------
+        q : float or sequence of floats in [0, 1]
+        num_samples : int
+            Draws behind them.
+
+        Returns
+        -------
+        DataArray (time, y, x, wavelength), reflectance, with a leading ``quantile`` dim for a sequence
+            At the dates of this result; of all dates at once, so take few (`interpolate`, `forecast`) of a large scene.
+        """
+        cubes = self._need_posterior("reflectance_quantile")
+        return draws.reflectance_quantiles(self, cubes, q, num_samples, seed)
+
+    def predict_to_zarr(
+        self,
+        cubes: xr.DataArray,
+        path: str | os.PathLike[str],
+        *,
+        tile: int = 128,
+        num_workers: int = 1,
+        overwrite: bool = False,
+        progress: bool = True,
+        estimate: PosteriorMean | None = None,
+    ) -> Path:
+        """Predict a scene of any size tile by tile, into a Zarr store with what `to_zarr` writes.
+
+        A call that was killed goes on where it was, if it is made again with the same arguments. `path` exists when
+        all tiles are done; up to then they are in a hidden folder beside it.
+
+        Parameters
+        ----------
+        cubes : DataArray
+            As `as_cube_sequence` takes, best in chunks from files (`xarray.open_zarr`, `read_sequence(chunks=...)`).
+        path : path
+        tile : int
+            Side of the tiles in pixels. Memory is for some copies of a tile's images in every process.
+        num_workers : int
+            Processes that read, predict and write tiles side by side. With more than one, a script must be guarded
+            by ``if __name__ == "__main__":``.
+        overwrite : bool
+            Replace a Zarr store that is there.
+        progress : bool
+            Show a bar over the tiles.
+        estimate : PosteriorMean or PolishedMean, optional
+            Default that of this result, see `predict`.
+
+        Returns
+        -------
+        Path
+
+        Raises
+        ------
+        FileExistsError
+            If `path` exists and is not to be replaced, or is no Zarr store.
+        ValueError
+            If tiles of another prediction, unfinished, are in the way.
+        """
+        predicted = self.predict(prediction.as_lazy_cubes(cubes, tile), estimate=estimate)
+        identity = prediction.identity(predicted, tile)
+        return tile_store.write_tiles(
+            predicted._known(), path, identity,
+            num_workers=num_workers, overwrite=overwrite, progress=progress,
+        )  # fmt: skip
+
+    def to_arviz(self, pixels: Any, *, num_samples: int = 400, seed: int = 0) -> Any:
+        """Draws of chosen pixels for ArviZ (extra ``arviz``); see `pyro_unmix.posterior.arviz.to_arviz`."""
+        return inference_data.to_arviz(self, pixels, num_samples, seed)
+
+    @one_thread()
+    def diagnose(self, *, num_samples: int = 200, seed: int = 0) -> xr.Dataset:
+        """Where the posterior is not to be trusted, by importance weights ``p(y, z) / q(z | y)`` of the guide's draws,
+        given the parameters and what pixels share (draws of a `SharedVariability` are not weighted).
+
+        Parameters
+        ----------
+        num_samples : int
+            Draws per pixel.
+
+        Returns
+        -------
+        Dataset (y, x)
+            ``elbo`` and ``importance_elbo``, lower bounds of each pixel's log evidence in nats: far apart, the guide is
+            loose. ``pareto_k``, the tail of the weights: above 0.7 the posterior of this pixel is not to be trusted,
+            below 0.5 it is good.
+
+        Raises
+        ------
+        ValueError
+            If the guide has latent variables that pixels share, such as a joint Gaussian of all of them.
+        """
+        return evidence.diagnose(self, self._need_posterior("diagnose"), num_samples, seed)
+
+    def _need_posterior(self, what: str) -> xr.DataArray:
+        if self.model is None:
+            raise ValueError(self._no_posterior(what))
+        if self.cubes is None:
+            raise ValueError(
+                f".{what}() needs the images, and this result was saved without them: call "
+                f"result.predict(cubes).{what}(...) with the images"
+            )
+        return as_cube_sequence(self.cubes) if prediction.is_lazy(self.cubes) else self.cubes
+
+    def _no_posterior(self, what: str) -> str:
+        return (
+            f".{what}() needs a posterior, and {self.method} has none: fit a model and a guide, "
+            "for example with unmix(), redsunn() or fit(model, guide, cubes)"
+        )
+
+    def _check_time(self, time: int) -> None:
+        num_dates = self.dataset.sizes["time"]
+        if isinstance(time, bool) or not isinstance(time, (int, np.integer)):
+            raise TypeError(
+                f"time must be the position of a date (0 to {num_dates - 1}), got {time!r}"
+            )
+        if not -num_dates <= time < num_dates:
+            raise IndexError(
+                f"time must be the position of one of {num_dates} dates "
+                f"({-num_dates} to {num_dates - 1}), got {time}"
+            )
+
+    # ------------------------------------------------------------------ out
+
+    def to_dataset(self) -> xr.Dataset:
+        """A copy of everything as one `xarray.Dataset`."""
+        dataset = self.dataset.copy()
+        dataset["abundances_std"] = self.abundances_std
+        dataset["losses"] = ("step", self.losses)
+        dataset.attrs["method"] = self.method
+        return dataset
+
+    def to_netcdf(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+        """Write everything but the model as CF NetCDF; see `pyro_unmix.io.write.write_netcdf`."""
+        return writers.write_netcdf(self._known(), path, overwrite=overwrite)
+
+    def to_zarr(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+        """Write the same as a Zarr store; see `pyro_unmix.io.write.write_zarr`."""
+        return writers.write_zarr(self._known(), path, overwrite=overwrite)
+
+    def to_geotiff(
+        self, directory: str | os.PathLike[str], *, overwrite: bool = False, filled: bool = False
+    ) -> list[Path]:
+        """Write a GeoTIFF of the abundances and one of their std per date; see
+        `pyro_unmix.io.write.write_geotiff`. What was not observed is nodata, or with `filled` the model's filling.
+        """
+        return rasters.write_geotiff(self._known(), directory, overwrite=overwrite, filled=filled)
+
+    def to_envi(
+        self, directory: str | os.PathLike[str], *, overwrite: bool = False, filled: bool = False
+    ) -> list[Path]:
+        """Write ENVI images of every date and a spectral library, as `pyro_unmix.io.write.write_envi` does."""
+        return rasters.write_envi(self._known(), directory, overwrite=overwrite, filled=filled)
+
+    def _known(self) -> xr.Dataset:
+        """`to_dataset` without the std that a method does not have."""
+        dataset = self.to_dataset()
+        return dataset if "abundances_std" in self.dataset else dataset.drop_vars("abundances_std")
+
+    def save(
+        self, path: str | os.PathLike[str], *, cubes: bool = True, overwrite: bool = False
+    ) -> Path:
+        """Write a folder that `load` reads: NetCDF, state dicts and JSON, no pickled code.
+
+        Parameters
+        ----------
+        path : path
+            The folder to make.
+        cubes : bool
+            Also write the images, so that a loaded result can draw samples. Without them it still predicts.
+        overwrite : bool
+            Replace a result that is there.
+
+        Returns
+        -------
+        Path
+        """
+        return saving.save(self, path, with_cubes=cubes, overwrite=overwrite)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Unmixing:
+        """Read what `save` wrote; needs no data and runs no code from the file."""
+        return cls(**saving.load(path))

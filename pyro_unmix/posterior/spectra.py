@@ -1,0 +1,161 @@
+"""Per-pixel spectra, noiseless pixels and degree of nonlinearity of models beyond linear mixing and components."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+
+from pyro_unmix.posterior.read_out import chunks, model_dtype_and_device, quiet_pyro
+
+
+def decoded_endmembers(model: Any, variability: xr.DataArray) -> np.ndarray:
+    """``model.mixing_endmembers`` of one date's variability (y, x, component, endmember): (y, x, L, P)."""
+    return _by_chunks(model, model.mixing_endmembers, [_rows(variability)], variability)
+
+
+def mixed_pixels(model: Any, abundances: xr.DataArray, variability: xr.DataArray) -> np.ndarray:
+    """``model.mix`` of one date's abundances (y, x, endmember) and variability: (y, x, L)."""
+    fractions = abundances.transpose("y", "x", "endmember").to_numpy()
+    flat = fractions.reshape(-1, fractions.shape[-1])
+    return _by_chunks(model, model.mix, [flat, _rows(variability)], variability)
+
+
+def degree_of_nonlinearity(result: Any, time: int = 0) -> xr.DataArray:
+    """Share of the nonlinear stream in the fitted pixels of one date.
+
+    ``||y - M a|| / (||M a|| + ||y - M a||)`` with the reconstruction y of each pixel (its mixing without noise), its
+    endmembers M and abundances a: 0 where the mixing is linear. This is a property of the fitted *model*;
+    `TwoStreamGuide.degree_of_nonlinearity` is that of the paper's, which compares the two streams of the guide.
+
+    Parameters
+    ----------
+    result : Unmixing
+        Or anything with ``abundances``, ``endmembers(time)`` and ``reconstruct(time)``.
+    time : int
+        Position of the date.
+
+    Returns
+    -------
+    DataArray (y, x), in [0, 1]
+    """
+    order = ("y", "x", "wavelength", "endmember")
+    fractions = result.abundances.isel(time=time).transpose("y", "x", "endmember")
+    spectra = result.endmembers(time).transpose(*order).to_numpy()
+    linear = (spectra @ fractions.to_numpy()[..., None])[..., 0]
+    fitted = result.reconstruct(time).transpose("y", "x", "wavelength").to_numpy()
+    sizes = [np.linalg.norm(stream, axis=-1) for stream in (linear, fitted - linear)]
+    total = np.maximum(sizes[0] + sizes[1], np.finfo(float).tiny)
+    degree = fractions.isel(endmember=0, drop=True).copy(data=sizes[1] / total)
+    degree.attrs = {"long_name": "degree of nonlinearity", "units": "1"}
+    return degree.rename("degree_of_nonlinearity")
+
+
+def _rows(variability: xr.DataArray) -> np.ndarray:
+    """(N, K, P)."""
+    values = variability.transpose("y", "x", "component", "endmember").to_numpy()
+    return values.reshape(-1, *values.shape[2:])
+
+
+def _by_chunks(
+    model: Any, function: Any, inputs: list[np.ndarray], plane: xr.DataArray
+) -> np.ndarray:
+    dtype, device = model_dtype_and_device(model)
+    tensors = [torch.from_numpy(np.ascontiguousarray(x)).to(device, dtype) for x in inputs]
+    per_pixel = model.num_bands * model.num_endmembers
+    with quiet_pyro(), torch.no_grad():
+        parts = [
+            function(*(x[part] for x in tensors)).cpu().numpy()
+            for part in chunks(len(tensors[0]), per_pixel)
+        ]
+    values = np.concatenate(parts)
+    return values.reshape(plane.sizes["y"], plane.sizes["x"], *values.shape[1:])
+
+
+def endmembers(result: Any, time: int) -> xr.DataArray:
+    """See `Unmixing.endmembers`."""
+    reference = _date_reference(result, time)
+    if "variability" not in result.dataset:
+        plane = result.abundances.isel(time=time, endmember=0, drop=True)
+        spectra = xr.ones_like(plane) * reference
+    else:
+        psi = result.dataset["variability"].isel(time=time)
+        if "components" in result.dataset:
+            parts = (
+                _combined(result, psi) + reference.transpose("wavelength", "endmember").to_numpy()
+            )
+        else:
+            parts = decoded_endmembers(result.model, psi)
+        plane = psi.isel(component=0, endmember=0, drop=True)
+        spectra = xr.DataArray(
+            parts,
+            dims=("y", "x", "wavelength", "endmember"),
+            coords={**plane.coords, **reference.coords},
+        )
+    spectra.attrs = {"long_name": "endmember reflectance", "units": "1"}
+    order = ("y", "x", "wavelength", "endmember")
+    return spectra.transpose(*order).rename("endmembers")
+
+
+def reconstruction(result: Any, time: int) -> xr.DataArray:
+    """See `Unmixing.reconstruct`."""
+    abundances = result.abundances.isel(time=time)
+    fractions = abundances.transpose("y", "x", "endmember").to_numpy()
+    reference = _date_reference(result, time).transpose("wavelength", "endmember")
+    spectra = fractions @ reference.to_numpy().T
+    if hasattr(result.model, "mix"):
+        psi = result.dataset["variability"].isel(time=time)
+        spectra = mixed_pixels(result.model, abundances, psi)
+    elif "variability" in result.dataset:
+        psi = result.dataset["variability"].isel(time=time)
+        weighted = psi.transpose("y", "x", "component", "endmember").to_numpy()
+        weighted = weighted * fractions[:, :, None, :]
+        flat = _components(result).reshape(len(reference), -1)
+        spectra = spectra + weighted.reshape(*fractions.shape[:2], -1) @ flat.T
+    plane = abundances.isel(endmember=0, drop=True)
+    coords = {k: v for k, v in reference.coords.items() if v.dims == ("wavelength",)}
+    return xr.DataArray(
+        spectra,
+        dims=("y", "x", "wavelength"),
+        coords={**plane.coords, **coords},
+        name="reconstruction",
+        attrs={"long_name": "reconstructed reflectance", "units": "1"},
+    )
+
+
+def unit_maximum(result: Any) -> xr.DataArray:
+    """See `Unmixing.unit_maximum`."""
+    peaks = xr.concat(
+        [endmembers(result, t).max("wavelength") for t in range(result.dataset.sizes["time"])],
+        dim="time",
+        coords="minimal",
+        compat="override",
+    ).transpose(*result.abundances.dims)
+    weighted = result.abundances * peaks.to_numpy().clip(min=0)
+    total = weighted.sum("endmember")
+    return (weighted / total.where(total > 0)).rename("unit_maximum_abundances")
+
+
+def _date_reference(result: Any, time: int) -> xr.DataArray:
+    """The spectra that the pixels of one date vary around (wavelength, endmember)."""
+    if "date_endmembers" in result.dataset:
+        return result.dataset["date_endmembers"].isel(time=time, drop=True)
+    return result.reference_endmembers
+
+
+def _combined(result: Any, psi: xr.DataArray) -> np.ndarray:
+    """``sum_k F_k diag(psi_k)`` of one date (y, x, L, P)."""
+    # one matrix product per material, instead of xarray's general contraction
+    return np.einsum(
+        "yxkp,lkp->yxlp",
+        psi.transpose("y", "x", "component", "endmember").to_numpy(),
+        _components(result),
+        optimize=True,
+    )
+
+
+def _components(result: Any) -> np.ndarray:
+    order = ("wavelength", "component", "endmember")
+    return result.dataset["components"].transpose(*order).to_numpy()

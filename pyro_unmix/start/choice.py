@@ -1,0 +1,221 @@
+"""Choose averaging window, endmembers, spectral basis and rank by the marginal likelihood."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from numpy.typing import ArrayLike
+
+from pyro_unmix.bases.linear import DCT, Basis, Brightness, LearnedBasis, library_basis
+from pyro_unmix.data.checks import as_endmembers
+from pyro_unmix.data.cubes import as_cube_sequence, check_bands, to_pixels
+from pyro_unmix.data.libraries import at_bands_of, is_library
+from pyro_unmix.ops.checks import positive_int
+from pyro_unmix.ops.simplex import tile_components
+from pyro_unmix.ops.threads import one_thread
+from pyro_unmix.start.extraction import extract_endmembers
+from pyro_unmix.start.marginal import marginal_score, unit_marginal
+from pyro_unmix.start.noise import estimate_noise_scale
+from pyro_unmix.start.purity import learn_basis, refine_endmembers
+
+logger = logging.getLogger(__name__)
+WINDOWS = (1, 3, 5)
+RANKS = (4, 6, 8)
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a fit starts, and why.
+
+    Parameters
+    ----------
+    endmembers : DataArray (wavelength, endmember)
+    basis : Basis
+        Scaled for ``psi ~ N(0, I)``.
+    noise_scale : float
+        Reflectance.
+    log_likelihoods : dict
+        Description of each candidate -> median marginal log-likelihood per band.
+    """
+
+    endmembers: xr.DataArray
+    basis: Basis
+    noise_scale: float
+    log_likelihoods: dict[str, float]
+
+
+@one_thread()
+def choose_start(
+    cubes: Any,
+    num_endmembers: int,
+    *,
+    endmembers: ArrayLike | None = None,
+    basis: Basis | None = None,
+    seed: int = 0,
+    num_spectra: int = 2000,
+) -> Start:
+    """Endmembers, basis and noise scale with the largest marginal likelihood.
+
+    Rule: for every averaging window (1, 3, 5) of the endmember extraction and every basis (learned with 4, 6 and 8
+    components; DCT with 6 components, the constant one at twice the scale; brightness at 30 %; brightness at 2 %, which
+    is hardly any variability) the variability is integrated out and the abundances are solved for by marginal
+    generalised least squares. The candidate with the largest median log-likelihood over a random subset of spectra
+    wins: the median, because pixels that no candidate explains must not decide. Where the endmembers were extracted,
+    each is then replaced by the mean spectrum of pixels with pure *neighbours* (see `refine_endmembers`), if that
+    raises the log-likelihood.
+
+    Parameters
+    ----------
+    cubes
+        Anything that `as_cube_sequence` takes.
+    num_endmembers : int
+    endmembers : array, optional
+        Given ones are not extracted; only the basis is chosen. A library (DataArray with the coordinate ``label``)
+        gives the mean spectra of its classes, at the bands of the cubes, and another candidate for the basis: the
+        spread within its classes (`library_basis` with up to 6 components).
+    basis : Basis, optional
+        A given one is not chosen; only the window is.
+    seed : int
+        Of extraction and subset.
+    num_spectra : int
+        Size of the subset.
+    """
+    sequence = as_cube_sequence(cubes)
+    positive_int(num_endmembers, "num_endmembers", minimum=2)
+    noise_scale = estimate_noise_scale(sequence)
+    library = at_bands_of(endmembers, sequence) if is_library(endmembers) else None  # type: ignore[arg-type]
+    if library is not None:
+        endmembers = extract_endmembers(sequence, num_endmembers, library=library)
+    elif "wavelength" in getattr(endmembers, "coords", {}):
+        check_bands(endmembers["wavelength"], sequence)  # type: ignore[index, call-overload]
+    if basis is not None and not isinstance(basis, Basis):
+        raise TypeError(f"basis must be a Basis object such as DCT(6), got {basis!r}")
+    subset = _random_spectra(sequence, num_spectra, seed)
+    table: dict[str, float] = {}
+    best: tuple[tuple[float, float], xr.DataArray, Basis] | None = None
+    for label, matrix in _starts(sequence, num_endmembers, endmembers, seed):
+        for name, candidate in _bases(sequence, matrix, basis, library):
+            scored = marginal_score(subset, matrix, candidate, noise_scale)
+            noise_scale = scored[1]  # the next candidate's is not far
+            table[f"{label}, {name}"] = scored[0]
+            if best is None or scored[0] > best[0][0]:
+                best = (scored, matrix, candidate)
+    if best is None:
+        raise ValueError("no averaging window fits into the image: pass endmembers=...")
+    (score, scale), matrix, chosen = best
+    if endmembers is None:
+        refined = refine_endmembers(sequence, matrix, chosen, scale)
+        again = _relearn(sequence, refined, chosen)
+        table["refined"], refined_scale = marginal_score(subset, refined, again, scale)
+        if table["refined"] > score:
+            matrix, chosen, scale = refined, again, refined_scale
+    logger.info("chosen by marginal log-likelihood per band: %s", max(table, key=table.__getitem__))
+    return Start(matrix, chosen, scale, table)
+
+
+@one_thread()
+def temporal_correlation(cubes: Any, start: Start) -> float:
+    """Correlation of the variability between neighbouring dates, as seen through its posterior means.
+
+    Psi is estimated date by date at the marginal-GLS abundances under ``N(0, I)``; shrinkage makes the value smaller
+    than the true correlation, and independent variability gives about zero. What is the same in all pixels is taken
+    out first (its regression on the abundances, through which it is seen): an error of the endmembers lasts, too.
+    Counted are all pixels and neighbouring dates where both dates are observed.
+    """
+    sequence = as_cube_sequence(cubes)
+    if sequence.sizes["time"] < 2:
+        return 0.0
+    pixels, valid = to_pixels(sequence)
+    both = valid[:, 1:] & valid[:, :-1]
+    if not both.any():
+        return 0.0
+    matrix = as_endmembers(start.endmembers)
+    mixing, design = unit_marginal(torch.from_numpy(matrix), start.basis, start.noise_scale)
+    rng = np.random.default_rng(0)
+    chosen = rng.permutation(np.flatnonzero(both.any(1)))[:500]
+    observed = torch.from_numpy(valid[chosen]).unsqueeze(-1)
+    spectra = torch.from_numpy(pixels[chosen].astype(np.float64))
+    projected = torch.where(observed, spectra, 0.0) @ design
+    flat = projected.reshape(-1, projected.shape[-1])
+    abundances = mixing.solve(flat)
+    psi = mixing.variability_mean(flat, abundances)
+    seen = tile_components(abundances, start.basis.num_components) * observed.reshape(-1, 1)
+    common = (psi * seen).sum(0) / seen.square().sum(0).clamp(min=1e-12)
+    psi = (psi - common * seen).reshape(*projected.shape[:2], -1)
+    pairs = torch.from_numpy(both[chosen])
+    now, before = psi[:, 1:][pairs].flatten(), psi[:, :-1][pairs].flatten()
+    return float((now * before).sum() / (now.square().sum() * before.square().sum()).sqrt())
+
+
+def _relearn(cubes: xr.DataArray, endmembers: xr.DataArray, basis: Basis) -> Basis:
+    """The same kind of basis for other endmembers."""
+    if not isinstance(basis, LearnedBasis):
+        return basis
+    return learn_basis(cubes, endmembers, basis.num_components)
+
+
+def _starts(
+    cubes: xr.DataArray, num_endmembers: int, endmembers: ArrayLike | None, seed: int
+) -> list[tuple[str, xr.DataArray]]:
+    if endmembers is not None:
+        matrix = as_endmembers(endmembers, cubes.sizes["wavelength"])
+        if matrix.shape[1] != num_endmembers:
+            raise ValueError(
+                f"num_endmembers is {num_endmembers}, but {matrix.shape[1]} endmembers were given: "
+                "make them agree"
+            )
+        names = getattr(endmembers, "coords", {}).get("endmember", np.arange(num_endmembers))
+        given = xr.DataArray(
+            matrix, dims=("wavelength", "endmember"), coords={"endmember": np.asarray(names)}
+        )
+        return [("given endmembers", given)]
+    shortest = min(cubes.sizes["y"], cubes.sizes["x"])
+    windows = [w for w in WINDOWS if w == 1 or w <= shortest]
+    return [
+        (f"window {w}", extract_endmembers(cubes, num_endmembers, window=w, seed=seed))
+        for w in windows
+    ]
+
+
+def _bases(
+    cubes: xr.DataArray,
+    endmembers: xr.DataArray,
+    basis: Basis | None,
+    library: xr.DataArray | None = None,
+) -> list[tuple[str, Basis]]:
+    if basis is not None:
+        return [(type(basis).__name__, basis)]
+    bands = cubes.sizes["wavelength"]
+    size = min(6, bands)
+    smooth = 0.1 * np.sqrt(bands)  # psi = 1 changes reflectance by some 10 %
+    scales = [2 * smooth, *[smooth] * (size - 1)]
+    candidates: list[tuple[str, Basis]] = [
+        ("hardly any", Brightness(0.02)),
+        ("brightness", Brightness()),
+        (f"DCT {size}", DCT(size, scale=scales)),
+    ]
+    # A covariance of few spectra says nothing about the next ones.
+    most = min(bands, int(np.isfinite(cubes.values).all(-1).sum()) // (8 * endmembers.shape[1]))
+    ranks = [rank for rank in RANKS if rank <= most]
+    if ranks:
+        largest = learn_basis(cubes, endmembers, ranks[-1]).array.numpy()
+        candidates += [(f"learned {rank}", LearnedBasis(largest[:, :rank])) for rank in ranks]
+    if library is not None:
+        spread = int(np.unique(library["label"], return_counts=True)[1].max()) - 1
+        if spread:
+            rank = min(size, spread)
+            candidates.append((f"library {rank}", library_basis(library, rank)))
+    return candidates
+
+
+def _random_spectra(cubes: xr.DataArray, count: int, seed: int) -> np.ndarray:
+    pixels, valid = to_pixels(cubes)
+    spectra = pixels[valid]
+    rng = np.random.default_rng(seed)
+    chosen = rng.permutation(len(spectra))[:count]
+    return spectra[chosen].astype(np.float64)

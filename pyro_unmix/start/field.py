@@ -1,0 +1,240 @@
+"""Start of a model whose variability pixels share: endmembers, field and its scales, by variable projection."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from tqdm.auto import tqdm
+
+from pyro_unmix.bases.linear import DCT, Basis
+from pyro_unmix.data.cubes import as_cube_sequence, tiles
+from pyro_unmix.data.days import as_days
+from pyro_unmix.ops.simplex import tile_components
+from pyro_unmix.ops.threads import one_thread
+from pyro_unmix.priors import Independent, SmoothVariability
+from pyro_unmix.start.choice import Start
+from pyro_unmix.start.extraction import extract_endmembers
+from pyro_unmix.start.field_fit import FitState, SmoothFit
+from pyro_unmix.start.marginal import unit_marginal
+
+logger = logging.getLogger(__name__)
+
+_FIRST_ROUNDS = 4  # of every candidate
+_ROUNDS = 10  # of the chosen one
+_FIRST_SCALE = 0.3  # of the field
+_RESIDUAL = 0.02  # scale of what a pixel has for itself, at the start
+_LAGS = (1, 2, 3, 4, 6, 8)  # pixels
+_LONGEST = 8.0  # length that is looked for
+_MOST_DATES = 8  # that are looked at
+_WIDEST = 100  # rows and columns that are looked at
+
+
+@dataclass(frozen=True)
+class SmoothStart:
+    """What `choose_smooth_start` found.
+
+    Parameters
+    ----------
+    endmembers : DataArray (wavelength, endmember)
+    basis : Basis
+    noise_scale : float
+        Reflectance.
+    prior : SmoothVariability
+        With the scales found and the mode of the field as its start.
+    objectives : dict
+        Description of each candidate -> its `SmoothFit.objective`.
+    """
+
+    endmembers: xr.DataArray
+    basis: Basis
+    noise_scale: float
+    prior: SmoothVariability
+    objectives: dict[str, float]
+
+
+@one_thread()
+def choose_smooth_start(
+    cubes: Any,
+    start: Start,
+    *,
+    length: float,
+    coefficient: float,
+    train_endmembers: bool = True,
+    seed: int = 0,
+    progress: bool = False,
+) -> SmoothStart:
+    """Endmembers and a smooth field of variability that explain a sequence best.
+
+    Candidates for the endmembers are those of `start` and those that `extract_endmembers` finds where spectra are
+    scaled to length one (windows 1 and 5; P and P + 4 directions). From each, a few rounds of `SmoothFit` with a DCT
+    basis of 6 components are run; the one with the smallest objective is gone on with, and the scales of the field are
+    learned.
+
+    Parameters
+    ----------
+    cubes
+        Anything that `as_cube_sequence` takes.
+    start : Start
+        Of `choose_start`.
+    length, coefficient : float
+        Of `SmoothVariability`; see `field_correlation`.
+    train_endmembers : bool
+        False keeps those of `start`.
+    seed : int
+    progress : bool
+
+    Returns
+    -------
+    SmoothStart
+    """
+    sequence = as_cube_sequence(cubes)
+    num_bands, num_endmembers = start.endmembers.shape
+    basis = DCT(min(6, num_bands), scale=0.1 * num_bands**0.5)
+    candidates = {"start": start.endmembers}
+    if train_endmembers:
+        for window, more in ((1, 0), (5, 0), (1, 4), (5, 4)):
+            if window <= min(sequence.sizes["y"], sequence.sizes["x"]):
+                candidates[f"unit length, window {window}, {more} more directions"] = (
+                    extract_endmembers(
+                        sequence, num_endmembers, window=window, seed=seed,
+                        directions=min(num_endmembers + more, num_bands),
+                    )
+                )  # fmt: skip
+    rounds = _FIRST_ROUNDS * (len(candidates) if len(candidates) > 1 else 0) + _ROUNDS
+    bar = tqdm(total=rounds, disable=not progress, desc="smooth start", unit="round")
+    fitted: dict[str, tuple[SmoothFit, FitState]] = {}
+    sizes = (basis.num_components, num_endmembers)
+    images = SmoothFit(
+        sequence, basis, start.noise_scale, _field_prior(sequence, length, coefficient, sizes)
+    )
+    for name, matrix in candidates.items():
+        prior = _field_prior(sequence, length, coefficient, sizes)
+        fit = images.with_prior(prior)
+        state = fit.begin(torch.from_numpy(np.asarray(matrix, dtype=np.float64)))
+        if len(candidates) > 1:
+            fit.run(state, _FIRST_ROUNDS, train_endmembers, learn_scales=False, seed=seed, bar=bar)
+        fitted[name] = fit, state
+    objectives = {name: fit.objective(state) for name, (fit, state) in fitted.items()}
+    best = min(objectives, key=objectives.__getitem__)
+    logger.info("smooth start: %s", best)
+    fit, state = fitted[best]
+    fit.run(state, _ROUNDS, train_endmembers, learn_scales=True, seed=seed + _FIRST_ROUNDS, bar=bar)
+    bar.close()
+    found = SmoothVariability(
+        (sequence.sizes["time"], sequence.sizes["y"], sequence.sizes["x"]),
+        length=length,
+        coefficient=coefficient,
+        scale=fit.prior.log_scale.exp().view(basis.num_components, num_endmembers).numpy(),
+        residual=Independent(_RESIDUAL),
+        tile_heights=[rows.stop - rows.start for rows in tiles(sequence)],
+        start=state.innovations.numpy().astype(np.float32),
+        start_scale=fit.spreads(state).numpy().astype(np.float32),
+    )
+    endmembers = start.endmembers.copy(data=state.endmembers.numpy())
+    return SmoothStart(endmembers, basis, fit.variance**0.5, found, objectives)
+
+
+@one_thread()
+def field_correlation(cubes: Any, start: Start) -> tuple[float, float]:
+    """How much of the variability neighbouring pixels share, and over which distance.
+
+    Psi is estimated pixel by pixel at the marginal-GLS abundances under ``N(0, I)``, what is the same in all pixels is
+    taken out (see `temporal_correlation`), and ``c exp(-r^2 / (4 l^2))`` is fitted to the correlation of pixels r
+    apart along rows and columns.
+
+    Returns
+    -------
+    tuple of float
+        c, the share at distance zero (shrunken, as psi is known badly; about zero where pixels are independent), and
+        l, pixels.
+    """
+    sequence = _window(as_cube_sequence(cubes))
+    psi, observed = _estimated_variability(sequence, start)
+    if not observed.any():
+        return 0.0, 1.0
+    lags, found = [], []
+    for lag in _LAGS:
+        total = norms = 0.0
+        for rows in tiles(sequence):
+            for axis in (1, 2):
+                one, two = _shifted(psi[:, rows], lag, axis)
+                both = np.logical_and(*_shifted(observed[:, rows], lag, axis))[..., np.newaxis]
+                total += float((one * two * both).sum())
+                norms += 0.5 * float(((one**2 + two**2) * both).sum())
+        if norms > 0:
+            lags.append(lag)
+            found.append(total / norms)
+    if len(found) < 2:
+        return 0.0, 1.0
+    best = (math.inf, 0.0, 1.0)
+    for length in np.geomspace(1.0, _LONGEST, 40):
+        shape = np.exp(-((np.array(lags) / (2 * length)) ** 2))
+        share = float(shape @ found / (shape @ shape))
+        best = min(best, (float(((share * shape - found) ** 2).sum()), share, float(length)))
+    return best[1], best[2]
+
+
+def _window(sequence: xr.DataArray) -> xr.DataArray:
+    """All of it, or the middle of its first tile where the images are large."""
+    if sequence.sizes["y"] * sequence.sizes["x"] <= _WIDEST**2:
+        return sequence
+    rows, width = tiles(sequence)[0], sequence.sizes["x"]
+    height = min(rows.stop - rows.start, _WIDEST)
+    top = (rows.start + rows.stop - height) // 2
+    left = max(0, (width - _WIDEST) // 2)
+    return sequence.isel(y=slice(top, top + height), x=slice(left, left + _WIDEST))
+
+
+def _shifted(values: np.ndarray, lag: int, axis: int) -> tuple[np.ndarray, np.ndarray]:
+    count = max(values.shape[axis] - lag, 0)
+    first = np.take(values, range(count), axis)
+    return first, np.take(values, range(lag, lag + count) if count else [], axis)
+
+
+def _estimated_variability(sequence: xr.DataArray, start: Start) -> tuple[np.ndarray, np.ndarray]:
+    """Psi weighted by the abundances, (T, H, W, K P), without what all pixels share; and where it is known."""
+    step = max(1, math.ceil(sequence.sizes["time"] / _MOST_DATES))
+    values = sequence.values[::step]
+    observed = np.isfinite(values).all(-1)
+    matrix = torch.from_numpy(np.asarray(start.endmembers, dtype=np.float64))
+    mixing, design = unit_marginal(matrix, start.basis, start.noise_scale)
+    parts = []
+    for image, known in zip(values, observed, strict=True):
+        if not known.any():
+            continue
+        projected = torch.from_numpy(image[known].astype(np.float64)) @ design
+        abundances = mixing.solve(projected)
+        psi = mixing.variability_mean(projected, abundances)
+        parts.append((psi, tile_components(abundances, start.basis.num_components)))
+    if not parts:
+        return np.zeros((*observed.shape, 1)), observed
+    psi, seen = (torch.cat(values) for values in zip(*parts, strict=True))
+    common = (psi * seen).sum(0) / seen.square().sum(0).clamp(min=1e-12)
+    out = np.zeros((*observed.shape, psi.shape[1]))
+    out[observed] = (psi - common * seen).numpy()
+    return out, observed
+
+
+def _field_prior(
+    sequence: xr.DataArray, length: float, coefficient: float, sizes: tuple[int, int]
+) -> SmoothVariability:
+    """The prior in double precision, with the dates of the sequence."""
+    prior = SmoothVariability(
+        (sequence.sizes["time"], sequence.sizes["y"], sequence.sizes["x"]),
+        length=length,
+        coefficient=coefficient,
+        scale=_FIRST_SCALE,
+        tile_heights=[rows.stop - rows.start for rows in tiles(sequence)],
+    )
+    prior.setup(*sizes[::-1], generator=torch.Generator())
+    prior = prior.double().requires_grad_(False)
+    if "time" in sequence.coords and sequence.sizes["time"] > 1:
+        gaps = np.diff(as_days(sequence["time"].values))
+        prior.set_elapsed(torch.from_numpy(np.concatenate([[1.0], gaps / np.median(gaps)])))
+    return prior

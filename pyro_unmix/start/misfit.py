@@ -1,0 +1,94 @@
+"""How much larger errors are than a model expects, told from abundances that come out negative."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_unmix.data.cubes import as_cube_sequence
+from pyro_unmix.kernels.sweeps import check_model
+from pyro_unmix.ops.checks import positive_int
+from pyro_unmix.ops.solvers import MarginalMixing
+from pyro_unmix.ops.threads import one_thread
+from pyro_unmix.posterior.read_out import as_tensors, quiet_pyro
+
+_LEAST_NEGATIVE = 30  # values that a factor is told from
+
+
+@one_thread()
+def misfit_factor(model: Any, cube_sequence: Any, *, num_pixels: int = 500, seed: int = 0) -> float:
+    """Ratio of a scene's errors to those that the model expects, for `PolishedMean(noise_factor=...)`.
+
+    Without the bound at zero, generalised least squares with the variability integrated out gives negative abundances
+    where a material is absent, and what is negative is error alone. The factor is the root mean square of the negative
+    ones over their std, divided by the same of pixels drawn from the model: 1 where spectra are as the model says, more
+    where endmembers, basis or noise are not quite right, which no residual shows as long as another mixture fits.
+
+    Parameters
+    ----------
+    model : SGLMM
+        Linear, with Gaussian noise; trained or not.
+    cube_sequence
+        Anything that `as_cube_sequence` takes.
+    num_pixels : int
+        Random pixels, of all their valid dates.
+    seed : int
+        Of the choice of pixels and of the draws.
+
+    Returns
+    -------
+    float
+        At least 1.
+
+    Raises
+    ------
+    ValueError
+        If the model is of another kind, or the scene has no valid pixel.
+
+    References
+    ----------
+    The null distribution from the half that holds nothing else: Efron, "Large-scale simultaneous hypothesis testing",
+    JASA 99, 2004.
+    """
+    check_model(model)
+    num_pixels = positive_int(num_pixels, "num_pixels")
+    seed = positive_int(seed, "seed", minimum=0)
+    with quiet_pyro(), torch.no_grad():
+        pixels, valid = as_tensors(as_cube_sequence(cube_sequence), model)
+        chosen = np.random.default_rng(seed).permutation(len(pixels))[:num_pixels]
+        pixels, valid = pixels[chosen], valid[chosen]
+        drawn = model.sample_sequence(len(pixels), pixels.shape[1], seed=seed)["pixels"]
+        found, expected = (_excess(model, y, valid) for y in (pixels, drawn))
+    return max(1.0, found / expected) if found and expected else 1.0
+
+
+def _excess(model: Any, pixels: Tensor, valid: Tensor) -> float:
+    """Root mean square of the negative abundances over their std; 0 where there are too few."""
+    y, design, noise = model.noise.whitened(pixels.double(), model.design().double())
+    gram, projected = design.mT @ design, y @ design
+    locs, variances = model.variability_prior.marginals(pixels.shape[1])
+    scores = []
+    for t, (loc, variance) in enumerate(zip(locs.double(), variances.double(), strict=True)):
+        date = MarginalMixing(gram, noise.double(), loc, variance.sqrt(), model.num_endmembers)
+        seen = projected[valid[:, t], t]
+        if len(seen):
+            scores.append(_scores(*date.information(seen, date.solve(seen))).flatten())
+    negative = torch.cat(scores) if scores else projected.new_zeros(0)
+    negative = negative[negative < 0]
+    return float(negative.square().mean().sqrt()) if len(negative) >= _LEAST_NEGATIVE else 0.0
+
+
+def _scores(gram: Tensor, moment: Tensor) -> Tensor:
+    """``argmin a'Ga / 2 - h'a`` with ``1'a = 1`` over the std of every coordinate, (N, P)."""
+    size = gram.shape[-1]
+    bordered = gram.new_zeros(len(gram), size + 1, size + 1)
+    bordered[:, :size, :size] = gram
+    bordered[:, size, :size] = bordered[:, :size, size] = 1
+    inverse = torch.linalg.inv(bordered)
+    right = torch.cat([moment, torch.ones_like(moment[:, :1])], dim=1)
+    solution = (inverse @ right.unsqueeze(-1)).squeeze(-1)[:, :size]
+    variance = inverse.diagonal(dim1=-2, dim2=-1)[:, :size]
+    return solution / variance.clamp(min=1e-20).sqrt()
