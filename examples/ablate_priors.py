@@ -24,7 +24,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import pyro_unmix as pu
-from pyro_unmix import mixing, priors
+from pyro_unmix import bases, priors
 from pyro_unmix.guides import MeanFieldGuide
 
 
@@ -91,9 +91,9 @@ def tables(start: Any, num_dates: int) -> list[tuple[str, Any, dict[str, dict[st
         "AutoRegressive": {},
         "RandomWalk": {"variability_prior": priors.RandomWalk(0.3, learn=True)},
         "Independent": {"variability_prior": priors.Independent()},
-        "basis DCT": {"basis": mixing.DCT(5, scale=1.5)},
-        "basis BSpline": {"basis": mixing.BSpline(5)},
-        "basis Brightness": {"basis": mixing.Brightness()},
+        "basis DCT": {"basis": bases.DCT(5, scale=1.5)},
+        "basis BSpline": {"basis": bases.BSpline(5)},
+        "basis Brightness": {"basis": bases.Brightness()},
     }
     noises = {
         "WhiteNoise": {},

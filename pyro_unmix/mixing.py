@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from pyro_unmix.ops.checks import in_range
 from pyro_unmix.ops.perceptrons import perceptron
 from pyro_unmix.ops.simplex import clip_to_simplex, tile_components
-from pyro_unmix.priors import Part
+from pyro_unmix.priors.part import Need, Part
 
 _RIDGE = 1e-6
 
@@ -121,10 +121,6 @@ def change_detector(regression: Tensor, previous: Tensor) -> Tensor:
     return 0.5 * (clip_to_simplex(regression) - previous).abs().sum(-1)
 
 
-#: What a part may need of a guide; see `Guide.serves`.
-NONLINEAR = "pixels that are not linear in abundances and variability"
-
-
 _LEAST = 1e-3
 
 
@@ -133,7 +129,7 @@ class Mixing(Part):
 
     #: Whether `nonlinear` is zero, so that nobody need compute it.
     is_linear = False
-    needs: ClassVar[frozenset[str]] = frozenset({NONLINEAR})
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.NONLINEAR_MIXING})
 
     def nonlinear(self, endmembers: Tensor, abundances: Tensor) -> Tensor:
         """The nonlinear stream g, (..., L, P) and (..., P) -> (..., L)."""
@@ -168,7 +164,7 @@ class LinearMixing(Mixing):
     """``y = M a``: no nonlinear stream."""
 
     is_linear = True
-    needs: ClassVar[frozenset[str]] = frozenset()
+    needs: ClassVar[frozenset[Need]] = frozenset()
 
     def __init__(self) -> None:  # of its own, so that its recipe is recorded
         super().__init__()

@@ -12,10 +12,10 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyro_unmix.bases.linear import Basis
-from pyro_unmix.mixing import NONLINEAR
 from pyro_unmix.ops.checks import in_range, positive_int
 from pyro_unmix.ops.perceptrons import MaterialPerceptron
 from pyro_unmix.priors import Part
+from pyro_unmix.priors.part import Need
 
 _DARKEST = 1e-3
 
@@ -159,7 +159,7 @@ class DecodedBasis(Basis, PyroModule):
     """
 
     is_linear = False
-    needs: ClassVar[frozenset[str]] = frozenset({NONLINEAR})
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.NONLINEAR_MIXING})
 
     def __init__(self, decoder: Decoder, latent_size: int = 2) -> None:
         super().__init__()

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from pyro_unmix.data.libraries import classes_of, order_of
 from pyro_unmix.ops.checks import in_range, positive_int
 from pyro_unmix.ops.recipes import Recorded
+from pyro_unmix.priors.part import Need
 
 
 class Basis(Recorded, nn.Module):
@@ -29,7 +30,7 @@ class Basis(Recorded, nn.Module):
     #: Whether the endmembers are linear in the variability, so that `components` says all.
     is_linear = True
     #: What a guide must be able to serve, see `Guide.serves`.
-    needs: ClassVar[frozenset[str]] = frozenset()
+    needs: ClassVar[frozenset[Need]] = frozenset()
 
     def setup(self, *sizes: int, generator: torch.Generator) -> None:
         """Create the parameters, if there are any, for these sizes: L and P."""

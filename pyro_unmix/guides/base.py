@@ -12,7 +12,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyro_unmix.ops.recipes import Recorded
-from pyro_unmix.priors.part import SMOOTH_VARIABILITY
+from pyro_unmix.priors.part import Need
 
 Noise = Callable[[str, int], Tensor]
 
@@ -25,7 +25,7 @@ class Guide(Recorded, PyroModule):
     """
 
     #: Of what a model may need (`SGLMM.needs`), what this kind of guide can serve.
-    serves: ClassVar[frozenset[str]] = frozenset()
+    serves: ClassVar[frozenset[Need]] = frozenset()
     #: Whether it needs a model of sequences, such as `SGLMM`.
     of_sequences: ClassVar[bool] = True
 
@@ -44,7 +44,7 @@ class Guide(Recorded, PyroModule):
         self._held = (model,)  # inside a tuple, so that it does not become a submodule
         self.check_served()
         prior: Any = getattr(model, "variability_prior", None)
-        self.has_field = SMOOTH_VARIABILITY in getattr(prior, "needs", ())
+        self.has_field = Need.SHARED_VARIABILITY in getattr(prior, "needs", ())
         if self.has_field:
             loc, log_scale = prior.field_start()
             self.field_loc, self.field_log_scale = nn.Parameter(loc), nn.Parameter(log_scale)
@@ -53,8 +53,8 @@ class Guide(Recorded, PyroModule):
         """Raise ValueError if the model has a part that this kind of guide cannot serve."""
         model = self.model
         asks = model if hasattr(model, "needs") else getattr(model, "noise", None)
-        needs: frozenset[str] = getattr(asks, "needs", frozenset())
-        if missing := sorted(needs - self.serves):
+        needs: frozenset[Need] = getattr(asks, "needs", frozenset())
+        if missing := sorted(need.value for need in needs - self.serves):
             raise ValueError(
                 f"{type(self).__name__} cannot serve {' and '.join(missing)}: use "
                 "BiLSTMGuide(model) or MeanFieldGuide(model), which can, or another part of the "

@@ -11,17 +11,12 @@ from torch import Tensor, nn
 from pyro_unmix.guides.base import Guide, glorot
 from pyro_unmix.guides.encoders import Encoder, built, encoded
 from pyro_unmix.guides.gaussians import Spreads, num_below
-from pyro_unmix.mixing import NONLINEAR, change_detector, linear_regression
+from pyro_unmix.mixing import change_detector, linear_regression
 from pyro_unmix.models.sglmm import SGLMM
 from pyro_unmix.ops.distributions import DiagonalNormal
 from pyro_unmix.ops.seeding import seeded
 from pyro_unmix.ops.simplex import to_abundances, to_softmax_basis
-from pyro_unmix.priors.part import (
-    BAND_NOISE,
-    COLOURED_NOISE,
-    SMOOTH_VARIABILITY,
-    UNEVEN_VARIABILITY,
-)
+from pyro_unmix.priors.part import Need
 
 
 class BiLSTMGuide(Guide):
@@ -59,7 +54,13 @@ class BiLSTMGuide(Guide):
     """
 
     serves = frozenset(
-        {BAND_NOISE, COLOURED_NOISE, UNEVEN_VARIABILITY, NONLINEAR, SMOOTH_VARIABILITY}
+        {
+            Need.BAND_NOISE,
+            Need.COLOURED_NOISE,
+            Need.UNEVEN_VARIABILITY,
+            Need.NONLINEAR_MIXING,
+            Need.SHARED_VARIABILITY,
+        }
     )
 
     def __init__(

@@ -13,17 +13,12 @@ from pyro_unmix.guides.base import Guide, glorot
 from pyro_unmix.guides.encoders import Encoder, built, encoded
 from pyro_unmix.guides.families import Family, checked_family
 from pyro_unmix.guides.gaussians import Spreads, num_below
-from pyro_unmix.mixing import NONLINEAR, linear_regression
+from pyro_unmix.mixing import linear_regression
 from pyro_unmix.models.sglmm import SGLMM
 from pyro_unmix.ops.distributions import DiagonalNormal
 from pyro_unmix.ops.seeding import seeded
 from pyro_unmix.ops.simplex import to_softmax_basis
-from pyro_unmix.priors.part import (
-    BAND_NOISE,
-    COLOURED_NOISE,
-    SMOOTH_VARIABILITY,
-    UNEVEN_VARIABILITY,
-)
+from pyro_unmix.priors.part import Need
 
 _FLOOR = 0.01  # of the regression's abundances, in the softmax basis
 
@@ -56,7 +51,13 @@ class MeanFieldGuide(Guide):
     """
 
     serves = frozenset(
-        {BAND_NOISE, COLOURED_NOISE, UNEVEN_VARIABILITY, NONLINEAR, SMOOTH_VARIABILITY}
+        {
+            Need.BAND_NOISE,
+            Need.COLOURED_NOISE,
+            Need.UNEVEN_VARIABILITY,
+            Need.NONLINEAR_MIXING,
+            Need.SHARED_VARIABILITY,
+        }
     )
 
     def __init__(

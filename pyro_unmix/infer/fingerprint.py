@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pyro_unmix.ops.recipes import _CLASSES, to_recipe
+from pyro_unmix.ops.recipes import registered, registered_name, to_recipe
 
 # Starts that are computed anew on another machine differ by rounding.
 _TOLERANCE = 1e-5
@@ -30,7 +30,7 @@ def describe(thing: Any, depth: int = 2) -> dict[str, Any]:
         cells = [cell.cell_contents for cell in getattr(thing, "__closure__", None) or ()]
         constants = [_plain(cell) for cell in cells if isinstance(cell, (int, float, str))]
         return {"function": f"{thing.__module__}.{thing.__qualname__}", "constants": constants}
-    described = {"class": _class_name(thing), **attributes(thing)}
+    described = {"class": registered_name(type(thing)), **attributes(thing)}
     for name, value in getattr(thing, "__dict__", {}).items():
         if callable(value) and depth > 1:
             described[name] = describe(value, depth - 1)
@@ -40,13 +40,13 @@ def describe(thing: Any, depth: int = 2) -> dict[str, Any]:
 def describe_program(program: Any, model: Any) -> dict[str, Any]:
     """Class, arguments of the constructor where they are known, and names and shapes of parameters."""
     if not isinstance(program, nn.Module):
-        return {"function": getattr(program, "__qualname__", _class_name(program))}
+        return {"function": getattr(program, "__qualname__", registered_name(type(program)))}
     arrays: list[np.ndarray] = []
     known = {} if program is model else {id(model): "model"}
     try:
         recipe = _inlined(to_recipe(program, arrays, known), arrays)
     except TypeError:  # not made of parts that know their arguments
-        recipe = {"class": _class_name(program)}
+        recipe = {"class": registered_name(type(program))}
     parameters = {
         name: f"{value.dtype} {tuple(value.shape)}"
         for name, value in program.state_dict().items()
@@ -67,7 +67,7 @@ def _inlined(recipe: Any, arrays: list[np.ndarray]) -> Any:
     if "class" not in recipe:
         return recipe
     inner = {name: _inlined(value, arrays) for name, value in recipe["arguments"].items()}
-    return {"class": recipe["class"], **_defaults(_CLASSES[recipe["class"]]), **inner}
+    return {"class": recipe["class"], **_defaults(registered(recipe["class"])), **inner}
 
 
 def _defaults(cls: type) -> dict[str, Any]:
@@ -79,10 +79,6 @@ def _defaults(cls: type) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     """Numbers of numpy as those of Python."""
     return value.item() if isinstance(value, np.generic) else value
-
-
-def _class_name(thing: Any) -> str:
-    return f"{type(thing).__module__}.{type(thing).__qualname__}"
 
 
 def differences(saved: Any, now: Any, path: str = "") -> Iterator[str]:

@@ -154,9 +154,9 @@ def fit(
 
     A DataArray in chunks is read once from end to end, to check it, and then in pools of pixels, as
     `pyro_unmix.infer.batches.FromDisk` describes: batches are of few chunks at a time, so that small chunks mix better,
-    and convergence is looked at by whole epochs. Its maps are computed chunk by chunk. If it fits into `memory`, training
-    has the bits of the same images loaded. Of several workers, each reads every pool. The result's `cubes` are lazy;
-    what needs them (`sample`, `quantile`, `diagnose`) loads them.
+    and convergence is looked at by whole epochs. Its maps are computed chunk by chunk. If it fits into `memory`,
+    training has the bits of the same images loaded. Of several workers, each reads every pool. The result's `cubes` are
+    lazy; what needs them (`sample`, `quantile`, `diagnose`) loads them.
     """
     seed = positive_int(seed, "seed", minimum=0)
     lazy = is_lazy(cube_sequence)

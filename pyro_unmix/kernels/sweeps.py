@@ -18,7 +18,7 @@ from pyro_unmix.kernels.collapsed import CollapsedChains
 from pyro_unmix.kernels.observations import Marginal, Observations, quadratic_value
 from pyro_unmix.kernels.state_chains import StateChains
 from pyro_unmix.ops.simplex import tile_components
-from pyro_unmix.priors.part import COLOURED_NOISE, SMOOTH_VARIABILITY
+from pyro_unmix.priors.part import Need
 
 #: States of one chain that become draws.
 KEPT = 4
@@ -189,8 +189,10 @@ def check_model(model: Any) -> None:
     parts = [getattr(model, name, None) for name in ("mixing", "basis")]
     linear = all(getattr(part, "is_linear", False) for part in parts)
     noise, prior = getattr(model, "noise", None), getattr(model, "abundance_prior", None)
-    gaussian = noise is not None and COLOURED_NOISE not in noise.needs
-    shared = SMOOTH_VARIABILITY in getattr(getattr(model, "variability_prior", None), "needs", ())
+    gaussian = noise is not None and Need.COLOURED_NOISE not in noise.needs
+    shared = Need.SHARED_VARIABILITY in getattr(
+        getattr(model, "variability_prior", None), "needs", ()
+    )
     if linear and gaussian and not shared and getattr(prior, "is_random", False):
         return
     raise ValueError(

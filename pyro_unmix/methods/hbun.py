@@ -11,13 +11,13 @@ import numpy as np
 import torch
 import xarray as xr
 from numpy.typing import ArrayLike
-from pyro.infer.autoguide import AutoDelta, AutoNormal, init_to_median, init_to_value
+from pyro.infer.autoguide import AutoDelta, init_to_value
 from torch import Tensor
 
+from pyro_unmix.guides.scene import SceneMeanField
 from pyro_unmix.infer.fit import fit
 from pyro_unmix.methods.classical import Input, fcls_of_date, is_count, read_input
 from pyro_unmix.models.perturbed import PerturbedLinear
-from pyro_unmix.ops.recipes import Recorded
 from pyro_unmix.ops.simplex import to_softmax_basis
 from pyro_unmix.ops.threads import one_thread
 from pyro_unmix.posterior.read_out import quiet_pyro
@@ -32,44 +32,6 @@ _FLOOR = 0.01  # of the abundances at the start: near 0 the softmax has hardly a
 _LEAST_NOISE = 1e-4
 
 
-class MeanField(Recorded, AutoNormal):
-    """Independent normals of all latent values of a `PerturbedLinear`: Pyro's `AutoNormal`.
-
-    Made whole by the constructor, so that a result with it can be saved.
-
-    Parameters
-    ----------
-    model : PerturbedLinear
-    init_loc_fn : callable, optional
-        Pyro's; by default the medians of the prior.
-    create_plates : callable, optional
-        By default those of the model.
-    init_scale : float
-        Std at the start, narrow enough for reflectances.
-    """
-
-    def __init__(
-        self,
-        model: PerturbedLinear,
-        *,
-        init_loc_fn: Callable[..., Any] = init_to_median,
-        create_plates: Callable[..., Any] | None = None,
-        init_scale: float = 0.01,
-    ) -> None:
-        super().__init__(
-            model,
-            init_loc_fn=init_loc_fn,
-            create_plates=model.plates if create_plates is None else create_plates,
-            init_scale=init_scale,
-        )
-        # A saved guide has other values than those of the start.
-        self._recipe = {"model": model, "init_scale": init_scale}
-        valid = torch.ones_like(model.first_band, dtype=torch.bool)
-        pixels = model.first_band[..., None].expand(*valid.shape, model.num_bands)
-        with quiet_pyro(), torch.random.fork_rng(), torch.no_grad():
-            self._setup_prototype(pixels, valid)
-
-
 @one_thread()
 def hbun(
     cubes: Any,
@@ -77,7 +39,7 @@ def hbun(
     *,
     seed: int = 0,
     progress: bool = True,
-    guide: Callable[..., Any] = MeanField,
+    guide: Callable[..., Any] = SceneMeanField,
     num_steps: int = 300,
     **scales: float,
 ) -> Unmixing:
@@ -116,7 +78,7 @@ def hbun(
         Show a bar over the steps.
     guide : callable
         Makes the guide, called as ``guide(model, init_loc_fn=..., create_plates=...)``: by default
-        `MeanField`, Pyro's `AutoNormal` with narrow normals at the start; `AutoDelta` for the mode.
+        `SceneMeanField`, Pyro's `AutoNormal` with narrow normals at the start; `AutoDelta` for the mode.
     num_steps : int
         Of Adam, whose rates decay to a tenth.
     **scales

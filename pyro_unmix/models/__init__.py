@@ -6,6 +6,8 @@ from its paper, `perturbed` the scene-wide model of `hbun` with its `smoothness`
 """
 
 from pyro_unmix.models.idnet import IDNet
+from pyro_unmix.models.perturbed import PerturbedLinear
+from pyro_unmix.models.published import FirstDateSGLMM
 from pyro_unmix.models.sglmm import SGLMM
 
-__all__ = ["SGLMM", "IDNet"]
+__all__ = ["SGLMM", "FirstDateSGLMM", "IDNet", "PerturbedLinear"]

@@ -132,7 +132,7 @@ class PerturbedLinear(Recorded, PyroModule):
         super().__init__("model")
         layout = cubes if isinstance(cubes, SceneLayout) else SceneLayout.of(cubes)
         if "cubes" in self._recipe:  # a saved model holds no images
-            self._recipe["cubes"] = layout
+            self.record(cubes=layout)
         self.num_pixels, self.num_dates = layout.first_band.shape
         self.num_bands = len(layout.wavelength)
         self.width, self.tile_heights = layout.width, layout.tile_heights

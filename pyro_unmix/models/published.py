@@ -22,7 +22,7 @@ from pyro_unmix.ops.distributions import IsotropicNormal
 from pyro_unmix.ops.seeding import seeded
 from pyro_unmix.ops.simplex import to_abundances
 from pyro_unmix.priors import GaussianStart, Transition
-from pyro_unmix.priors.part import SMOOTH_VARIABILITY
+from pyro_unmix.priors.part import Need
 
 
 class RawDCT(Basis):
@@ -122,7 +122,7 @@ class FirstDateSGLMM(SGLMM):
         features: Mapping[str, Tensor] | None = None,
     ) -> None:
         """The generative program; arguments as `SGLMM.forward`."""
-        if SMOOTH_VARIABILITY in self.needs:
+        if Need.SHARED_VARIABILITY in self.needs:
             raise ValueError("FirstDateSGLMM has no variability that pixels share: use SGLMM")
         batch, num_dates = valid.shape
         design = self.design()

@@ -33,6 +33,7 @@ from pyro_unmix.priors import (
     VariabilityPrior,
     WhiteNoise,
 )
+from pyro_unmix.priors.part import Need
 
 
 class IntegratedStates(Protocol):
@@ -176,16 +177,14 @@ class SGLMM(Recorded, PyroModule):
         # A subclass whose constructor takes no dates finds its own when it is rebuilt.
         if "dates" in inspect.signature(type(self)).parameters:
             days = None if dates is None else day_numbers(dates)
-            vars(self)["_recipe"].update(dates=days, time_unit=self.time_unit)
+            self.record(dates=days, time_unit=self.time_unit)
 
     def add_dates(self, places: Sequence[int], dates: ArrayLike) -> None:
         """Take more dates, of which those so far are at `places`, where the variability belongs to its dates."""
         self.set_dates(dates)
         prior: Any = self.variability_prior
         prior.add_dates(places, len(np.atleast_1d(np.asarray(dates))))
-        vars(self)["_recipe"]["variability_prior"] = (
-            prior  # which is rebuilt with the dates that it has now
-        )
+        self.record(variability_prior=prior)  # which is rebuilt with the dates that it has now
 
     @property
     def num_dates(self) -> int | None:
@@ -193,7 +192,7 @@ class SGLMM(Recorded, PyroModule):
         return None if self.days is None else len(self.days)
 
     @property
-    def needs(self) -> frozenset[str]:
+    def needs(self) -> frozenset[Need]:
         """What a guide must be able to serve; see `Guide.serves`."""
         priors = self.abundance_prior.needs | self.variability_prior.needs
         return priors | self.noise.needs | self.mixing.needs | self.basis.needs

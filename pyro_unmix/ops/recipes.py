@@ -1,7 +1,8 @@
 """Rebuild an object from the arguments that made it, as JSON plus arrays: no pickled code.
 
 Classes that derive from `Recorded` remember their constructor's arguments. `to_recipe` turns an object into plain
-JSON values, its arrays set aside by number; `from_recipe` calls the constructors again.
+JSON values, its arrays set aside by number; `from_recipe` calls the constructors again. A recipe names a class by its
+`registered_name`, and no other class than those of the registry is ever called.
 """
 
 from __future__ import annotations
@@ -23,7 +24,14 @@ class Recorded:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        _CLASSES[_class_name(cls)] = cls
+        name = registered_name(cls)
+        other = _CLASSES.get(name, cls)
+        if other.__module__ != cls.__module__:
+            raise TypeError(
+                f"{cls.__module__} and {other.__module__} both define a {name}: saved results would not tell them "
+                "apart, rename one of them"
+            )
+        _CLASSES[name] = cls
         if "__init__" not in cls.__dict__:
             return
         init = cls.__init__
@@ -38,9 +46,33 @@ class Recorded:
 
         cls.__init__ = recording_init  # type: ignore[method-assign]
 
+    def record(self, **arguments: Any) -> None:
+        """Have the object rebuilt with these arguments in place of those that it was constructed with."""
+        self.__dict__["_recipe"] = {**self.__dict__["_recipe"], **arguments}
 
-def _class_name(cls: type) -> str:
+
+def registered_name(cls: type) -> str:
+    """What recipes call a class: its name alone if it is of this package, wherever its file may move."""
+    package = __name__.partition(".")[0]
+    if cls.__module__.partition(".")[0] == package:
+        return cls.__qualname__
     return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def registered(name: str) -> type:
+    """The class of a `registered_name`.
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+    """
+    if name not in _CLASSES:
+        raise ValueError(
+            f"the saved result uses the class {name}, which is not defined here: import the module "
+            "that defines it before loading"
+        )
+    return _CLASSES[name]
 
 
 def to_recipe(value: Any, arrays: list[np.ndarray], known: dict[int, str] | None = None) -> Any:
@@ -62,7 +94,7 @@ def to_recipe(value: Any, arrays: list[np.ndarray], known: dict[int, str] | None
         return value
     if isinstance(value, Recorded):
         made_with = {k: to_recipe(v, arrays, known) for k, v in vars(value)["_recipe"].items()}
-        return {"class": _class_name(type(value)), "arguments": made_with}
+        return {"class": registered_name(type(value)), "arguments": made_with}
     if isinstance(value, (list, tuple)) and not any(isinstance(v, np.ndarray) for v in value):
         return [to_recipe(v, arrays, known) for v in value]
     if isinstance(value, xr.DataArray):
@@ -98,11 +130,5 @@ def from_recipe(recipe: Any, arrays: list[np.ndarray], known: dict[str, Any] | N
         known_labels = [n for n in ("endmember", "label") if recipe.get(n) is not None]
         coords = {name: ("endmember", recipe[name]) for name in known_labels}
         return xr.DataArray(values, dims=recipe["dims"], coords=coords)
-    name = recipe["class"]
-    if name not in _CLASSES:
-        raise ValueError(
-            f"the saved result uses the class {name}, which is not defined here: import the module "
-            "that defines it before loading"
-        )
     arguments = {k: from_recipe(v, arrays, known) for k, v in recipe["arguments"].items()}
-    return _CLASSES[name](**arguments)
+    return registered(recipe["class"])(**arguments)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import xarray as xr
 
+from pyro_unmix import bases, guides, mixing, models, priors  # noqa: F401 - whose classes a saved result may name
 from pyro_unmix.ops.recipes import from_recipe, to_recipe
 from pyro_unmix.posterior.estimates import PlugInMean, PolishedMean, PosteriorMean
 

@@ -148,7 +148,7 @@ class SmoothVariability(SharedVariability):
             self.start = np.append(self.start, np.zeros(more))
         if self.start_scales.ndim:
             self.start_scales = np.append(self.start_scales, np.ones(more))
-        vars(self)["_recipe"].update(
+        self.record(
             shape=(num_dates, self.height, self.width), order=self.order, start=self.start,
             start_scale=self.start_scales,
         )  # fmt: skip

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pyro_unmix.ops.checks import finite_array, in_range, positive_int
 from pyro_unmix.ops.distributions import DiagonalNormal, IsotropicNormal, IsotropicStudentT
-from pyro_unmix.priors.part import BAND_NOISE, COLOURED_NOISE, Part
+from pyro_unmix.priors.part import Need, Part
 
 Spectrum = Callable[[Tensor], TorchDistribution]
 
@@ -26,7 +26,7 @@ class Noise(Part):
     A guide that works with Gaussian noise only, such as `ConjugateGuide`, refuses what cannot be `whitened`.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset({COLOURED_NOISE})
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.COLOURED_NOISE})
 
     def distributions(self) -> Spectrum:
         """A function ``mean (..., L) -> distribution`` of event shape (L,)."""
@@ -51,7 +51,7 @@ class WhiteNoise(Noise):
     learn : bool
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset()
+    needs: ClassVar[frozenset[Need]] = frozenset()
 
     def __init__(self, scale: float = 0.01, *, learn: bool = True) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class BandNoise(Noise):
     learn : bool
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset({BAND_NOISE})
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.BAND_NOISE})
 
     def __init__(self, scale: float | ArrayLike = 0.01, *, learn: bool = True) -> None:
         super().__init__()
@@ -187,7 +187,7 @@ class LowRankNoise(Noise):
         Columns of W (L, rank), which start random, of a tenth of the smallest sigma, and are learned.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset({BAND_NOISE})
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.BAND_NOISE})
 
     def __init__(self, scale: float | ArrayLike = 0.01, *, rank: int = 2) -> None:
         super().__init__()

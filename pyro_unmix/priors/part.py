@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, ClassVar
+from enum import Enum
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -16,27 +17,24 @@ from pyro_unmix.ops.recipes import Recorded
 
 Transition = Callable[[Tensor, int], TorchDistribution]
 
-#: What a part may need of a guide; see `Part.needs` and `Guide.serves`.
-COLOURED_NOISE = "noise that is not Gaussian, or not the same at all dates"
-BAND_NOISE = "noise that differs between bands"
-UNEVEN_VARIABILITY = "variability that depends on uneven dates"
-SMOOTH_VARIABILITY = "variability that pixels share"
+
+class Need(Enum):
+    """What a part of a model may need of a guide; see `Part.needs` and `Guide.serves`."""
+
+    BAND_NOISE = "noise that differs between bands"
+    COLOURED_NOISE = "noise that is not Gaussian, or not the same at all dates"
+    NONLINEAR_MIXING = "pixels that are not linear in abundances and variability"
+    SHARED_VARIABILITY = "variability that pixels share"
+    UNEVEN_VARIABILITY = "variability that depends on uneven dates"
 
 
 class Part(Recorded, PyroModule):
     """A part of a model that learns its sizes when a model takes it."""
 
     #: What a guide must be able to serve beyond Gaussian chains and white noise.
-    needs: ClassVar[frozenset[str]] = frozenset()
+    needs: ClassVar[frozenset[Need]] = frozenset()
 
     elapsed: Tensor | None
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        # Saved recipes name a class by its module: the public one, whichever file holds the class.
-        package = __name__.rpartition(".")[0]
-        if cls.__module__.startswith(f"{package}."):
-            cls.__module__ = package
-        super().__init_subclass__(**kwargs)
 
     def __init__(self) -> None:
         super().__init__()

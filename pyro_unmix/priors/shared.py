@@ -8,7 +8,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from pyro_unmix.priors.part import SMOOTH_VARIABILITY
+from pyro_unmix.priors.part import Need
 from pyro_unmix.priors.variability import Independent, VariabilityPrior
 
 
@@ -75,9 +75,9 @@ class SharedVariability(VariabilityPrior):
         self.residual.set_elapsed(elapsed)
 
     @property
-    def needs(self) -> frozenset[str]:  # type: ignore[override]
-        """`SMOOTH_VARIABILITY`, and what the residual needs."""
-        return frozenset({SMOOTH_VARIABILITY}) | self.residual.needs
+    def needs(self) -> frozenset[Need]:  # type: ignore[override]
+        """`Need.SHARED_VARIABILITY`, and what the residual needs."""
+        return frozenset({Need.SHARED_VARIABILITY}) | self.residual.needs
 
     # ---------------------------------------------------------------- the residual is the chain
 

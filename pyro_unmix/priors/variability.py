@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pyro_unmix.ops.checks import in_range
 from pyro_unmix.ops.distributions import DiagonalNormal
-from pyro_unmix.priors.part import UNEVEN_VARIABILITY, Part, logit
+from pyro_unmix.priors.part import Need, Part, logit
 
 
 class VariabilityPrior(Part):
@@ -26,11 +26,11 @@ class VariabilityPrior(Part):
     """
 
     @property
-    def needs(self) -> frozenset[str]:  # type: ignore[override]
-        """`UNEVEN_VARIABILITY` where uneven dates make steps of different law."""
+    def needs(self) -> frozenset[Need]:  # type: ignore[override]
+        """`Need.UNEVEN_VARIABILITY` where uneven dates make steps of different law."""
         if self.elapsed is None or not bool(self.chain()[0].any()):
             return frozenset()
-        return frozenset({UNEVEN_VARIABILITY})
+        return frozenset({Need.UNEVEN_VARIABILITY})
 
     #: Whether it belongs to the pixels and dates that it was fitted to.
     of_scene: ClassVar[bool] = False

@@ -12,7 +12,7 @@ from scipy.stats import norm
 from pyro_unmix.data.cubes import as_cube_sequence
 from pyro_unmix.ops.checks import choice, in_range, positive_int
 from pyro_unmix.ops.threads import one_thread
-from pyro_unmix.start import choose_start
+from pyro_unmix.start.choice import choose_start
 
 logger = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ from pyro_unmix.ops.simplex import to_abundances
 from pyro_unmix.ops.small_matrices import apply, cholesky, multiply, project
 from pyro_unmix.ops.solvers import MarginalDates, MarginalMixing
 from pyro_unmix.priors.noise import Noise as NoisePart
-from pyro_unmix.priors.part import BAND_NOISE, SMOOTH_VARIABILITY, UNEVEN_VARIABILITY
+from pyro_unmix.priors.part import Need
 from pyro_unmix.priors.variability import VariabilityPrior
 
 _CHUNK = 32768  # pixels times dates that are treated together
@@ -69,8 +69,8 @@ class ConjugateGuide(Guide):
         Of the initial LSTM weights.
     """
 
-    serves: ClassVar[frozenset[str]] = frozenset(
-        {UNEVEN_VARIABILITY, BAND_NOISE, SMOOTH_VARIABILITY}
+    serves: ClassVar[frozenset[Need]] = frozenset(
+        {Need.UNEVEN_VARIABILITY, Need.BAND_NOISE, Need.SHARED_VARIABILITY}
     )
     #: States at dates without images follow from the model's transitions.
     follows_dates: ClassVar[bool] = True
