@@ -55,7 +55,7 @@ def is_vegetation(endmembers: xr.DataArray) -> np.ndarray:
 
 def _fcls(cubes: xr.DataArray, seed: int, few: dict[str, int]) -> Any:
     found = extract_endmembers(cubes, NUM_ENDMEMBERS, window=1, seed=seed)
-    return fcls(cubes, found, progress=False)
+    return fcls(cubes, endmembers=found, progress=False)
 
 
 def _unmix(**options: Any) -> Callable[[xr.DataArray, int, dict[str, int]], Any]:

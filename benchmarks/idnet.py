@@ -31,7 +31,7 @@ _Run = Callable[[xr.DataArray, int, int, bool], Unmixing]
 
 
 def _fcls(cubes: xr.DataArray, count: int, seed: int, quick: bool) -> Unmixing:
-    return fcls(cubes, extract_endmembers(cubes, count, seed=seed), progress=False)
+    return fcls(cubes, endmembers=extract_endmembers(cubes, count, seed=seed), progress=False)
 
 
 def _unmix(cubes: xr.DataArray, count: int, seed: int, quick: bool) -> Unmixing:

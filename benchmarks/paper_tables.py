@@ -97,7 +97,7 @@ def unmix_start(cubes: xr.DataArray, count: int, seed: int) -> Array:
 
 def _baseline(method: Callable[..., Unmixing]) -> Callable[..., Unmixing]:
     def run(cubes: xr.DataArray, endmembers: Any, seed: int, settings: Settings) -> Unmixing:
-        return method(cubes, endmembers, seed=seed, progress=False, **settings)
+        return method(cubes, endmembers=endmembers, seed=seed, progress=False, **settings)
 
     return run
 
@@ -105,7 +105,12 @@ def _baseline(method: Callable[..., Unmixing]) -> Callable[..., Unmixing]:
 def _kalman_from(cubes: xr.DataArray, endmembers: Array, seed: int, settings: Settings) -> Unmixing:
     """With first abundances from these endmembers too, where the publication has VCA of a date."""
     return baselines.kalman_em(
-        cubes, endmembers, first_endmembers=endmembers, seed=seed, progress=False, **settings
+        cubes,
+        endmembers=endmembers,
+        first_endmembers=endmembers,
+        seed=seed,
+        progress=False,
+        **settings,
     )
 
 

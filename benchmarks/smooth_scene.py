@@ -51,7 +51,7 @@ def _plain(made: simulate.Scene, seed: int, quick: bool) -> tuple[Any, Any]:
 
 
 def _true_mean(made: simulate.Scene, seed: int, quick: bool) -> tuple[Any, Any]:
-    result = fcls(made.cubes, made.reference_endmembers, progress=False)
+    result = fcls(made.cubes, endmembers=made.reference_endmembers, progress=False)
     return result.abundances.values, None
 
 

@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     cube, truth = bilinear_image(size, arguments.seed)
     result = pu.idnet(cube, 3, seed=arguments.seed, **settings)
-    linear = pu.methods.fcls(cube, result.reference_endmembers, progress=False)
+    linear = pu.methods.fcls(cube, endmembers=result.reference_endmembers, progress=False)
 
     order = pu.match_endmembers(result.reference_endmembers, truth.reference_endmembers)
     for name, estimate in (("FCLS", linear), ("idnet", result)):

@@ -176,7 +176,7 @@ def test_fcls(drawn, seed, kind):
         endmembers = endmembers[:, :1] * np.linspace(0.5, 1, count)
     elif kind == "count":
         endmembers = count
-    result = outcome(lambda x: pu.methods.fcls(x, endmembers, progress=False), cubes)
+    result = outcome(lambda x: pu.methods.fcls(x, endmembers=endmembers, progress=False), cubes)
     if result is not None:
         assert_on_simplex(result, count)
 

@@ -195,7 +195,7 @@ def _unmix(
         program = redsunn if method == "redsunn" else redsunn_published
         result = program(cubes, count, endmembers=means, **settings)
         return result if means is None else _named_as(means, result)
-    return _CLASSICAL[method](cubes, count if means is None else means, **settings)
+    return _CLASSICAL[method](cubes, count, endmembers=means, **settings)
 
 
 def _named_as(means: xr.DataArray, result: Unmixing) -> Unmixing:

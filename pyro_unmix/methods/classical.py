@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ import xarray as xr
 
 from pyro_unmix.data.checks import as_endmembers
 from pyro_unmix.data.cubes import as_cube_sequence, from_pixels, to_pixels
+from pyro_unmix.methods.arguments import count_materials, known_spectra
 from pyro_unmix.ops.checks import positive_int
 from pyro_unmix.ops.solvers import fcls as solve_fcls
 from pyro_unmix.posterior.read_out import describe
@@ -43,37 +43,20 @@ class Input:
     names: np.ndarray
 
 
-def read_input(cubes: Any, endmembers: Any, seed: int) -> Input:
+def read_input(cubes: Any, num_endmembers: int | None, endmembers: Any, seed: int) -> Input:
     """Check the input of a method whose endmembers start alike at all dates.
 
-    A number of endmembers P stands for VCA of the spectra of all dates, as in the ReDSUNN paper.
+    Without endmembers they are those that VCA finds in the spectra of all dates, as in the ReDSUNN paper.
     """
     seed = positive_int(seed, "seed", minimum=0)
     sequence = as_cube_sequence(cubes)
     pixels, valid = to_pixels(sequence)
-    if is_count(endmembers):
-        count = positive_int(endmembers, "endmembers", minimum=2)
-        reference = vca(pixels[valid], count, seed=seed)
-        names = np.arange(count)
-    else:
-        reference = given_spectra(endmembers, sequence.sizes["wavelength"])
-        names = names_of(endmembers, reference.shape[1])
-    return Input(sequence, pixels, valid, reference, names)
-
-
-def is_count(endmembers: Any) -> bool:
-    """Whether the user gave a number of endmembers, not their spectra."""
-    return isinstance(endmembers, Integral) and not isinstance(endmembers, bool)
-
-
-def given_spectra(endmembers: Any, num_bands: int) -> np.ndarray:
-    """The spectra (L, P) that the user gave in the place of their number."""
-    if endmembers is None or np.ndim(endmembers) == 0:
-        raise TypeError(
-            "endmembers must be their number, an integer of at least 2, or their spectra, shape "
-            f"({num_bands}, P), got {endmembers!r} ({type(endmembers).__name__})"
-        )
-    return as_endmembers(endmembers, num_bands)
+    spectra = known_spectra(endmembers, sequence)
+    count = count_materials(num_endmembers, spectra, minimum=2)
+    if spectra is None:
+        spectra = vca(pixels[valid], count, seed=seed)
+    reference = as_endmembers(spectra, sequence.sizes["wavelength"])
+    return Input(sequence, pixels, valid, reference, names_of(spectra, count))
 
 
 def names_of(endmembers: Any, count: int) -> np.ndarray:

@@ -9,8 +9,10 @@ import xarray as xr
 from numpy.typing import ArrayLike
 from tqdm.auto import tqdm
 
+from pyro_unmix.data.checks import as_endmembers
 from pyro_unmix.data.cubes import as_cube_sequence, to_pixels
-from pyro_unmix.methods.classical import fcls_of_date, given_spectra, is_count, names_of, to_result
+from pyro_unmix.methods.arguments import count_materials, known_spectra
+from pyro_unmix.methods.classical import fcls_of_date, names_of, to_result
 from pyro_unmix.ops.checks import positive_int
 from pyro_unmix.ops.threads import one_thread
 from pyro_unmix.posterior.result import Unmixing
@@ -20,14 +22,15 @@ from pyro_unmix.start.extraction import match_endmembers, vca
 @one_thread()
 def fcls(
     cubes: Any,
-    endmembers: int | ArrayLike | xr.DataArray,
+    num_endmembers: int | None = None,
     *,
+    endmembers: ArrayLike | xr.DataArray | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> Unmixing:
     """Abundances of every pixel-date by fully constrained least squares.
 
-    ``min_a ||y - M a||^2`` subject to ``a >= 0`` and ``1'a = 1``. A number of endmembers P is the
+    ``min_a ||y - M a||^2`` subject to ``a >= 0`` and ``1'a = 1``. Without endmembers it is the
     baseline of the ReDSUNN paper: VCA finds M anew at every date, and the materials are put in the
     order of the first date by the smallest spectral angles.
 
@@ -35,8 +38,10 @@ def fcls(
     ----------
     cubes
         Anything that `as_cube_sequence` takes, reflectance.
-    endmembers : array (L, P), DataArray (wavelength, endmember), or int
-        The same spectra for all dates, or P, at least 2.
+    num_endmembers : int, optional
+        P, at least 2. May be left out if `endmembers` are given.
+    endmembers : array (L, P), DataArray (wavelength, endmember) or library, optional
+        The same spectra for all dates; of a library the means of its classes. Default VCA.
     seed : int
         Of VCA.
     progress : bool
@@ -52,7 +57,7 @@ def fcls(
     Raises
     ------
     TypeError
-        If the endmembers are neither spectra nor an integer, or the seed is none.
+        If an argument is of another type.
     ValueError
         If the cubes, the endmembers or the seed are not as described, or no date has P observed
         spectra.
@@ -64,24 +69,23 @@ def fcls(
     seed = positive_int(seed, "seed", minimum=0)
     sequence = as_cube_sequence(cubes)
     pixels, valid = to_pixels(sequence)
-    counted = is_count(endmembers)
-    if counted:
-        count = positive_int(endmembers, "endmembers", minimum=2)
+    spectra = known_spectra(endmembers, sequence)
+    count = count_materials(num_endmembers, spectra, minimum=2)
+    if spectra is None:
         by_date = _vca_by_date(pixels, valid, count, seed)
-        found = np.isfinite(by_date).all(axis=(1, 2))
-        reference = by_date[found].mean(axis=0)
-        names = np.arange(count)
+        reference = by_date[np.isfinite(by_date).all(axis=(1, 2))].mean(axis=0)
     else:
-        reference = given_spectra(endmembers, sequence.sizes["wavelength"])
+        reference = as_endmembers(spectra, sequence.sizes["wavelength"])
         by_date = np.broadcast_to(reference, (valid.shape[1], *reference.shape))
-        names = names_of(endmembers, reference.shape[1])
 
     abundances = np.full((*valid.shape, reference.shape[1]), np.nan)
     for date in tqdm(range(len(by_date)), disable=not progress, desc="fcls", unit="date"):
         if np.isfinite(by_date[date]).all():
             abundances[:, date] = fcls_of_date(pixels[:, date], valid[:, date], by_date[date])
-    spectra = by_date if counted else None
-    return to_result(sequence, abundances, reference, names, spectra, seed=seed, method="fcls")
+    return to_result(
+        sequence, abundances, reference, names_of(spectra, count),
+        by_date if spectra is None else None, seed=seed, method="fcls",
+    )  # fmt: skip
 
 
 def _vca_by_date(pixels: np.ndarray, valid: np.ndarray, count: int, seed: int) -> np.ndarray:

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from pyro_unmix.guides.scene import SceneMeanField
 from pyro_unmix.infer.fit import fit
-from pyro_unmix.methods.classical import Input, fcls_of_date, is_count, read_input
+from pyro_unmix.methods.arguments import known_spectra
+from pyro_unmix.methods.classical import Input, fcls_of_date, read_input
 from pyro_unmix.models.perturbed import PerturbedLinear
 from pyro_unmix.ops.simplex import to_softmax_basis
 from pyro_unmix.ops.threads import one_thread
@@ -35,8 +36,9 @@ _LEAST_NOISE = 1e-4
 @one_thread()
 def hbun(
     cubes: Any,
-    endmembers: int | ArrayLike | xr.DataArray,
+    num_endmembers: int | None = None,
     *,
+    endmembers: ArrayLike | xr.DataArray | None = None,
     seed: int = 0,
     progress: bool = True,
     guide: Callable[..., Any] = SceneMeanField,
@@ -56,7 +58,7 @@ def hbun(
 
         from pyro.infer.autoguide import AutoDelta
 
-        hbun(cubes, endmembers, guide=AutoDelta)
+        hbun(cubes, num_endmembers=3, guide=AutoDelta)
 
     The mode is the faster and the poorer answer. Where priors have unknown scales, the joint
     density grows as differences and their scale shrink together, and states that shrink let the
@@ -69,9 +71,11 @@ def hbun(
     ----------
     cubes
         Anything that `as_cube_sequence` takes, reflectance.
-    endmembers : array (L, P), DataArray (wavelength, endmember), or int
-        What M is near, and where it starts; or P, at least 2, for VCA of the spectra of all dates,
-        which misses materials more often than `extract_endmembers` does.
+    num_endmembers : int, optional
+        P, at least 2. May be left out if `endmembers` are given.
+    endmembers : array (L, P), DataArray (wavelength, endmember) or library, optional
+        What M is near, and where it starts. Default VCA of the spectra of all dates, which misses materials more
+        often than `extract_endmembers` does.
     seed : int
         Of VCA and of the draws of a random guide.
     progress : bool
@@ -100,8 +104,8 @@ def hbun(
     Raises
     ------
     TypeError
-        If `guide` does not make a guide of Pyro's, the endmembers are neither spectra nor an
-        integer, or a keyword is unknown.
+        If `guide` does not make a guide of Pyro's, an argument is of another type, or
+        a keyword is unknown.
     ValueError
         If the cubes, the endmembers or a setting are not as described.
 
@@ -111,8 +115,8 @@ def hbun(
     """
     if not callable(guide):
         raise TypeError(_not_a_guide(guide))
-    given = read_input(cubes, endmembers, seed)
-    initial = given.reference if is_count(endmembers) else endmembers
+    given = read_input(cubes, num_endmembers, endmembers, seed)
+    initial = given.reference if endmembers is None else known_spectra(endmembers, given.cubes)
     model = PerturbedLinear(initial, given.cubes, **scales)
     start = init_to_value(values=_start(model, given))
     program = guide(model, init_loc_fn=start, create_plates=model.plates)

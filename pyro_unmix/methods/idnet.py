@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 from numpy.typing import ArrayLike
 
 from pyro_unmix.bases.decoded import ScalingDecoder
-from pyro_unmix.data.checks import as_endmembers
 from pyro_unmix.data.cubes import as_cube_sequence
-from pyro_unmix.data.libraries import at_bands_of, is_library, library_endmembers
+from pyro_unmix.data.libraries import at_bands_of, is_library
 from pyro_unmix.guides import NonnegativeRegression, TwoStreamGuide
 from pyro_unmix.infer.fit import fit
 from pyro_unmix.infer.self_supervised import PUBLISHED_BATCH, SelfSupervisedELBO
-from pyro_unmix.methods.settings import check_count, checked_seed
+from pyro_unmix.infer.settings import FitSettings
+from pyro_unmix.methods.arguments import check_settings, count_materials, known_spectra
 from pyro_unmix.models import IDNet
 from pyro_unmix.ops.checks import choice
 from pyro_unmix.ops.threads import one_thread
@@ -25,6 +25,9 @@ from pyro_unmix.start import choose_start
 from pyro_unmix.start.bundles import extract_bundles
 from pyro_unmix.start.extraction import extract_endmembers
 from pyro_unmix.start.interactions import choose_mixing
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 #: Published weights (lambda, tau, lambda_e, lambda_d) by kind of scene; beta is 10 in all.
 PUBLISHED = {
@@ -47,15 +50,16 @@ _NETWORKS = (".encoder.", ".correction.", ".net.")
 
 @one_thread()
 def idnet(
-    cube: Any,
-    num_endmembers: int,
+    cubes: Any,
+    num_endmembers: int | None = None,
     *,
     endmembers: ArrayLike | xr.DataArray | None = None,
     published: str | None = None,
     seed: int = 0,
     progress: bool = True,
+    num_steps: int | None = None,
     num_epochs: float | None = None,
-    **settings: Any,
+    **settings: Unpack[FitSettings],
 ) -> Unmixing:
     """Unmix one image with IDNet: nonlinear mixing, a latent endmember per material and pixel, self-supervision.
 
@@ -67,10 +71,10 @@ def idnet(
 
     Parameters
     ----------
-    cube
+    cubes
         One image: (y, x, wavelength), or anything of one date that `as_cube_sequence` takes.
-    num_endmembers : int
-        P.
+    num_endmembers : int, optional
+        P. May be left out if `endmembers` are given.
     endmembers : array (L, P), DataArray (wavelength, endmember) or library, optional
         Known reference endmembers, reflectance; default extracted. A library gives the mean spectra of its classes,
         and the pure spectra for the supervised terms, which else come from the image.
@@ -84,8 +88,8 @@ def idnet(
         so much white noise say little of dark materials. See `ShrinkageSteps` for why such a fit can fail.
     seed : int
     progress : bool
-    num_epochs : float, optional
-        Default 3, or 20 with published settings, unless `num_steps` is given.
+    num_steps, num_epochs : optional
+        How long to train, as in `fit`; default 3 epochs, or 20 with published settings.
     **settings
         Passed on to `fit`.
 
@@ -104,36 +108,32 @@ def idnet(
     Borsoi, Erdogmus, Imbiriba, "Learning interpretable deep disentangled neural networks for hyperspectral
     unmixing", IEEE TCI 9, 2023.
     """
-    seed = checked_seed(seed, settings)
-    cubes = as_cube_sequence(cube)
+    seed = check_settings(seed, settings)
+    cubes = as_cube_sequence(cubes)
     if cubes.sizes["time"] != 1:
         raise ValueError(
             f"idnet unmixes one image, got {cubes.sizes['time']} dates: select one with "
             ".isel(time=[0]), or use unmix for the sequence"
         )
     bundles = at_bands_of(endmembers, cubes) if is_library(endmembers) else None  # type: ignore[arg-type]
-    if bundles is not None:
-        endmembers = library_endmembers(bundles)
-    if endmembers is not None:
-        as_endmembers(endmembers, cubes.sizes["wavelength"])
-        check_count(endmembers, num_endmembers)
+    endmembers = known_spectra(endmembers, cubes)
+    count = count_materials(num_endmembers, endmembers)
     if published is None:
         make = _ours
     else:
         choice(published, "published", PUBLISHED)
         make = _published
-    model, guide, loss, defaults = make(
-        cubes, num_endmembers, endmembers, bundles, seed, published or ""
-    )
-    if num_epochs is None and settings.get("num_steps") is None:
+    model, guide, loss, defaults = make(cubes, count, endmembers, bundles, seed, published or "")
+    if num_epochs is None and num_steps is None:
         num_epochs = NUM_EPOCHS if published is None else PUBLISHED_EPOCHS
+    how: FitSettings = {"loss": loss, "method": "idnet", **defaults, **settings}
     return fit(
-        model, guide, cubes, num_epochs=num_epochs, seed=seed, progress=progress,
-        **{"loss": loss, "method": "idnet", **defaults, **settings},
+        model, guide, cubes,
+        num_steps=num_steps, num_epochs=num_epochs, seed=seed, progress=progress, **how,
     )  # fmt: skip
 
 
-Parts = tuple[IDNet, TwoStreamGuide, SelfSupervisedELBO, dict[str, Any]]
+Parts = tuple[IDNet, TwoStreamGuide, SelfSupervisedELBO, FitSettings]
 
 
 def _ours(
@@ -161,7 +161,7 @@ def _ours(
     loss = SelfSupervisedELBO(
         bundles, weight=WEIGHT, label_weight=WEIGHT, guide_penalty=0.0, model_penalty=0.0
     )
-    defaults = {
+    defaults: FitSettings = {
         "batch_size": 128,
         "learning_rate": _rate,
         "learning_rate_decay": 0.1,
@@ -192,7 +192,7 @@ def _published(
         guide_penalty=guide_penalty,
         model_penalty=model_penalty,
     )
-    defaults = {
+    defaults: FitSettings = {
         "batch_size": PUBLISHED_BATCH,
         "learning_rate": 1e-3,
         "learning_rate_decay": 0.9**10,

@@ -24,8 +24,9 @@ _LEAST_NOISE = 1e-12  # of the mean square of the data: keeps noiseless images f
 @one_thread()
 def kalman_em(
     cubes: Any,
-    endmembers: int | ArrayLike | xr.DataArray,
+    num_endmembers: int | None = None,
     *,
+    endmembers: ArrayLike | xr.DataArray | None = None,
     seed: int = 0,
     progress: bool = True,
     num_iterations: int = 5,
@@ -70,8 +71,10 @@ def kalman_em(
     ----------
     cubes
         Anything that `as_cube_sequence` takes, reflectance.
-    endmembers : array (L, P), DataArray (wavelength, endmember), or int
-        M0; or P, at least 2, for VCA of the spectra of all dates, which misses materials more
+    num_endmembers : int, optional
+        P, at least 2. May be left out if `endmembers` are given.
+    endmembers : array (L, P), DataArray (wavelength, endmember) or library, optional
+        M0. Default VCA of the spectra of all dates, which misses materials more
         often than `extract_endmembers` does.
     seed : int
         Of VCA; nothing else is random.
@@ -100,7 +103,7 @@ def kalman_em(
     Raises
     ------
     TypeError
-        If the endmembers are neither spectra nor an integer, or a setting is of another type.
+        If an argument or a setting is of another type.
     ValueError
         If the cubes, the endmembers or a setting are not as described.
 
@@ -115,7 +118,7 @@ def kalman_em(
     scales = {"step": step_scale, "initial": initial_scale, "noise": noise_scale}
     for name, scale in scales.items():
         in_range(scale, f"{name}_scale", 0.0, open_low=True)
-    given = read_input(cubes, endmembers, seed)
+    given = read_input(cubes, num_endmembers, endmembers, seed)
 
     first = None
     if first_endmembers is not None:

@@ -28,8 +28,9 @@ _STEP = 1 / 1.1  # of the inverse Lipschitz constant, as published
 @one_thread()
 def online_unmixing(
     cubes: Any,
-    endmembers: int | ArrayLike | xr.DataArray,
+    num_endmembers: int | None = None,
     *,
+    endmembers: ArrayLike | xr.DataArray | None = None,
     seed: int = 0,
     progress: bool = True,
     num_epochs: int = 20,
@@ -61,10 +62,13 @@ def online_unmixing(
     ----------
     cubes
         Anything that `as_cube_sequence` takes, reflectance.
-    endmembers : array (L, P), DataArray (wavelength, endmember), or int
-        Where M starts; or P, at least 2, for VCA of the spectra of all dates, which misses
-        materials more often than `extract_endmembers` does. Negative values, which noise makes, are
-        allowed here with a warning: the first visit uses them, then M is projected on ``M >= 0``.
+    num_endmembers : int, optional
+        P, at least 2. May be left out if `endmembers` are given.
+    endmembers : array (L, P), DataArray (wavelength, endmember) or library, optional
+        Where M starts. Default VCA of the spectra of all dates, which misses materials more
+        often than `extract_endmembers` does. Negative
+        values, which noise makes, are allowed here with a warning: the first visit uses them, then M is
+        projected on ``M >= 0``.
     seed : int
         Of the order of the dates, and of VCA.
     progress : bool
@@ -91,7 +95,7 @@ def online_unmixing(
     Raises
     ------
     TypeError
-        If the endmembers are neither spectra nor an integer, or a setting is of another type.
+        If an argument or a setting is of another type.
     ValueError
         If the cubes, the endmembers or a setting are not as described.
 
@@ -111,7 +115,7 @@ def online_unmixing(
         abundance_weight=in_range(abundance_weight, "abundance_weight", 0.0),
         variability_weight=in_range(variability_weight, "variability_weight", 0.0),
     )
-    given = read_input(cubes, endmembers, seed)
+    given = read_input(cubes, num_endmembers, endmembers, seed)
     negative = int(np.count_nonzero(given.reference < 0))
     if negative:
         logger.warning(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from numpy.typing import ArrayLike
 
@@ -10,7 +10,8 @@ from pyro_unmix.bases.linear import DCT
 from pyro_unmix.data.cubes import as_cube_sequence, to_pixels
 from pyro_unmix.guides import BiLSTMGuide
 from pyro_unmix.infer.fit import fit
-from pyro_unmix.methods.settings import check_count, checked_seed
+from pyro_unmix.infer.settings import FitSettings
+from pyro_unmix.methods.arguments import check_settings, count_materials, known_spectra
 from pyro_unmix.models import SGLMM
 from pyro_unmix.ops.checks import positive_int
 from pyro_unmix.ops.threads import one_thread
@@ -21,22 +22,26 @@ from pyro_unmix.priors import (
 )
 from pyro_unmix.start.extraction import vca
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 #: Passes over the pixels of `redsunn`, as in its paper.
 NUM_EPOCHS = 30.0
 
 
 @one_thread()
 def redsunn(
-    cube_sequence: Any,
-    num_endmembers: int,
+    cubes: Any,
+    num_endmembers: int | None = None,
     *,
     endmembers: ArrayLike | None = None,
     num_basis: int = 10,
     sigma_psi: float = 1e-5**0.5,
     seed: int = 0,
     progress: bool = True,
+    num_steps: int | None = None,
     num_epochs: float | None = None,
-    **settings: Any,
+    **settings: Unpack[FitSettings],
 ) -> Unmixing:
     """ReDSUNN as its paper describes it: model, guide, settings and read-out.
 
@@ -45,11 +50,11 @@ def redsunn(
 
     Parameters
     ----------
-    cube_sequence
+    cubes
         Anything that `as_cube_sequence` takes.
-    num_endmembers : int
-        P.
-    endmembers : array (L, P), optional
+    num_endmembers : int, optional
+        P. May be left out if `endmembers` are given.
+    endmembers : array (L, P) or library, optional
         Initial M0; default VCA on the spectra of all dates.
     num_basis : int
         K; no more than there are bands.
@@ -57,8 +62,8 @@ def redsunn(
         Std (not variance) of the variability's steps.
     seed : int
     progress : bool
-    num_epochs : float, optional
-        Default 30, unless `num_steps` is given.
+    num_steps, num_epochs : optional
+        How long to train, as in `fit`; default 30 epochs.
     **settings
         Passed on to `fit`.
 
@@ -70,20 +75,22 @@ def redsunn(
     ----------
     Borsoi, Imbiriba, Closas, IEEE TIP 32, 2023, Sec. V and VI.
     """
-    seed = checked_seed(seed, settings)
-    cubes = as_cube_sequence(cube_sequence)
+    seed = check_settings(seed, settings)
+    cubes = as_cube_sequence(cubes)
+    endmembers = known_spectra(endmembers, cubes)
+    num_endmembers = count_materials(num_endmembers, endmembers)
     if endmembers is None:
         pixels, valid = to_pixels(cubes)
         endmembers = vca(pixels[valid], num_endmembers, seed=seed)
-    check_count(endmembers, num_endmembers)
     num_basis = min(positive_int(num_basis, "num_basis"), cubes.sizes["wavelength"])
     model = SGLMM(
         endmembers, basis=DCT(num_basis), variability_prior=RandomWalk(sigma_psi), seed=seed
     )
     guide = BiLSTMGuide(model, seed=seed)
-    if num_epochs is None and settings.get("num_steps") is None:
+    if num_epochs is None and num_steps is None:
         num_epochs = NUM_EPOCHS
+    how: FitSettings = {"estimate": PlugInMean(), "method": "redsunn", **settings}
     return fit(
-        model, guide, cubes, num_epochs=num_epochs, seed=seed, progress=progress,
-        **{"estimate": PlugInMean(), "method": "redsunn", **settings},
+        model, guide, cubes,
+        num_steps=num_steps, num_epochs=num_epochs, seed=seed, progress=progress, **how,
     )  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from numpy.typing import ArrayLike
@@ -13,9 +13,10 @@ from torch import Tensor
 from pyro_unmix.data.cubes import as_cube_sequence, from_pixels, to_pixels
 from pyro_unmix.guides.published import PublishedGuide
 from pyro_unmix.infer.fit import fit
+from pyro_unmix.infer.settings import FitSettings
 from pyro_unmix.infer.weighted_elbo import Ramp, WeightedELBO
+from pyro_unmix.methods.arguments import check_settings, count_materials, known_spectra
 from pyro_unmix.methods.redsunn import NUM_EPOCHS
-from pyro_unmix.methods.settings import check_count, checked_seed
 from pyro_unmix.models.published import FirstDateSGLMM, RawDCT, TransposedDCT, VarianceWalk
 from pyro_unmix.ops.checks import in_range, positive_int
 from pyro_unmix.ops.seeding import seeded
@@ -32,6 +33,9 @@ from pyro_unmix.priors import (
     WhiteNoise,
 )
 from pyro_unmix.start.extraction import vca
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 def along_trajectories(result: Unmixing, num_trajectories: int = 1, *, seed: int = 0) -> Unmixing:
@@ -99,8 +103,8 @@ def _means(
 
 @one_thread()
 def redsunn_published(
-    cube_sequence: Any,
-    num_endmembers: int,
+    cubes: Any,
+    num_endmembers: int | None = None,
     *,
     endmembers: ArrayLike | None = None,
     num_basis: int = 10,
@@ -108,8 +112,9 @@ def redsunn_published(
     num_trajectories: int = 1,
     seed: int = 0,
     progress: bool = True,
+    num_steps: int | None = None,
     num_epochs: float | None = None,
-    **settings: Any,
+    **settings: Unpack[FitSettings],
 ) -> Unmixing:
     """The program published with the ReDSUNN paper, where it departs from the paper; see `redsunn` for the paper.
 
@@ -121,7 +126,7 @@ def redsunn_published(
 
     Parameters
     ----------
-    cube_sequence, num_endmembers, endmembers, num_basis, sigma_psi, seed, progress, num_epochs
+    cubes, num_endmembers, endmembers, num_basis, sigma_psi, seed, progress, num_steps, num_epochs
         As in `redsunn`. The published settings are K = 10 for the paper's first scene and 2 for its second.
     num_trajectories : int
         Sampled trajectories along which the means are read out (`along_trajectories`); the program takes one.
@@ -146,14 +151,15 @@ def redsunn_published(
     Borsoi, Imbiriba, Closas, IEEE TIP 32, 2023, and the program that its Sec. VI announces. What each departure does
     is measured in ``benchmarks/redsunn.md``.
     """
-    seed = checked_seed(seed, settings)
+    seed = check_settings(seed, settings)
     in_range(sigma_psi, "sigma_psi", low=0, open_low=True)
     positive_int(num_trajectories, "num_trajectories")
-    cubes = as_cube_sequence(cube_sequence)
+    cubes = as_cube_sequence(cubes)
+    endmembers = known_spectra(endmembers, cubes)
+    num_endmembers = count_materials(num_endmembers, endmembers)
     if endmembers is None:
         pixels, valid = to_pixels(cubes)
         endmembers = vca(pixels[valid], num_endmembers, seed=seed)
-    check_count(endmembers, num_endmembers)
     num_bands = cubes.sizes["wavelength"]
     num_basis = min(positive_int(num_basis, "num_basis"), num_bands)
     model = FirstDateSGLMM(
@@ -166,11 +172,12 @@ def redsunn_published(
     )
     guide = PublishedGuide(model, basis=TransposedDCT(num_basis), seed=seed)
     final = num_bands / (num_endmembers * (num_basis + 1))
-    if num_epochs is None and settings.get("num_steps") is None:
+    if num_epochs is None and num_steps is None:
         num_epochs = NUM_EPOCHS
-    defaults = {"loss": WeightedELBO(Ramp(5000, final)), "method": "redsunn_published"}
+    loss = WeightedELBO(Ramp(5000, final))
+    how: FitSettings = {"loss": loss, "method": "redsunn_published", **settings}
     result = fit(
-        model, guide, cubes, num_epochs=num_epochs, seed=seed, progress=progress,
-        **{**defaults, **settings},
+        model, guide, cubes,
+        num_steps=num_steps, num_epochs=num_epochs, seed=seed, progress=progress, **how,
     )  # fmt: skip
     return along_trajectories(result, num_trajectories, seed=seed)

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
 
 from pyro_unmix.bases.linear import Basis
-from pyro_unmix.data.checks import as_endmembers
 from pyro_unmix.data.cubes import as_cube_sequence
 from pyro_unmix.data.lazy import as_lazy_cubes, is_lazy
-from pyro_unmix.data.libraries import is_library
 from pyro_unmix.guides import ConjugateGuide
 from pyro_unmix.infer.fit import fit
-from pyro_unmix.methods.settings import checked_seed
+from pyro_unmix.infer.settings import FitSettings
+from pyro_unmix.methods.arguments import check_settings
 from pyro_unmix.models import SGLMM
 from pyro_unmix.ops.checks import choice
 from pyro_unmix.ops.threads import one_thread
 from pyro_unmix.posterior.estimates import are_many_to_polish
-from pyro_unmix.posterior.read_out import PolishedMean
+from pyro_unmix.posterior.read_out import PolishedMean, PosteriorMean
 from pyro_unmix.posterior.result import Unmixing
 from pyro_unmix.priors import (
     AutoRegressive,
@@ -33,6 +31,8 @@ from pyro_unmix.priors import (
     WhiteNoise,
 )
 from pyro_unmix.start import (
+    SmoothStart,
+    Start,
     choose_season_start,
     choose_smooth_start,
     choose_start,
@@ -43,6 +43,9 @@ from pyro_unmix.start import (
 )
 from pyro_unmix.start.misfit import misfit_factor
 from pyro_unmix.start.num_endmembers import estimate_num_endmembers
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +69,7 @@ NUM_STEPS = 100
 
 @one_thread()
 def unmix(
-    cube_sequence: Any,
+    cubes: Any,
     num_endmembers: int | str | None = None,
     *,
     endmembers: ArrayLike | None = None,
@@ -76,7 +79,8 @@ def unmix(
     seed: int = 0,
     progress: bool = True,
     num_steps: int | None = None,
-    **settings: Any,
+    num_epochs: float | None = None,
+    **settings: Unpack[FitSettings],
 ) -> Unmixing:
     """Unmix a sequence with all choices made: data-driven start, jumps in time, conjugate guide.
 
@@ -93,7 +97,7 @@ def unmix(
 
     Parameters
     ----------
-    cube_sequence
+    cubes
         Anything that `as_cube_sequence` takes.
     num_endmembers : int or "auto"
         P; ``"auto"`` takes it from `estimate_num_endmembers`. May be left out if `endmembers` are given.
@@ -112,8 +116,8 @@ def unmix(
         otherwise. Variability that pixels share cannot be polished, which a warning says where it was asked for.
     seed : int
     progress : bool
-    num_steps : int, optional
-        Default 100, unless `num_epochs` is given; 0 gives the start itself, without training.
+    num_steps, num_epochs : optional
+        How long to train, as in `fit`; default 100 steps. 0 steps give the start itself, without training.
     **settings
         Passed on to `fit`; the defaults are batches of 256 pixels and a learning rate of 0.01 that decays to a tenth.
 
@@ -121,89 +125,115 @@ def unmix(
     -------
     Unmixing
     """
-    seed = checked_seed(seed, settings)
+    seed = check_settings(seed, settings)
     if not isinstance(correction, bool):
         raise TypeError(f"correction must be True or False, got {correction!r}")
     if not isinstance(polish, bool | None):
         raise TypeError(f"polish must be True, False or None, got {polish!r}")
     if polish and "estimate" in settings:
         raise ValueError("pass polish=True or an estimate, got both: remove one of them")
-    images = _images(cube_sequence)
-    cubes = spread_blocks(images, seed) if is_lazy(images) else images
-    count = _count(cubes, num_endmembers, endmembers, seed)
-    start = choose_start(cubes, count, endmembers=endmembers, basis=basis, seed=seed)
-    correlation = temporal_correlation(cubes, start)
+    images = _images(cubes)
+    scene = spread_blocks(images, seed) if is_lazy(images) else images
+    count = _count(scene, num_endmembers, endmembers, seed)
+    start = choose_start(scene, count, endmembers=endmembers, basis=basis, seed=seed)
+    found, chain = _choose_variability(
+        scene, start, num_pixel_dates=_pixel_dates(images), basis_given=basis is not None,
+        endmembers_given=endmembers is not None, seed=seed, progress=progress,
+    )  # fmt: skip
+    model = SGLMM(
+        FixedEndmembers(found.endmembers),
+        basis=found.basis,
+        abundance_prior=JumpWalk(),
+        variability_prior=chain,
+        noise=WhiteNoise(found.noise_scale),
+        dates=scene["time"].values if "time" in scene.coords else None,
+        seed=seed,
+    )
+    guide = ConjugateGuide(model, correction=correction, seed=seed)
+    defaults: FitSettings = {
+        "batch_size": 256, "learning_rate": 0.01, "learning_rate_decay": 0.1, "method": "unmix",
+    }  # fmt: skip
+    how: FitSettings = {**defaults, **settings}
+    how["estimate"] = _choose_estimate(model, images, scene, settings.get("estimate"), polish)
+    if num_steps is None and num_epochs is None:
+        num_steps = NUM_STEPS
+    return fit(
+        model, guide, images,
+        num_steps=num_steps, num_epochs=num_epochs, seed=seed, progress=progress, **how,
+    )  # fmt: skip
+
+
+def _choose_variability(
+    scene: xr.DataArray,
+    start: Start,
+    *,
+    num_pixel_dates: int,
+    basis_given: bool,
+    endmembers_given: bool,
+    seed: int,
+    progress: bool,
+) -> tuple[Start | SmoothStart, VariabilityPrior]:
+    """How the variability evolves: seasons, a field that is smooth over the image, or every pixel by itself."""
+    correlation = temporal_correlation(scene, start)
     chain: VariabilityPrior = (
         AutoRegressive(0.5) if correlation > MIN_CORRELATION else Independent()
     )
-    found, noise_scale = (start.endmembers, start.basis), start.noise_scale
-    large = min(cubes.sizes["y"], cubes.sizes["x"]) >= MIN_SIDE
-    seasonal = season_share(cubes, start, seed=seed) > MIN_SEASON
-    if seasonal:
-        chain = choose_season_start(cubes, start, residual=chain, seed=seed, progress=progress)
-    searched = not seasonal and basis is None and large and cubes.sizes["time"] >= MIN_DATES
-    if searched and _pixel_dates(images) > MOST_PIXEL_DATES:
-        searched = False
+    if season_share(scene, start, seed=seed) > MIN_SEASON:
+        return start, choose_season_start(
+            scene, start, residual=chain, seed=seed, progress=progress
+        )
+    large = min(scene.sizes["y"], scene.sizes["x"]) >= MIN_SIDE
+    if basis_given or not large or scene.sizes["time"] < MIN_DATES:
+        return start, chain
+    if num_pixel_dates > MOST_PIXEL_DATES:
         logger.warning(
             "variability of single pixels: more than %d pixel-dates are too many for a field",
             MOST_PIXEL_DATES,
         )
-    share, length = field_correlation(cubes, start) if searched else (0.0, 1.0)
-    if share > MIN_SHARE:
-        smooth = choose_smooth_start(
-            cubes, start, length=length, coefficient=min(max(correlation, 0.0) / share, 0.95),
-            train_endmembers=endmembers is None, seed=seed, progress=progress,
-        )  # fmt: skip
-        found, noise_scale = (smooth.endmembers, smooth.basis), smooth.noise_scale
-        chain = smooth.prior
-    model = SGLMM(
-        FixedEndmembers(found[0]),
-        basis=found[1],
-        abundance_prior=JumpWalk(),
-        variability_prior=chain,
-        noise=WhiteNoise(noise_scale),
-        dates=cubes["time"].values if "time" in cubes.coords else None,
-        seed=seed,
-    )
-    guide = ConjugateGuide(model, correction=correction, seed=seed)
-    defaults: dict[str, Any] = {
-        "batch_size": 256,
-        "learning_rate": 0.01,
-        "learning_rate_decay": 0.1,
-        "method": "unmix",
-    }
-    if num_steps is None and settings.get("num_epochs") is None:
-        num_steps = NUM_STEPS
-    shared = isinstance(chain, SharedVariability)
+        return start, chain
+    share, length = field_correlation(scene, start)
+    if share <= MIN_SHARE:
+        return start, chain
+    smooth = choose_smooth_start(
+        scene, start, length=length, coefficient=min(max(correlation, 0.0) / share, 0.95),
+        train_endmembers=not endmembers_given, seed=seed, progress=progress,
+    )  # fmt: skip
+    return smooth, smooth.prior
+
+
+def _choose_estimate(
+    model: SGLMM,
+    images: xr.DataArray,
+    scene: xr.DataArray,
+    asked: PosteriorMean | None,
+    polish: bool | None,
+) -> PosteriorMean | None:
+    """What abundances are read out as: what was asked for, or draws polished by sweeps where they pay."""
+    shared = isinstance(model.variability_prior, SharedVariability)
+    if shared and (polish or isinstance(asked, PolishedMean)):
+        logger.warning("not polished: sweeps do not know variability that pixels share")
+        return None
     if polish is None:
         many = are_many_to_polish(images.sizes["y"] * images.sizes["x"], images.sizes["time"])
-        sequence = cubes.sizes["time"] >= MIN_DATES
-        polish = sequence and not many and not shared and "estimate" not in settings
-    if shared and (polish or isinstance(settings.get("estimate"), PolishedMean)):
-        logger.warning("not polished: sweeps do not know variability that pixels share")
-        settings.pop("estimate", None)
-    elif polish:
-        settings["estimate"] = PolishedMean(
-            num_sweeps=NUM_SWEEPS, noise_factor=misfit_factor(model, cubes), exact=False
-        )
-    return fit(
-        model, guide, images, num_steps=num_steps, seed=seed, progress=progress,
-        **{**defaults, **settings},
-    )  # fmt: skip
+        polish = scene.sizes["time"] >= MIN_DATES and not (many or shared or asked is not None)
+    if not polish:
+        return asked
+    factor = misfit_factor(model, scene)
+    return PolishedMean(num_sweeps=NUM_SWEEPS, noise_factor=factor, exact=False)
 
 
-def _images(cube_sequence: Any) -> xr.DataArray:
+def _images(cubes: Any) -> xr.DataArray:
     """The images in memory; those in chunks stay where they are if they are many."""
-    if is_lazy(cube_sequence):
-        images = as_lazy_cubes(cube_sequence)
+    if is_lazy(cubes):
+        images = as_lazy_cubes(cubes)
         if _pixel_dates(images) > MOST_PIXEL_DATES:
-            if "tile" in cube_sequence.coords:
+            if "tile" in cubes.coords:
                 raise ValueError(
                     "large scenes in chunks cannot be of several tiles, whose borders the start would not see: load "
                     "them (cubes.load()), or choose_start on one tile and fit(model, guide, cubes)"
                 )
             return images
-    return as_cube_sequence(cube_sequence)
+    return as_cube_sequence(cubes)
 
 
 def _pixel_dates(images: xr.DataArray) -> int:
@@ -216,14 +246,9 @@ def _count(
     """P as a number; given endmembers say it themselves."""
     if isinstance(num_endmembers, str):
         choice(num_endmembers, "num_endmembers, if it is no number,", ["auto"])
-    elif num_endmembers is not None:
-        return num_endmembers
-    if is_library(endmembers):
-        return len(np.unique(endmembers["label"]))
-    if endmembers is not None:
-        return as_endmembers(endmembers, cubes.sizes["wavelength"]).shape[1]
-    if num_endmembers is None:
-        raise ValueError("expected num_endmembers (a number or 'auto'), or endmembers: got neither")
-    count = estimate_num_endmembers(cubes, seed=seed)
-    logger.info("num_endmembers='auto': %d", count)
-    return count
+        if endmembers is None:
+            count = estimate_num_endmembers(cubes, seed=seed)
+            logger.info("num_endmembers='auto': %d", count)
+            return count
+        num_endmembers = None
+    return count_materials(num_endmembers, known_spectra(endmembers, cubes))

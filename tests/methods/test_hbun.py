@@ -307,7 +307,7 @@ CUBES, TRUTH, BY_DATE, START = smooth_scene()
 
 
 def run(cubes=CUBES, endmembers=START, **settings) -> Unmixing:
-    return hbun(cubes, endmembers, **{"progress": False, "num_steps": 150, **settings})
+    return hbun(cubes, endmembers=endmembers, **{"progress": False, "num_steps": 150, **settings})
 
 
 def endmember_error(result: Unmixing) -> float:
@@ -319,7 +319,7 @@ def endmember_error(result: Unmixing) -> float:
 
 @pytest.mark.parametrize("guide", [AutoDelta, SceneMeanField], ids=["mode", "mean field"])
 def test_on_a_scene_of_its_kind_it_beats_fcls(guide):
-    least_squares = fcls(CUBES, START, progress=False)
+    least_squares = fcls(CUBES, endmembers=START, progress=False)
     result = run(guide=guide)
     error = nrmse_abundances(result.abundances, TRUTH)
     assert error < 0.7 * nrmse_abundances(least_squares.abundances, TRUTH)
@@ -338,7 +338,7 @@ def test_the_first_loss_is_the_log_joint_at_fcls():
     """The loss is per observed value, and the start what the docstring says."""
     result = run(guide=AutoDelta, num_steps=1, spatial_scale=0.4)
     model = PerturbedLinear(START, CUBES, spatial_scale=0.4)
-    start = fcls(CUBES, START, progress=False).abundances.values
+    start = fcls(CUBES, endmembers=START, progress=False).abundances.values
     logs = np.log(start + 0.01)
     states = np.moveaxis(logs - logs.mean(-1, keepdims=True), 0, 2)
     noise = np.sqrt(np.mean((CUBES.values - start @ START.T) ** 2))
@@ -362,7 +362,7 @@ def test_every_step_is_of_all_pixels():
     settings = {"guide": AutoDelta, "noise_scale": 0.03}
     result = run(cubes, **settings, num_steps=1)
     model = PerturbedLinear(START, cubes, noise_scale=0.03)
-    sites = hbun_module._start(model, read_input(cubes, START, 0))
+    sites = hbun_module._start(model, read_input(cubes, None, START, 0))
     pixels = torch.tensor(np.moveaxis(cubes.values, 0, 2).reshape(144, 4, 30)).float()
     valid = torch.ones(144, 4, dtype=torch.bool)
     trace = poutine.trace(poutine.condition(model, data=sites)).get_trace(pixels, valid)

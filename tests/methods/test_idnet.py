@@ -609,7 +609,7 @@ def test_the_defaults_beat_fcls_on_a_bilinear_scene() -> None:
     truth = drawn["abundances"].numpy().reshape(1, 30, 30, 3)
     known = xr.DataArray(matrix, dims=("wavelength", "endmember"))
     ours = idnet(cube, 3, endmembers=known, progress=False, num_epochs=2)
-    linear = fcls(cube, known, progress=False)
+    linear = fcls(cube, endmembers=known, progress=False)
     assert isinstance(ours.model.mixing, BilinearMixing)
     error, other = (metrics.nrmse_abundances(r.abundances, truth) for r in (ours, linear))
     assert error < 0.6 * other

@@ -33,7 +33,9 @@ def small_case(seed: int = 0) -> tuple[Input, Parameters]:
     initial, step = factors @ factors.swapaxes(-1, -2) + 0.05 * np.eye(P)
     loc = rng.normal(1.0, 0.2, size=(L, P))
     abundances = rng.normal(0.5, 0.3, size=(N, P))
-    return read_input(cubes, endmembers, 0), Parameters(abundances, loc, initial, step, 0.15**2)
+    return read_input(cubes, None, endmembers, 0), Parameters(
+        abundances, loc, initial, step, 0.15**2
+    )
 
 
 class Dense:
@@ -161,21 +163,23 @@ def test_the_losses_are_the_exact_evidence_and_never_rise() -> None:
     cubes[0, 0, 0] = np.nan
     settings = dict(initial_scale=0.7, step_scale=0.3, noise_scale=0.05, progress=False)
     result = kalman_em(
-        cubes, endmembers, num_iterations=60, first_endmembers=endmembers, **settings
+        cubes, endmembers=endmembers, num_iterations=60, first_endmembers=endmembers, **settings
     )
     assert result.losses.shape == (60,)
     assert (np.diff(result.losses) < 1e-10).all()
     assert result.losses[0] - result.losses[-1] > 0.1
 
     # the start, by other code: FCLS of each pixel's first date
-    first = fcls(cubes, endmembers, progress=False).abundances.values.reshape(T, N, P)
+    first = fcls(cubes, endmembers=endmembers, progress=False).abundances.values.reshape(T, N, P)
     start = first[0]
     start[0] = first[1, 0]
     eye = np.broadcast_to(np.eye(P), (L, P, P))
     parameters = Parameters(start, np.ones((L, P)), 0.49 * eye, 0.09 * eye, 0.05**2)
-    dense = Dense(read_input(cubes, endmembers, 0), parameters)
+    dense = Dense(read_input(cubes, None, endmembers, 0), parameters)
     assert result.losses[0] == pytest.approx(-dense.log_evidence / dense.num_values, abs=1e-8)
-    one = kalman_em(cubes, endmembers, num_iterations=1, first_endmembers=endmembers, **settings)
+    one = kalman_em(
+        cubes, endmembers=endmembers, num_iterations=1, first_endmembers=endmembers, **settings
+    )
     for time in range(T):
         np.testing.assert_allclose(
             one.endmembers(time).values[0, 0], endmembers * dense.loc[time + 1], atol=1e-8
@@ -200,7 +204,7 @@ def test_a_constant_scene_is_a_fixed_point() -> None:
     cubes = np.broadcast_to(weights @ endmembers.T, (4, 6, 7, 9)).copy()
     # the prior of the scaling pulls by about its variance over that of the signal, here 1e-9
     settings = dict(first_endmembers=endmembers, noise_scale=1e-5, progress=False)
-    result = kalman_em(cubes, endmembers, **settings)
+    result = kalman_em(cubes, endmembers=endmembers, **settings)
     for time in range(4):
         np.testing.assert_allclose(result.endmembers(time)[0, 0], endmembers, atol=1e-6)
         np.testing.assert_allclose(result.abundances[time], weights, atol=1e-5)
@@ -209,7 +213,7 @@ def test_a_constant_scene_is_a_fixed_point() -> None:
 
 def test_endmembers_of_each_date_are_found() -> None:
     cubes, endmembers, by_date = mixed_scene()
-    result = kalman_em(cubes, endmembers, first_endmembers=by_date[0], progress=False)
+    result = kalman_em(cubes, endmembers=endmembers, first_endmembers=by_date[0], progress=False)
     assert result.method == "kalman_em"
     for time in range(4):
         # A starts right: what is left is noise of 0.002 over some pure pixels of 42
@@ -218,7 +222,7 @@ def test_endmembers_of_each_date_are_found() -> None:
         np.testing.assert_array_equal(found[0, 0], found[5, 6])
         fitted = np.einsum("yxp,lp->yxl", result.abundances.values[time], found[0, 0])
         np.testing.assert_allclose(result.reconstruct(time), fitted, rtol=1e-12)
-        best = fcls(cubes[time], found[0, 0], progress=False).abundances.values[0]
+        best = fcls(cubes[time], endmembers=found[0, 0], progress=False).abundances.values[0]
         np.testing.assert_allclose(result.abundances[time], best, atol=1e-9)
     np.testing.assert_array_equal(result.reference_endmembers, endmembers)
 
@@ -229,10 +233,10 @@ def test_the_start_is_vca_of_the_first_date_in_the_order_of_the_endmembers() -> 
     cubes[0, 0, :3] = pure @ by_date[0].T
     cubes[0].reshape(-1, 9)[3:] *= 0.9  # so that nothing lies outside the pure ones
     settings = dict(progress=False, num_iterations=2)
-    by_vca = kalman_em(cubes, endmembers, **settings)
-    given = kalman_em(cubes, endmembers, first_endmembers=by_date[0], **settings)
+    by_vca = kalman_em(cubes, endmembers=endmembers, **settings)
+    given = kalman_em(cubes, endmembers=endmembers, first_endmembers=by_date[0], **settings)
     np.testing.assert_allclose(by_vca.losses, given.losses, rtol=1e-9)
-    other = kalman_em(cubes, endmembers, first_endmembers=endmembers, **settings)
+    other = kalman_em(cubes, endmembers=endmembers, first_endmembers=endmembers, **settings)
     assert not np.allclose(other.losses, given.losses, rtol=1e-3)
 
 
@@ -243,7 +247,7 @@ def test_a_first_date_with_few_pixels_starts_from_the_endmembers() -> None:
     settings = dict(progress=False, num_iterations=2)
     later = cubes.copy()
     later[0] = np.nan
-    results = [kalman_em(x, endmembers, **settings) for x in (cubes, later)]
+    results = [kalman_em(x, endmembers=endmembers, **settings) for x in (cubes, later)]
     assert all(np.isfinite(result.losses).all() for result in results)
     assert results[0].abundances[0].notnull().all("endmember").sum() == 2
 
@@ -254,7 +258,7 @@ def test_missing_pixel_dates_stay_missing_and_a_missing_date_is_filled() -> None
     cubes[2] = np.nan
     cubes[:, 5, 5] = np.nan
     untouched = cubes.copy()
-    result = kalman_em(cubes, endmembers, first_endmembers=by_date[0], progress=False)
+    result = kalman_em(cubes, endmembers=endmembers, first_endmembers=by_date[0], progress=False)
     np.testing.assert_array_equal(cubes, untouched)
     expected = ~np.isnan(cubes).any(axis=-1)
     np.testing.assert_array_equal(result.valid, expected)
@@ -272,7 +276,7 @@ def test_the_order_of_the_pixels_does_not_matter() -> None:
     cubes[1, 0, 0] = np.nan
     order = np.random.default_rng(0).permutation(42)
     shuffled = cubes.reshape(4, 42, 9)[:, order].reshape(cubes.shape)
-    one, other = (kalman_em(x, endmembers, progress=False) for x in (cubes, shuffled))
+    one, other = (kalman_em(x, endmembers=endmembers, progress=False) for x in (cubes, shuffled))
     np.testing.assert_allclose(one.losses, other.losses, rtol=1e-8)
     np.testing.assert_allclose(one.endmembers(1)[0, 0], other.endmembers(1)[0, 0], atol=1e-7)
     flat = one.abundances.values.reshape(4, 42, 3)[:, order]
@@ -283,7 +287,7 @@ def test_names_numbers_and_saving(tmp_path: Path) -> None:
     cubes, endmembers, _ = mixed_scene()
     labels = {"endmember": ["soil", "tree", "water"]}
     named = xr.DataArray(endmembers, dims=("wavelength", "endmember"), coords=labels)
-    result = kalman_em(cubes, named, progress=False)
+    result = kalman_em(cubes, endmembers=named, progress=False)
     assert result.abundances["endmember"].values.tolist() == labels["endmember"]
     loaded = Unmixing.load(result.save(tmp_path / "saved"))
     assert loaded.endmembers(1).equals(result.endmembers(1))
@@ -307,7 +311,7 @@ def test_names_numbers_and_saving(tmp_path: Path) -> None:
             r"first_endmembers must have one column per endmember, shape \(9, 3\), got \(9, 2\)",
         ),
         (dict(first_endmembers=np.ones((8, 3))), "first_endmembers must have one row per band"),
-        (dict(endmembers=1), "endmembers must be at least 2"),
+        (dict(endmembers=None, num_endmembers=1), "num_endmembers must be at least 2"),
         (dict(endmembers=np.zeros((9, 3))), "endmembers must not hold zero spectra"),
     ],
 )
@@ -322,7 +326,7 @@ def test_on_the_published_scene(data_dir: Path) -> None:
     with np.load(data_dir / "peer_endmembers.npz") as file:
         start = file["ds1"]
     three, five = (
-        score(kalman_em(scene.cubes, start, progress=False, num_iterations=count), scene)
+        score(kalman_em(scene.cubes, endmembers=start, progress=False, num_iterations=count), scene)
         for count in (3, 5)
     )
     # The published program reaches .177, .119, .094 and .092 with every 25th pixel; FCLS .285,
@@ -334,5 +338,5 @@ def test_on_the_published_scene(data_dir: Path) -> None:
     # not constant here. A filter of all bands at once, written independently, has the same figure.
     assert five["NRMSE_A"] == pytest.approx(0.373, abs=0.01)
     assert five["NRMSE_Y"] < 0.119
-    losses = kalman_em(scene.cubes, start, progress=False, num_iterations=12).losses
+    losses = kalman_em(scene.cubes, endmembers=start, progress=False, num_iterations=12).losses
     assert (np.diff(losses) < 1e-9).all()

@@ -181,7 +181,9 @@ def transcription(
     pixels = cubes.reshape(len(cubes), -1, L)
     seen = ~np.isnan(pixels).any(axis=-1)
     M = endmembers.copy()
-    A = fcls(cubes, endmembers, progress=False).abundances.values.reshape(len(cubes), -1, P)
+    A = fcls(cubes, endmembers=endmembers, progress=False).abundances.values.reshape(
+        len(cubes), -1, P
+    )
     dM = np.zeros((len(cubes), L, P))
     C, D, E, visits = np.zeros((P, P)), np.zeros((L, P)), np.zeros((L, P)), 0
     pairs = [(p, q) for q in range(P) for p in range(q)]
@@ -229,7 +231,7 @@ def test_it_is_the_programme_of_the_publication(smooth: float) -> None:
     M, A, dM = transcription(cubes, endmembers, 4, 2, 6, **weights)
     result = online_unmixing(
         cubes,
-        endmembers,
+        endmembers=endmembers,
         seed=4,
         progress=False,
         num_epochs=2,
@@ -256,7 +258,7 @@ def test_endmember_steps_find_the_minimum() -> None:
     cubes[..., 0] -= 0.6
     beta = 0.3
     settings = dict(progress=False, num_epochs=1, distance_weight=beta, num_endmember_steps=20_000)
-    result = online_unmixing(cubes[:1], endmembers, **settings)
+    result = online_unmixing(cubes[:1], endmembers=endmembers, **settings)
     reference = result.reference_endmembers.values
     variability = result.endmembers(0).values[0, 0] - reference
     abundances, image = result.abundances.values[0].reshape(-1, P), cubes[0].reshape(-1, L)
@@ -279,7 +281,7 @@ def test_an_exact_mixture_is_a_fixed_point() -> None:
     endmembers = rng.uniform(0.1, 0.8, size=(L, P))
     weights = rng.dirichlet(np.ones(P), size=(T, H, W))
     settings = dict(progress=False, num_epochs=3, distance_weight=0.0)
-    result = online_unmixing(weights @ endmembers.T, endmembers, **settings)
+    result = online_unmixing(weights @ endmembers.T, endmembers=endmembers, **settings)
     np.testing.assert_allclose(result.reference_endmembers, endmembers, atol=1e-6)
     np.testing.assert_allclose(result.abundances, weights, atol=1e-6)
     for time in range(T):
@@ -289,10 +291,10 @@ def test_an_exact_mixture_is_a_fixed_point() -> None:
 def test_the_bounds_hold_and_without_variability_all_dates_are_alike() -> None:
     cubes, endmembers, _ = small_scene(noise=0.1)
     settings = dict(progress=False, num_epochs=4)
-    free = online_unmixing(cubes, endmembers, **settings)
-    tight = online_unmixing(cubes, endmembers, max_variability=0.05, **settings)
-    none = online_unmixing(cubes, endmembers, max_variability=0.0, **settings)
-    balanced = online_unmixing(cubes, endmembers, max_mean_variability=0.0, **settings)
+    free = online_unmixing(cubes, endmembers=endmembers, **settings)
+    tight = online_unmixing(cubes, endmembers=endmembers, max_variability=0.05, **settings)
+    none = online_unmixing(cubes, endmembers=endmembers, max_variability=0.0, **settings)
+    balanced = online_unmixing(cubes, endmembers=endmembers, max_mean_variability=0.0, **settings)
     for time in range(T):
         change = [
             np.linalg.norm(r.endmembers(time)[0, 0] - r.reference_endmembers)
@@ -305,8 +307,8 @@ def test_the_bounds_hold_and_without_variability_all_dates_are_alike() -> None:
 
 def test_it_follows_endmembers_that_change_with_the_date() -> None:
     cubes, endmembers, by_date = small_scene(noise=0.002)
-    result = online_unmixing(cubes, endmembers, progress=False, num_epochs=40)
-    start = fcls(cubes, endmembers, progress=False)
+    result = online_unmixing(cubes, endmembers=endmembers, progress=False, num_epochs=40)
+    start = fcls(cubes, endmembers=endmembers, progress=False)
 
     def errors(method: Any) -> tuple[float, float]:
         spectra = np.stack([method.endmembers(t).values[0, 0] for t in range(T)])
@@ -323,10 +325,10 @@ def test_it_follows_endmembers_that_change_with_the_date() -> None:
 def test_missing_pixel_dates_are_left_out_and_stay_missing() -> None:
     cubes, endmembers, _ = small_scene()
     settings = dict(progress=False, num_epochs=3)
-    part = online_unmixing(cubes[:, 1:], endmembers, **settings)
+    part = online_unmixing(cubes[:, 1:], endmembers=endmembers, **settings)
     cubes[:, 0] = np.nan  # as good as not there
     untouched = cubes.copy()
-    result = online_unmixing(cubes, endmembers, **settings)
+    result = online_unmixing(cubes, endmembers=endmembers, **settings)
     np.testing.assert_array_equal(cubes, untouched)
     np.testing.assert_array_equal(result.valid, ~np.isnan(cubes).any(axis=-1))
     assert result.abundances[:, 0].isnull().all()
@@ -338,9 +340,9 @@ def test_missing_pixel_dates_are_left_out_and_stay_missing() -> None:
 def test_a_missing_date_keeps_the_endmembers_of_the_others() -> None:
     cubes, endmembers, _ = small_scene()
     settings = dict(progress=False, num_epochs=3, abundance_weight=0.1, variability_weight=0.1)
-    part = online_unmixing(cubes[[0, 2]], endmembers, **settings)
+    part = online_unmixing(cubes[[0, 2]], endmembers=endmembers, **settings)
     cubes[1] = np.nan
-    result = online_unmixing(cubes, endmembers, **settings)
+    result = online_unmixing(cubes, endmembers=endmembers, **settings)
     assert result.abundances[1].isnull().all()
     np.testing.assert_array_equal(result.endmembers(1)[0, 0], result.reference_endmembers)
     np.testing.assert_array_equal(result.abundances[[0, 2]], part.abundances)
@@ -352,11 +354,13 @@ def test_neither_the_order_of_the_pixels_nor_the_precision_of_the_cubes_matters(
     cubes[1, 0, 0] = np.nan
     order = np.random.default_rng(0).permutation(H * W)
     shuffled = cubes.reshape(T, -1, L)[:, order].reshape(cubes.shape)
-    one, other = (online_unmixing(x, endmembers, progress=False) for x in (cubes, shuffled))
+    one, other = (
+        online_unmixing(x, endmembers=endmembers, progress=False) for x in (cubes, shuffled)
+    )
     flat = one.abundances.values.reshape(T, -1, P)[:, order]
     np.testing.assert_allclose(flat, other.abundances.values.reshape(T, -1, P), atol=1e-8)
     np.testing.assert_allclose(one.reference_endmembers, other.reference_endmembers, atol=1e-8)
-    single = online_unmixing(cubes.astype(np.float32), endmembers, progress=False)
+    single = online_unmixing(cubes.astype(np.float32), endmembers=endmembers, progress=False)
     np.testing.assert_allclose(single.abundances, one.abundances, atol=1e-4)
 
 
@@ -364,7 +368,10 @@ def test_the_seed_decides_the_order_of_the_dates() -> None:
     cubes, endmembers, _ = small_scene()
     before = np.random.get_state()[1].copy()  # noqa: NPY002
     settings = dict(progress=False, num_epochs=2)
-    results = [online_unmixing(cubes, endmembers, seed=seed, **settings) for seed in (0, 0, 1, 2)]
+    results = [
+        online_unmixing(cubes, endmembers=endmembers, seed=seed, **settings)
+        for seed in (0, 0, 1, 2)
+    ]
     np.testing.assert_array_equal(np.random.get_state()[1], before)  # noqa: NPY002
     assert results[0].dataset.identical(results[1].dataset)
     assert any(not results[0].abundances.equals(other.abundances) for other in results[2:])
@@ -374,7 +381,7 @@ def test_names_numbers_and_saving(tmp_path: Path) -> None:
     cubes, endmembers, _ = small_scene()
     labels = {"endmember": ["soil", "tree", "water"]}
     named = xr.DataArray(endmembers, dims=("wavelength", "endmember"), coords=labels)
-    result = online_unmixing(cubes, named, progress=False, num_epochs=1)
+    result = online_unmixing(cubes, endmembers=named, progress=False, num_epochs=1)
     assert result.abundances["endmember"].values.tolist() == labels["endmember"]
     loaded = Unmixing.load(result.save(tmp_path / "saved"))
     assert loaded.endmembers(1).equals(result.endmembers(1))
@@ -397,8 +404,11 @@ def test_names_numbers_and_saving(tmp_path: Path) -> None:
         (dict(distance_weight=-1.0), r"distance_weight must lie in \[0, "),
         (dict(abundance_weight=np.inf), r"abundance_weight must lie in \[0, "),
         (dict(variability_weight=np.nan), r"variability_weight must lie in \[0, "),
-        (dict(endmembers=1), "endmembers must be at least 2"),
-        (dict(endmembers=9), "num_endmembers = 9 needs at least as many valid spectra and bands"),
+        (dict(endmembers=None, num_endmembers=1), "num_endmembers must be at least 2"),
+        (
+            dict(endmembers=None, num_endmembers=9),
+            "num_endmembers = 9 needs at least as many valid spectra and bands",
+        ),
         (dict(endmembers=np.ones((5, 2))), "endmembers must have one row per band"),
     ],
 )
@@ -410,11 +420,11 @@ def test_settings_that_do_not_fit(settings: dict[str, Any], text: str) -> None:
 
 def test_negative_endmembers_are_reported_and_end_at_zero(caplog: pytest.LogCaptureFixture) -> None:
     cubes, endmembers, _ = small_scene()
-    online_unmixing(cubes, endmembers, progress=False, num_epochs=1)
+    online_unmixing(cubes, endmembers=endmembers, progress=False, num_epochs=1)
     assert not caplog.records
     endmembers[2, 1] = -0.01
     given = endmembers.copy()
-    result = online_unmixing(cubes, endmembers, progress=False, num_epochs=1)
+    result = online_unmixing(cubes, endmembers=endmembers, progress=False, num_epochs=1)
     assert "1 of 24 values of the endmembers are negative" in caplog.text
     assert (result.reference_endmembers.values >= 0).all()
     np.testing.assert_array_equal(endmembers, given)
@@ -424,7 +434,7 @@ def test_on_the_published_scene(data_dir: Path) -> None:
     scene = _data.load("ds1", data_dir).scene
     with np.load(data_dir / "peer_endmembers.npz") as file:
         start = file["ds1"]
-    scores = score(online_unmixing(scene.cubes, start, progress=False), scene)
+    scores = score(online_unmixing(scene.cubes, endmembers=start, progress=False), scene)
     # The published program; it draws another order of the dates, which moves the endmembers.
     published = {"NRMSE_A": 0.287, "NRMSE_M": 0.209, "SAM_M": 0.165, "NRMSE_Y": 0.080}
     for name, value in published.items():

@@ -536,7 +536,7 @@ def test_unmix_is_better_than_fcls_with_the_true_mean_endmembers(kind):
     result = unmix(cubes, scene.num_endmembers, progress=False)
     order = match_endmembers(result.reference_endmembers.values, mean)
     got = nrmse(result.abundances.values[..., order], truth)
-    assert got < nrmse(fcls(cubes.values, mean), truth)
+    assert got < nrmse(fcls(cubes.values, endmembers=mean), truth)
     # Nor is it worse than saying the same everywhere.
     assert got < 0.5 * nrmse(np.broadcast_to(truth.mean((0, 1, 2)), truth.shape), truth)
 

@@ -388,4 +388,4 @@ def joint() -> Unmixing:
 
 
 def classical() -> Unmixing:
-    return baselines.fcls(exact().cubes, SPECTRA, progress=False)
+    return baselines.fcls(exact().cubes, endmembers=SPECTRA, progress=False)

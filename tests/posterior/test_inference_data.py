@@ -160,6 +160,8 @@ def test_without_arviz(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_method_without_posterior_has_no_draws(arviz: Any) -> None:
-    classical = pu.methods.fcls(result().cubes, result().reference_endmembers, progress=False)
+    classical = pu.methods.fcls(
+        result().cubes, endmembers=result().reference_endmembers, progress=False
+    )
     with pytest.raises(ValueError, match=".to_arviz.. needs a posterior, and fcls has none"):
         classical.to_arviz([0])

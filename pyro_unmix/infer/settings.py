@@ -1,0 +1,29 @@
+"""Keywords of `fit` that methods hand on, spelled out so that a wrong one is a type error."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any, TypedDict
+
+import torch
+
+from pyro_unmix.posterior.estimates import PosteriorMean
+
+
+class FitSettings(TypedDict, total=False):
+    """What `fit` takes besides programs, images, `seed`, `progress`, and how long it trains."""
+
+    batch_size: int
+    learning_rate: float | Callable[[str], float]
+    learning_rate_decay: float
+    loss: Any
+    estimate: PosteriorMean | None
+    device: str | torch.device | None
+    callback: Callable[[int, float], None] | None
+    checkpoint: str | os.PathLike[str] | None
+    resume: bool
+    checkpoint_every: int
+    memory: float
+    maps: bool
+    method: str

@@ -1,0 +1,62 @@
+"""What all methods take: a number of materials or their spectra, a seed, and settings of `fit`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from pyro_unmix.data.checks import as_endmembers
+from pyro_unmix.data.libraries import at_bands_of, is_library, library_endmembers
+from pyro_unmix.infer.settings import FitSettings
+from pyro_unmix.ops.checks import positive_int
+
+
+def check_settings(seed: int, settings: Mapping[str, Any]) -> int:
+    """The seed as an int; what `fit` would refuse is refused before anything is computed."""
+    if unknown := sorted(set(settings) - set(FitSettings.__annotations__)):
+        raise TypeError(
+            f"got an unexpected keyword argument {unknown[0]!r}: settings are those of `fit`"
+        )
+    return positive_int(seed, "seed", minimum=0)
+
+
+def known_spectra(endmembers: Any, cubes: xr.DataArray) -> Any:
+    """Spectra (L, P) that the user gave, checked; of a library the means of its classes at the bands of the cubes."""
+    if is_library(endmembers):
+        return library_endmembers(at_bands_of(endmembers, cubes))
+    if endmembers is not None:
+        as_endmembers(endmembers, cubes.sizes["wavelength"])
+    return endmembers
+
+
+def count_materials(num_endmembers: Any, endmembers: Any, *, minimum: int = 1) -> int:
+    """P, as a number, or of checked spectra; both must agree.
+
+    Raises
+    ------
+    TypeError
+        If `num_endmembers` is no integer.
+    ValueError
+        If neither is given, or they do not agree.
+    """
+    if num_endmembers is None:
+        if endmembers is None:
+            raise ValueError(
+                "expected num_endmembers, or the spectra of the materials as endmembers=...: got neither"
+            )
+        return int(endmembers.shape[1] if hasattr(endmembers, "shape") else len(endmembers[0]))
+    if np.ndim(num_endmembers):
+        raise TypeError(
+            "num_endmembers must be the number of materials, got something of shape "
+            f"{np.shape(num_endmembers)}: pass spectra by their name, endmembers=..."
+        )
+    count = positive_int(num_endmembers, "num_endmembers", minimum=minimum)
+    if endmembers is not None and count_materials(None, endmembers) != count:
+        raise ValueError(
+            f"num_endmembers is {count}, but endmembers are the spectra of "
+            f"{count_materials(None, endmembers)} materials: leave out num_endmembers, or pass (bands, {count})"
+        )
+    return count
