@@ -14,7 +14,7 @@ from pyro_unmix.data.lazy import as_lazy_cubes, is_lazy
 from pyro_unmix.guides import ConjugateGuide
 from pyro_unmix.infer.fit import fit
 from pyro_unmix.infer.settings import FitSettings
-from pyro_unmix.methods.arguments import check_settings
+from pyro_unmix.methods.arguments import check_settings, count_materials, known_spectra
 from pyro_unmix.models import SGLMM
 from pyro_unmix.ops.checks import choice
 from pyro_unmix.ops.threads import one_thread

@@ -348,7 +348,7 @@ def test_the_preset_takes_its_own_endmembers_and_settings() -> None:
     one = redsunn_published(CUBES, 3, num_steps=2, progress=False)
     assert not one.abundances.equals(result.abundances)
     np.testing.assert_array_equal(one.reference_endmembers, result.reference_endmembers)
-    with pytest.raises(ValueError, match="num_endmembers is 4, but endmembers has shape"):
+    with pytest.raises(ValueError, match="num_endmembers is 4, but endmembers are"):
         redsunn_published(CUBES, 4, endmembers=MATRIX)
 
 
