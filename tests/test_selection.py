@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -412,6 +413,13 @@ def test_independent_variability_has_no_correlation():
     # 400 pixels, 3 pairs of dates, 2 materials; the abundance takes one of two directions, the
     # same at all dates, and leaves at least one.
     assert abs(temporal_correlation(cubes, start)) < 5 / math.sqrt(400 * 3)
+
+
+def test_what_all_pixels_have_in_common_does_not_count_as_lasting():
+    """Endmembers that are 10 % too dark: a variability of one std that is the same at all dates and pixels."""
+    cubes, start = varying_scene(0.0)
+    dark = dataclasses.replace(start, endmembers=start.endmembers / 1.1)
+    assert abs(temporal_correlation(cubes, dark)) < 5 / math.sqrt(400 * 3)
 
 
 def test_lasting_variability_is_seen_up_to_shrinkage():
