@@ -8,9 +8,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyro
 import pytest
 import scipy.io
+import torch
 from matplotlib.image import imread
+from pyro import poutine
+from pyro.infer import Trace_ELBO
 
 import pyro_unmix as pu
 
@@ -52,6 +56,7 @@ EXAMPLES: list[tuple[str, list[str], set[str]]] = [
     ("ablate_priors.py", [], {"errors"}),
     ("ablate_guides.py", [], {"losses"}),
     ("own_prior.py", [], {"trend"}),
+    ("redsunn_line_by_line.py", [], {"abundances"}),
     ("irregular_dates.py", [], {"pixel"}),
     ("seasons.py", [], {"pixel"}),
     ("model_choice.py", [], {"held_out"}),
@@ -131,6 +136,100 @@ def test_a_real_image_without_reference(tmp_path: Path, capsys: pytest.CaptureFi
     with pytest.raises(SystemExit, match="2"):
         run_script("real_image.py", arguments[:1])
     assert "pass --reference FILE or --endmembers N" in capsys.readouterr().err
+
+
+# --------------------------------------------------------------------- ReDSUNN line by line
+
+# Parameters of `SGLMM` and `BiLSTMGuide`: those of the example, in this order.
+SAME = {
+    "model.reference.value": ["M0"],
+    "model.abundance_prior.initial_loc": ["nu_c"],
+    "model.abundance_prior.log_initial_scale": ["log_gamma_c"],
+    "model.abundance_prior.weight_0": ["log_sigma_a.0.weight"],
+    "model.abundance_prior.bias_0": ["log_sigma_a.0.bias"],
+    "model.abundance_prior.weight_1": ["log_sigma_a.2.weight"],
+    "model.abundance_prior.bias_1": ["log_sigma_a.2.bias"],
+    "model.variability_prior.initial_loc": ["nu_psi"],
+    "model.variability_prior.log_initial_scale": ["log_gamma_psi"],
+    "model.noise.log_scale": ["log_sigma_r"],
+    "guide.initial_loc": ["zeta_c", "zeta_psi"],
+    "guide.log_initial_scale": ["log_xi_c", "log_xi_psi"],
+    "guide.alpha": ["alpha_1", "alpha_2"],
+    "guide.beta": ["beta"],
+    "guide.shift_c": ["W_c"],
+    "guide.shift_psi": ["W_psi"],
+    "guide.scale_c": ["V_c"],
+    "guide.scale_psi": ["V_psi"],
+    **{
+        f"guide.encoder.lstm.{name}": [f"lstm.{name}"]
+        for name, _ in torch.nn.LSTM(1, 1, bidirectional=True).named_parameters()
+    },
+}
+
+
+@pytest.mark.parametrize("batch_size", [None, 3])
+def test_line_by_line_is_our_model_and_guide(batch_size: int | None) -> None:
+    """They start alike, and with equal parameters and draws have one ELBO, at each site and pixel, and one gradient."""
+    rng, draw = np.random.default_rng(0), torch.Generator().manual_seed(0)
+    matrix, num_components = rng.uniform(0.1, 0.9, (12, 3)), 2
+    example = runpy.run_path(str(ROOT / "examples" / "redsunn_line_by_line.py"))["ReDSUNN"](
+        torch.from_numpy(matrix), K=num_components, sigma_psi=0.3
+    ).double()
+    model = pu.SGLMM(
+        matrix, basis=pu.DCT(num_components), variability_prior=pu.RandomWalk(0.3)
+    ).double()
+    guide = pu.BiLSTMGuide(model).double()
+    theirs = dict(example.named_parameters())
+    ours = {f"model.{name}": value for name, value in model.named_parameters()}
+    ours |= {f"guide.{name}": value for name, value in guide.named_parameters()}
+    assert ours.keys() == SAME.keys()
+    assert sorted(theirs) == sorted(name for names in SAME.values() for name in names)
+
+    def same_as(name: str) -> torch.Tensor:
+        return torch.cat([theirs[other].flatten() for other in SAME[name]])
+
+    with torch.no_grad():
+        for name, value in ours.items():
+            if not any(random in name for random in ("prior.weight", "lstm.weight", "guide.scale")):
+                np.testing.assert_allclose(value.flatten(), same_as(name), rtol=1e-6, err_msg=name)
+        for value in theirs.values():  # away from the start, where much is zero
+            value.add_(0.3 * torch.randn(value.shape, generator=draw))
+        for name, value in ours.items():
+            value.copy_(same_as(name).view_as(value))
+
+    valid = torch.ones(5, 4, dtype=torch.bool)
+    valid[0, 0] = valid[1, 1:3] = valid[2] = valid[4, 3] = False
+    y = torch.from_numpy(rng.uniform(0.1, 0.9, (5, 4, 12))) * valid[..., None]
+    with torch.random.fork_rng(devices=[]), pyro.get_param_store().scope():
+        torch.manual_seed(0)
+        loss = Trace_ELBO().loss_and_grads(example.model, example.guide, y, valid, batch_size)
+        torch.manual_seed(0)
+        traces = [poutine.trace(example.guide).get_trace(y, valid, batch_size)]
+        replayed = poutine.replay(example.model, trace=traces[0])
+        traces.append(poutine.trace(replayed).get_trace(y, valid, batch_size))
+        torch.manual_seed(0)
+        index = torch.randperm(5)[:3] if batch_size else torch.arange(5)  # drawn before all else
+        assert torch.equal(traces[0].nodes["pixels"]["value"], index)
+        batch, where = (y[index], valid[index]), {"index": index, "size": 5}
+        assert not batch[1].all()
+        got = Trace_ELBO().loss_and_grads(model, guide, *batch, **where)
+
+        sites = traces[0].nodes.items()
+        draws = {k: s["value"].flatten(1) for k, s in sites if k.startswith(("c_", "psi_"))}
+        for program, expected in zip((guide, model), traces, strict=True):
+            trace = poutine.trace(poutine.condition(program, draws)).get_trace(*batch, **where)
+            trace.compute_log_prob()
+            expected.compute_log_prob()
+            sites = [k for k, s in trace.nodes.items() if s["type"] == "sample"]
+            assert sites == [k for k, s in expected.nodes.items() if s["type"] == "sample"]
+            for name in sites:
+                density, same = (t.nodes[name]["log_prob"].detach() for t in (trace, expected))
+                np.testing.assert_allclose(density, same, rtol=1e-5, atol=1e-5, err_msg=name)
+    assert got == pytest.approx(loss, rel=1e-5)
+    for name, value in ours.items():
+        same = torch.cat([theirs[other].grad.flatten() for other in SAME[name]])
+        allowed = 1e-5 * same.abs().max().item()
+        np.testing.assert_allclose(value.grad.flatten(), same, atol=allowed, err_msg=name)
 
 
 # ------------------------------------------------------------------------------- README

@@ -585,6 +585,40 @@ def test_without_noise_draws_follow_the_smoothed_means():
         np.testing.assert_allclose(variability[n].flatten(-2), psi[1:], rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.parametrize("with_correction", [True, False])
+@pytest.mark.parametrize("walk", WALKS)
+def test_draws_are_those_of_the_conditionals(walk, with_correction):
+    """``c_t = E[c_t | c_{t-1}] + C'^-1 (d_t + exp(l_t) eps_t)`` from dense algebra, at given eps."""
+    model, (y, valid) = build(walk, "autoregressive"), data()
+    guide = perturbed_guide(ConjugateGuide, model, correction=with_correction)
+    features = guide.prepare(y, valid)
+    eps = np.random.default_rng(3).normal(size=(DATES + 1, 2, MATERIALS))
+
+    def noise(site: str, size: int) -> torch.Tensor:
+        return torch.from_numpy(eps[int(site.removeprefix("c_"))]).unsqueeze(1)
+
+    got = guide.draw(y, valid, features, noise)[0].numpy()
+    feature = {k: v.numpy() for k, v in features.items()}
+    scales = step_scales(model, feature["path"], feature["mean_square"])
+    prior = model.abundance_prior
+    loc, spread = numbers(prior.initial_loc, prior.log_initial_scale.exp())
+    for n, draw in itertools.product(range(PIXELS), range(2)):
+        mean, covariance = dense_posterior(
+            feature["curvature"][n], feature["pull"][n], scales[n], loc, spread
+        )
+        shift, log_scale = correction(guide, y[n].numpy(), feature["path"][n, 1:])
+        factor = np.linalg.cholesky(np.linalg.inv(covariance[0, :, 0]))
+        c = mean[0] + np.linalg.solve(factor.T, eps[0, draw])
+        for t in range(1, DATES + 1):
+            before = covariance[t - 1, :, t - 1]
+            gain = np.linalg.solve(before, covariance[t - 1, :, t]).T
+            conditional = covariance[t, :, t] - gain @ covariance[t - 1, :, t]
+            factor = np.linalg.cholesky(np.linalg.inv(conditional))
+            step = shift[t - 1] + np.exp(log_scale[t - 1]) * eps[t, draw]
+            c = mean[t] + gain @ (c - mean[t - 1]) + np.linalg.solve(factor.T, step)
+            np.testing.assert_allclose(got[draw, n, t - 1], reference.softmax(c), atol=1e-8)
+
+
 def test_mean_variability_is_weighted_by_the_abundances():
     model, (y, valid) = build("jump", "independent"), data()
     guide = ConjugateGuide(model).double()

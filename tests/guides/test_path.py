@@ -137,7 +137,7 @@ def test_the_expectations_of_a_certain_state_are_slope_and_hessian():
         values, vectors = np.linalg.eigh(-hessian)
         positive = (vectors * values.clip(0)) @ vectors.T
         # The jitter of 1e-6 in the variance moves the expectations by as much.
-        np.testing.assert_allclose(curvature[n], positive, atol=2e-2 * np.abs(positive).max())
+        np.testing.assert_allclose(curvature[n], positive, atol=2e-2 * np.abs(hessian).max())
         np.testing.assert_allclose(pull[n] - curvature[n] @ states[n], slope, atol=1e-2)
 
 

@@ -297,6 +297,18 @@ def test_values_that_are_no_reflectance_are_named_by_place():
         run(cubes=(CUBES * np.nan).chunk(CHUNKS))
 
 
+def test_the_images_of_a_lazy_fit_lack_what_is_zero_in_all_bands():
+    """The fill of many products; a band of zero alone is a dark one."""
+    cubes = CUBES.copy(deep=True)
+    cubes[0, 1, 2, 5] = 0.0
+    cubes[1, 3, 4] = 0.0
+    result = run(cubes=cubes.chunk(CHUNKS), num_steps=0)
+    expected = cubes.copy(deep=True)
+    expected[1, 3, 4] = np.nan
+    np.testing.assert_array_equal(result.cubes, expected)
+    np.testing.assert_array_equal(result.dataset["valid"], np.isfinite(expected).all("wavelength"))
+
+
 # What is learned
 
 

@@ -166,6 +166,18 @@ def test_a_date_just_after_an_image_is_that_of_the_image() -> None:
     np.testing.assert_allclose(after.abundances_std, at_image.abundances_std, atol=0.02)
 
 
+@pytest.mark.parametrize("hours", [1, 6, -6])
+def test_a_date_some_hours_from_an_image_is_another_one(hours: int) -> None:
+    asked = DATES[1] + np.timedelta64(hours, "h")
+    between = dated_fit().interpolate(asked)
+    np.testing.assert_array_equal(between.abundances["time"], [asked])
+    assert not between.valid.any()
+    moved = cubes().assign_coords(time=[DATES[0], asked, *DATES[2:]])
+    with pytest.raises(ValueError, match="built for other dates: its date 2 is 3 days after"):
+        fit(dated_fit().model, dated_fit().guide, moved, num_steps=0, progress=False)
+    np.testing.assert_allclose(dated_fit().predict(moved).model.days[1], 3 + hours / 24)
+
+
 def test_dates_may_have_a_time_zone_or_be_numbers_of_days() -> None:
     found = unmixed().interpolate(["2020-01-03T12:00", "2020-01-20T02:00+02:00"])
     assert found.abundances["time"].values[1] == np.datetime64("2020-01-20", "ns")

@@ -284,6 +284,7 @@ def test_tiles_of_another_prediction_are_refused(results, tmp_path, monkeypatch)
         raise OSError("disk")
 
     path, ours = tmp_path / "new.zarr", results["ours"]
+    later = CUBES.assign_coords(time=CUBES.time + np.timedelta64(1, "D"))
     with monkeypatch.context() as patch:
         patch.setattr(tile_store, "_write", fails)
         with pytest.raises(OSError, match="disk"):
@@ -291,6 +292,8 @@ def test_tiles_of_another_prediction_are_refused(results, tmp_path, monkeypatch)
     for other, cubes, tile, text in (
         (ours, CUBES, 2, "tile is 2, there it is 3"),
         (ours, CUBES[:, :5], 3, "sizes is .*'y': 5"),
+        (ours, later, 3, "dates is .*2021-05-02.*, there it is .*2021-05-01"),
+        (ours, CUBES.drop_vars("time"), 3, "dates is None, there it is .*2021-05-01"),
         (results["paper"], CUBES, 3, "trained parameters .hash. is"),
         (dataclasses.replace(ours, seed=9), CUBES, 3, "seed is 9, there it is 0"),
     ):

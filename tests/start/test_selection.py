@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -258,6 +259,43 @@ def test_learned_components_have_the_covariance_of_each_material():
         assert np.linalg.norm(error, 2) < allowed
 
 
+def beside(matrix: np.ndarray) -> np.ndarray:
+    """A unit vector that the abundances do not see: orthogonal to the spectra of all materials."""
+    away = np.random.default_rng(0).normal(size=len(matrix))
+    away -= matrix @ np.linalg.lstsq(matrix, away, rcond=None)[0]
+    return away / np.linalg.norm(away)
+
+
+def test_components_are_those_of_a_whole_material_where_others_are_mixed_in():
+    """Pixels of 92 % material p, which varies by ``psi f``: the covariance of ``psi f`` and not of ``.92 psi f``."""
+    matrix, direction = LIBRARY.values[:, :2], beside(LIBRARY.values[:, :2])
+    psi = 0.1 * np.random.default_rng(1).normal(size=(1, 12, 24))
+    most = np.arange(24) // 12  # left half, right half
+    varied = matrix.T[most] + psi[..., None] * direction
+    cubes = xr.DataArray(0.92 * varied + 0.08 * matrix.T[1 - most], dims=DIMS)
+    got = learn_basis(cubes, matrix, 1).array.numpy()[:, 0]
+    # All but the two columns in the middle, three of whose eight neighbours are of the other half.
+    for p, columns in enumerate((slice(0, 11), slice(13, 24))):
+        expected = psi[..., columns].std(ddof=1) * direction
+        np.testing.assert_allclose(
+            np.outer(got[:, p], got[:, p]), np.outer(expected, expected), atol=1e-7
+        )
+
+
+def test_pixels_beside_another_material_are_not_learned_from():
+    """On whichever side that is: a square varies along its edge alone, which is beside the other material."""
+    matrix = LIBRARY.values[:, :2]
+    square = np.zeros((24, 24), dtype=bool)
+    square[6:18, 6:18] = True
+    inner = np.zeros_like(square)
+    inner[7:17, 7:17] = True
+    psi = np.random.default_rng(1).normal(size=(24, 24)) * (square & ~inner)
+    clean = np.where(square[..., None], matrix[:, 0], matrix[:, 1])
+    cubes = xr.DataArray((clean + 0.1 * psi[..., None] * beside(matrix))[None], dims=DIMS)
+    # Nothing but rounding of spectra of order one varies in the 100 pixels that are left.
+    assert np.abs(learn_basis(cubes, matrix, 1).array.numpy()).max() < 1e-6
+
+
 def test_no_variability_leaves_components_below_the_noise():
     nothing = np.zeros((24, 1, 2))
     basis = learn_basis(two_halves(nothing, 0.01), LIBRARY.values[:, :2], 4)
@@ -376,6 +414,13 @@ def test_independent_variability_has_no_correlation():
     # 400 pixels, 3 pairs of dates, 2 materials; the abundance takes one of two directions, the
     # same at all dates, and leaves at least one.
     assert abs(temporal_correlation(cubes, start)) < 5 / math.sqrt(400 * 3)
+
+
+def test_what_all_pixels_have_in_common_does_not_count_as_lasting():
+    """Endmembers that are 10 % too dark: a variability of one std that is the same at all dates and pixels."""
+    cubes, start = varying_scene(0.0)
+    dark = dataclasses.replace(start, endmembers=start.endmembers / 1.1)
+    assert abs(temporal_correlation(cubes, dark)) < 5 / math.sqrt(400 * 3)
 
 
 def test_lasting_variability_is_seen_up_to_shrinkage():

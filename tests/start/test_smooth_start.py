@@ -3,15 +3,17 @@
 import numpy as np
 import pytest
 import torch
-from scipy import optimize
+import xarray as xr
+from scipy import ndimage, optimize
 
 import pyro_unmix
 from pyro_unmix import simulate
 from pyro_unmix.bases.linear import DCT
 from pyro_unmix.data.cubes import as_cube_sequence
 from pyro_unmix.metrics import nrmse_abundances
+from pyro_unmix.bases import Brightness
 from pyro_unmix.priors import SmoothVariability
-from pyro_unmix.start import choose_smooth_start, choose_start, field_correlation
+from pyro_unmix.start import Start, choose_smooth_start, choose_start, field_correlation
 from pyro_unmix.start.field_fit import SmoothFit, conjugate_gradients
 
 MATERIALS = ["vegetation", "soil", "snow"]
@@ -139,6 +141,27 @@ def test_correlation_tells_smooth_from_independent(smooth, independent):
         assert length >= 1
     assert shares[0] > 0.3
     assert abs(shares[1]) < 0.15
+
+
+@pytest.mark.parametrize("length", [1.5, 3.0])
+def test_the_length_of_a_field_is_found(length):
+    """White noise smoothed by a Gaussian of std l has the correlation ``exp(-r^2 / (4 l^2))``."""
+    rng = np.random.default_rng(0)
+    psi = ndimage.gaussian_filter(
+        rng.normal(size=(4, 48, 48, 2)), (0, length, length, 0), mode="wrap"
+    )
+    psi /= psi.std()
+    a = rng.dirichlet(np.ones(2), size=(4, 48, 48))
+    matrix = _library().values[:, :2]
+    cubes = ((1 + 0.1 * psi) * a) @ matrix.T + 1e-4 * rng.normal(size=(4, 48, 48, 20))
+    cubes = xr.DataArray(cubes, dims=("time", "y", "x", "wavelength"))
+    endmembers = xr.DataArray(matrix, dims=("wavelength", "endmember"))
+    start = Start(endmembers, Brightness(0.1), 1e-4, {})
+    share, found = field_correlation(cubes, start)
+    assert 0 < share < 1
+    # Of as many independent patches, of the area under the correlation.
+    num_patches = 4 * 2 * 48**2 / (4 * np.pi * length**2)
+    assert found == pytest.approx(length, rel=4 / num_patches**0.5)
 
 
 def test_too_small_an_image_has_no_correlation(smooth):
