@@ -91,7 +91,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     methods = {
         "Brightness": lambda: pu.unmix(cubes, count, basis=pu.Brightness(), **settings),
         "default": lambda: pu.unmix(cubes, count, **settings),
-        "FCLS": lambda: fcls(cubes, endmembers=results["Brightness"].reference_endmembers, progress=False),
+        "FCLS": lambda: fcls(
+            cubes, endmembers=results["Brightness"].reference_endmembers, progress=False
+        ),
     }
     results = {}
     for name, method in methods.items():
