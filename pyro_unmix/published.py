@@ -155,9 +155,11 @@ class FirstDateSGLMM(SGLMM):
                 if t < num_dates:
                     next_c, next_psi = step_abundance(c, t + 1), step_variability(psi, t + 1)
 
-    def decode(self, latents: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def decode_variability(self, latents: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Abundances (..., T, P) and variability (..., T, K, P) of site values ``c_t``, ``psi_t``."""
-        return super().decode({"c_0": latents["c_1"], "psi_0": latents["psi_1"], **latents})
+        return super().decode_variability(
+            {"c_0": latents["c_1"], "psi_0": latents["psi_1"], **latents}
+        )
 
 
 def _subsample(index: Tensor | None, batch: int) -> Tensor | None:
@@ -331,4 +333,6 @@ def _means(
     """One run of the guide: the means of its sites, decoded."""
     nodes = poutine.trace(guide).get_trace(pixels, valid, **inputs).nodes
     sites = {name: site for name, site in nodes.items() if site["type"] == "sample"}
-    return model.decode({name: site["fn"].mean for name, site in sites.items() if name != "pixels"})
+    return model.decode_variability(
+        {name: site["fn"].mean for name, site in sites.items() if name != "pixels"}
+    )

@@ -114,7 +114,7 @@ def test_decode_adds_the_field():
             pixels[index], valid[index], index=index, size=NUM_PIXELS
         )
         value = {n: s["value"] for n, s in trace.nodes.items() if s["type"] == "sample"}
-        psi = model.decode(value)[1]
+        psi = model.decode_variability(value)[1]
         offsets = model.variability_prior.offsets(value["field"], index)
     rest = torch.stack([value[f"psi_{t}"] for t in (1, 2, 3)], dim=1)
     assert torch.allclose(psi.flatten(-2), rest + offsets, atol=1e-6)

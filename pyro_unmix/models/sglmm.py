@@ -12,12 +12,10 @@ import pyro
 import torch
 from numpy.typing import ArrayLike
 from pyro import poutine
-from pyro.nn import PyroModule
 from torch import Tensor
 
 from pyro_unmix._check import in_range, positive_int
 from pyro_unmix._random import seeded
-from pyro_unmix._recipe import Recorded
 from pyro_unmix.libraries import is_library, library_endmembers
 from pyro_unmix.mixing import (
     DCT,
@@ -26,6 +24,7 @@ from pyro_unmix.mixing import (
     mixing_features,
     to_abundances,
 )
+from pyro_unmix.models.base import VariabilityModel
 from pyro_unmix.nonlinear import LinearMixing, Mixing
 from pyro_unmix.priors import (
     AbundancePrior,
@@ -50,7 +49,7 @@ class IntegratedStates(Protocol):
         """``log p(y | c)`` (B,), given what pixels share and add to psi (..., B, T, K P)."""
 
 
-class SGLMM(Recorded, PyroModule):
+class SGLMM(VariabilityModel):
     """Dynamical smooth generalised linear mixing model, eqs. (7)-(22) of the ReDSUNN paper.
 
     For every pixel n, independently given the parameters::
@@ -308,7 +307,7 @@ class SGLMM(Recorded, PyroModule):
                 "set_dates(dates of these images)"
             )
 
-    def decode(self, latents: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def decode_variability(self, latents: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Abundances (..., T, P) and variability (..., T, K, P) of site values ``c_t``, ``psi_t``.
 
         Endmembers follow by `mixing_endmembers`, date by date: all at once they would be L times as large.
@@ -352,7 +351,7 @@ class SGLMM(Recorded, PyroModule):
         with torch.no_grad(), seeded(seed, device), pyro.get_param_store().scope():
             sites = poutine.trace(self).get_trace(None, valid).nodes
         values: dict[str, Any] = {k: v["value"] for k, v in sites.items() if v["type"] == "sample"}
-        abundances, variability = self.decode(values)
+        abundances, variability = self.decode_variability(values)
         pixels = torch.stack([values[f"y_{t}"] for t in range(1, num_dates + 1)], dim=1)
         return {"pixels": pixels, "abundances": abundances, "variability": variability}
 
