@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_unmix._recipe import _CLASSES, to_recipe
+from pyro_unmix.models.base import FunctionModel
 
 # Starts that are computed anew on another machine differ by rounding.
 _TOLERANCE = 1e-5
@@ -39,6 +40,7 @@ def describe(thing: Any, depth: int = 2) -> dict[str, Any]:
 
 def describe_program(program: Any, model: Any) -> dict[str, Any]:
     """Class, arguments of the constructor where they are known, and names and shapes of parameters."""
+    program = program.function if isinstance(program, FunctionModel) else program
     if not isinstance(program, nn.Module):
         return {"function": getattr(program, "__qualname__", _class_name(program))}
     arrays: list[np.ndarray] = []

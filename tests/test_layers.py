@@ -41,9 +41,13 @@ ROWS = [
         "dirichlet",
         "nonlinear",
         "perceptrons",
+        "site_noise",
+        "models.base",
     ],
     [
         "io",
+        "autoguides",
+        "decoding",
         "endmembers",
         "num_endmembers",
         "selection",
@@ -68,7 +72,7 @@ ROWS = [
     ],
     ["comparison", "metrics", "plots", "models", *(f"baselines.{name}" for name in CLASSICAL)],
     ["guides", "interactions", "losses", "published", "self_supervised", "simulate"],
-    ["checkpoint", "feed", "fingerprint", "fit", "plan", "training", "workers"],
+    ["checkpoint", "feed", "fingerprint", "fit", "plan", "rehearsal", "training", "workers"],
     ["presets", "presets_idnet", "baselines"],  # the package's list holds hbun, which ends in fit
     ["cli", "__init__", "__main__"],
 ]
