@@ -52,6 +52,7 @@ EXAMPLES: list[tuple[str, list[str], set[str]]] = [
     ("ablate_priors.py", [], {"errors"}),
     ("ablate_guides.py", [], {"losses"}),
     ("own_prior.py", [], {"trend"}),
+    ("own_model.py", [], {"abundances", "uncertainty"}),
     ("irregular_dates.py", [], {"pixel"}),
     ("seasons.py", [], {"pixel"}),
     ("model_choice.py", [], {"held_out"}),
