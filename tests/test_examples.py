@@ -57,6 +57,7 @@ EXAMPLES: list[tuple[str, list[str], set[str]]] = [
     ("ablate_guides.py", [], {"losses"}),
     ("own_prior.py", [], {"trend"}),
     ("redsunn_line_by_line.py", [], {"abundances"}),
+    ("own_model.py", [], {"abundances", "uncertainty"}),
     ("irregular_dates.py", [], {"pixel"}),
     ("seasons.py", [], {"pixel"}),
     ("model_choice.py", [], {"held_out"}),
@@ -176,7 +177,7 @@ def test_line_by_line_is_our_model_and_guide(batch_size: int | None) -> None:
         torch.from_numpy(matrix), K=num_components, sigma_psi=0.3
     ).double()
     model = pu.SGLMM(
-        matrix, basis=pu.DCT(num_components), variability_prior=pu.RandomWalk(0.3)
+        matrix, basis=pu.bases.DCT(num_components), variability_prior=pu.priors.RandomWalk(0.3)
     ).double()
     guide = pu.BiLSTMGuide(model).double()
     theirs = dict(example.named_parameters())

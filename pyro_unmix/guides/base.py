@@ -11,6 +11,7 @@ import torch
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
+from pyro_unmix.models.base import Model
 from pyro_unmix.ops.recipes import Recorded
 from pyro_unmix.priors.part import Need
 
@@ -31,7 +32,9 @@ class Guide(Recorded, PyroModule):
 
     def __init__(self, model: Any) -> None:
         super().__init__("guide")
-        if isinstance(model, type) or not hasattr(model, "design"):
+        if not isinstance(model, Model) and (
+            isinstance(model, type) or not hasattr(model, "design")
+        ):
             raise TypeError(
                 f"{type(self).__name__} is built from its model, such as SGLMM(endmembers), got "
                 f"{model!r}"

@@ -41,6 +41,8 @@ class InMemory:
     """
 
     num_pools = 1
+    #: Whether the pixels of a batch follow each other as in the scene.
+    in_order = False
 
     def __init__(self, pixels: Tensor, valid: Tensor) -> None:
         self.pixels, self.valid = pixels, valid
@@ -61,7 +63,7 @@ class InMemory:
 
     def draw(self) -> Tensor:
         """Numbers of the pixels of the next batch."""
-        return next(self._batches)
+        return _in_order(next(self._batches), self.in_order)
 
     def rows(self, index: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Spectra, validity and features of pixels of the batch that was drawn last."""
@@ -72,7 +74,12 @@ class InMemory:
 
     def example(self) -> Tensor:
         """Some batch, without drawing one."""
-        return next(Batches(self.usable, self._batches.batch_size, 0))
+        return _in_order(next(Batches(self.usable, self._batches.batch_size, 0)), self.in_order)
+
+    def some(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Numbers, spectra and validity of pixels of some batch, without drawing one."""
+        index = self.example()
+        return index, self.pixels.index_select(0, index), self.valid.index_select(0, index)
 
     def state(self) -> dict[str, Any]:
         """What comes next, for `restore`."""
@@ -123,6 +130,10 @@ class _Pool:
         return [self.pixels, self.valid, *self.features.values()]
 
 
+def _in_order(index: Tensor, wanted: bool) -> Tensor:
+    return index.sort().values if wanted else index
+
+
 class FromDisk:
     """A scene in chunks, of which a *pool* of pixels is in memory at a time while the next one is being read.
 
@@ -154,6 +165,8 @@ class FromDisk:
     ValueError
         If a chunk is no reflectance, or no pixel is observed.
     """
+
+    in_order = False
 
     def __init__(self, cubes: xr.DataArray, model: Any, *, memory: int, progress: bool) -> None:
         self.cubes = cubes
@@ -251,7 +264,7 @@ class FromDisk:
         if self.num_pools > 1 and self._ahead is None and len(self._queue) < self._size // 2:
             place = self._after(self._place)
             self._ahead = place, self._reader.submit(self._read_pool, place)
-        return taken.to(self.device)
+        return _in_order(taken, self.in_order).to(self.device)
 
     def rows(self, index: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Spectra, validity and features of pixels of the batch that was drawn last."""
@@ -263,7 +276,16 @@ class FromDisk:
         if self._pool is None:
             self._install(self._after(self._place))
         assert self._pool is not None
-        return next(Batches(self._pool.numbers, self._batch_size, 0))
+        return _in_order(next(Batches(self._pool.numbers, self._batch_size, 0)), self.in_order)
+
+    def some(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Numbers, spectra and validity of the first pixels with a date, as many as a batch or fewer."""
+        tile = next(tile for tile in self._tiles if self._usable[tile].any())
+        pixels, valid = self._read(tile)
+        numbers = torch.arange(self.num_pixels).reshape(-1, self._width)[tile].flatten()
+        rows = valid.any(1).nonzero().squeeze(1)[: self._batch_size]
+        index, spectra, seen = (part[rows].to(self.device) for part in (numbers, pixels, valid))
+        return index, spectra, seen
 
     def state(self) -> dict[str, Any]:
         """What comes next, for `restore`."""

@@ -91,7 +91,7 @@ class Run:
         workers.copy_first(tensor for _, part in self._modules() for tensor in _tensors(part))
         self.prepare()
         random_state = _random_state(self.data.device)
-        self._meet_parameters()
+        self.meet_parameters()
         _set_random_state(random_state, self.data.device)
         store = pyro.get_param_store().get_state()["params"]
         workers.copy_first(store[name] for name in sorted(store))
@@ -102,7 +102,7 @@ class Run:
             alike = {"data": self.data.description(), "settings": self.settings}
             self.svi.workers.check_alike(alike)
 
-    def _meet_parameters(self) -> None:
+    def meet_parameters(self) -> None:
         """Make the parameters that a program makes at its first call, of a whole batch."""
         args, kwargs = self._batch(self.data.example())
         self.svi.meet_parameters(*args, **kwargs)
@@ -157,7 +157,9 @@ class Run:
         now = self._fingerprint(state["optimiser"]["names"], state["counted"])
         for name, _ in self._modules():
             # Parameters that are made at the first call may not be there yet.
-            known = now[name]["parameters"]
+            known = now[name].get("parameters")
+            if known is None:  # a function
+                continue
             later = saved.get(name, {}).get("parameters", {})
             now[name]["parameters"] = {
                 **{k: v for k, v in later.items() if k not in known},
@@ -172,7 +174,7 @@ class Run:
         self.prepare()  # with the parameters of the start: the features of the first run
         self._start = state["start"]
         self.data.restore(state["batches"])
-        self._meet_parameters()
+        self.meet_parameters()
         for name, part in self._modules():
             part.load_state_dict(state[name])
         self._restore_loose(state["loose"])

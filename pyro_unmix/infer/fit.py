@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from pyro import poutine
 from pyro.infer import Trace_ELBO
-from pyro.infer.autoguide import AutoDelta, AutoNormal
+from pyro.infer.autoguide import AutoDelta, AutoGuide, AutoNormal
 from tqdm.auto import tqdm
 
 from pyro_unmix.data.cubes import as_cube_sequence, check_bands
@@ -22,6 +22,7 @@ from pyro_unmix.data.lazy import as_lazy_cubes, is_lazy, without_fill
 from pyro_unmix.guides.base import Guide
 from pyro_unmix.infer.batches import FromDisk, InMemory
 from pyro_unmix.infer.checkpoints import Checkpoints, Run
+from pyro_unmix.infer.rehearsal import check_call, check_names, rehearse
 from pyro_unmix.infer.step import (
     CheckedSVI,
     NonFiniteLossError,
@@ -32,10 +33,13 @@ from pyro_unmix.infer.step import (
 from pyro_unmix.infer.stopping import Plan
 from pyro_unmix.infer.workers import device_of_worker, join
 from pyro_unmix.kernels.sweeps import check_model
+from pyro_unmix.models.base import Decode, VariabilityModel, as_module
 from pyro_unmix.ops.checks import positive_int
 from pyro_unmix.ops.seeding import seeded
 from pyro_unmix.ops.threads import one_thread
+from pyro_unmix.posterior.autoguides import holds_scene, may_hold_scene
 from pyro_unmix.posterior.dates import check_dates, copies
+from pyro_unmix.posterior.decoding import decoding_of, need_own_decode
 from pyro_unmix.posterior.estimates import PolishedMean, PosteriorMean, as_estimate
 from pyro_unmix.posterior.read_out import (
     as_tensors,
@@ -74,6 +78,7 @@ def fit(
     memory: float = 2**30,
     maps: bool = True,
     method: str = "fit",
+    decode: Decode | None = None,
 ) -> Unmixing:
     """Learn a model and a guide jointly by stochastic variational inference.
 
@@ -82,10 +87,12 @@ def fit(
 
     Parameters
     ----------
-    model : PyroModule
-        Generative program, such as `SGLMM`; trained in place.
-    guide : PyroModule or callable
-        Variational program with the model's latent sites, such as `ConjugateGuide`; trained in place.
+    model : module or function
+        Generative program, such as `SGLMM`, or any other in Pyro, called as ``model(pixels, valid, *, index=None,
+        size=None, features=None)``, see `pyro_unmix.models.Model`; trained in place.
+    guide : module or function
+        Variational program with the model's latent sites, such as `ConjugateGuide`, or any other, called in the same
+        way; trained in place.
     cube_sequence
         Anything that `as_cube_sequence` takes. A DataArray in chunks (`xarray.open_zarr`, `read_sequence(chunks=...)`)
         is not loaded: see Notes.
@@ -128,6 +135,10 @@ def fit(
         with `Unmixing.predict_to_zarr` where even maps are too large for memory.
     method : str
         Name on the result.
+    decode : callable, optional
+        What the latent sites of a model of your own mean: a function of their values by name, (draws, pixels, ...),
+        that returns abundances (..., T, P), or a pair with endmembers (..., T, L, P) or (L, P). Default the model's
+        method of this name.
 
     Returns
     -------
@@ -141,12 +152,18 @@ def fit(
         parameters are those that gave the last finite loss.
     ValueError
         If something does not fit together, or a checkpoint is of another model, other settings or other data.
+    TypeError
+        If a program is not called as described, `decode` returns something else, or an argument is of another kind.
 
     Notes
     -----
     A checkpoint holds the parameters of model and guide, the optimiser, all random generators, the queue of pixels,
     the losses, and what the loss object counts. What a model of your own keeps in plain Python attributes, it does
     not hold: register it as a buffer.
+
+    Programs that are not this package's are tried out on copies before the first step: sites, plates, what `decode`
+    returns. A model that is a function computes in the type and on the device of the guide, or in torch's default type
+    on the CPU or `device`.
 
     Under ``torchrun``, or in a process group of `torch.distributed`, all processes train one pair: each must make
     this call with the whole scene and computes its share of every batch, see `pyro_unmix.infer.Workers`. All return
@@ -172,7 +189,8 @@ def fit(
     loss = Trace_ELBO() if loss is None else loss
     estimate = PosteriorMean() if estimate is None else estimate
     _check_programs(model, guide)
-    _check_settings(loss, estimate, callback, model)
+    _check_settings(loss, estimate, callback, model, decode)
+    model = as_module(model, guide)
     check_dates(model, guide, cubes)
     if device is not None:
         device = device_of_worker(device)
@@ -211,6 +229,8 @@ def fit(
         )
         data.shuffle(plan.batch_size, seed)
         run = Run(model, guide, svi, loss, data, plan.settings(seed))
+        if not _is_of_this_package(model, guide, decode):
+            _rehearse(run, decode, seed, plan.num_steps > 0)
         try:
             _train(run, plan, keeper, progress, callback)
             data.close()
@@ -219,6 +239,7 @@ def fit(
                 estimate = PosteriorMean(estimate.num_samples)
             store = loose_params(model, guide)
             how: dict[str, Any] = {"estimate": estimate, "seed": seed, "store": store}
+            how["decode"] = decode
             if maps:
                 read = tiled_read_out if lazy else read_out
                 dataset = read(model, guide, cubes, progress=progress, workers=workers, **how)
@@ -226,14 +247,15 @@ def fit(
             raise svi.failed(f"{_no_posterior(model, guide, run)} ({error})") from error
         if maps and not np.isfinite(dataset["abundances"]).all():
             raise svi.failed("the last step left abundances that are not finite")
-    model, guide = copies(model, guide)
+    model, guide, decode = copies(model, guide, decode)
+    how["decode"] = decode
     if not maps:
         reader = TileReader(model, guide, num_pixels=data.num_pixels, **how)
         dataset = lazy_read_out(reader, cubes)
     if lazy:
         cubes = without_fill(cubes)
     return Unmixing(
-        dataset, np.asarray(run.losses), model, guide, cubes, estimate, seed, method, store
+        dataset, np.asarray(run.losses), model, guide, cubes, estimate, seed, method, store, decode
     )
 
 
@@ -244,9 +266,9 @@ def _check_programs(model: Any, guide: Any) -> None:
                 f"{name} must be a Pyro program, such as SGLMM(endmembers) and "
                 f"ConjugateGuide(model), got {program!r}"
             )
-    if isinstance(model, Guide) or not isinstance(model, torch.nn.Module):
+    if isinstance(model, (Guide, AutoGuide)):
         raise TypeError(
-            "expected fit(model, guide, cubes) with a module such as SGLMM(endmembers) for the "
+            "expected fit(model, guide, cubes) with a program such as SGLMM(endmembers) for the "
             f"model, got a {type(model).__name__}"
         )
     if isinstance(guide, Guide) and guide.model is not model:
@@ -260,12 +282,36 @@ def _check_programs(model: Any, guide: Any) -> None:
             "function of the guide's arguments that returns pyro.plate('pixels', size or len(pixels), "
             "subsample=index, dim=-1)"
         )
+    check_call(model, guide)
+    check_names(model, guide)
     modules = [program for program in (model, guide) if isinstance(program, torch.nn.Module)]
     dtypes = {p.dtype for module in modules for p in module.parameters() if p.is_floating_point()}
     if len(dtypes) > 1:
         raise TypeError(
             f"model and guide must have one floating-point type, got {sorted(map(str, dtypes))}: "
             "call .double() or .float() on both"
+        )
+
+
+def _is_of_this_package(model: Any, guide: Any, decode: Decode | None) -> bool:
+    """Whether a pair was built to go together, so that nothing need be tried out."""
+    return decode is None and isinstance(model, VariabilityModel) and isinstance(guide, Guide)
+
+
+def _rehearse(run: Run, decode: Decode | None, seed: int, trains: bool) -> None:
+    """Try a pair out, and let the pixels of a batch be in order where the guide needs that."""
+    workers = run.svi.workers
+    run.data.in_order = rehearse(
+        run.model, run.guide, decode, run.data, seed, trains=trains, warns=workers.is_first
+    )
+    if not may_hold_scene(run.guide) or not isinstance(run.data, InMemory):
+        return
+    # Its vector is of the pixels that it sees first.
+    with seeded(seed, run.data.device):
+        run.meet_parameters()
+    if holds_scene(run.guide) and workers.size > 1:
+        raise ValueError(
+            f"{type(run.guide).__name__} draws all pixels together, which several processes cannot share: fit it in one"
         )
 
 
@@ -287,12 +333,18 @@ def _forget_gradients(*programs: Any) -> None:
             program.zero_grad(set_to_none=True)
 
 
-def _check_settings(loss: Any, estimate: Any, callback: Any, model: Any) -> None:
+def _check_settings(
+    loss: Any, estimate: Any, callback: Any, model: Any, decode: Decode | None
+) -> None:
     if not hasattr(loss, "loss_and_grads"):
         raise TypeError(f"loss must be an ELBO of Pyro, such as Trace_ELBO(), got {loss!r}")
     as_estimate(estimate)
+    if decode is not None and not callable(decode):
+        raise TypeError(f"decode must be a function of the latent sites' values, got {decode!r}")
+    decoding = decoding_of(model, decode)
     if isinstance(estimate, PolishedMean):
         check_model(model)
+        need_own_decode(decoding)
     if callback is not None and not callable(callback):
         raise TypeError(f"callback must be a function (step, elbo), got {callback!r}")
 

@@ -21,17 +21,9 @@ from pyro_unmix.models.published import FirstDateSGLMM, RawDCT, TransposedDCT, V
 from pyro_unmix.ops.checks import in_range, positive_int
 from pyro_unmix.ops.seeding import seeded
 from pyro_unmix.ops.threads import one_thread
-from pyro_unmix.posterior.read_out import (
-    as_tensors,
-    chunks,
-    prepare,
-    quiet_pyro,
-)
+from pyro_unmix.posterior.read_out import as_tensors, chunks, prepare, quiet_pyro
 from pyro_unmix.posterior.result import Unmixing
-from pyro_unmix.priors import (
-    RandomWalk,
-    WhiteNoise,
-)
+from pyro_unmix.priors import RandomWalk, WhiteNoise
 from pyro_unmix.start.extraction import vca
 
 if TYPE_CHECKING:
@@ -98,7 +90,9 @@ def _means(
     """One run of the guide: the means of its sites, decoded."""
     nodes = poutine.trace(guide).get_trace(pixels, valid, **inputs).nodes
     sites = {name: site for name, site in nodes.items() if site["type"] == "sample"}
-    return model.decode({name: site["fn"].mean for name, site in sites.items() if name != "pixels"})
+    return model.decode_variability(
+        {name: site["fn"].mean for name, site in sites.items() if name != "pixels"}
+    )
 
 
 @one_thread()

@@ -6,6 +6,7 @@ from typing import Protocol
 
 import numpy as np
 import xarray as xr
+from scipy.optimize import linear_sum_assignment
 
 from pyro_unmix.metrics.reading import Array, as_array, require, same_shape
 from pyro_unmix.metrics.scores import (
@@ -41,7 +42,8 @@ def score(result: _Estimate, truth: _Truth) -> dict[str, float]:
 
     The materials are matched first, by the permutation with the smallest spectral angles between
     the mean endmembers over pixels and dates of both. Endmembers and reconstructions are computed
-    date by date.
+    date by date. Without endmembers (``result.has_endmembers`` is False) the permutation is that of
+    the smallest error of the abundances, whose scores are the only ones.
 
     Parameters
     ----------
@@ -53,7 +55,7 @@ def score(result: _Estimate, truth: _Truth) -> dict[str, float]:
     Returns
     -------
     dict of str to float
-        ``NRMSE_A``, ``RMSE_A``, ``NRMSE_M``, ``SAM_M`` (radians) and ``NRMSE_Y``.
+        ``NRMSE_A``, ``RMSE_A`` and, with endmembers, ``NRMSE_M``, ``SAM_M`` (radians), ``NRMSE_Y``.
 
     Raises
     ------
@@ -65,6 +67,12 @@ def score(result: _Estimate, truth: _Truth) -> dict[str, float]:
     same_shape(estimated, true, "abundances")
     times = range(len(true))
 
+    if not getattr(result, "has_endmembers", True):
+        matched = estimated[..., _order_of_abundances(estimated, true)]
+        return {
+            "NRMSE_A": nrmse_abundances(matched, true),
+            "RMSE_A": rmse_abundances(matched, true),
+        }
     order = match_endmembers(_mean_endmembers(result, times), _mean_endmembers(truth, times))
     matched = estimated[..., order]
     endmembers = (_date_of_endmembers(result, time)[..., order] for time in times)
@@ -77,6 +85,14 @@ def score(result: _Estimate, truth: _Truth) -> dict[str, float]:
         "SAM_M": angle,
         "NRMSE_Y": nrmse_reconstruction((result.reconstruct(time) for time in times), truth.cubes),
     }
+
+
+def _order_of_abundances(estimated: Array, true: Array) -> Array:
+    """Which estimated material goes with each true one, by the sum of their squared differences."""
+    known = ~np.isnan(true).any(axis=-1)
+    require(int(known.sum()), "abundances")
+    differences = true[known][:, :, np.newaxis] - estimated[known][:, np.newaxis]
+    return linear_sum_assignment((differences**2).sum(axis=0))[1]
 
 
 def _date_of_endmembers(source: _Estimate | _Truth, time: int) -> Array:

@@ -2,12 +2,14 @@
 
 `sglmm` is `SGLMM`, the state-space model of ReDSUNN, whose every line is a part that can be swapped; `idnet` is
 `IDNet`, for one image that mixes nonlinearly. `published` has the parts with which ReDSUNN's published program departs
-from its paper, `perturbed` the scene-wide model of `hbun` with its `smoothness` priors.
+from its paper, `perturbed` the scene-wide model of `hbun` with its `smoothness` priors. `base` is `Model`, the class of
+your own.
 """
 
+from pyro_unmix.models.base import Model, VariabilityModel
 from pyro_unmix.models.idnet import IDNet
 from pyro_unmix.models.perturbed import PerturbedLinear
 from pyro_unmix.models.published import FirstDateSGLMM
 from pyro_unmix.models.sglmm import SGLMM
 
-__all__ = ["SGLMM", "FirstDateSGLMM", "IDNet", "PerturbedLinear"]
+__all__ = ["SGLMM", "FirstDateSGLMM", "IDNet", "Model", "PerturbedLinear", "VariabilityModel"]

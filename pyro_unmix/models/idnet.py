@@ -12,21 +12,20 @@ import torch
 import xarray as xr
 from numpy.typing import ArrayLike
 from pyro import poutine
-from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyro_unmix.bases.decoded import Decoder, PerceptronDecoder
 from pyro_unmix.data.libraries import is_library, library_endmembers
 from pyro_unmix.mixing import Mixing, TwoStreamMixing
+from pyro_unmix.models.base import VariabilityModel
 from pyro_unmix.models.sglmm import _part, _subsample
 from pyro_unmix.ops.checks import in_range, positive_int
 from pyro_unmix.ops.distributions import DiagonalNormal
-from pyro_unmix.ops.recipes import Recorded
 from pyro_unmix.ops.seeding import seeded
 from pyro_unmix.priors import FixedEndmembers, Noise, WhiteNoise
 
 
-class IDNet(Recorded, PyroModule):
+class IDNet(VariabilityModel):
     """Interpretable deep unmixing of one image: latent endmembers, Dirichlet abundances, two-stream mixing.
 
     For every pixel, independently given the parameters::
@@ -142,7 +141,7 @@ class IDNet(Recorded, PyroModule):
             with poutine.mask(mask=mask):
                 pyro.sample("y_1", noise(mean), obs=None if pixels is None else pixels[:, 0])
 
-    def decode(self, latents: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def decode_variability(self, latents: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Abundances (..., 1, P) and latent endmembers (..., 1, H, P) of site values ``a_1``, ``z_1``."""
         sizes = self.num_endmembers, self.latent_size
         return latents["a_1"].unsqueeze(-2), latents["z_1"].unflatten(-1, sizes).mT.unsqueeze(-3)
@@ -173,7 +172,7 @@ class IDNet(Recorded, PyroModule):
         with torch.no_grad(), seeded(seed, device), pyro.get_param_store().scope():
             sites = poutine.trace(self).get_trace(None, valid).nodes
         values: dict[str, Any] = {k: v["value"] for k, v in sites.items() if v["type"] == "sample"}
-        abundances, variability = self.decode(values)
+        abundances, variability = self.decode_variability(values)
         pixels = values["y_1"].unsqueeze(1)
         return {"pixels": pixels, "abundances": abundances, "variability": variability}
 

@@ -13,12 +13,12 @@ import torch
 import xarray as xr
 from numpy.typing import ArrayLike
 from pyro import poutine
-from pyro.nn import PyroModule
 from torch import Tensor
 
 from pyro_unmix.data.checks import as_endmembers
 from pyro_unmix.data.cubes import as_cube_sequence, tiles, to_pixels
 from pyro_unmix.mixing import design_matrix
+from pyro_unmix.models.base import VariabilityModel
 from pyro_unmix.models.smoothness import SmoothField, SmoothSpectra, curvature
 from pyro_unmix.ops.checks import in_range
 from pyro_unmix.ops.distributions import IsotropicNormal
@@ -62,7 +62,7 @@ class SceneLayout(Recorded):
         return cls(pixels[..., 0].copy(), wavelength, sequence.sizes["x"], heights)
 
 
-class PerturbedLinear(Recorded, PyroModule):
+class PerturbedLinear(VariabilityModel):
     """Perturbed linear mixing, one perturbation per date, with composite smoothness priors.
 
     For the pixels n and the dates t of one scene::
@@ -248,7 +248,7 @@ class PerturbedLinear(Recorded, PyroModule):
                     observed = None if pixels is None else pixels[:, t]
                     pyro.sample(f"y_{t + 1}", IsotropicNormal(mean, log_noise), obs=observed)
 
-    def decode(self, latents: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def decode_variability(self, latents: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Abundances (..., B, T, P) of the pixels of the plate, and ones that pick dM_t.
 
         The second are (B, T, T, P), of component k at date t 1 where k = t, else 0.
@@ -263,6 +263,18 @@ class PerturbedLinear(Recorded, PyroModule):
         abundances = abundances.reshape(*abundances.shape[:-4], *abundances.shape[-3:])
         pick = torch.eye(self.num_dates, dtype=abundances.dtype, device=abundances.device)
         return abundances, pick[..., None].expand(len(rows), -1, -1, self.num_endmembers)
+
+    def decode(self, latents: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Abundances (..., B, T, P) and endmembers ``M + dM_t`` (..., T, L, P), those of the sites."""
+        sizes = self.num_dates, self.num_bands, self.num_endmembers
+        endmembers = latents["endmembers"].unflatten(-1, (1, *sizes[1:]))
+        spectra = endmembers + latents["perturbations"].unflatten(-1, sizes)
+        return self.decode_variability(latents)[0], spectra
+
+    def mixing_endmembers(self, variability: Tensor) -> Tensor:
+        """``M + sum_k dM_k diag(psi_k)`` as the read-out shows them, (..., K, P) -> (..., L, P)."""
+        parts = torch.einsum("lkp,...kp->...lp", self.components(), variability)
+        return self.reference.value + parts
 
     def _scale(self, name: str) -> Tensor:
         median = self.initial.new_tensor(self.medians[name])

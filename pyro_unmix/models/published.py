@@ -144,9 +144,11 @@ class FirstDateSGLMM(SGLMM):
                 if t < num_dates:
                     next_c, next_psi = step_abundance(c, t + 1), step_variability(psi, t + 1)
 
-    def decode(self, latents: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def decode_variability(self, latents: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Abundances (..., T, P) and variability (..., T, K, P) of site values ``c_t``, ``psi_t``."""
-        return super().decode({"c_0": latents["c_1"], "psi_0": latents["psi_1"], **latents})
+        return super().decode_variability(
+            {"c_0": latents["c_1"], "psi_0": latents["psi_1"], **latents}
+        )
 
 
 def _subsample(index: Tensor | None, batch: int) -> Tensor | None:

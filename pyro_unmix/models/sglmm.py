@@ -12,15 +12,14 @@ import pyro
 import torch
 from numpy.typing import ArrayLike
 from pyro import poutine
-from pyro.nn import PyroModule
 from torch import Tensor
 
 from pyro_unmix.bases.linear import DCT, Basis
 from pyro_unmix.data.days import as_days, day_numbers
 from pyro_unmix.data.libraries import is_library, library_endmembers
 from pyro_unmix.mixing import LinearMixing, Mixing, design_matrix, mixing_features
+from pyro_unmix.models.base import VariabilityModel
 from pyro_unmix.ops.checks import in_range, positive_int
-from pyro_unmix.ops.recipes import Recorded
 from pyro_unmix.ops.seeding import seeded
 from pyro_unmix.ops.simplex import to_abundances
 from pyro_unmix.priors import (
@@ -46,7 +45,7 @@ class IntegratedStates(Protocol):
         """``log p(y | c)`` (B,), given what pixels share and add to psi (..., B, T, K P)."""
 
 
-class SGLMM(Recorded, PyroModule):
+class SGLMM(VariabilityModel):
     """Dynamical smooth generalised linear mixing model, eqs. (7)-(22) of the ReDSUNN paper.
 
     For every pixel n, independently given the parameters::
@@ -302,7 +301,7 @@ class SGLMM(Recorded, PyroModule):
                 "set_dates(dates of these images)"
             )
 
-    def decode(self, latents: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def decode_variability(self, latents: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Abundances (..., T, P) and variability (..., T, K, P) of site values ``c_t``, ``psi_t``.
 
         Endmembers follow by `mixing_endmembers`, date by date: all at once they would be L times as large.
@@ -346,7 +345,7 @@ class SGLMM(Recorded, PyroModule):
         with torch.no_grad(), seeded(seed, device), pyro.get_param_store().scope():
             sites = poutine.trace(self).get_trace(None, valid).nodes
         values: dict[str, Any] = {k: v["value"] for k, v in sites.items() if v["type"] == "sample"}
-        abundances, variability = self.decode(values)
+        abundances, variability = self.decode_variability(values)
         pixels = torch.stack([values[f"y_{t}"] for t in range(1, num_dates + 1)], dim=1)
         return {"pixels": pixels, "abundances": abundances, "variability": variability}
 

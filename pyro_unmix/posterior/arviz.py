@@ -152,13 +152,17 @@ def _draws(
     seed: int,
 ) -> xr.DataArray:
     """Abundances (chain, draw, pixel, time, endmember): the draws that `Unmixing.sample` has at these pixels."""
-    few = xr.DataArray(observed.values.transpose(1, 0, 2)[:, np.newaxis], dims=DIMS)  # one row
-    place = numbers, cubes.sizes["y"] * cubes.sizes["x"]
+    # In their order, of which the parameters of Pyro's guides are, and back.
+    order = np.argsort(numbers)
+    rows = observed.values[order].transpose(1, 0, 2)
+    few = xr.DataArray(rows[:, np.newaxis], dims=DIMS)  # one row
+    place = numbers[order], cubes.sizes["y"] * cubes.sizes["x"]
     parts = iterate_draws(
         result.model, result.guide, few, num_samples, seed, result.store, place,
-        estimate=result.estimate,
+        estimate=result.estimate, decode=result.decode,
     )  # fmt: skip
     values = np.concatenate([part["draws"].cpu().numpy() for _, part in parts], axis=1)
+    values = values[:, order.argsort()]
     coords = {name: c for name, c in observed.coords.items() if "wavelength" not in c.dims}
     labels = {"chain": [0], "draw": np.arange(len(values))}
     return xr.DataArray(

@@ -53,12 +53,20 @@ def check_dates(model: Any, guide: Any, cubes: xr.DataArray) -> None:
         guide.check_served()
 
 
-def copies(model: Any, guide: Any) -> tuple[Any, Any]:
+def copies(model: Any, guide: Any, *others: Any) -> tuple[Any, ...]:
     """Copies that belong together; training or dating the originals leaves them alone."""
-    modules = guide.modules() if isinstance(guide, torch.nn.Module) else ()
+    modules = list(guide.modules()) if isinstance(guide, torch.nn.Module) else []
     # Pyro's autoguides keep a trace that cannot be copied and never changes.
     traces = [getattr(module, "prototype_trace", None) for module in modules]
-    return copy.deepcopy((model, guide), {id(trace): trace for trace in traces if trace})
+    # They also forget their model, and the guide that they are a part of, when they are copied.
+    held = [(part, part._model, part.master) for part in modules if isinstance(part, AutoGuide)]
+    try:
+        return copy.deepcopy(
+            (model, guide, *others), {id(trace): trace for trace in traces if trace}
+        )
+    finally:
+        for part, program, master in held:
+            part._model, part.master = program, master
 
 
 def has_field(model: Any) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ from torch import Tensor
 from pyro_unmix.data.cubes import from_pixels
 from pyro_unmix.ops.checks import positive_int
 from pyro_unmix.ops.seeding import seeded
+from pyro_unmix.posterior.autoguides import check_by_pixel
+from pyro_unmix.posterior.decoding import decoding_of
 from pyro_unmix.posterior.read_out import as_tensors, chunks, prepare, quiet_pyro
 
 #: Above it the importance weights of a pixel have too heavy a tail, and its posterior is not to be trusted.
@@ -42,17 +45,26 @@ def _weights(result: Any, cubes: xr.DataArray, num_samples: int, seed: int) -> I
     model, guide = result.model, result.guide
     pixels, valid = as_tensors(cubes, model)
     num_pixels, num_dates, num_bands = pixels.shape
+    broadcasts = decoding_of(model, result.decode).broadcasts
+    if not broadcasts:
+        check_by_pixel(guide, "diagnose")
+    shared: frozenset[str] = getattr(model, "shared_sites", frozenset())
     with quiet_pyro(result.store), torch.no_grad(), seeded(seed, pixels.device):
         for part in chunks(num_pixels, num_dates * num_samples * (num_bands + 16)):
             y, v = pixels[part], valid[part]
             index = torch.arange(num_pixels, device=y.device)[part]
             known = {"index": index, "size": num_pixels, "features": prepare(guide, y, v, index)}
-            with pyro.plate(_DRAWS, num_samples, dim=-2):
-                drawn = poutine.trace(guide).get_trace(y, v, **known)
-                joint = poutine.trace(poutine.replay(model, trace=drawn)).get_trace(y, v, **known)
-            shared: frozenset[str] = getattr(model, "shared_sites", frozenset())
-            shape = (num_samples, len(y))
-            weights = _log_prob(joint, shape, shared) - _log_prob(drawn, shape, shared)
+            # Programs that know no axis of draws are run for one after the other.
+            size = num_samples if broadcasts else 1
+            runs = []
+            for _ in range(num_samples // size):
+                with pyro.plate(_DRAWS, size, dim=-2) if broadcasts else nullcontext():
+                    drawn = poutine.trace(guide).get_trace(y, v, **known)
+                    replayed = poutine.replay(model, trace=drawn)
+                    joint = poutine.trace(replayed).get_trace(y, v, **known)
+                shape = (size, len(y))
+                runs.append(_log_prob(joint, shape, shared) - _log_prob(drawn, shape, shared))
+            weights = torch.cat(runs)
             # The plate scales the chunk to the scene.
             weights = torch.where(v.any(1), weights * (len(y) / num_pixels), 0.0)
             if weights.isnan().any():
@@ -72,7 +84,10 @@ def _log_prob(trace: Any, shape: tuple[int, int], shared: frozenset[str]) -> Ten
             continue
         # By contract the pixels are the last batch dim.
         if any(frame.dim == -1 for frame in site["cond_indep_stack"]):
-            total = total.to(site["log_prob"].device) + site["log_prob"].double()
+            log_prob = site["log_prob"].double()
+            if log_prob.dim() > len(shape):  # of another plate of the model's own
+                log_prob = log_prob.sum(tuple(range(log_prob.dim() - len(shape))))
+            total = total.to(log_prob.device) + log_prob
         elif not site["is_observed"]:
             raise ValueError(
                 f"site {name!r} is shared by all pixels, and importance weights of a pixel need pixels "

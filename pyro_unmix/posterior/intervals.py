@@ -55,7 +55,9 @@ def reflectance_quantiles(
     levels = _levels(q)
     num_samples = positive_int(num_samples, "num_samples", minimum=2)
     seed = positive_int(seed, "seed", minimum=0)
-    draws = iterate_predictive(result.model, result.guide, cubes, num_samples, seed, result.store)
+    draws = iterate_predictive(
+        result.model, result.guide, cubes, num_samples, seed, result.store, result.decode
+    )
     values = np.concatenate([_quantiles(d, levels) for d in draws], axis=1)
     maps = [from_pixels(value, cubes, ["wavelength"], name="reflectance") for value in values]
     return _at_dates_of(result, _stacked(maps, levels, q))
@@ -108,8 +110,9 @@ def _at_dates_of(result: Any, maps: xr.DataArray) -> xr.DataArray:
 def _draws(result: Any, cubes: xr.DataArray, num_samples: int, seed: int) -> Any:
     seed = positive_int(seed, "seed", minimum=0)
     chunks = iterate_draws(
-        result.model, result.guide, cubes, num_samples, seed, result.store, estimate=result.estimate
-    )
+        result.model, result.guide, cubes, num_samples, seed, result.store,
+        estimate=result.estimate, decode=result.decode,
+    )  # fmt: skip
     return (chunk["draws"] for _, chunk in chunks)
 
 

@@ -11,14 +11,19 @@ import xarray as xr
 from pyro import poutine
 from torch import Tensor
 
+from pyro_unmix.models.base import Decode
 from pyro_unmix.ops.seeding import seeded
+from pyro_unmix.posterior.autoguides import check_by_pixel
+from pyro_unmix.posterior.decoding import decoding_of
 from pyro_unmix.posterior.read_out import (
     FixedNoise,
     Noise,
+    OneDraw,
     ParamStore,
     as_tensors,
     chunks,
     is_latent,
+    one_by_one,
     prepare,
     quiet_pyro,
     value_from_noise,
@@ -34,6 +39,20 @@ class _PredictiveNoise(FixedNoise):
             msg["value"] = value_from_noise(msg["fn"], lambda: self.noise(msg["name"], size))
 
 
+class _Outcome(OneDraw):
+    """As `OneDraw`, and the given sites are drawn in place of what was observed there; Pyro draws the rest."""
+
+    def __init__(self, handler: OneDraw, names: frozenset[str]) -> None:
+        super().__init__(handler.noise, handler.draw)
+        self.names = names
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] in self.names:
+            msg["is_observed"], msg["value"] = False, None
+        if is_latent(msg):
+            msg["value"] = self.value(msg)
+
+
 def iterate_predictive(
     model: Any,
     guide: Any,
@@ -41,11 +60,16 @@ def iterate_predictive(
     num_samples: int,
     seed: int,
     store: ParamStore | None = None,
+    decode: Decode | None = None,
 ) -> Iterator[Tensor]:
     """Draws (S, B, T, L) of what would be measured, chunk by chunk of the pixels."""
     pixels, valid = as_tensors(cubes, model)
     num_pixels, num_dates, num_bands = pixels.shape
     noise = Noise(num_samples, seed, pixels)
+    broadcasts = decoding_of(model, decode).broadcasts
+    names = [f"y_{t}" for t in range(1, num_dates + 1)]
+    if not broadcasts:
+        check_by_pixel(guide, "reflectance_quantile")
     with quiet_pyro(store), torch.no_grad(), seeded(seed, pixels.device):
         for part in chunks(num_pixels, num_dates * num_samples * (num_bands + 8)):
             y, v = pixels[part], valid[part]
@@ -55,11 +79,40 @@ def iterate_predictive(
                 "size": num_pixels,
                 "features": prepare(guide, y, v, index),
             }
+            if not broadcasts:
+                yield torch.stack(
+                    [_outcome(model, guide, h, y, v, known, names) for h in one_by_one(noise)]
+                )
+                continue
             with FixedNoise(noise):
                 drawn = poutine.trace(guide).get_trace(y, v, **known)
             with _PredictiveNoise(noise):
                 sites = poutine.trace(poutine.replay(model, trace=drawn)).get_trace(
                     None, v, **known
                 )
-            dates = [sites.nodes[f"y_{t}"]["value"] for t in range(1, num_dates + 1)]
+            dates = [sites.nodes[name]["value"] for name in names]
             yield torch.stack([d.expand(num_samples, *d.shape[-2:]) for d in dates], dim=-2)
+
+
+def _outcome(
+    model: Any,
+    guide: Any,
+    handler: OneDraw,
+    pixels: Tensor,
+    valid: Tensor,
+    known: dict[str, Any],
+    names: list[str],
+) -> Tensor:
+    """One draw (B, T, L) of what would be measured, by a model that takes pixels and observes them."""
+    with handler:
+        drawn = poutine.trace(guide).get_trace(pixels, valid, **known)
+    with _Outcome(handler, frozenset(names)):
+        replayed = poutine.replay(model, trace=drawn)
+        sites = poutine.trace(replayed).get_trace(pixels, valid, **known).nodes
+    missing = [name for name in names if name not in sites]
+    if missing:
+        raise ValueError(
+            f".reflectance_quantile() needs a site of the model for the spectra of every date, {', '.join(names)}, and "
+            f"it has no {missing[0]}: name what is observed so"
+        )
+    return torch.stack([sites[name]["value"].expand(pixels[:, 0].shape) for name in names], dim=-2)

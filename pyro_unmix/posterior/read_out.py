@@ -6,6 +6,7 @@ import inspect
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -15,14 +16,28 @@ import torch
 import xarray as xr
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from pyro_unmix.data.cubes import DIMS, from_pixels, to_pixels, valid_mask
 from pyro_unmix.kernels.sweeps import check_model, elements_per_pixel, num_chains, polished
 from pyro_unmix.mixing import change_detector, linear_regression
+from pyro_unmix.models.base import PIXELS, Decode
 from pyro_unmix.ops.heap import roomy_heap
+from pyro_unmix.ops.site_noise import draw_from_normals
 from pyro_unmix.ops.small_matrices import project
+from pyro_unmix.posterior.autoguides import holds_scene
+from pyro_unmix.posterior.decoding import (
+    Decoded,
+    Decoding,
+    OfFunction,
+    Variables,
+    decoding_of,
+    latents_of,
+    name_of,
+    need_own_decode,
+)
 from pyro_unmix.posterior.estimates import PlugInMean, PolishedMean, PosteriorMean
 
 _CHUNK_ELEMENTS = 6_000_000
@@ -44,19 +59,63 @@ class FixedNoise(Messenger):
             msg["value"] = _from_noise(msg["fn"], msg["name"], self.noise)
 
 
+class OneDraw(Messenger):
+    """Latent sites are computed from the noise of one draw, without an axis for it, the same for every pixel.
+
+    Parameters
+    ----------
+    noise : callable
+        As `Noise`.
+    draw : int
+        Its number.
+    """
+
+    def __init__(self, noise: Callable[[str, int], Tensor], draw: int) -> None:
+        super().__init__()
+        self.noise, self.draw = noise, draw
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if is_latent(msg):
+            msg["value"] = self.value(msg)
+            if msg["value"] is None:
+                raise TypeError(
+                    f"site {msg['name']!r} of the guide is {type(msg['fn']).__name__}, which cannot be drawn as a "
+                    "function of normal noise: use a continuous distribution with rsample and icdf, or give it a "
+                    "from_noise(noise) method"
+                )
+
+    def value(self, msg: Any) -> Tensor | None:
+        """The draw of a site, if there is a way to make it."""
+        dims = {frame.dim for frame in msg["cond_indep_stack"] if frame.name == PIXELS}
+        batch = msg["fn"].batch_shape
+        lead = tuple(1 if i - len(batch) in dims else n for i, n in enumerate(batch))
+
+        def normals(shape: tuple[int, ...], part: str) -> Tensor:
+            whole = (*lead, *shape)
+            return self.noise(msg["name"] + part, int(np.prod(whole)))[self.draw].reshape(whole)
+
+        return draw_from_normals(msg["fn"], normals)
+
+
 class _Means(Messenger):
     """Every latent site takes its distribution's mean."""
 
     def _pyro_sample(self, msg: Any) -> None:
         if is_latent(msg):
-            msg["value"] = msg["fn"].mean
+            try:
+                msg["value"] = msg["fn"].mean
+            except NotImplementedError:
+                raise TypeError(
+                    f"site {msg['name']!r} of the guide is {type(msg['fn']).__name__}, which has no mean: use "
+                    "PosteriorMean()"
+                ) from None
 
 
 def is_latent(msg: Any) -> bool:
     """Whether a message of Pyro is of a latent site that has no value yet."""
     if msg["is_observed"] or msg["value"] is not None or msg["type"] != "sample":
         return False
-    return not msg["infer"].get("_subsample", False)
+    return not site_is_subsample(msg)
 
 
 def value_from_noise(fn: Any, noise: Callable[[], Tensor]) -> Tensor | None:
@@ -186,7 +245,7 @@ def prepare_steps(
 
 
 def draw_abundances(
-    model: Any,
+    decoding: Decoding,
     guide: Any,
     pixels: Tensor,
     valid: Tensor,
@@ -194,20 +253,58 @@ def draw_abundances(
     noise: Noise,
     index: Tensor | None = None,
     size: int | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Posterior draws of abundances (S, B, T, P) and the mean variability (B, T, K, P)."""
+) -> Decoded:
+    """Posterior draws of abundances (S, B, T, P) and means of what tells the endmembers."""
+    inputs = pixels, valid, features, index, size
+    if not decoding.broadcasts:
+        return _one_by_one(decoding, guide, noise, *inputs)
     drawn = guide.draw(pixels, valid, features, noise) if hasattr(guide, "draw") else None
     if drawn is None:
-        abundances, variability = _run(
-            model, guide, FixedNoise(noise), pixels, valid, features, index, size
-        )
+        abundances, maps, _ = _run(decoding, guide, FixedNoise(noise), *inputs)
+        variability = maps["variability"]
         shape = (noise.num_samples, *abundances.shape[-3:])
         drawn = abundances.expand(shape), variability.reshape(-1, *variability.shape[-4:]).mean(0)
-    return drawn
+    return Decoded(drawn[0], {"variability": drawn[1]}, {})
 
 
-def _run(
-    model: Any,
+class _Kept:
+    """Noise that is made once per site, for one draw after the other."""
+
+    def __init__(self, noise: Noise) -> None:
+        self._noise, self._kept = noise, dict[tuple[str, int], Tensor]()
+
+    def __call__(self, site: str, size: int) -> Tensor:
+        if (site, size) not in self._kept:
+            self._kept[site, size] = self._noise(site, size)
+        return self._kept[site, size]
+
+
+def one_by_one(noise: Noise) -> list[OneDraw]:
+    """Handlers that fix the draws of a guide, each of one run, for programs that know no axis of draws."""
+    kept = _Kept(noise)
+    return [OneDraw(kept, draw) for draw in range(noise.num_samples)]
+
+
+def _one_by_one(
+    decoding: Decoding,
+    guide: Any,
+    noise: Noise,
+    pixels: Tensor,
+    valid: Tensor,
+    features: Mapping[str, Tensor],
+    index: Tensor | None,
+    size: int | None,
+) -> Decoded:
+    """`draw_abundances` by one run of the guide for every draw."""
+    runs = [
+        _latents(guide, handler, pixels, valid, features, index, size)
+        for handler in one_by_one(noise)
+    ]
+    latents = {name: torch.stack([run[name] for run in runs]) for name in runs[0]}
+    return decoding.decode(latents, tuple(pixels.shape))
+
+
+def _latents(
     guide: Any,
     handler: Messenger,
     pixels: Tensor,
@@ -215,15 +312,69 @@ def _run(
     features: Mapping[str, Tensor],
     index: Tensor | None,
     size: int | None,
-) -> tuple[Tensor, Tensor]:
+) -> dict[str, Tensor]:
+    """Values (pixels, ...) of the latent sites in one run of the guide under a handler that fixes its draws."""
+    with handler:
+        trace = poutine.trace(guide).get_trace(
+            pixels, valid, index=index, size=size, features=features
+        )
+    return latents_of(trace.nodes, index if holds_scene(guide) else None)
+
+
+def surveyed(
+    decoding: Decoding,
+    guide: Any,
+    pixels: Tensor,
+    valid: Tensor,
+    index: Tensor,
+    size: int,
+) -> tuple[Decoding, int]:
+    """How a program is read out, and the numbers that a draw of a pixel takes, found out on the first pixel, twice.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the guide cannot be drawn, or `decode` does not return what it must.
+    """
+    if not isinstance(decoding, OfFunction):
+        return decoding, 0
+    rows = torch.zeros(2, dtype=torch.long, device=index.device)
+    y, v, numbers = pixels[rows], valid[rows], index[rows]
+    handler = OneDraw(Noise(2, 0, y), 0)
+    latents = _latents(guide, handler, y, v, prepare(guide, y, v, numbers), numbers, size)
+    if not latents:
+        raise ValueError(f"{name_of(guide)} has no latent sites: it must draw those of the model")
+    one = {name: value.unsqueeze(0) for name, value in latents.items()}
+    abundances, spectra = decoding.draws(one, tuple(y.shape))
+    by_pixel = spectra is not None and spectra.shape[1] == 2
+    tensors = [*one.values(), abundances, *([] if spectra is None else [spectra, spectra])]
+    return replace(decoding, by_pixel=by_pixel), sum(
+        t.numel() // 2 for t in tensors if t.shape[1] == 2
+    )
+
+
+def _run(
+    decoding: Decoding,
+    guide: Any,
+    handler: Messenger,
+    pixels: Tensor,
+    valid: Tensor,
+    features: Mapping[str, Tensor],
+    index: Tensor | None,
+    size: int | None,
+) -> Decoded:
     """Run the guide under a handler that fixes its draws, and decode them."""
+    if not decoding.broadcasts:
+        latents = _latents(guide, handler, pixels, valid, features, index, size)
+        one = {name: value.unsqueeze(0) for name, value in latents.items()}
+        return decoding.decode(one, tuple(pixels.shape))
     with handler:
         trace = poutine.trace(guide).get_trace(
             pixels, valid, index=index, size=size, features=features
         )
     sites = trace.nodes.items()
     latents = {k: site["value"] for k, site in sites if site["type"] == "sample"}
-    return model.decode(latents)
+    return decoding.decode(latents, tuple(pixels.shape))
 
 
 def chunks(num_pixels: int, per_pixel: int) -> Iterator[slice]:
@@ -247,9 +398,10 @@ def iterate_draws(
     place: tuple[np.ndarray, int] | None = None,
     rows: slice = _ALL,
     estimate: PosteriorMean | None = None,
+    decode: Decode | None = None,
 ) -> Iterator[tuple[slice, dict[str, Any]]]:
     """Chunk by chunk of `rows` of the pixels: what was drawn, and the chunk's tensors; `store` as `loose_params` gave
-    it, `place` as `read_out` takes it. Draws are the guide's, or those of a `PolishedMean`.
+    it, `place` and `decode` as `read_out` takes them. Draws are the guide's, or those of a `PolishedMean`.
     """
     # All dates of a few pixels are put together when it is their turn, while they are in the cache.
     images = cubes.transpose(*DIMS).to_numpy()
@@ -257,30 +409,38 @@ def iterate_draws(
     num_dates, _, total, num_bands = images.shape
     numbers, size = (np.arange(total), total) if place is None else place
     images, numbers = images[:, :, rows], numbers[rows]
+    decoding = decoding_of(model, decode)
     polish = estimate if isinstance(estimate, PolishedMean) and estimate.num_sweeps else None
     per_pixel = num_dates * max(num_bands, 3 * num_samples)
     num_draws = num_samples
     if polish is not None:
         check_model(model)
+        need_own_decode(decoding)
         num_draws = num_chains(num_samples)
         per_pixel = max(per_pixel, elements_per_pixel(model, num_dates, num_draws, polish.exact))
     with quiet_pyro(store), torch.no_grad(), roomy_heap():
+        y, v = as_tensors(xr.DataArray(images[:, :, :1], dims=DIMS), model)
+        first = torch.as_tensor(numbers[:1], device=y.device)
+        decoding, per_draw = surveyed(decoding, guide, y, v, first, size)
+        per_pixel = max(per_pixel, per_draw * num_samples)
         for part in chunks(len(numbers), per_pixel):
             y, v = as_tensors(xr.DataArray(images[:, :, part], dims=DIMS), model)
             index = torch.as_tensor(numbers[part], device=y.device)
             features = prepare(guide, y, v, index)
             noise = Noise(num_draws, seed, y)
-            drawn, variability = draw_abundances(model, guide, y, v, features, noise, index, size)
+            told = draw_abundances(decoding, guide, y, v, features, noise, index, size)
             if polish is not None:
                 drawn, variability = polished(
-                    model, y, v, drawn, num_samples=num_samples, num_sweeps=polish.num_sweeps,
+                    model, y, v, told.abundances, num_samples=num_samples, num_sweeps=polish.num_sweeps,
                     noise_factor=polish.noise_factor, exact=polish.exact, seed=seed, index=index,
                 )  # fmt: skip
+                told = Decoded(drawn, {"variability": variability}, {})
             yield (
                 part,
                 {
-                    "draws": drawn,
-                    "variability": variability,
+                    "draws": told.abundances,
+                    "told": told,
+                    "decoding": decoding,
                     "pixels": y,
                     "valid": v,
                     "features": features,
@@ -301,6 +461,7 @@ def read_out(
     progress: bool = False,
     place: tuple[np.ndarray, int] | None = None,
     workers: Any = None,
+    decode: Decode | None = None,
 ) -> xr.Dataset:
     """The posterior of every pixel and date as a labelled dataset.
 
@@ -320,13 +481,17 @@ def read_out(
         Of a tile: the numbers of its pixels in the whole scene, and how many pixels that has.
     workers : Workers, optional
         Those that read out a part of the pixels each; all get the whole.
+    decode : callable, optional
+        As `fit` takes it; default what the model says.
 
     Returns
     -------
     xarray.Dataset
-        ``abundances``, ``abundances_std`` (time, y, x, endmember), ``variability`` (time, y, x, component,
-        endmember), ``change``, ``valid`` (time, y, x), ``reference_endmembers`` (wavelength, endmember) and
-        ``components`` (wavelength, component, endmember).
+        ``abundances``, ``abundances_std`` (time, y, x, endmember) and ``valid`` (time, y, x). Of a `VariabilityModel`
+        also ``variability`` (time, y, x, component, endmember), ``change`` (time, y, x), ``reference_endmembers``
+        (wavelength, endmember) and ``components`` (wavelength, component, endmember). Of another program whatever
+        `decode` tells of the endmembers: ``endmembers`` (time, y, x, wavelength, endmember), or where all pixels share
+        them ``reference_endmembers``, with ``date_endmembers`` (time, wavelength, endmember) if dates differ.
     """
     parts: dict[str, list[Tensor]] = {}
     total = cubes.sizes["y"] * cubes.sizes["x"]
@@ -334,17 +499,20 @@ def read_out(
     rows = workers.rows(total) if shared else slice(0, total)
     bar = tqdm(total=rows.stop, disable=not progress, desc="read out", unit="pixel")
     draws = iterate_draws(
-        model, guide, cubes, estimate.num_samples, seed, store, place, rows, estimate
+        model, guide, cubes, estimate.num_samples, seed, store, place, rows, estimate, decode
     )
     for part, chunk in draws:
-        drawn, variability = chunk["draws"], chunk["variability"]
+        drawn, told, decoding = chunk["draws"], chunk["told"], chunk["decoding"]
         mean = drawn.mean(0)
         values = {"abundances": mean, "abundances_std": _std(drawn, mean)}
         if isinstance(estimate, PlugInMean):
             inputs = (chunk[k] for k in ("pixels", "valid", "features", "index", "size"))
-            values["abundances"], variability = _run(model, guide, _Means(), *inputs)
-        values["variability"] = variability
-        values["change"] = _change(model, chunk, values["abundances"], variability)
+            told = _run(decoding, guide, _Means(), *inputs)
+            values["abundances"] = told.abundances.reshape(mean.shape)
+        values |= told.maps
+        if "variability" in told.maps:
+            psi = told.maps["variability"]
+            values["change"] = _change(model, chunk, values["abundances"], psi)
         for name, value in values.items():
             parts.setdefault(name, []).append(value.cpu())
         bar.update(part.stop - part.start)
@@ -352,7 +520,8 @@ def read_out(
     maps = {name: torch.cat(values) for name, values in parts.items()}
     if shared:
         maps = workers.gathered(maps, total)
-    return _to_dataset(model, cubes, {name: value.numpy() for name, value in maps.items()})
+    arrays = {name: value.numpy() for name, value in maps.items()}
+    return _to_dataset(decoding, cubes, arrays, told.shared)
 
 
 def _std(drawn: Tensor, mean: Tensor) -> Tensor:
@@ -379,23 +548,14 @@ def _change(model: Any, chunk: dict[str, Any], abundances: Tensor, variability: 
     return change.masked_fill(~valid, float("nan"))
 
 
-def _to_dataset(model: Any, cubes: xr.DataArray, parts: dict[str, np.ndarray]) -> xr.Dataset:
-    names = model.endmember_names or list(range(model.num_endmembers))
-    material = {"endmember": names}
-    dims = {
-        "abundances": material,
-        "abundances_std": material,
-        "variability": {"component": None, **material},
-        "change": {},
-    }
+def _to_dataset(
+    decoding: Decoding, cubes: xr.DataArray, parts: dict[str, np.ndarray], shared: Variables
+) -> xr.Dataset:
+    material = {"endmember": decoding.names(parts["abundances"].shape[-1])}
+    dims = {"abundances": material, "abundances_std": material, **decoding.layouts(material)}
     arrays = {k: from_pixels(v, cubes, dims[k], name=k) for k, v in parts.items()}
     with torch.no_grad():
-        reference = model.reference.value.cpu().numpy()
-        spectra: dict[str, Any] = {"reference_endmembers": (("wavelength", "endmember"), reference)}
-        # Without components, endmembers are what `model.mixing_endmembers` makes of the variability.
-        if hasattr(model, "components"):
-            components = model.components().cpu().numpy()
-            spectra["components"] = (("wavelength", "component", "endmember"), components)
+        spectra = {**decoding.shared(), **shared}
     wavelength = {"wavelength": cubes["wavelength"]} if "wavelength" in cubes.coords else {}
     return describe(
         xr.Dataset(
@@ -416,6 +576,8 @@ _DESCRIPTIONS = {
     "change": ("change detector u_t", "1"),
     "valid": ("pixel-date was observed", "1"),
     "reference_endmembers": ("reference endmember reflectance", "1"),
+    "date_endmembers": ("endmember reflectance of each date", "1"),
+    "endmembers": ("posterior mean of the endmember reflectance", "1"),
     "components": ("spectral components of the endmember variability", "1"),
 }
 

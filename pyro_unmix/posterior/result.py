@@ -14,6 +14,7 @@ import xarray as xr
 from pyro_unmix.data.cubes import as_cube_sequence
 from pyro_unmix.io.write import datasets as writers
 from pyro_unmix.io.write import rasters
+from pyro_unmix.models.base import Decode
 from pyro_unmix.ops.threads import one_thread
 from pyro_unmix.posterior import (
     arviz as inference_data,
@@ -33,6 +34,7 @@ from pyro_unmix.posterior import (
 from pyro_unmix.posterior import (
     tiles as prediction,
 )
+from pyro_unmix.posterior.decoding import is_of_a_function
 from pyro_unmix.posterior.estimates import as_estimate
 from pyro_unmix.posterior.read_out import ParamStore, PosteriorMean
 
@@ -44,9 +46,10 @@ class Unmixing:
     Parameters
     ----------
     dataset : xarray.Dataset
-        ``abundances`` (time, y, x, endmember) and ``reference_endmembers`` (wavelength, endmember) at least;
-        ``abundances_std``, ``change``, ``valid``, and ``variability`` with ``components`` where the method has them;
-        or ``date_endmembers`` (time, wavelength, endmember), the spectra of each date where they differ by date only.
+        ``abundances`` (time, y, x, endmember) at least, and ``reference_endmembers`` (wavelength, endmember) where
+        endmembers are known; ``abundances_std``, ``change``, ``valid``, and ``variability`` with ``components`` where
+        the method has them; or ``date_endmembers`` (time, wavelength, endmember), the spectra of each date where they
+        differ by date only; or ``endmembers`` (time, y, x, wavelength, endmember).
     losses : array
         Loss after every step: the negative ELBO per observed value.
     model, guide : optional
@@ -59,7 +62,9 @@ class Unmixing:
         Of the draws behind the estimate.
     method : str
     store : mapping, optional
-        Trained parameters of a guide that is a plain function, as Pyro's store had them.
+        Trained parameters of programs that are plain functions, as Pyro's store had them.
+    decode : callable, optional
+        What the latent sites mean, as `fit` was given it.
     """
 
     dataset: xr.Dataset
@@ -71,6 +76,7 @@ class Unmixing:
     seed: int = 0
     method: str = "fit"
     store: ParamStore | None = None
+    decode: Decode | None = None
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{name}: {size}" for name, size in self.abundances.sizes.items())
@@ -91,8 +97,24 @@ class Unmixing:
 
     @property
     def reference_endmembers(self) -> xr.DataArray:
-        """M0 (wavelength, endmember), reflectance."""
-        return self.dataset["reference_endmembers"]
+        """M0 (wavelength, endmember), reflectance; where every pixel has its own endmembers, their mean.
+
+        Raises
+        ------
+        AttributeError
+            If the method knows no endmembers.
+        """
+        if "reference_endmembers" in self.dataset:
+            return self.dataset["reference_endmembers"]
+        if not self.has_endmembers:
+            raise AttributeError(pixel_maps.no_endmembers("reference_endmembers"))
+        mean = self.dataset["endmembers"].mean(("time", "y", "x"), keep_attrs=True)
+        return mean.rename("reference_endmembers")
+
+    @property
+    def has_endmembers(self) -> bool:
+        """Whether endmembers are known, as they are but for programs whose `decode` returns abundances alone."""
+        return not {"reference_endmembers", "endmembers"}.isdisjoint(self.dataset)
 
     @property
     def valid(self) -> xr.DataArray:
@@ -101,9 +123,20 @@ class Unmixing:
 
     @property
     def change(self) -> xr.DataArray:
-        """``u_t = 1/2 ||s(M_{t-1}^+ y_t) - a_{t-1}||_1`` (time, y, x); NaN at the first date."""
+        """``u_t = 1/2 ||s(M_{t-1}^+ y_t) - a_{t-1}||_1`` (time, y, x); NaN at the first date.
+
+        Raises
+        ------
+        AttributeError
+            If the model is a program of one's own, which says nothing of the basis in which M varies.
+        """
         if "change" in self.dataset:
             return self.dataset["change"]
+        if is_of_a_function(self.model, self.decode):
+            raise AttributeError(
+                ".change needs endmembers in a basis, those of a VariabilityModel such as SGLMM: compare the "
+                "abundances of two dates, result.abundances.diff('time')"
+            )
         return xr.full_like(self.valid, np.nan, dtype=float).rename("change")
 
     @property
@@ -338,7 +371,7 @@ class Unmixing:
         )  # fmt: skip
 
     def to_arviz(self, pixels: Any, *, num_samples: int = 400, seed: int = 0) -> Any:
-        """Draws of chosen pixels for ArviZ (extra ``arviz``); see `pyro_unmix.posterior.arviz.to_arviz`."""
+        """Draws of chosen pixels for ArviZ (extra ``arviz``); see `pyro_unmix.posterior.read_out.arviz.to_arviz`."""
         return inference_data.to_arviz(self, pixels, num_samples, seed)
 
     @one_thread()
@@ -399,6 +432,8 @@ class Unmixing:
         """A copy of everything as one `xarray.Dataset`."""
         dataset = self.dataset.copy()
         dataset["abundances_std"] = self.abundances_std
+        if "endmembers" in dataset and not dataset.chunks:
+            dataset["reference_endmembers"] = self.reference_endmembers
         dataset["losses"] = ("step", self.losses)
         dataset.attrs["method"] = self.method
         return dataset
@@ -447,6 +482,12 @@ class Unmixing:
         Returns
         -------
         Path
+
+        Raises
+        ------
+        TypeError
+            If model, guide or `decode` cannot be made again from numbers, text and arrays, as plain functions and
+            Pyro's autoguides cannot; nothing is written then. `to_netcdf` and the like write the maps all the same.
         """
         return saving.save(self, path, with_cubes=cubes, overwrite=overwrite)
 

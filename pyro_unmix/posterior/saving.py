@@ -15,7 +15,9 @@ import torch
 import xarray as xr
 
 from pyro_unmix import bases, guides, mixing, models, priors  # noqa: F401 - whose classes a saved result may name
-from pyro_unmix.ops.recipes import from_recipe, to_recipe
+from pyro_unmix.models.base import FunctionModel
+from pyro_unmix.ops.recipes import Recorded, from_recipe, to_recipe
+from pyro_unmix.posterior.decoding import name_of
 from pyro_unmix.posterior.estimates import PlugInMean, PolishedMean, PosteriorMean
 
 _FORMAT = 1
@@ -29,10 +31,11 @@ def save(result: Any, path: str | os.PathLike[str], *, with_cubes: bool, overwri
         raise FileExistsError(
             f"{path} exists: pass overwrite=True to replace a saved result, or another path"
         )
+    recipe, arrays = _recipe_of(result)
     path.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
-        _write(result, folder, with_cubes)
+        _write(result, folder, recipe, arrays, with_cubes)
         if path.exists():
             shutil.rmtree(path)
         os.replace(folder, path)
@@ -43,17 +46,56 @@ def save(result: Any, path: str | os.PathLike[str], *, with_cubes: bool, overwri
     return path
 
 
-def _write(result: Any, folder: Path, with_cubes: bool) -> None:
+def _recipe_of(result: Any) -> tuple[dict[str, Any], list[np.ndarray]]:
+    """How to make model and guide again.
+
+    Raises
+    ------
+    TypeError
+        If they cannot be.
+    """
     arrays: list[np.ndarray] = []
     known = {id(result.model): "model"}
-    recipe = {
-        "format": _FORMAT,
-        "method": result.method,
-        "seed": result.seed,
-        "estimate": [type(result.estimate).__name__, *astuple(result.estimate)],
-        "model": to_recipe(result.model, arrays),
-        "guide": to_recipe(result.guide, arrays, None if result.model is None else known),
-    }
+    if result.decode is not None:
+        raise TypeError(_no_recipe("decode", result.decode))
+    if result.store and result.store["params"]:
+        raise TypeError(
+            f"cannot save the parameters {sorted(result.store['params'])} of Pyro's store: make them nn.Parameter in "
+            f"the constructors of model and guide, or {_MAPS}"
+        )
+    recipes: dict[str, Any] = {}
+    for name, part in (("model", result.model), ("guide", result.guide)):
+        try:
+            has_model = name == "guide" and result.model is not None
+            recipes[name] = to_recipe(part, arrays, known if has_model else None)
+        except TypeError as error:
+            if isinstance(part, (Recorded, type(None))):
+                raise  # which names the argument of its constructor that is to blame
+            raise TypeError(_no_recipe(f"the {name}", part)) from error
+    kind = type(result.estimate).__name__
+    head = {"format": _FORMAT, "method": result.method, "seed": result.seed}
+    return {**head, "estimate": [kind, *astuple(result.estimate)], **recipes}, arrays
+
+
+_MAPS = "write the maps, with to_netcdf(), to_zarr() or to_geotiff()"
+
+
+def _no_recipe(what: str, part: Any) -> str:
+    return (
+        f"cannot save {what} {name_of(part)}, a {_kind(part)}: a saved program is made again from the arguments of its "
+        "constructor, so derive the model from pyro_unmix.models.Model, with decode as a method, and the guide from "
+        f"pyro_unmix.guides.Guide; or {_MAPS}"
+    )
+
+
+def _kind(part: Any) -> str:
+    is_function = isinstance(part, FunctionModel) or not isinstance(part, torch.nn.Module)
+    return "function" if is_function else "module that does not record them"
+
+
+def _write(
+    result: Any, folder: Path, recipe: dict[str, Any], arrays: list[np.ndarray], with_cubes: bool
+) -> None:
     states = {
         name: {} if part is None else part.state_dict()
         for name, part in (("model", result.model), ("guide", result.guide))

@@ -76,6 +76,10 @@ def _by_chunks(
 
 def endmembers(result: Any, time: int) -> xr.DataArray:
     """See `Unmixing.endmembers`."""
+    _need_endmembers(result, "endmembers")
+    if "endmembers" in result.dataset:
+        spectra = result.dataset["endmembers"].isel(time=time)
+        return spectra.transpose("y", "x", "wavelength", "endmember")
     reference = _date_reference(result, time)
     if "variability" not in result.dataset:
         plane = result.abundances.isel(time=time, endmember=0, drop=True)
@@ -101,14 +105,19 @@ def endmembers(result: Any, time: int) -> xr.DataArray:
 
 def reconstruction(result: Any, time: int) -> xr.DataArray:
     """See `Unmixing.reconstruct`."""
+    _need_endmembers(result, "reconstruct")
     abundances = result.abundances.isel(time=time)
     fractions = abundances.transpose("y", "x", "endmember").to_numpy()
     reference = _date_reference(result, time).transpose("wavelength", "endmember")
     spectra = fractions @ reference.to_numpy().T
-    if hasattr(result.model, "mix"):
+    if "endmembers" in result.dataset:
+        spectra = (endmembers(result, time).to_numpy() @ fractions[..., None])[..., 0]
+    elif "variability" not in result.dataset:
+        pass
+    elif hasattr(result.model, "mix"):
         psi = result.dataset["variability"].isel(time=time)
         spectra = mixed_pixels(result.model, abundances, psi)
-    elif "variability" in result.dataset:
+    else:
         psi = result.dataset["variability"].isel(time=time)
         weighted = psi.transpose("y", "x", "component", "endmember").to_numpy()
         weighted = weighted * fractions[:, :, None, :]
@@ -127,6 +136,7 @@ def reconstruction(result: Any, time: int) -> xr.DataArray:
 
 def unit_maximum(result: Any) -> xr.DataArray:
     """See `Unmixing.unit_maximum`."""
+    _need_endmembers(result, "unit_maximum")
     peaks = xr.concat(
         [endmembers(result, t).max("wavelength") for t in range(result.dataset.sizes["time"])],
         dim="time",
@@ -136,6 +146,19 @@ def unit_maximum(result: Any) -> xr.DataArray:
     weighted = result.abundances * peaks.to_numpy().clip(min=0)
     total = weighted.sum("endmember")
     return (weighted / total.where(total > 0)).rename("unit_maximum_abundances")
+
+
+def no_endmembers(what: str) -> str:
+    """What to say where endmembers are asked for and none are known."""
+    return (
+        f".{what} needs endmembers, and decode returned abundances alone: let it return a pair, abundances and "
+        "endmembers (..., T, L, P) or (L, P)"
+    )
+
+
+def _need_endmembers(result: Any, what: str) -> None:
+    if not result.has_endmembers:
+        raise ValueError(no_endmembers(f"{what}()"))
 
 
 def _date_reference(result: Any, time: int) -> xr.DataArray:

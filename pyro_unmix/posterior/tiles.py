@@ -9,16 +9,29 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 import xarray as xr
+from pyro import poutine
 from tqdm.auto import tqdm
 
 from pyro_unmix.data.cubes import as_cube_sequence, check_bands
 from pyro_unmix.data.lazy import as_lazy_cubes, cleaned, is_lazy, tile_regions
+from pyro_unmix.models.base import Decode
 from pyro_unmix.ops.extras import need
+from pyro_unmix.ops.seeding import seeded
 from pyro_unmix.ops.threads import one_thread
+from pyro_unmix.posterior.autoguides import holds_pixels
 from pyro_unmix.posterior.dates import check_kind_of_dates, dated, has_field
+from pyro_unmix.posterior.decoding import name_of
 from pyro_unmix.posterior.estimates import PolishedMean, are_many_to_polish
-from pyro_unmix.posterior.read_out import ParamStore, PosteriorMean, read_out
+from pyro_unmix.posterior.read_out import (
+    ParamStore,
+    PosteriorMean,
+    model_dtype_and_device,
+    prepare,
+    quiet_pyro,
+    read_out,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -33,20 +46,23 @@ def predict(result: Any, other_cubes: Any) -> tuple[Any, Any, xr.DataArray, xr.D
     """
     lazy = is_lazy(other_cubes)
     cubes = as_lazy_cubes(other_cubes) if lazy else as_cube_sequence(other_cubes)
-    bands = result.dataset.sizes["wavelength"]
+    known = result.dataset if result.cubes is None else result.cubes
+    bands = known.sizes.get("wavelength", cubes.sizes["wavelength"])
     if cubes.sizes["wavelength"] != bands:
         raise ValueError(
             f"expected cubes with the {bands} bands of the fit, got {cubes.sizes['wavelength']}: "
             "select or resample the same bands first"
         )
-    reference = result.reference_endmembers
-    if "wavelength" in reference.coords:
-        check_bands(reference["wavelength"], cubes)
+    if "wavelength" in result.dataset.coords:
+        check_bands(result.dataset["wavelength"], cubes)
     how: dict[str, Any] = {"estimate": result.estimate, "seed": result.seed, "store": result.store}
+    how["decode"] = result.decode
     check_kind_of_dates(result.model, result.dataset, cubes)
     model, guide = dated(result.model, result.guide, cubes)
     if has_field(model):
         _check_scene(result, cubes, lazy)
+    elif not _is_same_scene(result, cubes, lazy):
+        _check_pixels(result, model, guide, cubes)
     num_pixels = cubes.sizes["y"] * cubes.sizes["x"]
     num_dates = cubes.sizes["time"]
     if isinstance(result.estimate, PolishedMean) and are_many_to_polish(num_pixels, num_dates):
@@ -88,6 +104,35 @@ def _check_scene(result: Any, cubes: xr.DataArray, lazy: bool) -> None:
         )
 
 
+def _is_same_scene(result: Any, cubes: xr.DataArray, lazy: bool) -> bool:
+    """Whether these are the images of the fit, as far as that is known without reading lazy ones."""
+    fitted = result.cubes if result.cubes is not None else result.dataset
+    same = all(_alike(cubes, fitted, dim) for dim in ("time", "y", "x"))
+    if not same or lazy or result.cubes is None or is_lazy(result.cubes):
+        return same
+    return np.array_equal(cubes.values, result.cubes.values, equal_nan=True)
+
+
+def _check_pixels(result: Any, model: Any, guide: Any, cubes: xr.DataArray) -> None:
+    """Refuse images that a guide with parameters of every pixel of other ones cannot read out."""
+    dtype, device = model_dtype_and_device(model)
+    spectrum = (1, cubes.sizes["time"], cubes.sizes["wavelength"])
+    pixel = torch.full(spectrum, 0.5, dtype=dtype, device=device)  # lazy images are not read
+    valid = torch.ones(spectrum[:2], dtype=torch.bool, device=device)
+    index = torch.zeros(1, dtype=torch.long, device=device)
+    with quiet_pyro(result.store), torch.no_grad(), seeded(0, device):
+        features = prepare(guide, pixel, valid, index)
+        size = result.dataset.sizes["y"] * result.dataset.sizes["x"]
+        trace = poutine.trace(guide).get_trace(
+            pixel, valid, index=index, size=size, features=features
+        )
+    if holds_pixels(guide, trace.nodes):
+        raise ValueError(
+            f"the guide {name_of(guide)} has parameters of every pixel of the images that it was fitted to, and knows "
+            "nothing of others: fit these, or fit a guide that computes its distributions from the pixels"
+        )
+
+
 def _alike(cubes: xr.DataArray, fitted: Any, dim: str) -> bool:
     """Whether sizes agree, and coordinates if both have them."""
     if dim in cubes.coords and dim in fitted.coords:
@@ -105,6 +150,7 @@ class TileReader:
     seed: int
     store: ParamStore | None
     num_pixels: int
+    decode: Decode | None = None
 
     def __call__(self, tile: xr.DataArray, numbers: xr.DataArray) -> xr.Dataset:
         """The maps of one tile; `numbers` (y, x) of its pixels in the scene."""
@@ -112,7 +158,7 @@ class TileReader:
         with _ONE_TILE, one_thread():
             dataset = read_out(
                 self.model, self.guide, cleaned(tile),
-                estimate=self.estimate, seed=self.seed, store=self.store, place=place,
+                estimate=self.estimate, seed=self.seed, store=self.store, place=place, decode=self.decode,
             )  # fmt: skip
         return dataset[maps_of(dataset)].drop_vars("wavelength", errors="ignore")
 
@@ -136,6 +182,7 @@ def lazy_read_out(reader: TileReader, cubes: xr.DataArray) -> xr.Dataset:
     pixel = read_out(
         reader.model, reader.guide, as_cube_sequence(corner), estimate=reader.estimate,
         seed=reader.seed, store=reader.store, place=(np.zeros(1, dtype=int), reader.num_pixels),
+        decode=reader.decode,
     )  # fmt: skip
     plane = {name: c for name, c in cubes.coords.items() if "wavelength" not in c.dims}
     sizes = dict(zip(("y", "x"), grid, strict=True))
@@ -162,6 +209,8 @@ def lazy_read_out(reader: TileReader, cubes: xr.DataArray) -> xr.Dataset:
     rest = pixel.drop_vars(maps_of(pixel))
     for name, array in maps.data_vars.items():
         array.attrs = dict(pixel[name].attrs)
+    if "wavelength" in pixel.coords:
+        maps = maps.assign_coords(wavelength=pixel["wavelength"])
     return maps.assign({name: rest[name].drop_vars(["y", "x"], errors="ignore") for name in rest})
 
 
@@ -186,6 +235,7 @@ def identity(result: Any, tile: int) -> dict[str, Any]:
         if "time" in result.cubes.coords
         else None,
         "tile": tile,
+        **({} if result.decode is None else {"decode": name_of(result.decode)}),
     }
 
 
@@ -204,6 +254,7 @@ def tiled_read_out(
     store: ParamStore | None = None,
     progress: bool = False,
     workers: Any = None,
+    decode: Decode | None = None,
 ) -> xr.Dataset:
     """`read_out` of cubes in chunks, of which one is in memory at a time; the maps are in memory as a whole.
 
@@ -211,11 +262,11 @@ def tiled_read_out(
     ----------
     cubes : DataArray
         From `as_lazy_cubes`.
-    model, guide, estimate, seed, store, progress, workers
+    model, guide, estimate, seed, store, progress, workers, decode
         As `read_out` takes.
     """
     height, width = cubes.sizes["y"], cubes.sizes["x"]
-    how: dict[str, Any] = {"estimate": estimate, "seed": seed, "store": store}
+    how: dict[str, Any] = {"estimate": estimate, "seed": seed, "store": store, "decode": decode}
     dataset = lazy_read_out(TileReader(model, guide, num_pixels=height * width, **how), cubes)
     maps = {name: np.empty(dataset[name].shape, dataset[name].dtype) for name in maps_of(dataset)}
     numbers = np.arange(height * width).reshape(height, width)

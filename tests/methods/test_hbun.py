@@ -269,10 +269,17 @@ def test_the_program_simulates_a_scene():
     sites = poutine.trace(model).get_trace(None, torch.ones(N, T, dtype=torch.bool)).nodes
     assert sites["y_2"]["value"].shape == (N, L)
     latents = {name: site["value"] for name, site in sites.items() if site["type"] == "sample"}
-    abundances, pick = model.decode(latents)
+    abundances, pick = model.decode_variability(latents)
     weights = np.exp(sites["states"]["value"].numpy().reshape(N, T, P))
     np.testing.assert_allclose(abundances, weights / weights.sum(-1, keepdims=True), rtol=1e-5)
     assert pick.shape == (N, T, T, P)
+    again, spectra = model.decode(latents)
+    np.testing.assert_array_equal(again, abundances)
+    shifts = sites["perturbations"]["value"].reshape(T, L, P)
+    np.testing.assert_array_equal(spectra, sites["endmembers"]["value"].reshape(L, P) + shifts)
+    model.show(sites["endmembers"]["value"].reshape(L, P), shifts)
+    shown = model.mixing_endmembers(pick)
+    np.testing.assert_allclose(shown, spectra.expand(N, T, L, P), rtol=1e-12)
 
 
 # ------------------------------------------------------------------------------- the method

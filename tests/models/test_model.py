@@ -305,7 +305,7 @@ def test_names_of_materials_are_kept():
 @pytest.mark.parametrize("particles", [(), (5,)])
 def test_decode_maps_states_to_abundances_and_variability(particles):
     model, latents = build(), draws(*particles)
-    abundances, variability = model.decode(latents)
+    abundances, variability = model.decode_variability(latents)
     assert abundances.shape == (*particles, PIXELS, DATES, MATERIALS)
     assert variability.shape == (*particles, PIXELS, DATES, 2, MATERIALS)
     for t in range(1, DATES + 1):

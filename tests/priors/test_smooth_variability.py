@@ -109,7 +109,7 @@ def test_decode_adds_the_field():
             pixels[index], valid[index], index=index, size=NUM_PIXELS
         )
         value = {n: s["value"] for n, s in trace.nodes.items() if s["type"] == "sample"}
-        psi = model.decode(value)[1]
+        psi = model.decode_variability(value)[1]
         offsets = model.variability_prior.offsets(value["field"], index)
     rest = torch.stack([value[f"psi_{t}"] for t in (1, 2, 3)], dim=1)
     assert torch.allclose(psi.flatten(-2), rest + offsets, atol=1e-6)
@@ -286,7 +286,7 @@ def test_sweeps_refuse_a_field_before_training():
     with pytest.raises(ValueError, match="variability of every pixel's own"):
         pyro_unmix.fit(
             model, ConjugateGuide(model), cubes, num_steps=10**6, progress=False,
-            estimate=pyro_unmix.posterior.read_out.PolishedMean(),
+            estimate=pyro_unmix.posterior.read_out.read_out.PolishedMean(),
         )  # fmt: skip
 
 

@@ -153,7 +153,7 @@ def write_envi(
 
     ``abundances_<date>.hdr`` with ``.img`` (bsq), ``abundances_<date>_std.hdr`` where there is a
     posterior (names and missing pixels as in `write_geotiff`), and ``endmembers.hdr`` with ``.sli``: the reference
-    endmembers with their names and, where known, wavelengths and fwhm in nm. NaN is the ``data
+    endmembers, where there are any, with their names and, where known, wavelengths and fwhm in nm. NaN is the ``data
     ignore value``; ``acquisition time`` is the date. ``map info`` has north-up images, or rotated
     ones of square pixels, so images that lie south-up are written with their rows from the other
     end, and the map coordinates of each pixel stay what they are. ``map info`` cannot be without a
@@ -167,7 +167,7 @@ def write_envi(
     Returns
     -------
     list of Path
-        The headers, by date; that of the library last.
+        The headers, by date; that of the library, if there is one, last.
 
     Raises
     ------
@@ -209,6 +209,8 @@ def write_envi(
                 ext=".img",
             )
             _move(folder, directory, f"{header.stem}.img", header.name)
+        if "reference_endmembers" not in dataset:
+            return headers
         write_sli(envi, dataset, names, folder)
         _move(folder, directory, "endmembers.sli", "endmembers.hdr")
     return [*headers, library]
