@@ -11,9 +11,8 @@ import torch
 import xarray as xr
 
 from pyro_unmix import SGLMM, BiLSTMGuide, ConjugateGuide, fit, redsunn, simulate, unmix
-from pyro_unmix.bases.linear import DCT, Brightness, LearnedBasis
-from pyro_unmix.posterior.read_out import PosteriorMean
-from pyro_unmix.posterior.result import Unmixing
+from pyro_unmix.bases import DCT, Brightness, LearnedBasis
+from pyro_unmix.posterior import PosteriorMean, Unmixing
 from pyro_unmix.priors import (
     AutoRegressive,
     Independent,
@@ -22,7 +21,7 @@ from pyro_unmix.priors import (
     SoftmaxWalk,
     WhiteNoise,
 )
-from pyro_unmix.start.extraction import match_endmembers
+from pyro_unmix.start import match_endmembers
 
 DIMS = ("time", "y", "x", "wavelength")
 GUIDES = {"bilstm": BiLSTMGuide, "conjugate": ConjugateGuide}

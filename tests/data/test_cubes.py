@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from pyro_unmix.data import as_cube_sequence, valid_mask
 from pyro_unmix.data.cubes import (
     DIMS,
-    as_cube_sequence,
     check_bands,
     from_pixels,
     tiles,
     to_pixels,
-    valid_mask,
     whole_spectra,
     window_mean,
 )

@@ -9,8 +9,8 @@ import pytest
 import xarray as xr
 
 from pyro_unmix import SGLMM, FixedEndmembers, extract_endmembers, simulate, unmix
-from pyro_unmix.bases.linear import library_basis
-from pyro_unmix.data.libraries import is_library, library_endmembers
+from pyro_unmix.bases import library_basis
+from pyro_unmix.data import is_library, library_endmembers
 from pyro_unmix.ops.recipes import from_recipe, to_recipe
 from pyro_unmix.start import choose_start
 

@@ -15,15 +15,22 @@ from scipy import linalg, optimize, special, stats
 from test_product import CHOICES, CUBES, DATES, NAMES, SIDE, SPECTRA, check_gradients, check_saving
 
 from pyro_unmix import SGLMM, Unmixing, fit
-from pyro_unmix.bases.linear import DCT, LearnedBasis
-from pyro_unmix.guides import ConjugateGuide, MeanFieldGuide, Transformer
-from pyro_unmix.guides.conjugate.reshaped import ReshapedGuide
-from pyro_unmix.guides.families import Family
-from pyro_unmix.guides.flows import SplineFlow, Splines
-from pyro_unmix.guides.mixtures import CornerMixture, NormalMixture
-from pyro_unmix.guides.stretches import CornerStretch
+from pyro_unmix.bases import DCT, LearnedBasis
+from pyro_unmix.guides import (
+    ConjugateGuide,
+    CornerMixture,
+    CornerStretch,
+    Family,
+    MeanFieldGuide,
+    ReshapedGuide,
+    SplineFlow,
+    Transformer,
+)
+from pyro_unmix.guides.flows import Splines
+from pyro_unmix.guides.mixtures import NormalMixture
 from pyro_unmix.ops.distributions import DiagonalNormal, PrecisionNormal
-from pyro_unmix.posterior.read_out import PlugInMean, PosteriorMean, iterate_draws
+from pyro_unmix.posterior import PlugInMean, PosteriorMean
+from pyro_unmix.posterior.read_out import iterate_draws
 from pyro_unmix.priors import (
     ConstantWalk,
     FixedEndmembers,

@@ -19,7 +19,7 @@ from pyro.infer import (
 from scipy import integrate, special, stats
 
 from pyro_unmix import SGLMM, BiLSTMGuide, ConjugateGuide
-from pyro_unmix.bases.linear import DCT
+from pyro_unmix.bases import DCT
 from pyro_unmix.guides import Guide
 from pyro_unmix.guides.conjugate import guide as conjugate
 from pyro_unmix.guides.conjugate.smoother import conditionals, smooth

@@ -13,7 +13,7 @@ from pyro import poutine
 from scipy import special
 
 from pyro_unmix import SGLMM
-from pyro_unmix.bases.linear import DCT, LearnedBasis
+from pyro_unmix.bases import DCT, LearnedBasis
 from pyro_unmix.guides import GRU, BiLSTMGuide, Encoder, MeanFieldGuide, Transformer
 from pyro_unmix.guides.gaussians import Spreads, num_below
 from pyro_unmix.ops.recipes import from_recipe, to_recipe

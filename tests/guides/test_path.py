@@ -9,7 +9,7 @@ from scipy import optimize, special
 
 from pyro_unmix import SGLMM, ConjugateGuide, FixedEndmembers, simulate
 from pyro_unmix.bases import DCT
-from pyro_unmix.data.cubes import as_cube_sequence
+from pyro_unmix.data import as_cube_sequence
 from pyro_unmix.guides.conjugate import path as paths
 from pyro_unmix.ops.small_matrices import project
 from pyro_unmix.ops.solvers import simplex_scale

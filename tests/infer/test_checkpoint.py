@@ -21,8 +21,8 @@ from pyro.infer.autoguide import AutoNormal
 
 import pyro_unmix as pu
 from pyro_unmix import SGLMM, BiLSTMGuide, ConjugateGuide, fit, simulate
-from pyro_unmix.bases.linear import DCT
-from pyro_unmix.infer.weighted_elbo import Ramp, WeightedELBO
+from pyro_unmix.bases import DCT
+from pyro_unmix.infer import Ramp, WeightedELBO
 from pyro_unmix.priors import FixedEndmembers, Independent, JumpWalk, WhiteNoise
 
 LIBRARY = simulate.library(np.linspace(450, 2400, 20))

@@ -29,12 +29,12 @@ from pyro_unmix import (
     simulate,
     unmix,
 )
-from pyro_unmix.bases.linear import DCT
-from pyro_unmix.data.cubes import as_cube_sequence
+from pyro_unmix.bases import DCT
+from pyro_unmix.data import as_cube_sequence
 from pyro_unmix.infer import checkpoints as checkpoint
 from pyro_unmix.infer import step as training
+from pyro_unmix.posterior import PolishedMean, PosteriorMean
 from pyro_unmix.posterior import read_out as posterior
-from pyro_unmix.posterior.estimates import PolishedMean, PosteriorMean
 from pyro_unmix.priors import FixedEndmembers, Independent, JumpWalk, RandomWalk, WhiteNoise
 
 # In the package the function hides the module of its name.

@@ -31,8 +31,8 @@ from test_checkpoint import (
 
 import pyro_unmix as pu
 from pyro_unmix import fit
+from pyro_unmix.data import as_lazy_cubes
 from pyro_unmix.data.cubes import to_pixels
-from pyro_unmix.data.lazy import as_lazy_cubes
 from pyro_unmix.infer import batches as feed_module
 from pyro_unmix.infer.batches import FromDisk, InMemory
 from pyro_unmix.infer.stopping import Plan

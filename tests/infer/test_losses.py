@@ -14,9 +14,10 @@ from scipy import stats
 
 from pyro_unmix import SGLMM, BiLSTMGuide, fit, simulate
 from pyro_unmix.bases import DCT
-from pyro_unmix.guides.published import PublishedGuide
-from pyro_unmix.infer.weighted_elbo import Ramp, WeightedELBO
-from pyro_unmix.models.published import FirstDateSGLMM, RawDCT, TransposedDCT, VarianceWalk
+from pyro_unmix.guides import PublishedGuide
+from pyro_unmix.infer import Ramp, WeightedELBO
+from pyro_unmix.models import FirstDateSGLMM
+from pyro_unmix.models.published import RawDCT, TransposedDCT, VarianceWalk
 from pyro_unmix.ops.distributions import DiagonalNormal, IsotropicNormal
 from pyro_unmix.priors import RandomWalk, WhiteNoise
 

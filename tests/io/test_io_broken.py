@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 from broken_files import MAKERS, Case
 
-from pyro_unmix.io.errors import FileError
+from pyro_unmix.io import FileError, read_sequence
 from pyro_unmix.io.registry import read_image
-from pyro_unmix.io.sequence import read_sequence
 
 # Of the interpreter and the libraries for any file: parsers, tables of attributes, tracebacks.
 OVERHEAD = 600_000

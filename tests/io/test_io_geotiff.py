@@ -17,13 +17,12 @@ from products import GRID, UTM33, cube, write_tiff
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.transform import Affine
 
-from pyro_unmix.io.errors import FileError
+from pyro_unmix.io import FileError, read_sequence
 from pyro_unmix.io.formats.geotiff import READER
 from pyro_unmix.io.formats.metadata import parse_time
 from pyro_unmix.io.integrity.tiff import check_tiff
 from pyro_unmix.io.registry import find_reader
-from pyro_unmix.io.sequence import read_sequence
-from pyro_unmix.io.write.rasters import write_geotiff
+from pyro_unmix.io.write import write_geotiff
 
 NM = [450.0, 550.0, 650.0, 860.0, 1600.0, 2200.0]
 

@@ -13,8 +13,8 @@ import pytest
 import xarray as xr
 
 from pyro_unmix import SGLMM, ConjugateGuide, Unmixing, fit, simulate
-from pyro_unmix.bases.linear import DCT
-from pyro_unmix.io.write.rasters import write_envi, write_geotiff
+from pyro_unmix.bases import DCT
+from pyro_unmix.io.write import write_envi, write_geotiff
 from pyro_unmix.methods import fcls
 
 rasterio = pytest.importorskip("rasterio")

@@ -30,8 +30,8 @@ from pyro_unmix.bases import DCT
 from pyro_unmix.kernels.collapsed import CollapsedChains, Quadratic
 from pyro_unmix.kernels.observations import Observations
 from pyro_unmix.kernels.sweeps import elements_per_pixel, num_chains, polished
+from pyro_unmix.posterior import PolishedMean
 from pyro_unmix.posterior import read_out as posterior
-from pyro_unmix.posterior.estimates import PolishedMean
 from pyro_unmix.priors import (
     ConstantWalk,
     DirichletWalk,

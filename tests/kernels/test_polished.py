@@ -21,8 +21,8 @@ from pyro_unmix.bases import DCT
 from pyro_unmix.kernels import state_chains
 from pyro_unmix.kernels.observations import Observations, quadratic_value
 from pyro_unmix.kernels.sweeps import KEPT, Chains, num_chains, polished
+from pyro_unmix.posterior import PolishedMean, PosteriorMean
 from pyro_unmix.posterior import read_out as posterior
-from pyro_unmix.posterior.estimates import PolishedMean, PosteriorMean
 from pyro_unmix.priors import (
     AutoRegressive,
     ConstantWalk,
@@ -36,7 +36,7 @@ from pyro_unmix.priors import (
     StudentWalk,
     WhiteNoise,
 )
-from pyro_unmix.start.misfit import misfit_factor
+from pyro_unmix.start import misfit_factor
 
 BANDS, DATES, PIXELS = 4, 2, 3
 NOISE, SCALE, GAMMA, STEP, JUMP, RHO = 0.03, 0.3, 2.0, 0.4, 2.5, 0.2

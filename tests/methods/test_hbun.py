@@ -17,11 +17,11 @@ from scipy.stats import lognorm, multivariate_normal, norm
 
 from pyro_unmix import Unmixing, fit, simulate
 from pyro_unmix import methods as baselines
+from pyro_unmix.guides import SceneMeanField
 from pyro_unmix.methods import fcls, hbun
 from pyro_unmix.methods.classical import read_input
-from pyro_unmix.methods.hbun import SceneMeanField
 from pyro_unmix.metrics import nrmse_abundances, nrmse_endmembers
-from pyro_unmix.models.perturbed import PerturbedLinear
+from pyro_unmix.models import PerturbedLinear
 from pyro_unmix.models.smoothness import SmoothField, SmoothSpectra, curvature
 
 hbun_module = sys.modules["pyro_unmix.methods.hbun"]  # the package holds the function

@@ -15,9 +15,8 @@ from pyro.infer import Trace_ELBO
 from scipy import stats
 
 from pyro_unmix import SGLMM, Unmixing, fit, metrics, simulate
-from pyro_unmix.bases import DCT
-from pyro_unmix.bases.decoded import ScalingDecoder
-from pyro_unmix.data.libraries import library_endmembers
+from pyro_unmix.bases import DCT, ScalingDecoder
+from pyro_unmix.data import library_endmembers
 from pyro_unmix.guides import (
     BiLSTMGuide,
     ConjugateGuide,
@@ -25,15 +24,16 @@ from pyro_unmix.guides import (
     NonnegativeRegression,
     TwoStreamGuide,
 )
+from pyro_unmix.infer import SelfSupervisedELBO
 from pyro_unmix.infer import weighted_elbo as losses
-from pyro_unmix.infer.self_supervised import SelfSupervisedELBO
-from pyro_unmix.methods import fcls
-from pyro_unmix.methods.idnet import PUBLISHED, idnet
+from pyro_unmix.methods import fcls, idnet
+from pyro_unmix.methods.idnet import PUBLISHED
 from pyro_unmix.mixing import BilinearMixing, LinearMixing
 from pyro_unmix.models import IDNet
-from pyro_unmix.posterior.read_out import Noise, PlugInMean, PosteriorMean
+from pyro_unmix.posterior import PlugInMean, PosteriorMean
+from pyro_unmix.posterior.read_out import Noise
 from pyro_unmix.priors import BandNoise, WhiteNoise
-from pyro_unmix.start.bundles import extract_bundles
+from pyro_unmix.start import extract_bundles
 
 BANDS, MATERIALS, LATENTS, PIXELS = 8, 3, 2, 5
 PAIRS = ["published", "ours"]

@@ -18,10 +18,9 @@ from scipy.optimize import nnls
 from torch import nn
 
 from pyro_unmix import SGLMM, BiLSTMGuide, ConjugateGuide, fit, redsunn, simulate, unmix
-from pyro_unmix.bases.linear import DCT, Brightness
+from pyro_unmix.bases import DCT, Brightness
 from pyro_unmix.mixing import change_detector
-from pyro_unmix.posterior.read_out import PlugInMean, PosteriorMean
-from pyro_unmix.posterior.result import Unmixing
+from pyro_unmix.posterior import PlugInMean, PosteriorMean, Unmixing
 from pyro_unmix.priors import (
     AutoRegressive,
     FixedEndmembers,
@@ -32,8 +31,7 @@ from pyro_unmix.priors import (
     SoftmaxWalk,
     WhiteNoise,
 )
-from pyro_unmix.start import choose_start
-from pyro_unmix.start.extraction import match_endmembers, vca
+from pyro_unmix.start import choose_start, match_endmembers, vca
 
 unmix_module = importlib.import_module("pyro_unmix.methods.unmix")  # the package holds the function
 

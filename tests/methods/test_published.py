@@ -17,11 +17,12 @@ from pyro import poutine
 from scipy import fft
 
 from pyro_unmix import Unmixing, fit, simulate
-from pyro_unmix.guides.published import PublishedGuide
-from pyro_unmix.infer.weighted_elbo import Ramp, WeightedELBO
-from pyro_unmix.methods import fcls
-from pyro_unmix.methods.redsunn_published import along_trajectories, redsunn_published
-from pyro_unmix.models.published import FirstDateSGLMM, RawDCT, TransposedDCT, VarianceWalk
+from pyro_unmix.guides import PublishedGuide
+from pyro_unmix.infer import Ramp, WeightedELBO
+from pyro_unmix.methods import fcls, redsunn_published
+from pyro_unmix.methods.redsunn_published import along_trajectories
+from pyro_unmix.models import FirstDateSGLMM
+from pyro_unmix.models.published import RawDCT, TransposedDCT, VarianceWalk
 from pyro_unmix.posterior import PlugInMean
 from pyro_unmix.posterior.read_out import as_tensors, quiet_pyro, read_out
 from pyro_unmix.priors import FreeEndmembers, RandomWalk, WhiteNoise

@@ -14,7 +14,7 @@ from pyro import poutine
 from scipy import stats
 
 import pyro_unmix as pu
-from pyro_unmix.bases.decoded import DecodedBasis
+from pyro_unmix.bases import DecodedBasis
 
 BANDS, MATERIALS, DATES, PIXELS = 7, 3, 2, 4
 

@@ -14,15 +14,15 @@ from scipy import optimize, stats
 
 import pyro_unmix
 from pyro_unmix import simulate
-from pyro_unmix.bases.decoded import PerceptronDecoder, ScalingDecoder
+from pyro_unmix.bases import PerceptronDecoder, ScalingDecoder
 from pyro_unmix.data import library_endmembers
-from pyro_unmix.guides.shrinkage import NonnegativeRegression, ShrinkageSteps
+from pyro_unmix.guides import NonnegativeRegression, ShrinkageSteps
 from pyro_unmix.mixing import BilinearMixing, LinearMixing, Mixing, TwoStreamMixing
 from pyro_unmix.ops.dirichlet import NOISE_PER_MATERIAL, dirichlet_from_noise
 from pyro_unmix.ops.perceptrons import MaterialPerceptron, perceptron
+from pyro_unmix.start import choose_mixing, extract_bundles
 from pyro_unmix.start import extraction as endmembers
-from pyro_unmix.start.bundles import extract_bundles
-from pyro_unmix.start.interactions import _excess, choose_mixing
+from pyro_unmix.start.interactions import _excess
 
 BANDS, MATERIALS, PIXELS = 12, 3, 40
 

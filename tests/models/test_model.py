@@ -11,7 +11,7 @@ import xarray as xr
 from pyro import poutine
 
 from pyro_unmix import SGLMM
-from pyro_unmix.bases.linear import DCT, Brightness, LearnedBasis
+from pyro_unmix.bases import DCT, Brightness, LearnedBasis
 from pyro_unmix.priors import (
     AutoRegressive,
     FixedEndmembers,

@@ -14,7 +14,13 @@ from pyro.infer import Trace_ELBO
 from pyro.infer.autoguide import AutoDiagonalNormal, AutoNormal
 
 from pyro_unmix import SGLMM, fit
-from pyro_unmix.bases.linear import DCT, Brightness, BSpline, Full, LearnedBasis
+from pyro_unmix.bases import (
+    DCT,
+    Brightness,
+    BSpline,
+    Full,
+    LearnedBasis,
+)
 from pyro_unmix.guides import (
     GRU,
     BiLSTMGuide,
@@ -24,7 +30,7 @@ from pyro_unmix.guides import (
     Transformer,
 )
 from pyro_unmix.ops.recipes import from_recipe, to_recipe
-from pyro_unmix.posterior.read_out import PosteriorMean
+from pyro_unmix.posterior import PosteriorMean
 from pyro_unmix.priors import (
     AutoRegressive,
     BandNoise,

@@ -29,9 +29,9 @@ from pyro_unmix import (
 )
 from pyro_unmix.bases import DCT
 from pyro_unmix.data.days import as_days
+from pyro_unmix.guides import PublishedGuide
 from pyro_unmix.guides.conjugate.variability import ExactVariability
-from pyro_unmix.guides.published import PublishedGuide
-from pyro_unmix.models.published import FirstDateSGLMM
+from pyro_unmix.models import FirstDateSGLMM
 from pyro_unmix.posterior import PolishedMean
 from pyro_unmix.priors import (
     AnchoredEndmembers,

@@ -7,7 +7,7 @@ from scipy import stats
 
 from pyro_unmix import SGLMM, ConjugateGuide, Unmixing, fit, metrics, simulate
 from pyro_unmix import methods as baselines
-from pyro_unmix.bases.linear import DCT
+from pyro_unmix.bases import DCT
 from pyro_unmix.posterior.intervals import credible_interval
 from pyro_unmix.priors import FixedEndmembers, JumpWalk
 

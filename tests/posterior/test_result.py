@@ -16,10 +16,11 @@ import torch
 import xarray as xr
 
 from pyro_unmix import SGLMM, BiLSTMGuide, ConjugateGuide, Unmixing, fit, simulate
-from pyro_unmix.bases.linear import DCT, Brightness, LearnedBasis
+from pyro_unmix.bases import DCT, Brightness, LearnedBasis
 from pyro_unmix.guides.conjugate import guide as conjugate
+from pyro_unmix.posterior import PlugInMean, PosteriorMean
 from pyro_unmix.posterior import read_out as posterior
-from pyro_unmix.posterior.read_out import Noise, PlugInMean, PosteriorMean
+from pyro_unmix.posterior.read_out import Noise
 from pyro_unmix.priors import (
     AutoRegressive,
     FixedEndmembers,

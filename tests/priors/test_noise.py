@@ -13,7 +13,7 @@ from pyro import poutine
 from scipy import stats
 
 from pyro_unmix import SGLMM
-from pyro_unmix.bases.linear import Brightness
+from pyro_unmix.bases import Brightness
 from pyro_unmix.guides import BiLSTMGuide, ConjugateGuide, MeanFieldGuide
 from pyro_unmix.priors import BandNoise, DateNoise, LowRankNoise, Noise, StudentNoise, WhiteNoise
 

@@ -12,10 +12,9 @@ from pyro.infer import Trace_ELBO
 from scipy import stats
 
 import pyro_unmix
-from pyro_unmix.bases.linear import DCT, LearnedBasis
+from pyro_unmix.bases import DCT, LearnedBasis
 from pyro_unmix.guides import BiLSTMGuide, ConjugateGuide, MeanFieldGuide
-from pyro_unmix.models import SGLMM
-from pyro_unmix.models.published import FirstDateSGLMM
+from pyro_unmix.models import SGLMM, FirstDateSGLMM
 from pyro_unmix.priors import AutoRegressive, FixedEndmembers, Independent, SmoothVariability
 from pyro_unmix.priors.part import Need
 

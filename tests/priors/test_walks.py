@@ -14,7 +14,7 @@ from pyro import poutine
 from scipy import special, stats
 
 from pyro_unmix import SGLMM, priors
-from pyro_unmix.bases.linear import Brightness
+from pyro_unmix.bases import Brightness
 from pyro_unmix.data.days import as_days
 from pyro_unmix.guides import BiLSTMGuide, ConjugateGuide, Guide
 from pyro_unmix.ops.recipes import from_recipe, to_recipe

@@ -9,7 +9,7 @@ import xarray as xr
 from scipy import stats
 
 from pyro_unmix import simulate
-from pyro_unmix.data.cubes import as_cube_sequence
+from pyro_unmix.data import as_cube_sequence
 
 FLOAT32_ROUNDING = 2.0**-24  # relative
 

@@ -10,7 +10,7 @@ import torch
 import xarray as xr
 
 from pyro_unmix import SGLMM, simulate
-from pyro_unmix.bases.linear import DCT, Brightness, LearnedBasis
+from pyro_unmix.bases import DCT, Brightness, LearnedBasis
 from pyro_unmix.mixing import design_matrix
 from pyro_unmix.ops.solvers import MarginalMixing
 from pyro_unmix.priors import Independent, JumpWalk, WhiteNoise

@@ -8,9 +8,8 @@ from scipy import ndimage, optimize
 
 import pyro_unmix
 from pyro_unmix import simulate
-from pyro_unmix.bases import Brightness
-from pyro_unmix.bases.linear import DCT
-from pyro_unmix.data.cubes import as_cube_sequence
+from pyro_unmix.bases import DCT, Brightness
+from pyro_unmix.data import as_cube_sequence
 from pyro_unmix.metrics import nrmse_abundances
 from pyro_unmix.priors import SmoothVariability
 from pyro_unmix.start import Start, choose_smooth_start, choose_start, field_correlation
