@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,9 @@ from pyro_unmix.models.published import RawDCT, TransposedDCT, VarianceWalk
 from pyro_unmix.posterior import PlugInMean
 from pyro_unmix.posterior.read_out import as_tensors, quiet_pyro, read_out
 from pyro_unmix.priors import FreeEndmembers, RandomWalk, WhiteNoise
+
+# The package holds the function of this name.
+published_module = importlib.import_module("pyro_unmix.methods.redsunn_published")
 
 BANDS, MATERIALS, COMPONENTS, PIXELS, DATES = 7, 3, 2, 4, 3
 LIBRARY = simulate.library(np.linspace(450, 2400, 14))
@@ -365,9 +369,7 @@ def test_the_preset_takes_its_own_endmembers_and_settings() -> None:
 def test_settings_are_refused_before_anything_is_computed(
     settings: dict[str, Any], error: type[Exception], text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "pyro_unmix.methods.redsunn_published.vca", lambda *_, **__: pytest.fail("computed")
-    )
+    monkeypatch.setattr(published_module, "vca", lambda *_, **__: pytest.fail("computed"))
     with pytest.raises(error, match=text):
         redsunn_published(CUBES, 3, **settings)
 
@@ -379,7 +381,7 @@ def test_the_read_out_computes_on_one_thread(monkeypatch: pytest.MonkeyPatch) ->
         seen.append(torch.get_num_threads())
         return result
 
-    monkeypatch.setattr("pyro_unmix.methods.unmix.along_trajectories", spy)
+    monkeypatch.setattr(published_module, "along_trajectories", spy)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
