@@ -21,7 +21,7 @@ from scipy import integrate, special, stats
 from pyro_unmix import SGLMM, BiLSTMGuide, ConjugateGuide
 from pyro_unmix.bases import DCT
 from pyro_unmix.guides import Guide
-from pyro_unmix.guides.conjugate import guide as conjugate
+from pyro_unmix.guides.conjugate import guide as conjugate_guide
 from pyro_unmix.guides.conjugate.smoother import conditionals, smooth
 from pyro_unmix.priors import (
     AutoRegressive,
@@ -551,7 +551,7 @@ def test_preparation_is_the_same_in_any_chunks(monkeypatch):
         "mean_square": (PIXELS, DATES),
     }
     assert not any(value.requires_grad for value in whole.values())
-    monkeypatch.setattr(conjugate, "_CHUNK", 1)
+    monkeypatch.setattr(conjugate_guide, "_CHUNK", 1)
     many = 40  # blocks are never smaller than 64 pixels
     repeated = guide.prepare(y.repeat(many, 1, 1), valid.repeat(many, 1))
     for name, value in repeated.items():

@@ -312,7 +312,7 @@ import os, pathlib, random, signal, sys, threading, time
 import tqdm
 sys.path.insert(0, {tests!r})
 import test_checkpoint
-from pyro_unmix.infer import checkpoints as checkpoint
+from pyro_unmix.infer import checkpoints
 
 def forked(work):
     child = os.fork()
@@ -378,7 +378,7 @@ POINTS = dict(write=("open", Half), sync=("fsync", kill_self), rename=("replace"
 
 def broken(point, folder):
     name, action = POINTS[point]
-    place = checkpoint if name == "open" else pathlib.Path if name == "unlink" else os
+    place = checkpoints if name == "open" else pathlib.Path if name == "unlink" else os
     def spoil(step, elbo):
         if step == 4:  # the third write follows, and there is something to remove
             setattr(place, name, action)

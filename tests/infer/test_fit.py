@@ -31,10 +31,9 @@ from pyro_unmix import (
 )
 from pyro_unmix.bases import DCT
 from pyro_unmix.data import as_cube_sequence
-from pyro_unmix.infer import checkpoints as checkpoint
-from pyro_unmix.infer import step as training
-from pyro_unmix.posterior import PolishedMean, PosteriorMean
-from pyro_unmix.posterior import read_out as posterior
+from pyro_unmix.infer import checkpoints
+from pyro_unmix.infer.step import Optimiser
+from pyro_unmix.posterior import PolishedMean, PosteriorMean, read_out
 from pyro_unmix.priors import FixedEndmembers, Independent, JumpWalk, RandomWalk, WhiteNoise
 
 # In the package the function hides the module of its name.
@@ -508,7 +507,7 @@ def test_the_optimiser_moves_parameters_as_clipped_adam_of_pyro():
     rates = {"a": 0.1, "b": 0.01}
     ended = []
     for optimiser in (
-        training.Optimiser(rates.__getitem__, 0.9),
+        Optimiser(rates.__getitem__, 0.9),
         pyro.optim.ClippedAdam(lambda name: {"lr": rates[name], "lrd": 0.9}),
     ):
         generator.manual_seed(1)
@@ -587,7 +586,7 @@ def test_an_interrupt_of_the_preparation_returns_the_start(monkeypatch):
     def stop(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(checkpoint, "prepare_steps", stop)
+    monkeypatch.setattr(checkpoints, "prepare_steps", stop)
     result = fit(model, guide, CUBES, num_steps=9, progress=False)
     assert len(result.losses) == 0
     xr.testing.assert_identical(result.abundances, expected.abundances)
@@ -1033,7 +1032,7 @@ def test_an_autoguide_is_read_out_in_chunks(monkeypatch):
 
     guide = AutoNormal(model, create_plates=plates)
     result = fit(model, guide, one_date(), num_steps=3, progress=False)
-    monkeypatch.setattr(posterior, "_CHUNK_ELEMENTS", 7 * 8 * 64)
+    monkeypatch.setattr(read_out, "_CHUNK_ELEMENTS", 7 * 8 * 64)
     again = result.predict(one_date())
     np.testing.assert_allclose(again.abundances, result.abundances, atol=1e-6)
 

@@ -33,7 +33,7 @@ import pyro_unmix as pu
 from pyro_unmix import fit
 from pyro_unmix.data import as_lazy_cubes
 from pyro_unmix.data.cubes import to_pixels
-from pyro_unmix.infer import batches as feed_module
+from pyro_unmix.infer import batches
 from pyro_unmix.infer.batches import FromDisk, InMemory
 from pyro_unmix.infer.stopping import Plan
 
@@ -95,12 +95,12 @@ def test_every_pixel_comes_once_before_any_comes_again(batch_size):
 
 def test_every_pixel_has_the_same_chance_of_being_in_a_batch():
     """Whether its chunk has eight pixels or two, in the first batch, in the middle, and across the end of an epoch."""
-    data, count, batches = feed(), 600, 6
-    seen = np.zeros((batches, GAPS.sizes["y"] * GAPS.sizes["x"]))
-    means = np.zeros((count, batches))
+    data, count, num_batches = feed(), 600, 6
+    seen = np.zeros((num_batches, GAPS.sizes["y"] * GAPS.sizes["x"]))
+    means = np.zeros((count, num_batches))
     for seed in range(count):
         data.shuffle(4, seed)
-        for number in range(batches):
+        for number in range(num_batches):
             index = data.draw()
             seen[number, index] += 1
             means[seed, number] = data.rows(index)[0].mean()
@@ -197,7 +197,7 @@ def test_a_chunk_is_read_about_once_in_an_epoch():
 
 @pytest.mark.parametrize("cubes", [CUBES, GAPS], ids=["whole", "gaps"])
 def test_all_in_memory_is_read_once(cubes, monkeypatch):
-    monkeypatch.setattr(feed_module, "_MOVED", 3)
+    monkeypatch.setattr(batches, "_MOVED", 3)
     counted = Counted(cubes)
     run(cubes=counted.cubes, maps=False, num_steps=30)
     assert len(counted.reads) == 6

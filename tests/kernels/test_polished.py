@@ -21,8 +21,7 @@ from pyro_unmix.bases import DCT
 from pyro_unmix.kernels import state_chains
 from pyro_unmix.kernels.observations import Observations, quadratic_value
 from pyro_unmix.kernels.sweeps import KEPT, Chains, num_chains, polished
-from pyro_unmix.posterior import PolishedMean, PosteriorMean
-from pyro_unmix.posterior import read_out as posterior
+from pyro_unmix.posterior import PolishedMean, PosteriorMean, read_out
 from pyro_unmix.priors import (
     AutoRegressive,
     ConstantWalk,
@@ -297,7 +296,7 @@ def test_a_pixel_does_not_depend_on_those_beside_it(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     result = fitted(name)
-    monkeypatch.setattr(posterior, "_CHUNK_ELEMENTS", 5000)
+    monkeypatch.setattr(read_out, "_CHUNK_ELEMENTS", 5000)
     again = result.predict(result.cubes)
     np.testing.assert_allclose(again.abundances, result.abundances, atol=1e-9)
     np.testing.assert_allclose(

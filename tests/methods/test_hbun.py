@@ -16,7 +16,6 @@ from pyro.infer.autoguide import AutoDelta, AutoDiagonalNormal
 from scipy.stats import lognorm, multivariate_normal, norm
 
 from pyro_unmix import Unmixing, fit, simulate
-from pyro_unmix import methods as baselines
 from pyro_unmix.guides import SceneMeanField
 from pyro_unmix.methods import fcls, hbun
 from pyro_unmix.methods.classical import read_input
@@ -541,4 +540,4 @@ def test_a_guide_without_the_plate_is_refused():
 
 
 def test_the_package_holds_the_function_not_the_module_of_its_name():
-    assert baselines.hbun is sys.modules["pyro_unmix.methods.hbun"].hbun
+    assert hbun is sys.modules["pyro_unmix.methods.hbun"].hbun

@@ -17,9 +17,8 @@ import xarray as xr
 
 from pyro_unmix import SGLMM, BiLSTMGuide, ConjugateGuide, Unmixing, fit, simulate
 from pyro_unmix.bases import DCT, Brightness, LearnedBasis
-from pyro_unmix.guides.conjugate import guide as conjugate
-from pyro_unmix.posterior import PlugInMean, PosteriorMean
-from pyro_unmix.posterior import read_out as posterior
+from pyro_unmix.guides.conjugate import guide as conjugate_guide
+from pyro_unmix.posterior import PlugInMean, PosteriorMean, read_out
 from pyro_unmix.posterior.read_out import Noise
 from pyro_unmix.priors import (
     AutoRegressive,
@@ -469,16 +468,16 @@ def test_prediction_of_a_part_is_the_part_of_the_prediction(name, results):
 @pytest.mark.parametrize("name", PAIRS)
 def test_prediction_does_not_depend_on_chunks(name, results, monkeypatch):
     sizes = []
-    original = posterior.chunks
+    original = read_out.chunks
 
     def counting(num_pixels, per_pixel):
         parts = list(original(num_pixels, per_pixel))
         sizes.append(len(parts))
         return iter(parts)
 
-    monkeypatch.setattr(posterior, "chunks", counting)
-    monkeypatch.setattr(posterior, "_CHUNK_ELEMENTS", 3 * 5 * 3 * 64)
-    monkeypatch.setattr(conjugate, "_CHUNK", 4)
+    monkeypatch.setattr(read_out, "chunks", counting)
+    monkeypatch.setattr(read_out, "_CHUNK_ELEMENTS", 3 * 5 * 3 * 64)
+    monkeypatch.setattr(conjugate_guide, "_CHUNK", 4)
     again = results[name].predict(CUBES)
     assert sizes == [9]  # of five pixels
     assert_close(again.dataset, results[name].dataset)
@@ -579,7 +578,7 @@ def test_noise_is_standard_normal():
 def test_draws_from_common_noise_have_the_distribution(site):
     count = 4000
     noise = Noise(count, 0, torch.zeros(()))
-    draws = posterior._from_noise(site, "x", noise)
+    draws = read_out._from_noise(site, "x", noise)
     draws = draws.expand(count, *draws.shape[1:]) if draws.dim() > len(site.event_shape) else draws
     mean, std = site.mean, site.variance.sqrt()
     if isinstance(getattr(site, "base_dist", None), dist.Delta):
@@ -594,7 +593,7 @@ def test_draws_from_common_noise_have_the_distribution(site):
 def test_a_site_that_noise_cannot_draw_is_named():
     site = dist.Gamma(torch.ones(2), torch.ones(2)).to_event(1)
     with pytest.raises(TypeError, match="site 'rate' of the guide is Gamma, which cannot be drawn"):
-        posterior._from_noise(site, "rate", Noise(4, 0, torch.zeros(())))
+        read_out._from_noise(site, "rate", Noise(4, 0, torch.zeros(())))
 
 
 # Saving

@@ -350,13 +350,13 @@ def test_unmix_models_seasons_where_there_are_any(caplog):
         result = pyro_unmix.unmix(cubes, endmembers=M, num_steps=0, progress=False)
         assert isinstance(result.model.variability_prior, kind)
     cubes = _cubes(1.0, dates=LONG)
-    for wish in ({"polish": True}, {"estimate": pyro_unmix.posterior.read_out.PolishedMean()}):
+    for wish in ({"polish": True}, {"estimate": pyro_unmix.posterior.PolishedMean()}):
         caplog.clear()
         with caplog.at_level("WARNING"):
             result = pyro_unmix.unmix(cubes, endmembers=M, num_steps=0, progress=False, **wish)
         assert "not polished" in caplog.text
-        assert type(result.estimate) is pyro_unmix.posterior.read_out.PosteriorMean
-    few = pyro_unmix.posterior.read_out.PlugInMean(4)  # no wish to polish
+        assert type(result.estimate) is pyro_unmix.posterior.PosteriorMean
+    few = pyro_unmix.posterior.PlugInMean(4)  # no wish to polish
     result = pyro_unmix.unmix(cubes, endmembers=M, num_steps=0, progress=False, estimate=few)
     assert result.estimate == few
 

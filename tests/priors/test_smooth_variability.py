@@ -285,7 +285,7 @@ def test_sweeps_refuse_a_field_before_training():
     with pytest.raises(ValueError, match="variability of every pixel's own"):
         pyro_unmix.fit(
             model, ConjugateGuide(model), cubes, num_steps=10**6, progress=False,
-            estimate=pyro_unmix.posterior.read_out.PolishedMean(),
+            estimate=pyro_unmix.posterior.PolishedMean(),
         )  # fmt: skip
 
 
