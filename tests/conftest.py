@@ -43,6 +43,25 @@ def data_dir(request: pytest.FixtureRequest) -> Path:
     return folder
 
 
+@pytest.fixture
+def seeded() -> Iterator[None]:
+    """Random numbers of torch begin at the seed 0, and those outside of the test go on as if it had not been."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
+@pytest.fixture
+def own_store() -> Iterator[None]:
+    """Parameters of modules that a test calls by hand go to a store that is thrown away."""
+    import pyro
+
+    with pyro.get_param_store().scope():
+        yield
+
+
 def _torch_settings() -> tuple[object, ...] | None:
     # A test that does not need torch does not import it.
     torch = sys.modules.get("torch")

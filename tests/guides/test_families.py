@@ -40,6 +40,8 @@ from pyro_unmix.priors import (
     WhiteNoise,
 )
 
+pytestmark = pytest.mark.usefixtures("seeded", "own_store")
+
 WHITE = {
     "mixture": CornerMixture,
     "three": lambda: CornerMixture(3),
@@ -47,13 +49,6 @@ WHITE = {
     "three layers": lambda: SplineFlow(3, num_bins=4, bound=3),
 }
 FAMILIES = {**WHITE, "stretch": CornerStretch}
-
-
-@pytest.fixture(autouse=True)
-def _seeded():
-    with torch.random.fork_rng(devices=[]), pyro.get_param_store().scope():
-        torch.manual_seed(0)
-        yield
 
 
 def numbers(family: Family, size: int, *batch: int) -> torch.Tensor:

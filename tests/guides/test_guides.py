@@ -35,6 +35,8 @@ from pyro_unmix.priors import (
     WhiteNoise,
 )
 
+pytestmark = pytest.mark.usefixtures("seeded", "own_store")
+
 BANDS, MATERIALS, COMPONENTS, PIXELS, DATES = 7, 3, 2, 4, 4
 SIZE = MATERIALS * COMPONENTS
 
@@ -45,13 +47,6 @@ CHAINS = {
     "independent": lambda: Independent(0.5),
 }
 MODELS = list(itertools.product(WALKS, CHAINS))
-
-
-@pytest.fixture(autouse=True)
-def _seeded():
-    with torch.random.fork_rng(devices=[]), pyro.get_param_store().scope():
-        torch.manual_seed(0)
-        yield
 
 
 def spectra() -> np.ndarray:

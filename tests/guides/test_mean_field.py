@@ -19,19 +19,14 @@ from pyro_unmix.guides.gaussians import Spreads, num_below
 from pyro_unmix.ops.recipes import from_recipe, to_recipe
 from pyro_unmix.priors import FixedEndmembers, Independent, KnownAbundances, WhiteNoise
 
+pytestmark = pytest.mark.usefixtures("seeded", "own_store")
+
 BANDS, MATERIALS, COMPONENTS, PIXELS, DATES = 6, 3, 2, 4, 3
 DRAWS = 20_000
 SIZE = MATERIALS * (COMPONENTS + 1)
 
 ENCODERS = {"lstm": lambda: None, "gru": GRU, "transformer": lambda: Transformer(width=8)}
 GUIDES = {"bilstm": BiLSTMGuide, "mean field": MeanFieldGuide}
-
-
-@pytest.fixture(autouse=True)
-def _seeded():
-    with torch.random.fork_rng(devices=[]), pyro.get_param_store().scope():
-        torch.manual_seed(0)
-        yield
 
 
 def perturb(module: torch.nn.Module) -> None:

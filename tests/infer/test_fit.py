@@ -36,6 +36,8 @@ from pyro_unmix.infer.step import Optimiser
 from pyro_unmix.posterior import PolishedMean, PosteriorMean, read_out
 from pyro_unmix.priors import FixedEndmembers, Independent, JumpWalk, RandomWalk, WhiteNoise
 
+pytestmark = pytest.mark.usefixtures("seeded")
+
 # In the package the function hides the module of its name.
 fit_module = sys.modules["pyro_unmix.infer.fit"]
 
@@ -43,15 +45,6 @@ LIBRARY = simulate.library(np.linspace(450, 2400, 20))
 SCENE = simulate.scaled_scene(num_dates=3, height=5, width=6, library=LIBRARY, seed=1)
 CUBES = SCENE.cubes
 NUM_PIXELS = 30
-
-
-@pytest.fixture(autouse=True)
-def _seeded():
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
-    # Whatever a test fits, nothing is left in the store.
-    assert not list(pyro.get_param_store().keys())
 
 
 def paper(seed: int = 0, **parts):

@@ -23,20 +23,14 @@ from pyro_unmix.metrics import nrmse_abundances, nrmse_endmembers
 from pyro_unmix.models import PerturbedLinear
 from pyro_unmix.models.smoothness import SmoothField, SmoothSpectra, curvature
 
+pytestmark = pytest.mark.usefixtures("seeded")
+
 hbun_module = sys.modules["pyro_unmix.methods.hbun"]  # the package holds the function
 
 HEIGHTS, W, T, P, L = [2, 3], 3, 2, 2, 6
 H = sum(HEIGHTS)
 N = H * W
 WAVELENGTH = np.array([700.0, 500.0, 900.0, 400.0, 1000.0, 600.0])
-
-
-@pytest.fixture(autouse=True)
-def _no_trace():
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
-    assert not list(pyro.get_param_store().keys())
 
 
 @pytest.fixture

@@ -36,15 +36,10 @@ from pyro_unmix.posterior.read_out import Noise
 from pyro_unmix.priors import BandNoise, WhiteNoise
 from pyro_unmix.start import extract_bundles
 
+pytestmark = pytest.mark.usefixtures("seeded", "own_store")
+
 BANDS, MATERIALS, LATENTS, PIXELS = 8, 3, 2, 5
 PAIRS = ["published", "ours"]
-
-
-@pytest.fixture(autouse=True)
-def _seeded():
-    with torch.random.fork_rng(devices=[]), pyro.get_param_store().scope():
-        torch.manual_seed(0)
-        yield
 
 
 def spectra() -> np.ndarray:

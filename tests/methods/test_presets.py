@@ -8,7 +8,6 @@ import math
 from typing import Any
 
 import numpy as np
-import pyro
 import pytest
 import reference
 import torch
@@ -49,12 +48,6 @@ GIVEN: dict[str, dict[str, Any]] = {
     "redsunn": {"endmembers": MATRIX},
     "unmix": {"endmembers": MATRIX, "basis": Brightness(0.2)},
 }
-
-
-@pytest.fixture(autouse=True)
-def _store_stays_empty():
-    yield
-    assert not list(pyro.get_param_store().keys())
 
 
 def run(name: str, cubes: Any = SMALL, **settings: Any) -> Unmixing:

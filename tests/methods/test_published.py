@@ -28,6 +28,8 @@ from pyro_unmix.posterior import PlugInMean
 from pyro_unmix.posterior.read_out import as_tensors, quiet_pyro, read_out
 from pyro_unmix.priors import FreeEndmembers, RandomWalk, WhiteNoise
 
+pytestmark = pytest.mark.usefixtures("seeded", "own_store")
+
 # The package holds the function of this name.
 published_module = importlib.import_module("pyro_unmix.methods.redsunn_published")
 
@@ -35,13 +37,6 @@ BANDS, MATERIALS, COMPONENTS, PIXELS, DATES = 7, 3, 2, 4, 3
 LIBRARY = simulate.library(np.linspace(450, 2400, 14))
 CUBES = simulate.scaled_scene(num_dates=3, height=5, width=4, library=LIBRARY, seed=0).cubes
 MATRIX = LIBRARY.values[:, :3]
-
-
-@pytest.fixture(autouse=True)
-def _seeded():
-    with torch.random.fork_rng(devices=[]), pyro.get_param_store().scope():
-        torch.manual_seed(0)
-        yield
 
 
 def spectra() -> np.ndarray:

@@ -24,6 +24,8 @@ from pyro_unmix.priors import (
     WhiteNoise,
 )
 
+pytestmark = pytest.mark.usefixtures("seeded", "own_store")
+
 BANDS, MATERIALS, PIXELS, DATES = 7, 3, 4, 3
 
 WALKS = {"softmax": SoftmaxWalk, "jump": JumpWalk}
@@ -32,13 +34,6 @@ CHAINS = {
     "autoregressive": lambda: AutoRegressive(0.6, 0.5),
     "independent": lambda: Independent(0.5),
 }
-
-
-@pytest.fixture(autouse=True)
-def _seeded():
-    with torch.random.fork_rng(devices=[]), pyro.get_param_store().scope():
-        torch.manual_seed(0)
-        yield
 
 
 def spectra() -> np.ndarray:

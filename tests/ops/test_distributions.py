@@ -22,15 +22,10 @@ from pyro_unmix.ops.distributions import (
 )
 from pyro_unmix.ops.softmax_distributions import PresentOrAbsent, SoftmaxDirichlet
 
+pytestmark = pytest.mark.usefixtures("seeded")
+
 # A float64 log-density of a few terms of size ten loses a few units of 10 * 2e-16.
 ROUNDING = 1e-12
-
-
-@pytest.fixture(autouse=True)
-def _seeded():
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
 
 
 def tensor(values) -> torch.Tensor:

@@ -22,17 +22,12 @@ from test_result import CUBES, PAIRS, SINGLE, fitted
 from pyro_unmix import Unmixing, fit
 from pyro_unmix.posterior import read_out, tile_store
 
+pytestmark = pytest.mark.usefixtures("seeded")
+
 dask = pytest.importorskip("dask.array")
 pytest.importorskip("zarr")
 
 MAPS = ("abundances", "abundances_std", "variability", "change")
-
-
-@pytest.fixture(autouse=True)
-def _seeded():
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
 
 
 def in_double(make) -> Unmixing:

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pyro
 import pyro.distributions as dist
 import pytest
 import reference
@@ -30,6 +29,8 @@ from pyro_unmix.priors import (
     WhiteNoise,
 )
 
+pytestmark = pytest.mark.usefixtures("seeded")
+
 LIBRARY = simulate.library(np.linspace(450, 2400, 20))
 SCENE = simulate.scaled_scene(
     num_dates=3, height=6, width=7, library=LIBRARY, cloud_fraction=0.15, seed=2
@@ -42,14 +43,6 @@ CUBES = SCENE.cubes.assign_coords(
 )
 # float32 sums of some hundred terms of order one, passed through a few solvers of condition 1e3.
 SINGLE = 5e-4
-
-
-@pytest.fixture(autouse=True)
-def _seeded():
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
-    assert not list(pyro.get_param_store().keys())
 
 
 def paper(endmembers=SCENE.reference_endmembers, basis=None):

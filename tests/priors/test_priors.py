@@ -26,15 +26,10 @@ from pyro_unmix.priors import (
     WhiteNoise,
 )
 
+pytestmark = pytest.mark.usefixtures("seeded")
+
 # Starting values are rounded to float32 before a part is made double.
 FLOAT32 = 1e-6
-
-
-@pytest.fixture(autouse=True)
-def _seeded():
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
 
 
 def tensor(values) -> torch.Tensor:

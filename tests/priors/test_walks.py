@@ -6,7 +6,6 @@ import itertools
 import math
 
 import numpy as np
-import pyro
 import pytest
 import reference
 import torch
@@ -34,6 +33,8 @@ from pyro_unmix.priors import (
     VariabilityPrior,
 )
 
+pytestmark = pytest.mark.usefixtures("seeded", "own_store")
+
 FLOAT32 = 1e-6  # starting values are rounded before a part is made double
 ELAPSED = [1.0, 0.25, 3.0]
 
@@ -51,13 +52,6 @@ CHAINS = {
     "autoregressive": lambda: AutoRegressive(0.6, 0.5),
     "independent": lambda: Independent(0.5),
 }
-
-
-@pytest.fixture(autouse=True)
-def _seeded():
-    with torch.random.fork_rng(devices=[]), pyro.get_param_store().scope():
-        torch.manual_seed(0)
-        yield
 
 
 def tensor(values) -> torch.Tensor:
