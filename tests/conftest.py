@@ -14,6 +14,10 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 # Before numpy and torch are: workers that share the cores would wait for each other's threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# What tests share asserts as they do, with the values that differ in the message.
+for _shared in Path(__file__).with_name("support").glob("*_cases.py"):
+    pytest.register_assert_rewrite(_shared.stem)
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(

@@ -8,10 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scipy import stats
-from test_polished import (
+from polished_cases import (
     BANDS,
-    CUBES,
     DATES,
     GAMMA,
     JUMP,
@@ -24,6 +22,8 @@ from test_polished import (
     fitted,
     model_of,
 )
+from result_cases import CUBES
+from scipy import stats
 
 from pyro_unmix import SGLMM, FixedEndmembers, Unmixing
 from pyro_unmix.bases import DCT

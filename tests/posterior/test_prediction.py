@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from test_checkpoint import CUBES as WITHOUT_GAPS
-from test_checkpoint import automatic, plain
-from test_result import CUBES, PAIRS, SINGLE, fitted
+from checkpoint_cases import automatic, plain
+from fit_cases import CUBES as WITHOUT_GAPS
+from result_cases import CUBES, PAIRS, SINGLE, fitted
 
 from pyro_unmix import Unmixing, fit
 from pyro_unmix.posterior import read_out, tile_store
