@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from broken_files import MAKERS, Case
+from broken_case import Case
+from broken_files import MAKERS
 
 from pyro_unmix.io import FileError, read_sequence
 from pyro_unmix.io.registry import read_image
