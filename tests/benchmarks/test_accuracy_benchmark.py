@@ -10,6 +10,7 @@ import _data
 import _vegetation
 import accuracy
 import numpy as np
+import pyro
 import pytest
 import torch
 import xarray as xr
@@ -18,7 +19,7 @@ from pyro.infer import Trace_ELBO
 from scipy.optimize import nnls
 
 from pyro_unmix import simulate, unmix
-from pyro_unmix.posterior.read_out import as_tensors, prepare, quiet_pyro
+from pyro_unmix.posterior.read_out import as_tensors
 
 
 @pytest.fixture(scope="module")
@@ -128,13 +129,14 @@ def test_the_accuracy_benchmark_says_what_is_missing(monkeypatch: pytest.MonkeyP
         accuracy.main(["--data", "no-such-folder"])
 
 
+@pytest.mark.usefixtures("own_store")
 def test_the_elbo_is_pyros() -> None:
     scene = simulate.scaled_scene(num_dates=2, height=6, width=7, cloud_fraction=0.2, seed=1)
     result = unmix(scene.cubes, 3, num_steps=0, progress=False)
     pixels, valid = as_tensors(result.cubes, result.model)
-    with quiet_pyro(), torch.random.fork_rng(devices=[]):
+    with pyro.validation_enabled(False), torch.random.fork_rng(devices=[]):
         torch.manual_seed(accuracy._ELBO_SEED)
-        inputs = {"features": prepare(result.guide, pixels, valid)}
+        inputs = {"features": result.guide.prepare(pixels, valid)}
         elbo = Trace_ELBO(num_particles=accuracy._ELBO_DRAWS)
         loss = elbo.loss(result.model, result.guide, pixels, valid, **inputs)
     expected = -loss / (int(valid.sum()) * pixels.shape[-1])

@@ -9,6 +9,7 @@ from typing import Any
 import _floor
 import _programs
 import numpy as np
+import pyro
 import pytest
 import speed
 import torch
@@ -17,7 +18,6 @@ from pyro.infer import Trace_ELBO
 
 from pyro_unmix import SGLMM, BiLSTMGuide, simulate
 from pyro_unmix.bases import DCT
-from pyro_unmix.posterior.read_out import quiet_pyro
 
 
 def small_pair(dtype: torch.dtype = torch.float64) -> tuple[SGLMM, BiLSTMGuide]:
@@ -78,6 +78,7 @@ def test_another_elbo_is_found_out() -> None:
             speed.loss_difference(paper, hand)
 
 
+@pytest.mark.usefixtures("own_store")
 def test_the_naive_form_is_the_same_elbo() -> None:
     model, guide = small_pair()
     naive = _programs.NaiveModel(model.reference.value.detach().numpy(), basis=DCT(2)).double()
@@ -88,7 +89,7 @@ def test_the_naive_form_is_the_same_elbo() -> None:
     valid = torch.ones(pixels.shape[:2], dtype=torch.bool)
     losses = []
     for pair in ((model, guide), (naive, naive_guide)):
-        with quiet_pyro(), torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with pyro.validation_enabled(False), torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(6)
             losses.append(Trace_ELBO().loss(*pair, pixels, valid))
     # The package's regression has a ridge of 1e-6 of the mean eigenvalue; these Gram matrices are

@@ -8,10 +8,10 @@ from datetime import datetime
 import numpy as np
 import pytest
 import xarray as xr
-from cube_cases import DATES, WAVELENGTH, H, L, T, W, make_array, make_labelled
+from cube_cases import DATES, DIMS, WAVELENGTH, H, L, T, W, make_array, make_labelled
 
 from pyro_unmix.data import as_cube_sequence, valid_mask
-from pyro_unmix.data.cubes import DIMS, check_bands
+from pyro_unmix.data.cubes import check_bands
 
 
 def test_endmembers_belong_to_the_bands_of_the_cubes(caplog: pytest.LogCaptureFixture) -> None:

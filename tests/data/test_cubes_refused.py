@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import xarray as xr
-from cube_cases import DATES, WAVELENGTH, H, W, make_array, make_labelled
+from cube_cases import DATES, DIMS, WAVELENGTH, H, W, make_array, make_labelled
 
 from pyro_unmix.data import as_cube_sequence
-from pyro_unmix.data.cubes import DIMS
 
 
 def changed(index: tuple[int, ...] | slice, value: float) -> np.ndarray:

@@ -10,13 +10,13 @@ import pytest
 import reference
 import torch
 from pyro import poutine
+from recipe_cases import rebuilt
 from scipy import special
 
 from pyro_unmix import SGLMM
 from pyro_unmix.bases import DCT, LearnedBasis
 from pyro_unmix.guides import GRU, BiLSTMGuide, Encoder, MeanFieldGuide, Transformer
 from pyro_unmix.guides.gaussians import Spreads, num_below
-from pyro_unmix.ops.recipes import from_recipe, to_recipe
 from pyro_unmix.priors import FixedEndmembers, Independent, KnownAbundances, WhiteNoise
 
 pytestmark = pytest.mark.usefixtures("seeded", "own_store")
@@ -155,9 +155,7 @@ def test_guides_take_a_copy_of_an_encoder_and_are_rebuilt_with_it(kind, name):
     assert torch.equal(before, torch.get_rng_state())
     assert not list(given.parameters())
     assert type(guide.encoder) is type(given)
-    arrays: list[np.ndarray] = []
-    recipe = to_recipe(guide, arrays, {id(guide.model): "model"})
-    again = from_recipe(recipe, arrays, {"model": guide.model})
+    again = rebuilt(guide, model=guide.model)
     for ours, theirs in zip(guide.parameters(), again.parameters(), strict=True):
         assert torch.equal(ours, theirs)
     other = GUIDES[kind](model(), encoder=given, seed=1)

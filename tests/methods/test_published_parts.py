@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import numpy as np
+import pyro
 import pytest
 import reference
 import torch
@@ -15,7 +16,6 @@ from scipy import fft
 from pyro_unmix.guides import PublishedGuide
 from pyro_unmix.models import FirstDateSGLMM
 from pyro_unmix.models.published import RawDCT, TransposedDCT, VarianceWalk
-from pyro_unmix.posterior.read_out import quiet_pyro
 from pyro_unmix.priors import RandomWalk, WhiteNoise
 
 pytestmark = pytest.mark.usefixtures("seeded", "own_store")
@@ -201,7 +201,7 @@ def hand_written(guide: PublishedGuide, y: Any, valid: Any, z: Any) -> dict[str,
 def test_the_guide_has_the_hand_written_density() -> None:
     _, guide = pair()
     y, valid = data()
-    with quiet_pyro():
+    with pyro.validation_enabled(False):
         trace = poutine.trace(guide).get_trace(y, valid)
     got = densities(trace)
     expected = hand_written(guide, y, valid, latents(trace))

@@ -23,7 +23,7 @@ from pyro_unmix.methods.redsunn_published import along_trajectories
 from pyro_unmix.models import FirstDateSGLMM
 from pyro_unmix.models.published import RawDCT, TransposedDCT, VarianceWalk
 from pyro_unmix.posterior import PlugInMean
-from pyro_unmix.posterior.read_out import as_tensors, quiet_pyro, read_out
+from pyro_unmix.posterior.read_out import as_tensors, read_out
 from pyro_unmix.priors import FreeEndmembers, RandomWalk, WhiteNoise
 
 pytestmark = pytest.mark.usefixtures("seeded", "own_store")
@@ -42,7 +42,7 @@ def fitted() -> Unmixing:
 def test_a_trajectory_has_the_means_given_the_draws_before(fitted: Unmixing) -> None:
     got = along_trajectories(fitted, seed=4)
     y, valid = as_tensors(CUBES, fitted.model)
-    with quiet_pyro(), torch.no_grad():
+    with pyro.validation_enabled(False), torch.no_grad():
         torch.manual_seed(4)
         nodes = poutine.trace(fitted.guide).get_trace(y, valid).nodes
     for t in range(1, 4):

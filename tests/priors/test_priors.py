@@ -7,10 +7,10 @@ import pytest
 import reference
 import torch
 import xarray as xr
+from recipe_cases import rebuilt
 from torch import nn
 
 from pyro_unmix.ops.distributions import IsotropicNormal, JumpNormal
-from pyro_unmix.ops.recipes import from_recipe, to_recipe
 from pyro_unmix.priors import (
     AbundancePrior,
     AutoRegressive,
@@ -78,8 +78,7 @@ def test_a_library_stands_for_the_means_of_its_classes(kind):
     assert part.names == ["soil", "water", "leaf"]
     np.testing.assert_array_equal(part.wavelength, library["wavelength"])
     # Saved and rebuilt, it is the same.
-    arrays: list[np.ndarray] = []
-    again = from_recipe(to_recipe(part, arrays), arrays)
+    again = rebuilt(part)
     np.testing.assert_array_equal(again.value.detach(), part.value.detach())
     assert again.names == part.names
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
-from pyro_unmix.data.cubes import DIMS
-
+DIMS = ("time", "y", "x", "wavelength")
 T, H, W, L = 3, 4, 5, 6
 WAVELENGTH = [450.0, 550.0, 650.0, 993.1, 902.3, 1600.0]
 DATES = ["2020-01-01", "2020-02-10", "2020-07-01"]
