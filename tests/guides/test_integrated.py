@@ -19,7 +19,6 @@ from integrated_cases import (
     L,
     P,
     T,
-    by_dates,
     features,
     pair,
     scene,
@@ -43,6 +42,8 @@ from pyro_unmix.priors import (
     KnownAbundances,
     WhiteNoise,
 )
+
+pytestmark = pytest.mark.usefixtures("pieces", "noise_of_dates")
 
 
 def evaluated(
@@ -84,21 +85,6 @@ def assert_same(
             atol=1e-10 * largest,
             msg=lambda m, n=name: f"{n}: {m}",
         )
-
-
-@pytest.fixture(autouse=True)
-def pieces(monkeypatch):
-    """Spectra in several pieces, as many as large batches have."""
-    monkeypatch.setattr(integrated, "_PIECE", 5 * L)
-
-
-@pytest.fixture(autouse=True)
-def noise_of_dates(monkeypatch):
-    draw = torch.randn
-    monkeypatch.setattr(
-        torch, "randn", lambda *a, dtype=None, **k: draw(*a, **k).to(dtype or torch.float)
-    )
-    monkeypatch.setattr(ChainNormal, "rsample", by_dates)
 
 
 @pytest.mark.parametrize("walk", WALKS)

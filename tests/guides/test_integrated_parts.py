@@ -7,27 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from integrated_cases import DATES, WALKS, B, L, P, T, by_dates, features, pair, scene
+from integrated_cases import DATES, WALKS, B, P, T, features, pair, scene
 
-from pyro_unmix.guides.conjugate import integrated
 from pyro_unmix.guides.conjugate.chains import ChainNormal, _Draw
 from pyro_unmix.guides.conjugate.smoother import conditionals, conditionals_of_few
 from pyro_unmix.priors import ConstantWalk
 
-
-@pytest.fixture(autouse=True)
-def pieces(monkeypatch):
-    """Spectra in several pieces, as many as large batches have."""
-    monkeypatch.setattr(integrated, "_PIECE", 5 * L)
-
-
-@pytest.fixture(autouse=True)
-def noise_of_dates(monkeypatch):
-    draw = torch.randn
-    monkeypatch.setattr(
-        torch, "randn", lambda *a, dtype=None, **k: draw(*a, **k).to(dtype or torch.float)
-    )
-    monkeypatch.setattr(ChainNormal, "rsample", by_dates)
+pytestmark = pytest.mark.usefixtures("pieces", "noise_of_dates")
 
 
 def path(seed: int = 0) -> torch.Tensor:
