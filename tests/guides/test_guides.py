@@ -44,7 +44,7 @@ def hand_written_log_q(guide, y, valid, features, latents) -> dict[str, np.ndarr
 
 
 def log_p(model: SGLMM, latents, y, valid) -> float:
-    """``log p(y, c, psi)``, whose sites are checked one by one in test_model."""
+    """``log p(y, c, psi)``, whose sites are checked one by one in test_sglmm_density."""
     return conditioned(model, latents, y, valid).log_prob_sum().item()
 
 

@@ -18,7 +18,6 @@ from scipy import stats
 
 from pyro_unmix import SGLMM, BiLSTMGuide, ConjugateGuide, FixedEndmembers, Unmixing, fit, unmix
 from pyro_unmix.bases import DCT
-from pyro_unmix.data.days import as_days
 from pyro_unmix.guides import PublishedGuide
 from pyro_unmix.guides.conjugate.variability import ExactVariability
 from pyro_unmix.models import FirstDateSGLMM
@@ -274,7 +273,7 @@ def test_errors(ask: Any, error: type[Exception], text: str) -> None:
 )
 def test_dates_of_a_model_must_increase(dates: Any, text: str) -> None:
     with pytest.raises(ValueError, match=text):
-        as_days(dates)
+        SGLMM(np.eye(12, 3) + 0.1, dates=dates)
 
 
 def test_a_fit_without_dates_says_so() -> None:

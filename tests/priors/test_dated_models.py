@@ -14,7 +14,6 @@ from walk_cases import CHAINS, ELAPSED, FLOAT32, WALKS, set_up, step_density, te
 
 from pyro_unmix import SGLMM, priors
 from pyro_unmix.bases import Brightness
-from pyro_unmix.data.days import as_days
 from pyro_unmix.guides import BiLSTMGuide, ConjugateGuide, Guide
 from pyro_unmix.ops.recipes import from_recipe, registered_name, to_recipe
 from pyro_unmix.priors import (
@@ -174,9 +173,9 @@ class Alternating(VariabilityPrior):
 @pytest.mark.parametrize(
     ("make", "error", "text"),
     [
-        (lambda: as_days([3, 2]), ValueError, "dates must increase, got .3, 2.: sort the images"),
-        (lambda: as_days(["2020-01-01", "2020-01-01"]), ValueError, "dates must increase"),
-        (lambda: as_days(["yesterday"]), ValueError, "must hold ISO dates"),
+        (lambda: model([3, 2]), ValueError, "dates must increase, got .3, 2.: sort the images"),
+        (lambda: model(["2020-01-01", "2020-01-01"]), ValueError, "dates must increase"),
+        (lambda: model(["yesterday"]), ValueError, "must hold ISO dates"),
         (lambda: model(DAYS, time_unit=0), ValueError, "time_unit must lie in"),
         (lambda: log_prob(model([0, 1, 2])), ValueError, "built for 3 dates, the images have 4"),
         (
