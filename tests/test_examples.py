@@ -176,7 +176,7 @@ def test_line_by_line_is_our_model_and_guide(batch_size: int | None) -> None:
         torch.from_numpy(matrix), K=num_components, sigma_psi=0.3
     ).double()
     model = pu.SGLMM(
-        matrix, basis=pu.DCT(num_components), variability_prior=pu.RandomWalk(0.3)
+        matrix, basis=pu.bases.DCT(num_components), variability_prior=pu.priors.RandomWalk(0.3)
     ).double()
     guide = pu.BiLSTMGuide(model).double()
     theirs = dict(example.named_parameters())

@@ -15,6 +15,7 @@ from cli_cases import PICTURES, assert_pictures, quick_scene, read, run
 
 import pyro_unmix as pu
 from pyro_unmix import cli
+from pyro_unmix.infer.checkpoints import Run
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +28,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, list[Any]
         solve = cli.demo.fcls
 
         def recording_fcls(*inputs: Any, **settings: Any) -> Any:
-            given.extend(inputs)
+            given.extend([*inputs, settings["endmembers"]])
             return solve(*inputs, **settings)
 
         patch.setattr(cli.demo, "fcls", recording_fcls)
@@ -283,7 +284,7 @@ def test_a_run_goes_on_from_its_checkpoints(
         code = run("unmix", images[0], *arguments, "--out", tmp_path / "out")
         return code or pu.Unmixing.load(tmp_path / "out" / "saved").losses
 
-    step = pu.checkpoint.Run.step
+    step = Run.step
 
     def counted(self: Any) -> float:
         made.append(1)
@@ -292,7 +293,7 @@ def test_a_run_goes_on_from_its_checkpoints(
         return step(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(pu.checkpoint.Run, "step", counted)
+        patch.setattr(Run, "step", counted)
         assert len(losses(5, "--checkpoint", folder)) == 1
         found = losses(5, "--checkpoint", folder)
         assert len(made) == 4  # two more, after the one that counts and the one that was broken off
