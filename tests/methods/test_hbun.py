@@ -54,7 +54,9 @@ CUBES, TRUTH, BY_DATE, START = smooth_scene()
 
 
 def run(cubes=CUBES, endmembers=START, **settings) -> Unmixing:
-    return hbun(cubes, endmembers=endmembers, **{"progress": False, "num_steps": 150, **settings})
+    given = "num_endmembers" if isinstance(endmembers, int) else "endmembers"
+    defaults = {"progress": False, "num_steps": 150, given: endmembers}
+    return hbun(cubes, **{**defaults, **settings})
 
 
 def endmember_error(result: Unmixing) -> float:
