@@ -38,7 +38,7 @@ NOTES = """\
   2 on DS2, 3 on the real sequence and sigma_psi^2 = 1e-5, 1e-5 and 1 (the paper chose these per
   scene for good abundances); `redsunn_published`, the program published with the paper, the same, one
   sampled trajectory; `unmix` its defaults on all scenes. HBUN is our reading of its publication, at
-  the defaults of `baselines.hbun`. How far its M may go from the start, `reference_scale`, is 1 %
+  the defaults of `methods.hbun`. How far its M may go from the start, `reference_scale`, is 1 %
   reflectance, a convention that looks at no score. It matters little: 0.003, 0.01 and 0.03 give
   NRMSE_A .277, .282, .283 and NRMSE_M .187, .193, .195 on ds1, seed 0.
 - What was seen in development: ds1 and ds2, when the defaults of `unmix` were made. The scenes

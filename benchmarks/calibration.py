@@ -36,15 +36,14 @@ from pyro_unmix import (
     match_endmembers,
     unmix,
 )
-from pyro_unmix.bases import DCT
-from pyro_unmix.bases.linear import Basis
+from pyro_unmix.bases import DCT, Basis
 from pyro_unmix.guides.conjugate.variability import ExactVariability
+from pyro_unmix.posterior import PolishedMean, PosteriorMean
 from pyro_unmix.posterior.dates import has_field
-from pyro_unmix.posterior.estimates import PolishedMean, PosteriorMean
 from pyro_unmix.posterior.intervals import credible_interval
 from pyro_unmix.posterior.read_out import as_tensors
 from pyro_unmix.priors import AutoRegressive, Independent, JumpWalk, KnownAbundances, WhiteNoise
-from pyro_unmix.start.misfit import misfit_factor
+from pyro_unmix.start import misfit_factor
 
 Array = NDArray[Any]
 NUM_DRAWS = 99  # of a rank, so that there are a hundred

@@ -22,9 +22,8 @@ import torch
 from _data import corner, data_folder, load
 
 from pyro_unmix import metrics, unmix
-from pyro_unmix.posterior import PosteriorMean
+from pyro_unmix.posterior import PosteriorMean, Unmixing
 from pyro_unmix.posterior.read_out import read_out
-from pyro_unmix.posterior.result import Unmixing
 
 unmix_module = importlib.import_module("pyro_unmix.methods.unmix")  # the package holds the function
 

@@ -22,8 +22,7 @@ from accuracy import Method, measure, one_thread, table
 from paper_tables import facts
 
 from pyro_unmix import Unmixing, extract_endmembers, unmix
-from pyro_unmix.methods import fcls
-from pyro_unmix.methods.idnet import idnet
+from pyro_unmix.methods import fcls, idnet
 
 COLUMNS = ("NRMSE_A", "RMSE_A", "SAM_M", "NRMSE_Y", "CPU s")
 _QUICK = 12  # rows and columns

@@ -33,8 +33,7 @@ from accuracy import one_thread
 from tqdm.auto import tqdm
 
 import pyro_unmix
-from pyro_unmix import Unmixing, choose_start, metrics
-from pyro_unmix import methods as baselines
+from pyro_unmix import Unmixing, choose_start, methods, metrics
 from pyro_unmix.data.cubes import to_pixels
 from pyro_unmix.simulate import Scene
 from pyro_unmix.start import vca
@@ -96,15 +95,18 @@ def unmix_start(cubes: xr.DataArray, count: int, seed: int) -> Array:
 
 
 def _baseline(method: Callable[..., Unmixing]) -> Callable[..., Unmixing]:
+    """From given spectra, or for a number of materials."""
+
     def run(cubes: xr.DataArray, endmembers: Any, seed: int, settings: Settings) -> Unmixing:
-        return method(cubes, endmembers=endmembers, seed=seed, progress=False, **settings)
+        name = "num_endmembers" if isinstance(endmembers, int) else "endmembers"
+        return method(cubes, **{name: endmembers}, seed=seed, progress=False, **settings)
 
     return run
 
 
 def _kalman_from(cubes: xr.DataArray, endmembers: Array, seed: int, settings: Settings) -> Unmixing:
     """With first abundances from these endmembers too, where the publication has VCA of a date."""
-    return baselines.kalman_em(
+    return methods.kalman_em(
         cubes,
         endmembers=endmembers,
         first_endmembers=endmembers,
@@ -138,12 +140,12 @@ def _unmix_given(cubes: xr.DataArray, endmembers: Array, seed: int, settings: Se
     return pyro_unmix.unmix(cubes, endmembers=endmembers, seed=seed, progress=False, **settings)
 
 
-_FCLS = Method("FCLS", _baseline(baselines.fcls))
+_FCLS = Method("FCLS", _baseline(methods.fcls))
 #: The rows that take initial endmembers, which all get the same ones.
 _STARTED = {
-    "ou": Method("OU", _baseline(baselines.online_unmixing), vca_start, {"num_epochs": 1}),
-    "hbun": Method("HBUN", _baseline(baselines.hbun), vca_start, {"num_steps": 2}),
-    "kalman": Method("Kalman", _baseline(baselines.kalman_em), vca_start, {"num_iterations": 2}),
+    "ou": Method("OU", _baseline(methods.online_unmixing), vca_start, {"num_epochs": 1}),
+    "hbun": Method("HBUN", _baseline(methods.hbun), vca_start, {"num_steps": 2}),
+    "kalman": Method("Kalman", _baseline(methods.kalman_em), vca_start, {"num_iterations": 2}),
     "redsunn": Method("`redsunn`", _network("redsunn"), vca_start, {"num_epochs": 1}),
     "published": Method(
         "`redsunn_published`", _network("redsunn_published"), vca_start, {"num_epochs": 1}

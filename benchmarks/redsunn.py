@@ -25,13 +25,13 @@ from pyro.infer import Trace_ELBO
 from tqdm.auto import tqdm
 
 from pyro_unmix import SGLMM, BiLSTMGuide, FixedEndmembers, Unmixing, fit, metrics
-from pyro_unmix.bases import DCT
-from pyro_unmix.bases.linear import Basis
+from pyro_unmix.bases import DCT, Basis
 from pyro_unmix.data.cubes import to_pixels
-from pyro_unmix.guides.published import PublishedGuide
-from pyro_unmix.infer.weighted_elbo import Ramp, WeightedELBO
+from pyro_unmix.guides import PublishedGuide
+from pyro_unmix.infer import Ramp, WeightedELBO
 from pyro_unmix.methods.redsunn_published import along_trajectories
-from pyro_unmix.models.published import FirstDateSGLMM, RawDCT, TransposedDCT, VarianceWalk
+from pyro_unmix.models import FirstDateSGLMM
+from pyro_unmix.models.published import RawDCT, TransposedDCT, VarianceWalk
 from pyro_unmix.ops.simplex import clip_to_simplex
 from pyro_unmix.posterior import PlugInMean
 from pyro_unmix.posterior.read_out import read_out

@@ -18,8 +18,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import pyro_unmix as pu
-from pyro_unmix.posterior.estimates import PolishedMean
-from pyro_unmix.start.misfit import misfit_factor
+from pyro_unmix.posterior import PolishedMean
+from pyro_unmix.start import misfit_factor
 
 NOMINAL = np.linspace(0.1, 0.9, 9)
 

@@ -14,6 +14,10 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 # Before numpy and torch are: workers that share the cores would wait for each other's threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# What tests share asserts as they do, with the values that differ in the message.
+for _shared in Path(__file__).with_name("support").glob("*_cases.py"):
+    pytest.register_assert_rewrite(_shared.stem)
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
@@ -41,6 +45,25 @@ def data_dir(request: pytest.FixtureRequest) -> Path:
         # A wrong path must not pass for "no data here".
         pytest.fail(f"the data folder {folder} does not exist (PYRO_UNMIX_DATA or --data)")
     return folder
+
+
+@pytest.fixture
+def seeded() -> Iterator[None]:
+    """Random numbers of torch begin at the seed 0, and those outside of the test go on as if it had not been."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
+@pytest.fixture
+def own_store() -> Iterator[None]:
+    """Parameters of modules that a test calls by hand go to a store that is thrown away."""
+    import pyro
+
+    with pyro.get_param_store().scope():
+        yield
 
 
 def _torch_settings() -> tuple[object, ...] | None:

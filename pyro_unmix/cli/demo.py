@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> None:
         result, seconds = _timed(unmix, scene.cubes, scene.num_endmembers, **settings, **steps)
     # unmix keeps its reference endmembers, so that these are also those it started from
     reference = result.reference_endmembers
-    plain, plain_seconds = _timed(fcls, scene.cubes, reference, **settings)
+    plain, plain_seconds = _timed(fcls, scene.cubes, endmembers=reference, **settings)
     rows = {
         "FCLS, same endmembers": {**score(plain, scene), "seconds": plain_seconds},
         "unmix": {**score(result, scene), "seconds": seconds},

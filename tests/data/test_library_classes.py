@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
+from recipe_cases import rebuilt
 
 from pyro_unmix import SGLMM, FixedEndmembers, extract_endmembers, simulate, unmix
-from pyro_unmix.bases.linear import library_basis
-from pyro_unmix.data.libraries import is_library, library_endmembers
-from pyro_unmix.ops.recipes import from_recipe, to_recipe
+from pyro_unmix.bases import library_basis
+from pyro_unmix.data import is_library, library_endmembers
 from pyro_unmix.start import choose_start
 
 pytest.importorskip("spectral")
@@ -102,8 +102,7 @@ def test_a_model_takes_the_class_means_and_is_rebuilt_with_them(scene_library):
     means = library_endmembers(scene_library)
     assert model.endmember_names == means["endmember"].values.tolist()
     np.testing.assert_allclose(model.reference.value.detach(), means, rtol=1e-6)
-    arrays: list[np.ndarray] = []
-    again = from_recipe(to_recipe(model, arrays), arrays)
+    again = rebuilt(model)
     assert again.endmember_names == model.endmember_names
     again.load_state_dict(model.state_dict())
     fixed = SGLMM(FixedEndmembers(library_endmembers(scene_library)))

@@ -8,6 +8,21 @@ import numpy as np
 import pyro
 import pytest
 import torch
+from integrated_cases import (
+    CHAINS,
+    DATES,
+    NOISES,
+    WALKS,
+    B,
+    Biased,
+    K,
+    L,
+    P,
+    T,
+    features,
+    pair,
+    scene,
+)
 from pyro import poutine
 from pyro.infer import Trace_ELBO
 
@@ -15,113 +30,20 @@ from pyro_unmix import SGLMM, ConjugateGuide, FixedEndmembers, fit
 from pyro_unmix.bases import DCT
 from pyro_unmix.guides import ReshapedGuide
 from pyro_unmix.guides.conjugate import integrated
-from pyro_unmix.guides.conjugate.chains import ChainNormal, _Draw
+from pyro_unmix.guides.conjugate.chains import ChainNormal
 from pyro_unmix.guides.conjugate.integrated import Spectra
 from pyro_unmix.guides.conjugate.moments import Chain, posterior_moments
-from pyro_unmix.guides.conjugate.smoother import conditionals, conditionals_of_few
 from pyro_unmix.guides.conjugate.variability import ExactVariability
 from pyro_unmix.infer.trace_elbo import loss_and_grads
 from pyro_unmix.priors import (
     AnchoredEndmembers,
     AutoRegressive,
     BandNoise,
-    ConstantWalk,
-    DirichletStart,
-    DirichletWalk,
-    Independent,
-    JumpWalk,
     KnownAbundances,
-    LowRankNoise,
-    OrnsteinUhlenbeck,
-    RandomWalk,
-    SeasonalVariability,
-    SmoothVariability,
-    SoftmaxWalk,
-    StudentWalk,
     WhiteNoise,
 )
 
-B, T, L, P, K = 6, 4, 12, 3, 2
-DATES = np.array([0.0, 16.0, 40.0, 56.0])
-
-WALKS = {
-    "jump": JumpWalk,
-    "softmax": SoftmaxWalk,
-    "constant": ConstantWalk,
-    "student": StudentWalk,
-    "returning": OrnsteinUhlenbeck,
-    "dirichlet": DirichletWalk,
-    "dirichlet start": lambda: JumpWalk(initial=DirichletStart(2.0)),
-}
-CHAINS = {
-    "autoregressive": lambda: AutoRegressive(0.7, 0.5),
-    "walk": lambda: RandomWalk(0.05, learn=True),
-    "independent": lambda: Independent(0.4),
-    "seasonal": lambda: SeasonalVariability(residual=AutoRegressive(0.5, 0.3)),
-    "smooth": lambda: SmoothVariability((T, 3, B), length=2.0, residual=AutoRegressive(0.5, 0.3)),
-}
-NOISES = {
-    "white": lambda: WhiteNoise(0.03),
-    "band": lambda: BandNoise(np.linspace(0.02, 0.05, L)),
-    "low rank": lambda: LowRankNoise(0.03),
-}
-
-
-def scene() -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
-    """Pixels with missing dates, one of them without any; endmembers."""
-    rng = np.random.default_rng(0)
-    endmembers = rng.uniform(0.1, 0.9, (L, P))
-    a = rng.dirichlet(np.ones(P), (B, T))
-    pixels = torch.from_numpy(a @ endmembers.T + rng.normal(0, 0.05, (B, T, L)))
-    valid = torch.ones(B, T, dtype=torch.bool)
-    valid[1, 0] = valid[2, 2] = valid[3, -1] = False
-    valid[4] = False
-    return pixels, valid, endmembers
-
-
-def pair(
-    walk: str = "jump",
-    chain: str = "autoregressive",
-    noise: str = "white",
-    guide: Any = ConjugateGuide,
-    dates: Any = None,
-    reference: Any = None,
-) -> tuple[SGLMM, ConjugateGuide]:
-    """Model and guide in double precision, with parameters of the guide that are not those of the start."""
-    endmembers = scene()[2]
-    model = SGLMM(
-        endmembers if reference is None else reference,
-        basis=DCT(K, scale=0.5),
-        abundance_prior=WALKS[walk](),
-        variability_prior=CHAINS[chain](),
-        noise=NOISES[noise](),
-        dates=DATES if chain == "seasonal" else dates,
-    ).double()
-    guide = guide(model).double()
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in guide.parameters():
-            parameter += 0.1 * torch.randn(parameter.shape, generator=generator).double()
-    return model, guide
-
-
-def by_dates(self: ChainNormal, sample_shape: Any = ()) -> torch.Tensor:
-    """The draw of the noise that sites of the dates would draw, one after the other."""
-    num_states, batch, size = self.offsets.shape
-    noise = [torch.randn(batch, size).to(self.offsets) for _ in range(num_states)]
-    return self.from_noise(torch.stack(noise, dim=1))
-
-
-def features() -> dict[str, torch.Tensor]:
-    """What might have been prepared: it need not be good, but the same for both."""
-    rng = np.random.default_rng(4)
-    half = rng.normal(size=(B, T, P, P))
-    return {
-        "curvature": torch.from_numpy(half @ half.swapaxes(-1, -2)),
-        "pull": torch.from_numpy(rng.normal(size=(B, T, P))),
-        "path": torch.from_numpy(rng.normal(size=(B, T + 1, P))),
-        "mean_square": torch.from_numpy(rng.uniform(0, 4, (B, T))),
-    }
+pytestmark = pytest.mark.usefixtures("pieces", "noise_of_dates")
 
 
 def evaluated(
@@ -163,39 +85,6 @@ def assert_same(
             atol=1e-10 * largest,
             msg=lambda m, n=name: f"{n}: {m}",
         )
-
-
-class Biased(WhiteNoise):
-    """About a learned level; what is whitened depends on it, and the design does not."""
-
-    def setup(self, *sizes, generator):
-        super().setup(*sizes, generator=generator)
-        self.level = torch.nn.Parameter(torch.tensor(0.02))
-
-    def distributions(self):
-        white = super().distributions()
-        return lambda mean: white(mean + self.level)
-
-    def whitened(self, pixels, design):
-        return pixels - self.level, design, self.scale
-
-
-NOISES["biased"] = lambda: Biased(0.03)
-
-
-@pytest.fixture(autouse=True)
-def pieces(monkeypatch):
-    """Spectra in several pieces, as many as large batches have."""
-    monkeypatch.setattr(integrated, "_PIECE", 5 * L)
-
-
-@pytest.fixture(autouse=True)
-def noise_of_dates(monkeypatch):
-    draw = torch.randn
-    monkeypatch.setattr(
-        torch, "randn", lambda *a, dtype=None, **k: draw(*a, **k).to(dtype or torch.float)
-    )
-    monkeypatch.setattr(ChainNormal, "rsample", by_dates)
 
 
 @pytest.mark.parametrize("walk", WALKS)
@@ -426,134 +315,3 @@ def test_a_precision_that_is_none_gives_nan(independent, monkeypatch):
     e[2, 1] = 2.0  # the information of this pixel and date is negative
     found = posterior_moments(-torch.eye(K * P), torch.tensor(1.0), chain, e, moment)
     assert found.half_log_det.isnan().tolist() == [n == 2 for n in range(B)]
-
-
-# ------------------------------------------------------------------------------- the parts
-
-
-def path(seed: int = 0) -> torch.Tensor:
-    return torch.randn(B, T + 1, P, generator=torch.Generator().manual_seed(seed)).double()
-
-
-@pytest.mark.parametrize("walk", WALKS)
-@pytest.mark.parametrize("dates", [None, DATES], ids=["even", "uneven"])
-def test_the_density_of_a_path_is_that_of_its_steps(walk, dates):
-    prior, states = pair(walk, dates=dates)[0].abundance_prior, path()
-    step = prior.transitions()
-    expected = prior.initial().log_prob(states[:, 0])
-    for t in range(1, T + 1):
-        expected = expected + step(states[:, t - 1], t).log_prob(states[:, t])
-    torch.testing.assert_close(prior.log_prob_of_path(states), expected)
-
-
-def test_steps_that_know_their_date_are_not_taken_together():
-    class Slower(ConstantWalk):
-        def transitions(self, index: Any = None) -> Any:
-            step = super().transitions(index)
-            return lambda previous, t: step(previous * 0.5**t, t)
-
-    prior, states = pair()[0].abundance_prior, path()
-    prior = Slower(0.3)
-    prior.setup(P, generator=torch.Generator())
-    prior = prior.double()
-    expected = prior.initial().log_prob(states[:, 0])
-    for t in range(1, T + 1):
-        squared = (states[:, t] - states[:, t - 1] * 0.5**t).square().sum(-1)
-        expected = expected - 0.5 * squared / 0.3**2 - P * np.log(0.3 * np.sqrt(2 * np.pi))
-    torch.testing.assert_close(prior.log_prob_of_path(states), expected, rtol=1e-6, atol=1e-6)
-
-
-def chain_of(correction: bool) -> ChainNormal:
-    generator = torch.Generator().manual_seed(3)
-
-    def normal(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, generator=generator).double()
-
-    factors = normal(T + 1, B, P, P).triu()
-    factors.diagonal(dim1=-2, dim2=-1).abs_().add_(0.3)
-    given = (normal(B, T, P), 0.3 * normal(B, T, P)) if correction else ()
-    return ChainNormal(normal(T + 1, B, P), 0.5 * normal(T, B, P, P), factors, *given)
-
-
-@pytest.mark.parametrize("correction", [True, False])
-def test_a_chain_has_the_density_of_the_joint_gaussian(correction):
-    """Mean and covariance of a chain that is linear in its noise, by drawing zero and the unit vectors."""
-    chain, size = chain_of(correction), (T + 1) * P
-    zero = chain.from_noise(torch.zeros(B, T + 1, P).double())
-    units = torch.eye(size).double().reshape(size, 1, T + 1, P).expand(size, B, T + 1, P)
-    columns = torch.stack([chain.from_noise(unit) - zero for unit in units], dim=-1).flatten(1, 2)
-    dense = torch.distributions.MultivariateNormal(zero.flatten(1), columns @ columns.mT)
-    value = path(4)
-    torch.testing.assert_close(chain.log_prob(value), dense.log_prob(value.flatten(1)))
-    own = chain.from_noise(path(5))
-    torch.testing.assert_close(chain.log_prob(own), dense.log_prob(own.flatten(1)))
-    states = own.unbind(1)
-    inner = path(5)[:, 0].unsqueeze(-1)
-    torch.testing.assert_close(states[0], chain.offsets[0] + (chain.factors[0] @ inner).squeeze(-1))
-    with pytest.raises(NotImplementedError, match=f"has {B} chains"):
-        chain.expand((2, B))
-
-
-def test_gradients_by_finite_differences():
-    chain = chain_of(True)
-    given = [x.detach().clone().requires_grad_() for x in (chain.shift, chain.log_scale)]
-    rest = path(5), chain.offsets, chain.gains, chain.factors
-    assert torch.autograd.gradcheck(lambda *x: _Draw.apply(*x, *rest), given)
-
-
-def test_few_pixels_have_the_conditionals_of_many():
-    rng = np.random.default_rng(7)
-    half = torch.from_numpy(rng.normal(size=(B, T, P, P)))
-    half[..., 0] = 0  # information in some directions only
-    curvature, pull = half @ half.mT, torch.from_numpy(rng.normal(size=(B, T, P)))
-    variances, precision = (
-        torch.from_numpy(rng.uniform(0, 2, (B, T))),
-        torch.full((P,), 0.5).double(),
-    )
-    variances[0, 1] = 0  # a step of no length
-    gains, first, vectors = conditionals_of_few(curvature, pull, variances, precision)
-    many = conditionals(
-        curvature.permute(2, 3, 1, 0).contiguous(), pull.permute(2, 1, 0).contiguous(), variances.mT, precision
-    )  # fmt: skip
-    torch.testing.assert_close(gains.permute(2, 3, 0, 1), many[0])
-    torch.testing.assert_close(first.permute(1, 2, 0), many[1])
-    torch.testing.assert_close(vectors.permute(2, 0, 1), many[2])
-
-
-def test_much_information_in_one_direction_leaves_a_density_in_the_others() -> None:
-    """The covariance has a condition of 1e10, whose smallest eigenvalue single precision would lose."""
-    model, guide = pair()
-    model, guide = model.float(), guide.float()
-    direction = torch.tensor([1.0, -0.5, -0.5]) / 1.5**0.5
-    given = {name: value.float() for name, value in features().items()}
-    given["curvature"] = torch.zeros_like(given["curvature"])
-    prior = guide._chain(given)[2][-1].diagonal(
-        dim1=-2, dim2=-1
-    )  # std of the last step, in all directions
-    given["curvature"] += 1e10 * torch.outer(direction, direction)
-    _, gains, factors = guide._chain(given)
-    assert factors.dtype == gains.dtype == torch.float32
-    diagonal = factors.diagonal(dim1=-2, dim2=-1)
-    assert (diagonal > 0).all()
-    expected = prior.log().sum(-1) - 0.5 * torch.log1p(1e10 * prior[..., 0].square())
-    torch.testing.assert_close(diagonal[-1].log().sum(-1), expected, rtol=1e-4, atol=1e-4)
-
-
-def test_curvature_that_rounding_made_asymmetric_is_that_of_its_symmetric_part() -> None:
-    guide = pair()[1]
-    given = features()
-    skew = torch.zeros(P, P).double()
-    skew[0, 1], skew[1, 0] = 0.3, -0.3
-    expected = guide._chain(given)
-    found = guide._chain({**given, "curvature": given["curvature"] + skew})
-    for one, other in zip(found, expected, strict=True):
-        torch.testing.assert_close(one, other)
-
-
-def test_curvature_that_rounding_made_indefinite_leaves_a_density() -> None:
-    guide = pair()[1]
-    given = features()
-    given["curvature"] = given["curvature"] * 0 - 60.0 * torch.eye(P).double()
-    with torch.no_grad():
-        chain = guide._path(*scene()[:2], given)
-        assert torch.isfinite(chain.log_prob(chain.rsample())).all()

@@ -10,14 +10,16 @@ import pytest
 import reference
 import torch
 from pyro import poutine
+from recipe_cases import rebuilt
 from scipy import special
 
 from pyro_unmix import SGLMM
-from pyro_unmix.bases.linear import DCT, LearnedBasis
+from pyro_unmix.bases import DCT, LearnedBasis
 from pyro_unmix.guides import GRU, BiLSTMGuide, Encoder, MeanFieldGuide, Transformer
 from pyro_unmix.guides.gaussians import Spreads, num_below
-from pyro_unmix.ops.recipes import from_recipe, to_recipe
 from pyro_unmix.priors import FixedEndmembers, Independent, KnownAbundances, WhiteNoise
+
+pytestmark = pytest.mark.usefixtures("seeded", "own_store")
 
 BANDS, MATERIALS, COMPONENTS, PIXELS, DATES = 6, 3, 2, 4, 3
 DRAWS = 20_000
@@ -25,13 +27,6 @@ SIZE = MATERIALS * (COMPONENTS + 1)
 
 ENCODERS = {"lstm": lambda: None, "gru": GRU, "transformer": lambda: Transformer(width=8)}
 GUIDES = {"bilstm": BiLSTMGuide, "mean field": MeanFieldGuide}
-
-
-@pytest.fixture(autouse=True)
-def _seeded():
-    with torch.random.fork_rng(devices=[]), pyro.get_param_store().scope():
-        torch.manual_seed(0)
-        yield
 
 
 def perturb(module: torch.nn.Module) -> None:
@@ -160,9 +155,7 @@ def test_guides_take_a_copy_of_an_encoder_and_are_rebuilt_with_it(kind, name):
     assert torch.equal(before, torch.get_rng_state())
     assert not list(given.parameters())
     assert type(guide.encoder) is type(given)
-    arrays: list[np.ndarray] = []
-    recipe = to_recipe(guide, arrays, {id(guide.model): "model"})
-    again = from_recipe(recipe, arrays, {"model": guide.model})
+    again = rebuilt(guide, model=guide.model)
     for ours, theirs in zip(guide.parameters(), again.parameters(), strict=True):
         assert torch.equal(ours, theirs)
     other = GUIDES[kind](model(), encoder=given, seed=1)

@@ -9,12 +9,11 @@ from scipy import optimize, special
 
 from pyro_unmix import SGLMM, ConjugateGuide, FixedEndmembers, simulate
 from pyro_unmix.bases import DCT
-from pyro_unmix.data.cubes import as_cube_sequence
+from pyro_unmix.data import as_cube_sequence
 from pyro_unmix.guides.conjugate import path as paths
 from pyro_unmix.ops.small_matrices import project
 from pyro_unmix.ops.solvers import simplex_scale
-from pyro_unmix.posterior import PosteriorMean
-from pyro_unmix.posterior import read_out as reading
+from pyro_unmix.posterior import PosteriorMean, read_out
 from pyro_unmix.priors import AutoRegressive, Independent, JumpWalk, WhiteNoise
 
 BANDS, DATES, MATERIALS = 30, 3, 3
@@ -48,8 +47,8 @@ def test_a_read_out_in_single_precision_does_not_depend_on_the_chunks(prior, mon
     found = []
     for size in (600, 100, 37):
         parts = [slice(i, min(i + size, 600)) for i in range(0, 600, size)]
-        monkeypatch.setattr(reading, "chunks", lambda *_, parts=parts: iter(parts))
-        read = reading.read_out(model, guide, cubes, estimate=PosteriorMean(8))
+        monkeypatch.setattr(read_out, "chunks", lambda *_, parts=parts: iter(parts))
+        read = read_out.read_out(model, guide, cubes, estimate=PosteriorMean(8))
         found.append(
             {name: read[name].values for name in ("abundances", "abundances_std", "variability")}
         )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import pyro
 import pytest
 import reference
 import torch
@@ -14,20 +13,16 @@ from scipy import stats
 
 from pyro_unmix import SGLMM, BiLSTMGuide, fit, simulate
 from pyro_unmix.bases import DCT
-from pyro_unmix.guides.published import PublishedGuide
-from pyro_unmix.infer.weighted_elbo import Ramp, WeightedELBO
-from pyro_unmix.models.published import FirstDateSGLMM, RawDCT, TransposedDCT, VarianceWalk
+from pyro_unmix.guides import PublishedGuide
+from pyro_unmix.infer import Ramp, WeightedELBO
+from pyro_unmix.models import FirstDateSGLMM
+from pyro_unmix.models.published import RawDCT, TransposedDCT, VarianceWalk
 from pyro_unmix.ops.distributions import DiagonalNormal, IsotropicNormal
 from pyro_unmix.priors import RandomWalk, WhiteNoise
 
+pytestmark = pytest.mark.usefixtures("seeded", "own_store")
+
 BANDS, MATERIALS, COMPONENTS, PIXELS, DATES = 7, 3, 2, 4, 3
-
-
-@pytest.fixture(autouse=True)
-def _seeded():
-    with torch.random.fork_rng(devices=[]), pyro.get_param_store().scope():
-        torch.manual_seed(0)
-        yield
 
 
 def perturbed(module: torch.nn.Module) -> Any:

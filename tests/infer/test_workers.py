@@ -18,7 +18,8 @@ import torch.distributed as group
 import worker_fits
 
 from pyro_unmix import fit
-from pyro_unmix.infer.workers import Share, Workers, device_of_worker, join
+from pyro_unmix.infer import Workers
+from pyro_unmix.infer.workers import Share, device_of_worker, join
 
 NAMES = ["killed", *worker_fits.FITS, "seeds", "plain", "interrupted"]
 RANKS = (0, 1)

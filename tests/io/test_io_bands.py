@@ -7,7 +7,7 @@ import logging
 import numpy as np
 import pytest
 
-from pyro_unmix.io.errors import FileError
+from pyro_unmix.io import FileError
 from pyro_unmix.io.image import Image, kept_bands, to_array, wavelength_to_nm
 from pyro_unmix.io.spectral_axis import ranges
 

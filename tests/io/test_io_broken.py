@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from broken_files import MAKERS, Case
+from broken_case import Case
+from broken_files import MAKERS
 
-from pyro_unmix.io.errors import FileError
+from pyro_unmix.io import FileError, read_sequence
 from pyro_unmix.io.registry import read_image
-from pyro_unmix.io.sequence import read_sequence
 
 # Of the interpreter and the libraries for any file: parsers, tables of attributes, tracebacks.
 OVERHEAD = 600_000

@@ -11,10 +11,9 @@ import rioxarray  # noqa: F401
 from broken_products import CASES, assert_refused
 from products import GRID, NODATA, cube, write_desis
 
-from pyro_unmix.io.errors import FileError
+from pyro_unmix.io import FileError, read_sequence
 from pyro_unmix.io.formats.desis import READER
 from pyro_unmix.io.registry import find_reader
-from pyro_unmix.io.sequence import read_sequence
 
 NM = [402.5, 405.1, 550.3, 700.0, 850.2, 999.5]
 

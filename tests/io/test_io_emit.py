@@ -11,11 +11,10 @@ import xarray as xr
 from broken_products import CASES, assert_refused
 from products import cube, write_emit
 
-from pyro_unmix.io.errors import FileError
+from pyro_unmix.io import FileError, read_sequence
 from pyro_unmix.io.formats.emit import READER
 from pyro_unmix.io.integrity.hdf5_heap import check_heaps
 from pyro_unmix.io.registry import find_reader
-from pyro_unmix.io.sequence import read_sequence
 
 NM = [381.0, 550.0, 860.0, 1380.0, 1650.0, 2200.0]
 

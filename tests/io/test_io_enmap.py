@@ -10,10 +10,9 @@ import rioxarray  # noqa: F401
 from broken_products import CASES, assert_refused
 from products import GRID, NODATA, cube, write_enmap
 
-from pyro_unmix.io.errors import FileError
+from pyro_unmix.io import FileError, read_sequence
 from pyro_unmix.io.formats.enmap import READER
 from pyro_unmix.io.registry import find_reader
-from pyro_unmix.io.sequence import read_sequence
 
 # As in real products, the detectors overlap.
 NM = [418.2, 550.0, 993.1, 902.3, 1650.0, 2200.0]

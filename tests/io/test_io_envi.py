@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 from envi_files import CODES, UTM, WAVELENGTH, H, L, W, numbers, write
 
-from pyro_unmix.io.errors import FileError
+from pyro_unmix.io import FileError, read_sequence
 from pyro_unmix.io.formats.envi import metadata, read_header
 from pyro_unmix.io.registry import find_reader, read_image
-from pyro_unmix.io.sequence import read_sequence
 
 pytest.importorskip("spectral")
 

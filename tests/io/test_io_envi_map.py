@@ -9,10 +9,9 @@ import pytest
 import xarray as xr
 from envi_files import UTM, H, L, W, write
 
-from pyro_unmix.io.errors import FileError
+from pyro_unmix.io import FileError, read_sequence
 from pyro_unmix.io.registry import read_image
-from pyro_unmix.io.sequence import read_sequence
-from pyro_unmix.io.write.rasters import write_envi
+from pyro_unmix.io.write import write_envi
 
 pytest.importorskip("spectral")
 

@@ -8,7 +8,8 @@ import pickle
 import numpy as np
 import pytest
 
-from pyro_unmix.io.errors import FileError, parsing
+from pyro_unmix.io import FileError
+from pyro_unmix.io.errors import parsing
 from pyro_unmix.io.image import Darkness, Image, reflectance, to_array
 from pyro_unmix.io.stored import assume
 

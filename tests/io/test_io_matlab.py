@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 import scipy.io
 
-from pyro_unmix.io.errors import FileError
+from pyro_unmix.io import FileError, read_sequence
 from pyro_unmix.io.registry import find_reader
-from pyro_unmix.io.sequence import read_sequence
 
 T, H, W, L = 2, 3, 4, 5
 VERSIONS = ["v5", "v5 packed", "v5 big-endian", "v7.3"]

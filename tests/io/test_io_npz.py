@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from pyro_unmix.data.cubes import as_cube_sequence
-from pyro_unmix.io.errors import FileError
+from pyro_unmix.data import as_cube_sequence
+from pyro_unmix.io import FileError, read_sequence
 from pyro_unmix.io.registry import find_reader
-from pyro_unmix.io.sequence import read_sequence
 
 T, H, W, L = 2, 3, 4, 5
 WAVELENGTH = [450.0, 550.0, 650.0, 850.0, 1600.0]

@@ -11,10 +11,9 @@ import pytest
 import rioxarray  # noqa: F401
 from products import cube, write_prisma
 
-from pyro_unmix.io.errors import FileError
+from pyro_unmix.io import FileError, read_sequence
 from pyro_unmix.io.formats.prisma import READER
 from pyro_unmix.io.registry import find_reader
-from pyro_unmix.io.sequence import read_sequence
 
 # In the order of the file, from long to short waves; 0 marks bands that are not used.
 VNIR = [0.0, 970.0, 700.0, 410.0]

@@ -11,11 +11,10 @@ from broken_products import CASES, assert_refused
 from products import write_s2_metadata, write_safe, write_tiff
 from rasterio.transform import Affine
 
-from pyro_unmix.io.errors import FileError
+from pyro_unmix.io import FileError, read_sequence
 from pyro_unmix.io.formats.sentinel2 import READER
 from pyro_unmix.io.integrity.tiff import check_jp2
 from pyro_unmix.io.registry import find_reader
-from pyro_unmix.io.sequence import read_sequence
 
 BANDS = ("B2", "B4", "B8A", "B12")
 CENTRES = [492.1, 665.0, 864.0, 2185.7]

@@ -11,9 +11,9 @@ import pytest
 import xarray as xr
 from scipy.stats import norm
 
-from pyro_unmix.data.libraries import at_bands_of, is_library, resample_library
-from pyro_unmix.io.errors import FileError
-from pyro_unmix.io.libraries.library import read_library
+from pyro_unmix.data import is_library, resample_library
+from pyro_unmix.data.libraries import at_bands_of
+from pyro_unmix.io import FileError, read_library
 
 pytest.importorskip("spectral")
 

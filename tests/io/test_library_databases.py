@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pyro_unmix.io.errors import FileError
-from pyro_unmix.io.libraries.library import read_library
+from pyro_unmix.io import FileError, read_library
 
 pytest.importorskip("spectral")
 

@@ -8,10 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scipy import stats
-from test_polished import (
+from polished_cases import (
     BANDS,
-    CUBES,
     DATES,
     GAMMA,
     JUMP,
@@ -24,14 +22,15 @@ from test_polished import (
     fitted,
     model_of,
 )
+from result_cases import CUBES
+from scipy import stats
 
 from pyro_unmix import SGLMM, FixedEndmembers, Unmixing
 from pyro_unmix.bases import DCT
 from pyro_unmix.kernels.collapsed import CollapsedChains, Quadratic
 from pyro_unmix.kernels.observations import Observations
 from pyro_unmix.kernels.sweeps import elements_per_pixel, num_chains, polished
-from pyro_unmix.posterior import read_out as posterior
-from pyro_unmix.posterior.estimates import PolishedMean
+from pyro_unmix.posterior import PolishedMean, read_out
 from pyro_unmix.priors import (
     ConstantWalk,
     DirichletWalk,
@@ -209,7 +208,7 @@ def test_everything_of_a_result_follows_its_draws(
     np.testing.assert_allclose(draws.mean("sample"), result.abundances, atol=1e-8)
     assert abs(result.abundances - fitted(name).abundances).max() > 1e-3
     assert Unmixing.load(result.save(tmp_path / "result")).estimate == COLLAPSED
-    monkeypatch.setattr(posterior, "_CHUNK_ELEMENTS", 5000)
+    monkeypatch.setattr(read_out, "_CHUNK_ELEMENTS", 5000)
     again = result.predict(CUBES)
     np.testing.assert_allclose(again.abundances, result.abundances, atol=1e-9)
     for one, two in zip(again.dataset["variability"], result.dataset["variability"], strict=True):

@@ -1,10 +1,8 @@
-"""Draws that sweeps carried to the model's posterior, against quadrature; and the factor by which errors exceed it."""
+"""Draws that sweeps carried to the model's posterior, against quadrature."""
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,55 +10,33 @@ import numpy as np
 import pyro
 import pytest
 import torch
+from polished_cases import (
+    BANDS,
+    DATES,
+    GAMMA,
+    JUMP,
+    NOISE,
+    PAIRS,
+    PIXELS,
+    RHO,
+    SCALE,
+    SPECTRA,
+    STEP,
+    fitted,
+    model_of,
+)
 from pyro import poutine
+from result_cases import CUBES
 from scipy import stats
-from test_result import CUBES
 
 from pyro_unmix import SGLMM, ConjugateGuide, FixedEndmembers, MeanFieldGuide, Unmixing, fit
 from pyro_unmix.bases import DCT
 from pyro_unmix.kernels import state_chains
 from pyro_unmix.kernels.observations import Observations, quadratic_value
 from pyro_unmix.kernels.sweeps import KEPT, Chains, num_chains, polished
-from pyro_unmix.posterior import read_out as posterior
-from pyro_unmix.posterior.estimates import PolishedMean, PosteriorMean
-from pyro_unmix.priors import (
-    AutoRegressive,
-    ConstantWalk,
-    DirichletWalk,
-    Independent,
-    JumpWalk,
-    KnownAbundances,
-    LowRankNoise,
-    SoftmaxWalk,
-    StudentNoise,
-    StudentWalk,
-    WhiteNoise,
-)
-from pyro_unmix.start.misfit import misfit_factor
-
-BANDS, DATES, PIXELS = 4, 2, 3
-NOISE, SCALE, GAMMA, STEP, JUMP, RHO = 0.03, 0.3, 2.0, 0.4, 2.5, 0.2
-SPECTRA = np.random.default_rng(3).uniform(0.1, 0.6, size=(BANDS, 2))
-
-
-def model_of(walk: str, chain: str, noise: float = NOISE) -> SGLMM:
-    walks = {
-        "constant": lambda: ConstantWalk(STEP, learn=False, initial_scale=GAMMA),
-        "jumps": lambda: JumpWalk(
-            scale=STEP, jump_scale=JUMP, jump_probability=RHO, initial_scale=GAMMA
-        ),
-    }
-    chains = {
-        "independent": lambda: Independent(SCALE, learn=False),
-        "coupled": lambda: AutoRegressive(0.8, SCALE, learn=False),
-    }
-    return SGLMM(
-        FixedEndmembers(SPECTRA),
-        basis=DCT(2),
-        abundance_prior=walks[walk](),
-        variability_prior=chains[chain](),
-        noise=WhiteNoise(noise, learn=False),
-    ).double()
+from pyro_unmix.posterior import PolishedMean, PosteriorMean, read_out
+from pyro_unmix.priors import DirichletWalk, KnownAbundances, SoftmaxWalk, StudentNoise, StudentWalk
+from pyro_unmix.start import misfit_factor
 
 
 def statistics_of(chains: Chains) -> dict[str, torch.Tensor]:
@@ -258,25 +234,6 @@ def test_the_mean_variability_makes_the_mean_spectrum(chain: str) -> None:
         assert error < 0.15 * NOISE and without > 2 * error
 
 
-PAIRS: dict[str, Any] = {
-    "independent": (Independent, WhiteNoise, ConjugateGuide),
-    "coupled": (AutoRegressive, LowRankNoise, ConjugateGuide),
-    "mean field": (Independent, WhiteNoise, MeanFieldGuide),
-}
-POLISHED = PolishedMean(8, num_sweeps=3)
-
-
-@cache
-def fitted(name: str, estimate: PosteriorMean = POLISHED) -> Unmixing:
-    chain, noise, guide = PAIRS[name]
-    spectra = np.random.default_rng(0).uniform(0.1, 0.6, size=(CUBES.sizes["wavelength"], 3))
-    model = SGLMM(
-        FixedEndmembers(spectra), basis=DCT(2), abundance_prior=JumpWalk(),
-        variability_prior=chain(), noise=noise(),
-    ).double()  # fmt: skip
-    return fit(model, guide(model).double(), CUBES, num_steps=2, estimate=estimate, progress=False)
-
-
 @pytest.mark.parametrize("name", PAIRS)
 def test_everything_of_a_result_follows_the_polished_draws(name: str) -> None:
     result = fitted(name)
@@ -297,7 +254,7 @@ def test_a_pixel_does_not_depend_on_those_beside_it(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     result = fitted(name)
-    monkeypatch.setattr(posterior, "_CHUNK_ELEMENTS", 5000)
+    monkeypatch.setattr(read_out, "_CHUNK_ELEMENTS", 5000)
     again = result.predict(result.cubes)
     np.testing.assert_allclose(again.abundances, result.abundances, atol=1e-9)
     np.testing.assert_allclose(
@@ -363,49 +320,3 @@ def test_a_model_without_gaussian_posterior_is_refused(parts: dict[str, Any]) ->
         )  # fmt: skip
     with pytest.raises(ValueError, match="got SGLMM: use PosteriorMean"):
         misfit_factor(model, cubes)
-
-
-# ------------------------------------------------------------------------------- misfit
-
-
-@cache
-def scene(noise: float = 0.02) -> tuple[SGLMM, np.ndarray]:
-    spectra = np.random.default_rng(1).uniform(0.1, 0.7, size=(30, 3))
-    model = SGLMM(
-        FixedEndmembers(spectra), basis=DCT(2), abundance_prior=JumpWalk(initial_scale=4.0),
-        variability_prior=Independent(0.02), noise=WhiteNoise(noise),
-    )  # fmt: skip
-    drawn = model.sample_sequence(400, 3, seed=5)["pixels"].numpy()
-    return model, drawn.transpose(1, 0, 2).reshape(3, 20, 20, -1)
-
-
-def test_errors_as_the_model_expects_have_a_factor_of_one() -> None:
-    model, cubes = scene()
-    assert 1.0 <= misfit_factor(model, cubes) < 1.08
-    with_gaps = cubes.copy()
-    with_gaps[1, :10] = np.nan
-    assert 1.0 <= misfit_factor(model, with_gaps) < 1.1
-
-
-@pytest.mark.parametrize("factor", [1.5, 2.0])
-def test_a_noise_that_is_larger_than_the_models_is_told(factor: float) -> None:
-    _, cubes = scene()
-    model, _ = scene(0.02 / factor)
-    assert misfit_factor(model, cubes) == pytest.approx(factor, rel=0.1)
-
-
-def test_endmembers_that_are_wrong_are_told() -> None:
-    model, cubes = scene()
-    wrong = copy.deepcopy(model)
-    with torch.no_grad():
-        wrong.reference.value.add_(
-            0.03 * torch.randn(30, 3, generator=torch.Generator().manual_seed(0))
-        )
-    assert misfit_factor(wrong, cubes) > 1.2
-
-
-def test_a_scene_that_has_no_negative_abundances_has_a_factor_of_one() -> None:
-    model, cubes = scene()
-    assert misfit_factor(model, cubes[:, :2, :2]) == 1.0
-    with pytest.raises(ValueError, match="num_pixels must be"):
-        misfit_factor(model, cubes, num_pixels=0)

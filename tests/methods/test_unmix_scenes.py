@@ -10,7 +10,7 @@ import pytest
 import xarray as xr
 
 import pyro_unmix as pu
-from pyro_unmix.data.lazy import as_lazy_cubes
+from pyro_unmix.data import as_lazy_cubes
 from pyro_unmix.posterior import estimates
 from pyro_unmix.start import blocks, spread_blocks
 

@@ -6,7 +6,14 @@ import reference
 import torch
 from scipy import fft, special
 
-from pyro_unmix.bases.linear import DCT, Basis, Brightness, BSpline, Full, LearnedBasis
+from pyro_unmix.bases import (
+    DCT,
+    Basis,
+    Brightness,
+    BSpline,
+    Full,
+    LearnedBasis,
+)
 from pyro_unmix.mixing import change_detector, design_matrix, linear_regression, mixing_features
 from pyro_unmix.ops.simplex import clip_to_simplex, tile_components, to_abundances, to_softmax_basis
 

@@ -14,16 +14,11 @@ from pyro import poutine
 from scipy import stats
 
 import pyro_unmix as pu
-from pyro_unmix.bases.decoded import DecodedBasis
+from pyro_unmix.bases import DecodedBasis
+
+pytestmark = pytest.mark.usefixtures("seeded", "own_store")
 
 BANDS, MATERIALS, DATES, PIXELS = 7, 3, 2, 4
-
-
-@pytest.fixture(autouse=True)
-def _seeded():
-    with torch.random.fork_rng(devices=[]), pyro.get_param_store().scope():
-        torch.manual_seed(0)
-        yield
 
 
 def spectra() -> np.ndarray:

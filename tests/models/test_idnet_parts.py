@@ -14,15 +14,14 @@ from scipy import optimize, stats
 
 import pyro_unmix
 from pyro_unmix import simulate
-from pyro_unmix.bases.decoded import PerceptronDecoder, ScalingDecoder
+from pyro_unmix.bases import PerceptronDecoder, ScalingDecoder
 from pyro_unmix.data import library_endmembers
-from pyro_unmix.guides.shrinkage import NonnegativeRegression, ShrinkageSteps
+from pyro_unmix.guides import NonnegativeRegression, ShrinkageSteps
 from pyro_unmix.mixing import BilinearMixing, LinearMixing, Mixing, TwoStreamMixing
 from pyro_unmix.ops.dirichlet import NOISE_PER_MATERIAL, dirichlet_from_noise
 from pyro_unmix.ops.perceptrons import MaterialPerceptron, perceptron
-from pyro_unmix.start import extraction as endmembers
-from pyro_unmix.start.bundles import extract_bundles
-from pyro_unmix.start.interactions import _excess, choose_mixing
+from pyro_unmix.start import choose_mixing, extract_bundles
+from pyro_unmix.start.interactions import _excess
 
 BANDS, MATERIALS, PIXELS = 12, 3, 40
 
@@ -304,7 +303,7 @@ def test_bundles_are_the_spectra_of_smallest_angle() -> None:
 
 
 def test_bundles_are_found_beside_the_endmembers() -> None:
-    assert endmembers.extract_bundles is extract_bundles is pyro_unmix.start.extract_bundles
+    assert {"extract_bundles", "extract_endmembers"} <= set(pyro_unmix.start.__all__)
 
 
 def test_bundle_errors() -> None:

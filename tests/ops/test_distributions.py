@@ -1,14 +1,14 @@
+"""Gaussians and their mixtures against scipy: densities, moments, draws and gradients."""
+
 from __future__ import annotations
 
 import math
 
 import numpy as np
-import pyro
-import pyro.distributions as dist
 import pytest
 import reference
 import torch
-from pyro import poutine
+from distribution_cases import ROUNDING, jump_steps, precision_normal, tensor
 from scipy import integrate, stats
 
 from pyro_unmix.ops.distributions import (
@@ -20,39 +20,13 @@ from pyro_unmix.ops.distributions import (
     JumpSteps,
     PrecisionNormal,
 )
-from pyro_unmix.ops.softmax_distributions import PresentOrAbsent, SoftmaxDirichlet
 
-# A float64 log-density of a few terms of size ten loses a few units of 10 * 2e-16.
-ROUNDING = 1e-12
-
-
-@pytest.fixture(autouse=True)
-def _seeded():
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
-
-
-def tensor(values) -> torch.Tensor:
-    return torch.as_tensor(np.asarray(values), dtype=torch.float64)
-
-
-def precision_normal(rng: np.random.Generator, *batch: int, size: int = 3) -> PrecisionNormal:
-    root = rng.normal(size=(*batch, size, size))
-    precision = root @ np.swapaxes(root, -1, -2) + 0.5 * np.eye(size)
-    return PrecisionNormal(
-        tensor(rng.normal(size=(*batch, size))), tensor(np.linalg.cholesky(precision))
-    )
+pytestmark = pytest.mark.usefixtures("seeded")
 
 
 def covariance_of(normal: PrecisionNormal) -> np.ndarray:
     factor = normal.precision_tril.numpy()
     return np.linalg.inv(factor @ np.swapaxes(factor, -1, -2))
-
-
-def jump_steps(size: int, scale: float = 0.3, jump: float = 2.0, probability: float = 0.1):
-    logit = math.log(probability / (1 - probability))
-    return JumpSteps(*map(tensor, (math.log(scale), math.log(jump), logit)), size)
 
 
 # PrecisionNormal
@@ -289,147 +263,6 @@ def test_student_t_gradients_match_finite_differences():
     rng = np.random.default_rng(21)
     inputs = map(tensor, (rng.normal(size=(3, 4)), -0.5, 1.0, rng.normal(size=(3, 4))))
     assert torch.autograd.gradcheck(density, tuple(x.requires_grad_() for x in inputs))
-
-
-# SoftmaxDirichlet
-
-
-@pytest.mark.parametrize("size", [2, 3, 5])
-def test_softmax_dirichlet_is_scipys_dirichlet_after_a_change_of_variables(size):
-    rng = np.random.default_rng(22)
-    alpha = rng.uniform(0.3, 4, size=size)
-    for c in rng.normal(size=(4, size)):
-
-        def coordinates(c):
-            return np.append(reference.softmax(c)[:-1], c.sum() / math.sqrt(size))
-
-        jacobian = [
-            (coordinates(c + 1e-5 * e) - coordinates(c - 1e-5 * e)) / 2e-5 for e in np.eye(size)
-        ]
-        expected = stats.dirichlet(alpha).logpdf(reference.softmax(c))
-        expected += stats.norm.logpdf(c.sum() / math.sqrt(size))
-        expected += np.linalg.slogdet(jacobian)[1]
-        got = SoftmaxDirichlet(tensor(alpha)).log_prob(tensor(c))
-        assert float(got) == pytest.approx(expected, abs=1e-7)
-
-
-@pytest.mark.parametrize("alpha", [[0.05, 0.7, 3.0], [2.0, 9.0, 4.0]])
-def test_softmax_dirichlet_draws_have_dirichlet_abundances_and_the_stated_moments(alpha):
-    alpha = np.array(alpha)
-    states = SoftmaxDirichlet(tensor(alpha))
-    draws = states.sample((20_000,)).numpy()
-    for p in range(3):  # marginals of a Dirichlet are beta
-        marginal = stats.beta(alpha[p], alpha.sum() - alpha[p])
-        a = reference.softmax(draws)[:, p].clip(1e-300)  # 1e-300 and less: where the cdf is flat
-        assert stats.kstest(a[:4000], marginal.cdf).pvalue > 1e-4
-    spread = draws.std(0)
-    error = 5 / math.sqrt(len(draws))
-    np.testing.assert_array_less(np.abs(draws.mean(0) - states.mean.numpy()), error * spread)
-    # Standard error of a variance from the draws' own fourth moments.
-    squares = (draws - draws.mean(0)) ** 2
-    gap = np.abs(squares.mean(0) - states.variance.numpy())
-    np.testing.assert_array_less(gap, error * squares.std(0))
-    np.testing.assert_allclose(states.scale**2, states.variance, rtol=1e-12)
-
-
-def test_softmax_dirichlet_survives_tiny_concentrations():
-    states = SoftmaxDirichlet(torch.full((4,), 1e-3, requires_grad=True))
-    draw = states.rsample((100,))
-    assert torch.isfinite(draw).all()
-    density = states.log_prob(draw).sum()
-    density.backward()
-    assert torch.isfinite(density) and torch.isfinite(states.concentration.grad).all()
-
-
-def test_softmax_dirichlet_gradients_match_finite_differences():
-    def density(log_alpha, c):
-        return SoftmaxDirichlet(log_alpha.exp()).log_prob(c)
-
-    rng = np.random.default_rng(23)
-    inputs = (tensor(rng.normal(size=(3, 4))).requires_grad_() for _ in range(2))
-    assert torch.autograd.gradcheck(density, tuple(inputs))
-
-
-# PresentOrAbsent
-
-
-def test_present_or_absent_is_the_written_out_mixture():
-    rng = np.random.default_rng(24)
-    presence, c = rng.uniform(0.1, 0.9, size=3), rng.normal(-2, 3, size=(5, 3))
-    logits = tensor(np.log(presence / (1 - presence)))
-    states = PresentOrAbsent(logits, tensor(4.0), tensor(0.7))
-    present, absent = (stats.norm(loc, 0.7).pdf(c) for loc in (0, -4))
-    expected = np.log(presence * present + (1 - presence) * absent).sum(-1)
-    np.testing.assert_allclose(states.log_prob(tensor(c)), expected, rtol=1e-12)
-    np.testing.assert_allclose(states.mean, -4 * (1 - presence), rtol=1e-12)
-    second = 0.49 + 16 * (1 - presence)
-    np.testing.assert_allclose(states.variance, second - states.mean.numpy() ** 2, rtol=1e-12)
-    draws = states.sample((20_000,)).numpy()
-    error = 5 * states.scale.numpy() / math.sqrt(20_000)
-    np.testing.assert_array_less(np.abs(draws.mean(0) - states.mean.numpy()), error)
-    assert (draws[:, 0] < -2).mean() == pytest.approx(1 - presence[0], abs=0.03)
-
-
-# All
-
-
-def every_distribution() -> dict[str, dist.TorchDistribution]:
-    rng = np.random.default_rng(12)
-    loc = tensor(rng.normal(size=(4, 3)))
-    return {
-        "precision": precision_normal(rng, 4),
-        "jump": JumpNormal(loc, jump_steps(3)),
-        "diagonal": DiagonalNormal(loc, tensor(rng.uniform(0.2, 2, size=(4, 3)))),
-        "isotropic": IsotropicNormal(loc, tensor(-1.0)),
-        "isotropic, a scale each": IsotropicNormal(loc, tensor(rng.normal(size=4))),
-        "student": IsotropicStudentT(loc, tensor(-1.0), tensor(4.0)),
-        "student, a scale each": IsotropicStudentT(loc, tensor(rng.normal(size=4)), tensor(4.0)),
-        "dirichlet": SoftmaxDirichlet(loc.exp()),
-        "present or absent": PresentOrAbsent(loc, tensor(4.0), tensor(0.7)),
-    }
-
-
-@pytest.mark.parametrize("name", every_distribution())
-def test_shapes_and_expansion(name):
-    normal = every_distribution()[name]
-    assert normal.batch_shape == (4,)
-    assert normal.event_shape == (3,)
-    wide = normal.expand((5, 4))
-    assert (wide.batch_shape, wide.event_shape) == ((5, 4), (3,))
-    x = normal.loc + 0.2
-    np.testing.assert_allclose(wide.log_prob(x), normal.log_prob(x).expand(5, 4), rtol=1e-12)
-    assert normal.sample((2,)).shape == (2, 4, 3)
-    assert wide.sample().shape == (5, 4, 3)
-
-
-@pytest.mark.parametrize("name", every_distribution())
-def test_own_draws_have_the_density_of_a_copy(name):
-    normal = every_distribution()[name]
-    draw = normal.sample()
-    torch.testing.assert_close(
-        normal.log_prob(draw), normal.log_prob(draw.clone()), rtol=0, atol=ROUNDING
-    )
-
-
-@pytest.mark.parametrize("name", every_distribution())
-def test_plates_expand_and_masks_silence(name):
-    normal = every_distribution()[name]
-    mask = torch.tensor([True, False, True, True])
-
-    def program():
-        with pyro.plate("particles", 2, dim=-2), pyro.plate("pixels", 4, dim=-1):
-            with poutine.mask(mask=mask):
-                pyro.sample("x", normal)
-
-    trace = poutine.trace(program).get_trace()
-    trace.compute_log_prob()
-    site = trace.nodes["x"]
-    assert site["value"].shape == (2, 4, 3)
-    expected = normal.log_prob(site["value"].clone()) * mask
-    torch.testing.assert_close(site["log_prob"], expected, rtol=0, atol=ROUNDING)
-
-
-# FactorNormal
 
 
 def factor_normal(batch: tuple[int, ...] = (4,), *, corrected: bool = True) -> FactorNormal:

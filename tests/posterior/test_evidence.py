@@ -26,11 +26,9 @@ from pyro_unmix import (
     compare,
     fit,
 )
-from pyro_unmix import (
-    methods as baselines,
-)
 from pyro_unmix.bases import DCT
-from pyro_unmix.posterior import read_out as posterior
+from pyro_unmix.methods import fcls
+from pyro_unmix.posterior import read_out
 from pyro_unmix.posterior.evidence import generalised_pareto_shape, log_mean, log_weights, pareto_k
 from pyro_unmix.priors import (
     AnchoredEndmembers,
@@ -178,7 +176,7 @@ def test_the_worst_posteriors_have_the_largest_k() -> None:
 def test_chunks_of_pixels_do_not_change_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     cubes = exact().cubes
     whole = log_weights(exact(), cubes, 6, 0)
-    monkeypatch.setattr(posterior, "_CHUNK_ELEMENTS", 3 * DATES * 6 * (BANDS + 16))
+    monkeypatch.setattr(read_out, "_CHUNK_ELEMENTS", 3 * DATES * 6 * (BANDS + 16))
     np.testing.assert_allclose(log_weights(exact(), cubes, 6, 0), whole, rtol=1e-9)
 
 
@@ -264,7 +262,7 @@ def test_an_autoguide_keeps_its_pixels_in_chunks(monkeypatch: pytest.MonkeyPatch
     """Parameters of a pixel have its number in the scene."""
     result = by_autoguide()
     whole = result.diagnose(num_samples=4000)["elbo"]
-    monkeypatch.setattr(posterior, "_CHUNK_ELEMENTS", 3 * DATES * 4000 * (BANDS + 16))
+    monkeypatch.setattr(read_out, "_CHUNK_ELEMENTS", 3 * DATES * 4000 * (BANDS + 16))
     again = result.diagnose(num_samples=4000)["elbo"]
     np.testing.assert_allclose(again, whole, rtol=0.1)
     assert whole.std() > 0.3 * abs(whole.mean())  # pixels differ by more
@@ -388,4 +386,4 @@ def joint() -> Unmixing:
 
 
 def classical() -> Unmixing:
-    return baselines.fcls(exact().cubes, endmembers=SPECTRA, progress=False)
+    return fcls(exact().cubes, endmembers=SPECTRA, progress=False)

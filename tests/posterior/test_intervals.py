@@ -6,8 +6,8 @@ import torch
 from scipy import stats
 
 from pyro_unmix import SGLMM, ConjugateGuide, Unmixing, fit, metrics, simulate
-from pyro_unmix import methods as baselines
-from pyro_unmix.bases.linear import DCT
+from pyro_unmix.bases import DCT
+from pyro_unmix.methods import fcls
 from pyro_unmix.posterior.intervals import credible_interval
 from pyro_unmix.priors import FixedEndmembers, JumpWalk
 
@@ -101,4 +101,4 @@ def test_a_level_outside_is_refused(result: Unmixing, level: float) -> None:
 
 def test_without_a_posterior_there_are_no_intervals() -> None:
     with pytest.raises(ValueError, match="interval"):
-        baselines.fcls(SCENE.cubes, 3).interval()
+        fcls(SCENE.cubes, 3).interval()

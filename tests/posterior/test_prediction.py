@@ -15,25 +15,19 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from test_checkpoint import CUBES as WITHOUT_GAPS
-from test_checkpoint import automatic, plain
-from test_result import CUBES, PAIRS, SINGLE, fitted
+from checkpoint_cases import automatic, plain
+from fit_cases import CUBES as WITHOUT_GAPS
+from result_cases import CUBES, PAIRS, SINGLE, fitted
 
 from pyro_unmix import Unmixing, fit
-from pyro_unmix.posterior import read_out as posterior
-from pyro_unmix.posterior import tile_store
+from pyro_unmix.posterior import read_out, tile_store
+
+pytestmark = pytest.mark.usefixtures("seeded")
 
 dask = pytest.importorskip("dask.array")
 pytest.importorskip("zarr")
 
 MAPS = ("abundances", "abundances_std", "variability", "change")
-
-
-@pytest.fixture(autouse=True)
-def _seeded():
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
 
 
 def in_double(make) -> Unmixing:
@@ -336,11 +330,11 @@ def test_store_errors(cubes, settings, error, text, results, tmp_path):
 @pytest.mark.parametrize("count", [1, 63, 64, 65, 1000, 4096, 4097, 16384, 100_000])
 @pytest.mark.parametrize("per_pixel", [1, 1344, 60_000, 10**9])
 def test_chunks_are_of_one_length_and_hold_every_pixel_once(count, per_pixel):
-    parts = list(posterior.chunks(count, per_pixel))
+    parts = list(read_out.chunks(count, per_pixel))
     edges = [0, *(p.stop for p in parts)]
     assert edges == [*(p.start for p in parts), count]
     lengths = [p.stop - p.start for p in parts]
-    limit = max(1, min(4096, posterior._CHUNK_ELEMENTS // per_pixel))
+    limit = max(1, min(4096, read_out._CHUNK_ELEMENTS // per_pixel))
     assert max(lengths) <= limit + (127 if limit > 512 else 0)
     assert len(set(lengths[:-1])) <= 1
     if len(parts) > 1 and lengths[0] > 512:
@@ -351,7 +345,7 @@ def test_the_std_is_that_of_numpy():
     drawn = torch.rand(5, 3, 64, 70, generator=torch.Generator().manual_seed(0))
     drawn = (0.3 + 1e-3 * drawn).permute(2, 3, 0, 1)  # as guides lay them out
     expected = drawn.double().numpy().std(0, ddof=1)
-    np.testing.assert_allclose(posterior._std(drawn, drawn.mean(0)), expected, rtol=1e-3)
+    np.testing.assert_allclose(read_out._std(drawn, drawn.mean(0)), expected, rtol=1e-3)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="what glibc does with its heap")

@@ -15,12 +15,7 @@ from pyro_unmix import SGLMM, ConjugateGuide, fit, metrics, simulate
 from pyro_unmix.bases import LearnedBasis
 from pyro_unmix.priors import AnchoredEndmembers, FreeEndmembers, Independent, JumpWalk, WhiteNoise
 
-
-@pytest.fixture(autouse=True)
-def _scoped():
-    with torch.random.fork_rng(devices=[]), pyro.get_param_store().scope():
-        torch.manual_seed(0)
-        yield
+pytestmark = pytest.mark.usefixtures("seeded", "own_store")
 
 
 def parts(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import pyro
 import pytest
 import reference
 import torch
@@ -13,9 +12,11 @@ from pyro import poutine
 from scipy import stats
 
 from pyro_unmix import SGLMM
-from pyro_unmix.bases.linear import Brightness
+from pyro_unmix.bases import Brightness
 from pyro_unmix.guides import BiLSTMGuide, ConjugateGuide, MeanFieldGuide
 from pyro_unmix.priors import BandNoise, DateNoise, LowRankNoise, Noise, StudentNoise, WhiteNoise
+
+pytestmark = pytest.mark.usefixtures("seeded", "own_store")
 
 BANDS, DATES = 5, 3
 FLOAT32 = 1e-6
@@ -27,13 +28,6 @@ NOISES = {
     "low rank": LowRankNoise,
 }
 WHITENED = ("band", "low rank")
-
-
-@pytest.fixture(autouse=True)
-def _seeded():
-    with torch.random.fork_rng(devices=[]), pyro.get_param_store().scope():
-        torch.manual_seed(0)
-        yield
 
 
 def set_up(noise: Noise) -> Noise:

@@ -7,10 +7,10 @@ import pytest
 import reference
 import torch
 import xarray as xr
+from recipe_cases import rebuilt
 from torch import nn
 
 from pyro_unmix.ops.distributions import IsotropicNormal, JumpNormal
-from pyro_unmix.ops.recipes import from_recipe, to_recipe
 from pyro_unmix.priors import (
     AbundancePrior,
     AutoRegressive,
@@ -26,15 +26,10 @@ from pyro_unmix.priors import (
     WhiteNoise,
 )
 
+pytestmark = pytest.mark.usefixtures("seeded")
+
 # Starting values are rounded to float32 before a part is made double.
 FLOAT32 = 1e-6
-
-
-@pytest.fixture(autouse=True)
-def _seeded():
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
 
 
 def tensor(values) -> torch.Tensor:
@@ -83,8 +78,7 @@ def test_a_library_stands_for_the_means_of_its_classes(kind):
     assert part.names == ["soil", "water", "leaf"]
     np.testing.assert_array_equal(part.wavelength, library["wavelength"])
     # Saved and rebuilt, it is the same.
-    arrays: list[np.ndarray] = []
-    again = from_recipe(to_recipe(part, arrays), arrays)
+    again = rebuilt(part)
     np.testing.assert_array_equal(again.value.detach(), part.value.detach())
     assert again.names == part.names
 

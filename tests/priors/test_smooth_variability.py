@@ -1,50 +1,31 @@
 """Variability that pixels share: the field's law, its place in model and guides, and the unbiased ELBO of batches."""
 
-import math
-
 import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from field_cases import NUM_PIXELS, SHAPE, field_model, field_pixels
 from pyro import poutine
 from pyro.infer import Trace_ELBO
 from scipy import stats
 
 import pyro_unmix
-from pyro_unmix.bases.linear import DCT, LearnedBasis
+from pyro_unmix.bases import DCT, LearnedBasis
 from pyro_unmix.guides import BiLSTMGuide, ConjugateGuide, MeanFieldGuide
-from pyro_unmix.models import SGLMM
-from pyro_unmix.models.published import FirstDateSGLMM
+from pyro_unmix.models import SGLMM, FirstDateSGLMM
 from pyro_unmix.priors import AutoRegressive, FixedEndmembers, Independent, SmoothVariability
 from pyro_unmix.priors.part import Need
 
-SHAPE = (3, 5, 6)  # dates, rows, columns
-NUM_PIXELS = 30
 
-
-def _prior(**settings):
+def field_prior(**settings):
     prior = SmoothVariability(SHAPE, **{"length": 2.0, "scale": 0.7, **settings})
     prior.setup(2, 2, generator=torch.Generator())
     return prior
 
 
-def _model(**settings):
-    rng = np.random.default_rng(0)
-    prior = SmoothVariability(SHAPE, **{"length": 2.0, "scale": 0.7, **settings})
-    return SGLMM(rng.uniform(0.2, 0.8, (8, 2)), basis=DCT(2), variability_prior=prior)
-
-
-def _pixels():
-    rng = np.random.default_rng(1)
-    pixels = torch.tensor(rng.uniform(0.2, 0.8, (NUM_PIXELS, 3, 8)), dtype=torch.float32)
-    valid = torch.ones(NUM_PIXELS, 3, dtype=torch.bool)
-    valid[4, 1] = valid[7] = False
-    return pixels, valid
-
-
 def test_field_has_the_covariance_that_its_docstring_states():
-    prior = _prior(coefficient=0.8)
+    prior = field_prior(coefficient=0.8)
     prior.set_elapsed(torch.tensor([1.0, 2.0, 0.5]))
     units = torch.eye(prior.num_innovations)
     maps = prior.offsets(units, None).detach().double()  # a linear map: its columns
@@ -59,7 +40,7 @@ def test_field_has_the_covariance_that_its_docstring_states():
 
 
 def test_nothing_crosses_the_border_of_tiles():
-    prior = _prior(tile_heights=[2, 3])
+    prior = field_prior(tile_heights=[2, 3])
     maps = prior.offsets(torch.eye(prior.num_innovations), None).detach()
     maps = maps.reshape(-1, 5, 6, 12)
     upper, lower = maps[:, :2].flatten(1), maps[:, 2:].flatten(1)
@@ -68,7 +49,7 @@ def test_nothing_crosses_the_border_of_tiles():
 
 
 def test_pixels_by_number_have_their_values():
-    prior = _prior()
+    prior = field_prior()
     field = torch.randn(2, prior.num_innovations, generator=torch.Generator().manual_seed(0))
     everywhere = prior.offsets(field, None)
     index = torch.tensor([29, 0, 13])
@@ -76,8 +57,8 @@ def test_pixels_by_number_have_their_values():
 
 
 def test_density_of_the_model_is_that_of_its_sites_by_hand():
-    model = _model()
-    pixels, valid = _pixels()
+    model = field_model()
+    pixels, valid = field_pixels()
     pyro.set_rng_seed(0)
     with pyro.get_param_store().scope(), torch.no_grad():
         trace = poutine.trace(model).get_trace(pixels, valid)
@@ -101,8 +82,8 @@ def test_density_of_the_model_is_that_of_its_sites_by_hand():
 
 
 def test_decode_adds_the_field():
-    model = _model()
-    pixels, valid = _pixels()
+    model = field_model()
+    pixels, valid = field_pixels()
     index = torch.tensor([3, 8])
     with pyro.get_param_store().scope(), torch.no_grad():
         trace = poutine.trace(model).get_trace(
@@ -119,8 +100,8 @@ def test_decode_adds_the_field():
 @pytest.mark.parametrize("kind", [ConjugateGuide, BiLSTMGuide, MeanFieldGuide])
 def test_elbo_of_batches_is_the_full_one_on_average(kind):
     """The field lies outside of the plate: batches scale what pixels bring and nothing else."""
-    model = _model(residual=Independent(0.3))
-    pixels, valid = _pixels()
+    model = field_model(residual=Independent(0.3))
+    pixels, valid = field_pixels()
     guide = kind(model)
     with torch.no_grad():
         guide.field_loc.normal_(generator=torch.Generator().manual_seed(0)).mul_(0.3)
@@ -157,8 +138,8 @@ def test_elbo_of_batches_is_the_full_one_on_average(kind):
 
 def test_conjugate_guide_knows_the_variability_exactly():
     """With c and the field fixed, log p - log q is log p(y | c, field), whatever psi is."""
-    model = _model(residual=AutoRegressive(0.6, 0.5)).double()
-    pixels, valid = (x.double() if x.is_floating_point() else x for x in _pixels())
+    model = field_model(residual=AutoRegressive(0.6, 0.5)).double()
+    pixels, valid = (x.double() if x.is_floating_point() else x for x in field_pixels())
     guide = ConjugateGuide(model, correction=False).double()
     features = guide.prepare(pixels, valid)
     found = []
@@ -197,8 +178,8 @@ def test_conjugate_guide_knows_the_variability_exactly():
 
 
 def test_gradient_of_the_field_is_that_of_finite_differences():
-    model = _model(residual=Independent(0.3)).double()
-    pixels, valid = (x.double() if x.is_floating_point() else x for x in _pixels())
+    model = field_model(residual=Independent(0.3)).double()
+    pixels, valid = (x.double() if x.is_floating_point() else x for x in field_pixels())
     guide = ConjugateGuide(model, correction=False).double()
     features = guide.prepare(pixels, valid)
 
@@ -218,38 +199,6 @@ def test_gradient_of_the_field_is_that_of_finite_differences():
     assert float(slope @ direction) == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=1e-3)
 
 
-def test_fit_follows_a_smooth_field():
-    """Scenes drawn with a field: its fitted mean resembles the truth, and so do endmembers."""
-    model = _model(residual=Independent(0.02), scale=1.0, learn=False)
-    pyro.set_rng_seed(0)
-    with torch.no_grad(), pyro.get_param_store().scope():
-        trace = poutine.trace(model).get_trace(None, torch.ones(NUM_PIXELS, 3, dtype=torch.bool))
-        true = model.variability_prior.offsets(trace.nodes["field"]["value"], None).numpy()
-        pixels = torch.stack([trace.nodes[f"y_{t}"]["value"] for t in (1, 2, 3)], 1)
-    cubes = pixels.swapaxes(0, 1).reshape(3, 5, 6, 8).numpy()
-    result = pyro_unmix.fit(
-        model, ConjugateGuide(model), cubes, num_steps=150, learning_rate=0.05, progress=False
-    )
-    found = (
-        result.dataset["variability"].transpose("y", "x", "time", "component", "endmember").values
-    )
-    found = found.reshape(NUM_PIXELS, 3, 4)
-    assert np.corrcoef(found.ravel(), true.ravel())[0, 1] > 0.5
-    assert math.isfinite(result.losses[-1]) and result.losses[-1] < result.losses[0]
-
-
-def test_saved_result_comes_back(tmp_path):
-    model = _model()
-    pixels, valid = _pixels()
-    cubes = np.where(valid[..., None], pixels, np.nan).swapaxes(0, 1).reshape(3, 5, 6, 8)
-    result = pyro_unmix.fit(model, ConjugateGuide(model), cubes, num_steps=2, progress=False)
-    result.save(tmp_path / "fit.nc")
-    again = pyro_unmix.Unmixing.load(tmp_path / "fit.nc")
-    drawn = [r.sample(num_samples=4, seed=0).values for r in (result, again)]
-    assert np.array_equal(*drawn, equal_nan=True)
-    assert result.diagnose(num_samples=8)["elbo"].notnull().sum() == NUM_PIXELS - 1
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -267,134 +216,27 @@ def test_bad_settings_are_named(settings, message):
 
 
 def test_another_scene_is_refused():
-    model = _model()
-    pixels, valid = _pixels()
+    model = field_model()
+    pixels, valid = field_pixels()
     with pyro.get_param_store().scope():
         with pytest.raises(ValueError, match="3 dates, the images have 2"):
             model(pixels[:, :2], valid[:, :2])
         with pytest.raises(ValueError, match="outside of the 5 x 6 pixels"):
             model(pixels[:1], valid[:1], index=torch.tensor([30]), size=31)
     with pytest.raises(ValueError, match="start must have"):
-        ConjugateGuide(_model(start=np.zeros(3)))
+        ConjugateGuide(field_model(start=np.zeros(3)))
     with pytest.raises(ValueError, match=r"\(components, endmembers\) = \(2, 2\)"):
-        _prior(scale=np.ones((3, 2)))
+        field_prior(scale=np.ones((3, 2)))
 
 
 def test_sweeps_refuse_a_field_before_training():
-    model = _model()
+    model = field_model()
     cubes = np.full((3, 5, 6, 8), 0.5)
     with pytest.raises(ValueError, match="variability of every pixel's own"):
         pyro_unmix.fit(
             model, ConjugateGuide(model), cubes, num_steps=10**6, progress=False,
-            estimate=pyro_unmix.posterior.read_out.read_out.PolishedMean(),
+            estimate=pyro_unmix.posterior.PolishedMean(),
         )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def fitted():
-    model = _model()
-    pixels, _ = _pixels()
-    cubes = pyro_unmix.as_cube_sequence(
-        pixels.swapaxes(0, 1).reshape(3, 5, 6, 8).numpy(), time=[0, 1, 3]
-    ).assign_coords(y=30.0 * np.arange(5), x=30.0 * np.arange(6))
-    model.set_dates(cubes["time"].values)
-    return pyro_unmix.fit(model, ConjugateGuide(model), cubes, num_steps=1, progress=False), cubes
-
-
-def test_the_field_is_of_the_images_that_were_fitted(fitted):
-    result, cubes = fitted
-    again = result.predict(cubes)
-    assert np.allclose(again.abundances, result.abundances, atol=1e-6)
-    for other in (cubes.isel(x=slice(0, 5)), cubes + 0.01):
-        with pytest.raises(ValueError, match="belongs to the images that it was fitted to"):
-            result.predict(other)
-    with pytest.raises(ValueError, match="lack some of them"):
-        result.predict(cubes.isel(time=[0, 2]))
-    more = cubes.reindex(time=[0, 1, 2, 3])
-    assert result.predict(more).abundances.sizes["time"] == 4
-    others = more.copy(), more.copy()
-    others[0][2] = 0.3  # an image that the field has not seen
-    others[1][0] += 0.01  # another image at one of its dates
-    for other in others:
-        with pytest.raises(ValueError, match="belongs to the images that it was fitted to"):
-            result.predict(other)
-
-
-def test_lazy_images_are_compared_by_all_but_their_values(fitted, tmp_path):
-    result, cubes = fitted
-    lazy = cubes.chunk(y=2)
-    again = result.predict(lazy)
-    assert np.allclose(again.abundances, result.abundances, atol=1e-6)
-    for other in (
-        lazy.isel(x=slice(0, 5)),
-        lazy.isel(y=slice(1, 5)),
-        lazy.assign_coords(y=lazy["y"] + 30),
-        lazy.assign_coords(x=lazy["x"].values[::-1]),
-    ):
-        with pytest.raises(ValueError, match="fitted to, and these are others: fit them"):
-            result.predict(other)
-    message = "lazy images cannot be given other dates: load them"
-    for other in (
-        lazy.assign_coords(time=lazy["time"] + 365),  # the same gaps
-        lazy.reindex(time=[0, 1, 2, 3]),
-    ):
-        with pytest.raises(ValueError, match=message):
-            result.predict(other)
-    with pytest.raises(ValueError, match=message):
-        result.predict_to_zarr(cubes.reindex(time=[0, 1, 2, 3]), tmp_path / "maps.zarr")
-
-
-def test_the_field_at_other_dates_is_conditional_on_that_of_the_images(fitted):
-    """Against the formulas of Gaussian conditioning, from the covariance that the docstring states."""
-    result, _ = fitted
-    prior = result.model.variability_prior
-    phi = float(torch.sigmoid(prior.logit.detach()))
-    own, new = np.array([0.0, 1.0, 3.0]), np.array([0.5, 2.0, 5.0])
-    cross = phi ** (np.abs(new[:, None] - own) / 1.5)  # 1.5: the median gap
-    gain = cross @ np.linalg.inv(phi ** (np.abs(own[:, None] - own) / 1.5))
-    before = result.guide.mean_offsets(None).detach().numpy()  # (N, T, K P)
-    for dates, rows in (([0.5, 2.0], [0, 1]), ([5.0], [2])):
-        there = result.interpolate(dates) if len(rows) == 2 else result.forecast(dates)
-        offsets = there.guide.mean_offsets(None).detach().numpy()
-        at = np.searchsorted(np.union1d(own, dates), dates)
-        places = np.searchsorted(np.union1d(own, dates), own)
-        assert np.allclose(offsets[:, places], before, atol=1e-5)
-        expected = np.einsum("st,ntk->nsk", gain[rows], before)
-        assert np.allclose(offsets[:, at], expected, atol=1e-4)
-        # covariance of the prior at all dates, of the field at one pixel
-        field = torch.randn(
-            20_000, there.model.variability_prior.num_innovations,
-            generator=torch.Generator().manual_seed(0),
-        )  # fmt: skip
-        drawn = there.model.variability_prior.offsets(field, torch.tensor([7]))[:, 0]
-        times = np.union1d(own, dates)
-        variance = drawn[:, 0, 0].var().item()
-        stated = variance * phi ** (np.abs(times[:, None] - times) / 1.5)
-        assert np.allclose(np.cov(drawn[..., 0].detach().numpy().T), stated, atol=0.06 * variance)
-        # what is new is not known: the guide has the prior's law for it
-        assert np.allclose(there.guide.field_log_scale.detach()[len(result.guide.field_loc) :], 0.0)
-        low, high = there.reflectance_quantile([0.05, 0.95], num_samples=20).values
-        assert (low < high).all()
-
-
-def test_dates_close_to_an_image_are_interpolated(fitted):
-    result, _ = fitted
-    before = result.guide.mean_offsets(None).detach()[:, 1]
-    assert result.interpolate([1 + 1e-9]).cubes.sizes["time"] == 3  # the image's own date
-    for apart, tolerance in ((1e-9, 1e-5), (1.1e-6, 1e-3), (1e-5, 1e-3), (1e-2, 0.05)):
-        there = result.interpolate([1 + apart])
-        offsets = there.guide.mean_offsets(None).detach()
-        at = int(np.argmin(np.abs(there.cubes["time"].values - (1 + apart))))
-        assert float((offsets[:, at] - before).abs().max()) < tolerance * float(before.abs().max())
-
-
-def test_a_saved_interpolation_comes_back(fitted, tmp_path):
-    result, _ = fitted
-    there = result.interpolate([2])
-    there.save(tmp_path / "kept")
-    again = pyro_unmix.Unmixing.load(tmp_path / "kept")
-    assert again.model.variability_prior.order == [0, 1, 3, 2]
-    assert torch.equal(again.guide.mean_offsets(None), there.guide.mean_offsets(None))
 
 
 def test_order_holds_every_date_once():
@@ -402,30 +244,26 @@ def test_order_holds_every_date_once():
         SmoothVariability(SHAPE, order=[0, 1, 1])
 
 
-def test_compare_refuses_a_field(fitted):
-    result, _ = fitted
-    with pytest.raises(ValueError, match="share a smooth field"):
-        pyro_unmix.compare({"one": result, "two": result}, progress=False)
-
-
 def test_models_that_know_no_field_say_so():
     with pytest.raises(ValueError, match="FirstDateSGLMM has no variability that pixels share"):
-        program = FirstDateSGLMM(np.full((8, 2), 0.5), basis=DCT(2), variability_prior=_prior())
-        program(*_pixels())
+        program = FirstDateSGLMM(
+            np.full((8, 2), 0.5), basis=DCT(2), variability_prior=field_prior()
+        )
+        program(*field_pixels())
     with pytest.raises(TypeError, match="of single pixels"):
         SmoothVariability(SHAPE, residual=SmoothVariability(SHAPE))
     with pytest.raises(ValueError, match="of 5 x 6 pixels, got 7"):
-        _model().sample_sequence(7, 3)
+        field_model().sample_sequence(7, 3)
 
 
 def test_needs_are_also_those_of_the_residual():
-    prior = _prior(residual=AutoRegressive())
+    prior = field_prior(residual=AutoRegressive())
     prior.set_elapsed(torch.tensor([1.0, 2.0, 0.5]))
     assert prior.needs == {Need.SHARED_VARIABILITY, Need.UNEVEN_VARIABILITY}
 
 
 def test_anchored_endmembers_know_how_much_varies():
-    prior = _prior(residual=Independent(0.1))
+    prior = field_prior(residual=Independent(0.1))
     assert np.allclose(prior.first_variance().detach(), 0.7**2 + 0.1**2)
 
 
@@ -437,7 +275,7 @@ def test_paths_are_found_with_the_endmembers_of_every_pixel():
     residual = Independent(0.3)
     prior = SmoothVariability((1, 5, 6), length=2.0, scale=1.0, residual=residual)
     model = SGLMM(FixedEndmembers(spectra), variability_prior=prior, **shared).double()
-    pixels, valid = _pixels()
+    pixels, valid = field_pixels()
     pixels, valid = pixels[:, :1].double(), torch.ones(NUM_PIXELS, 1, dtype=torch.bool)
     guide = ConjugateGuide(model, correction=False).double()
     with torch.no_grad():

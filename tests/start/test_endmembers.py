@@ -7,7 +7,7 @@ import pytest
 import xarray as xr
 
 from pyro_unmix import simulate
-from pyro_unmix.start.extraction import extract_endmembers, match_endmembers, nfindr, vca
+from pyro_unmix.start import extract_endmembers, match_endmembers, nfindr, vca
 
 LIBRARY = simulate.library(np.linspace(450, 2400, 30)).values
 

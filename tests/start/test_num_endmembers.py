@@ -11,8 +11,8 @@ import pytest
 import xarray as xr
 
 from pyro_unmix import simulate
+from pyro_unmix.start import estimate_num_endmembers, hysime, virtual_dimensionality
 from pyro_unmix.start import num_endmembers as module
-from pyro_unmix.start.num_endmembers import estimate_num_endmembers, hysime, virtual_dimensionality
 
 unmix_module = importlib.import_module("pyro_unmix.methods.unmix")  # the package holds the function
 

@@ -1,5 +1,7 @@
 """The start with a smooth field: maps and their transpose, gradients, correlation, and what `unmix` makes of it."""
 
+import importlib
+
 import numpy as np
 import pytest
 import torch
@@ -8,13 +10,14 @@ from scipy import ndimage, optimize
 
 import pyro_unmix
 from pyro_unmix import simulate
-from pyro_unmix.bases import Brightness
-from pyro_unmix.bases.linear import DCT
-from pyro_unmix.data.cubes import as_cube_sequence
+from pyro_unmix.bases import DCT, Brightness
+from pyro_unmix.data import as_cube_sequence
 from pyro_unmix.metrics import nrmse_abundances
 from pyro_unmix.priors import SmoothVariability
 from pyro_unmix.start import Start, choose_smooth_start, choose_start, field_correlation
 from pyro_unmix.start.field_fit import SmoothFit, conjugate_gradients
+
+unmix_module = importlib.import_module("pyro_unmix.methods.unmix")  # the package holds the function
 
 MATERIALS = ["vegetation", "soil", "snow"]
 WAVELENGTHS = np.linspace(400, 2500, 20)
@@ -226,7 +229,7 @@ def test_a_date_without_images_is_no_hindrance(smooth):
 
 
 def test_variability_smooth_in_space_alone_has_no_memory(smooth, monkeypatch):
-    monkeypatch.setattr("pyro_unmix.methods.unmix.temporal_correlation", lambda cubes, start: -0.02)
+    monkeypatch.setattr(unmix_module, "temporal_correlation", lambda cubes, start: -0.02)
     result = pyro_unmix.unmix(
         smooth.cubes, endmembers=smooth.reference_endmembers, num_steps=0, progress=False
     )
@@ -234,7 +237,7 @@ def test_variability_smooth_in_space_alone_has_no_memory(smooth, monkeypatch):
 
 
 def test_large_sequences_are_unmixed_pixel_by_pixel(smooth, monkeypatch, caplog):
-    monkeypatch.setattr("pyro_unmix.methods.unmix.MOST_PIXEL_DATES", 100)
+    monkeypatch.setattr(unmix_module, "MOST_PIXEL_DATES", 100)
     result = pyro_unmix.unmix(
         smooth.cubes, endmembers=smooth.reference_endmembers, num_steps=0, progress=False
     )

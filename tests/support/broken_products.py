@@ -26,8 +26,7 @@ from products import (
     write_tiff,
 )
 
-from pyro_unmix.io.errors import FileError
-from pyro_unmix.io.sequence import read_sequence
+from pyro_unmix.io import FileError, read_sequence
 
 NM = [450.0, 550.0, 650.0, 860.0, 1600.0, 2200.0]
 Change = Callable[[Path], None]

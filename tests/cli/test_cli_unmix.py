@@ -1,62 +1,21 @@
-"""The command line: what it writes, what it prints, and how it says no."""
+"""The command line: the demo and the methods, what they write and print."""
 
 from __future__ import annotations
 
 import contextlib
-import inspect
 import io
 import json
-import os
-import re
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import xarray as xr
-from matplotlib.image import imread
+from cli_cases import PICTURES, assert_pictures, quick_scene, read, run
 
 import pyro_unmix as pu
 from pyro_unmix import cli
-from pyro_unmix.methods.redsunn import NUM_EPOCHS
-from pyro_unmix.methods.unmix import MIN_DATES, NUM_STEPS
-from pyro_unmix.posterior.estimates import MOST_POLISHED
-
-PICTURES = {
-    "abundances",
-    "change",
-    "composite",
-    "endmembers",
-    "endmembers_over_time",
-    "losses",
-    "uncertainty",
-}
-
-
-def run(*arguments: object) -> int:
-    """The exit code of the command."""
-    try:
-        return cli.main([str(argument) for argument in arguments])
-    except SystemExit as stop:
-        assert isinstance(stop.code, int)
-        return stop.code
-
-
-def read(path: Path) -> xr.Dataset:
-    with xr.open_dataset(path, engine="h5netcdf") as dataset:
-        return dataset.load()
-
-
-def assert_pictures(folder: Path, names: set[str]) -> None:
-    """Exactly these PNGs, each with something drawn in it."""
-    assert {path.stem for path in folder.glob("*.png")} == names
-    for name in names:
-        image = imread(folder / f"{name}.png")
-        assert min(image.shape[:2]) > 100 and image[..., :3].std() > 0.02
+from pyro_unmix.infer.checkpoints import Run
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +28,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, list[Any]
         solve = cli.demo.fcls
 
         def recording_fcls(*inputs: Any, **settings: Any) -> Any:
-            given.extend(inputs)
+            given.extend([*inputs, settings["endmembers"]])
             return solve(*inputs, **settings)
 
         patch.setattr(cli.demo, "fcls", recording_fcls)
@@ -81,10 +40,6 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, list[Any]
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes most of the time of a small run."""
     monkeypatch.setattr(cli.unmix, "write_pictures", lambda *_: [])
-
-
-def quick_scene() -> pu.simulate.Scene:
-    return pu.simulate.scaled_scene(num_dates=3, height=24, width=24, seed=1)
 
 
 def test_demo_writes_pictures_and_netcdf(demo: tuple[Path, str, list[Any]]) -> None:
@@ -312,129 +267,6 @@ def test_a_library_gives_the_endmembers(
         np.testing.assert_allclose(found, spectra.values, rtol=1e-5, atol=1e-6)
 
 
-def test_errors_are_one_line_and_exit_with_2(
-    images: list[Path],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.chdir(tmp_path)  # the default of --out
-    good, two = images[0], ("--endmembers", "2")
-    integers, broken, text = tmp_path / "int.npz", tmp_path / "broken.mat", tmp_path / "a.txt"
-    np.savez(integers, cubes=np.ones((4, 4, 5), dtype=np.int16))
-    broken.write_bytes(b"MATLAB 5.0 MAT-file, cut off")
-    text.write_text("no image")
-    cases = {
-        (): "the following arguments are required: COMMAND",
-        ("dmeo",): "invalid choice: 'dmeo'",
-        ("demo", "--steps", "3"): "unrecognized arguments: --steps 3",
-        ("demo", "--seed", "-1"): "argument --seed: expected a whole number of at least 0",
-        ("demo", "--out", text): f"cannot write to --out {text}: ",
-        ("unmix", good): "the following arguments are required: --endmembers",
-        ("unmix", good, "--endmembers", "1"): "expected a whole number of at least 2, got '1'",
-        (
-            "unmix",
-            good,
-            "--endmembers",
-            "x",
-        ): "the file of a spectral library, got 'x': there is no such file",
-        ("unmix", good, "--endmembers", "40"): "needs at least as many valid spectra and bands",
-        ("unmix", good, "--endmembers", "2.5"): "expected a whole number of at least 2, got '2.5'",
-        ("unmix", good, "--endmembers", good): "images have no wavelengths, which the bands of",
-        ("unmix", good, *two, "--scale", "-1"): "--scale: expected a positive number, got '-1'",
-        ("unmix", good, *two, "--nodata", "none"): "--nodata: expected a number, got 'none'",
-        ("unmix", good, *two, "--dates", "20210731"): "write dates as 2021-07-31, got '20210731'",
-        ("unmix", good, *two, "--dates", "soon"): "--dates must hold ISO dates",
-        ("unmix", good, *two, "--dates", "1,2"): "--dates must hold one date per image, 1 in",
-        ("unmix", good, *two, "--method", "fcls", "--steps", "3"): "--steps is for unmix, red",
-        (
-            "unmix",
-            good,
-            *two,
-            "--method",
-            "hbun",
-            "--checkpoint",
-            "c",
-        ): "is for unmix, redsunn, redsunn_published, not",
-        (
-            "unmix",
-            good,
-            *two,
-            "--method",
-            "fcls",
-            "--polish",
-        ): "--polish and --no-polish are of the method unmix, not",
-        ("unmix", good, *two, "--resume"): "--resume and --no-resume need --checkpoint DIR",
-        ("unmix", good, *two, "--no-resume"): "--resume and --no-resume need --checkpoint DIR",
-        (
-            "unmix",
-            good,
-            *two,
-            "--checkpoint",
-            good,
-        ): f"--checkpoint must be a folder, got the file {good}",
-        ("unmix", good, *two, "--method", "nmf"): "invalid choice: 'nmf'",
-        ("unmix", good, *two, "--out", good / "x"): "cannot write to --out",
-        ("unmix", tmp_path / "none.nc", *two): f"no such file: {tmp_path / 'none.nc'}",
-        ("unmix", text, *two): "is none of the formats",
-        ("unmix", broken, *two): "is neither a MATLAB v5 nor a v7.3 file, or cut off",
-        ("unmix", integers, *two): "scale: pass --scale, for example --scale 1e-4",
-        ("unmix", good, integers, *two): str(integers),
-    }
-    for arguments, message in cases.items():
-        assert run(*arguments) == 2, arguments
-        captured = capsys.readouterr()
-        assert message in captured.err, arguments
-        assert captured.err.startswith("pyro-unmix"), arguments
-        *warnings, error = captured.err.splitlines()  # what was assumed of a file stands before
-        assert not error.startswith("pyro-unmix: warning: "), arguments
-        assert all(line.startswith("pyro-unmix: warning: ") for line in warnings), arguments
-        assert captured.err.endswith("\n"), arguments
-        assert captured.out == "", arguments
-
-
-def test_results_of_an_earlier_run_are_replaced(images: list[Path], tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    for steps in (1, 0):
-        assert run("unmix", images[0], "--endmembers", 2, "--steps", steps, "--out", out) == 0
-    assert pu.Unmixing.load(out / "saved").losses.size == 0
-    assert "losses" not in read(out / "result.nc")
-    assert_pictures(out, PICTURES - {"change", "losses"})
-
-
-def test_bad_input_leaves_no_folder(images: list[Path], tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    assert run("unmix", tmp_path / "none.nc", "--endmembers", 2, "--out", out) == 2
-    assert not out.exists()
-
-
-def test_a_fault_of_ours_is_not_hidden(
-    images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*_: Any, **__: Any) -> None:
-        raise ValueError("a bug")
-
-    monkeypatch.setattr(cli.pictures.plots, "plot_abundances", fail)
-    with pytest.raises(ValueError, match="a bug"):
-        run("unmix", images[0], "--endmembers", 2, "--steps", 0, "--out", tmp_path / "out")
-
-
-def test_a_loss_that_is_not_finite_is_one_line(
-    images: list[Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    def diverge(*_: Any, **__: Any) -> None:
-        raise pu.NonFiniteLossError("the loss is nan at step 3:\nlower learning_rate")
-
-    monkeypatch.setattr(cli.unmix, "redsunn", diverge)
-    arguments = ("--endmembers", 2, "--method", "redsunn", "--out", tmp_path / "out")
-    assert run("unmix", images[0], *arguments) == 2
-    error = capsys.readouterr().err
-    assert error == "pyro-unmix: error: the loss is nan at step 3: lower learning_rate\n"
-
-
 @pytest.mark.parametrize("method", ["unmix", "redsunn"])
 def test_a_run_goes_on_from_its_checkpoints(
     method: str,
@@ -452,7 +284,7 @@ def test_a_run_goes_on_from_its_checkpoints(
         code = run("unmix", images[0], *arguments, "--out", tmp_path / "out")
         return code or pu.Unmixing.load(tmp_path / "out" / "saved").losses
 
-    step = pu.checkpoint.Run.step
+    step = Run.step
 
     def counted(self: Any) -> float:
         made.append(1)
@@ -461,7 +293,7 @@ def test_a_run_goes_on_from_its_checkpoints(
         return step(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(pu.checkpoint.Run, "step", counted)
+        patch.setattr(Run, "step", counted)
         assert len(losses(5, "--checkpoint", folder)) == 1
         found = losses(5, "--checkpoint", folder)
         assert len(made) == 4  # two more, after the one that counts and the one that was broken off
@@ -473,116 +305,3 @@ def test_a_run_goes_on_from_its_checkpoints(
     assert "another folder, or --no-resume to start anew" in capsys.readouterr().err
     anew = losses(6, "--checkpoint", folder, "--no-resume")
     np.testing.assert_array_equal(anew, losses(6))
-
-
-def test_an_interrupt_keeps_what_is_trained(
-    images: list[Path], tmp_path: Path, no_pictures: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupted(cubes: Any, count: int, **settings: Any) -> pu.Unmixing:
-        try:
-            os.kill(os.getpid(), signal.SIGINT)  # as Ctrl-C does; `fit` ends its training then
-            time.sleep(5)
-        except KeyboardInterrupt:
-            pass
-        return pu.methods.fcls(cubes, count, progress=False)
-
-    before = signal.getsignal(signal.SIGINT)
-    monkeypatch.setattr(cli.unmix, "redsunn", interrupted)
-    arguments = ("--endmembers", 2, "--method", "redsunn", "--out", tmp_path / "out")
-    assert run("unmix", images[0], *arguments) == 130
-    assert (tmp_path / "out" / "result.nc").exists()
-    assert signal.getsignal(signal.SIGINT) is before
-
-
-def test_an_interrupt_before_exits_with_130(
-    images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupted(*_: Any, **__: Any) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(cli.unmix, "unmix", interrupted)
-    assert run("unmix", images[0], "--endmembers", 2, "--out", tmp_path / "out") == 130
-
-
-READING = {
-    "--scale": "of the file",
-    "--offset": "of the file",
-    "--wavelength-unit": "of the file",
-    "--nodata": "of the file",
-    "--drop-water": "off",
-}
-HBUN_STEPS = inspect.signature(pu.methods.hbun).parameters["num_steps"].default
-DEFAULTS: dict[str, dict[str, str]] = {
-    "demo": {"--out": "./pyro_unmix_demo", "--seed": "0", "--quick": "off"},
-    "info": {**READING, "--json": "off"},
-    "unmix": {
-        **READING,
-        "--dates": "of the files",
-        "--out": "./pyro_unmix_result",
-        "--method": "unmix",
-        "--steps": f"{NUM_STEPS} for unmix, {HBUN_STEPS} for hbun, {NUM_EPOCHS:g} passes over the "
-        "pixels for redsunn",
-        "--polish": f"in sequences of {MIN_DATES} dates or more, up to {MOST_POLISHED} pixels times dates",
-        "--checkpoint": "none",
-        "--resume": "--resume",
-        "--seed": "0",
-        "--json": "off",
-        "--library-label": "of the file",
-        "--library-unit": "of the file",
-        "--library-scale": "of the file",
-    },
-    "endmembers": {**READING, "--dates": "of the files", "--seed": "0", "--json": "off"},
-    "simulate": {
-        "--num-dates": "6 for scaled, 15 for bundle",
-        "--height": "50",
-        "--width": "50",
-        "--endmembers": "3 for scaled, 4 for bundle",
-        "--snr": "30",
-        "--clouds": "0",
-        "--seed": "0",
-    },
-    "plot": {"--out": "./pyro_unmix_plots"},
-    "score": {"--json": "off"},
-}
-
-
-@pytest.mark.parametrize("command", DEFAULTS)
-def test_help_states_every_default(
-    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLUMNS", "90")
-    assert run(command, "--help") == 0
-    printed = capsys.readouterr().out
-    assert len(printed.splitlines()) <= 50  # one screen
-    options = printed.partition("options:")[2]
-    described = dict(re.findall(r"^  (?:-h, )?(--[\w-]+)(.*(?:\n {6,}.*)*)", options, re.M))
-    assert described.pop("--help")
-    for option, default in DEFAULTS[command].items():
-        text = " ".join(described.pop(option).split())
-        assert text.partition("default: ")[2].startswith(default), option
-    for option, text in described.items():  # those that must be given
-        assert "(no default)" in " ".join(text.split()), option
-
-
-def test_steps_of_the_presets_are_those_of_the_help() -> None:
-    scene = quick_scene().cubes[:1, :8, :9, ::8]
-    result = pu.unmix(scene, 2, progress=False)
-    assert len(result.losses) == NUM_STEPS
-
-
-def test_module_and_version() -> None:
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    command = [sys.executable, "-m", "pyro_unmix", "--version"]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
-    assert done.stdout == f"pyro-unmix {pu.__version__}\n"
-
-
-def test_output_that_nobody_reads_is_no_traceback(images: list[Path]) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    command = [sys.executable, "-u", "-m", "pyro_unmix", "info", str(images[0])]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, text=True, env=environment, stdout=pipe, stderr=pipe) as process:
-        assert process.stdout is not None and process.stderr is not None
-        process.stdout.close()
-        assert "Traceback" not in process.stderr.read()
-    assert process.returncode == 141

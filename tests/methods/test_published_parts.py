@@ -1,42 +1,25 @@
-"""The parts of the published program, each against numpy; the preset and its benchmark."""
+"""The parts of the published program, each against numpy."""
 
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyro
 import pytest
-import redsunn as benchmark
 import reference
 import torch
-import xarray as xr
 from pyro import poutine
 from scipy import fft
 
-from pyro_unmix import Unmixing, fit, simulate
-from pyro_unmix.guides.published import PublishedGuide
-from pyro_unmix.infer.weighted_elbo import Ramp, WeightedELBO
-from pyro_unmix.methods import fcls
-from pyro_unmix.methods.redsunn_published import along_trajectories, redsunn_published
-from pyro_unmix.models.published import FirstDateSGLMM, RawDCT, TransposedDCT, VarianceWalk
-from pyro_unmix.posterior import PlugInMean
-from pyro_unmix.posterior.read_out import as_tensors, quiet_pyro, read_out
-from pyro_unmix.priors import FreeEndmembers, RandomWalk, WhiteNoise
+from pyro_unmix.guides import PublishedGuide
+from pyro_unmix.models import FirstDateSGLMM
+from pyro_unmix.models.published import RawDCT, TransposedDCT, VarianceWalk
+from pyro_unmix.priors import RandomWalk, WhiteNoise
 
+pytestmark = pytest.mark.usefixtures("seeded", "own_store")
 BANDS, MATERIALS, COMPONENTS, PIXELS, DATES = 7, 3, 2, 4, 3
-LIBRARY = simulate.library(np.linspace(450, 2400, 14))
-CUBES = simulate.scaled_scene(num_dates=3, height=5, width=4, library=LIBRARY, seed=0).cubes
-MATRIX = LIBRARY.values[:, :3]
-
-
-@pytest.fixture(autouse=True)
-def _seeded():
-    with torch.random.fork_rng(devices=[]), pyro.get_param_store().scope():
-        torch.manual_seed(0)
-        yield
 
 
 def spectra() -> np.ndarray:
@@ -218,7 +201,7 @@ def hand_written(guide: PublishedGuide, y: Any, valid: Any, z: Any) -> dict[str,
 def test_the_guide_has_the_hand_written_density() -> None:
     _, guide = pair()
     y, valid = data()
-    with quiet_pyro():
+    with pyro.validation_enabled(False):
         trace = poutine.trace(guide).get_trace(y, valid)
     got = densities(trace)
     expected = hand_written(guide, y, valid, latents(trace))
@@ -257,192 +240,3 @@ def test_the_guide_without_a_basis_has_the_models() -> None:
     torch.testing.assert_close(PublishedGuide(model).design(), model.design())
     own = PublishedGuide(model, basis=TransposedDCT(COMPONENTS)).design()
     assert not torch.allclose(own, model.design())
-
-
-# ------------------------------------------------------------------------------- read-out
-
-
-@pytest.fixture(scope="module")
-def fitted() -> Unmixing:
-    return redsunn_published(CUBES, 3, endmembers=MATRIX, num_basis=2, num_steps=3, progress=False)
-
-
-def test_a_trajectory_has_the_means_given_the_draws_before(fitted: Unmixing) -> None:
-    got = along_trajectories(fitted, seed=4)
-    y, valid = as_tensors(CUBES, fitted.model)
-    with quiet_pyro(), torch.no_grad():
-        torch.manual_seed(4)
-        nodes = poutine.trace(fitted.guide).get_trace(y, valid).nodes
-    for t in range(1, 4):
-        a = reference.softmax(nodes[f"c_{t}"]["fn"].loc.numpy())
-        np.testing.assert_allclose(
-            got.abundances[t - 1].values.reshape(-1, 3), a, rtol=1e-5, atol=1e-7
-        )
-        psi = nodes[f"psi_{t}"]["fn"].loc.numpy().reshape(-1, 2, 3)
-        variability = got.dataset["variability"][t - 1].values.reshape(-1, 2, 3)
-        np.testing.assert_allclose(variability, psi, rtol=1e-5, atol=1e-7)
-
-
-def test_trajectories_replace_the_estimates_alone(fitted: Unmixing) -> None:
-    before = fitted.dataset.copy(deep=True)
-    got = along_trajectories(fitted, 3, seed=1)
-    xr.testing.assert_identical(fitted.dataset, before)
-    for name, variable in before.items():
-        assert got.dataset[name].dims == variable.dims
-        assert got.dataset[name].attrs == variable.attrs
-        changed = name in ("abundances", "variability")
-        assert changed != np.array_equal(got.dataset[name], variable, equal_nan=True), name
-    np.testing.assert_allclose(got.abundances.sum("endmember"), 1, atol=1e-6)
-    assert got.endmembers(0).shape == fitted.endmembers(0).shape
-    xr.testing.assert_identical(got.abundances, along_trajectories(fitted, 3, seed=1).abundances)
-    assert not got.abundances.equals(along_trajectories(fitted, 3, seed=2).abundances)
-
-
-def test_without_spread_a_trajectory_is_algorithm_1() -> None:
-    model = FirstDateSGLMM(MATRIX, basis=RawDCT(2), abundance_prior=VarianceWalk())
-    guide = PublishedGuide(model)
-    with torch.no_grad():
-        for spread in (guide.spread_c, guide.spread_psi):
-            spread.bias.fill_(-1000.0)
-    result = fit(model, guide, CUBES, num_steps=0, progress=False)
-    expected = read_out(model, guide, CUBES, estimate=PlugInMean())
-    got = along_trajectories(result, 2).dataset
-    for name in ("abundances", "variability"):
-        np.testing.assert_allclose(got[name], expected[name], rtol=1e-4, atol=1e-5)
-
-
-def test_a_result_without_a_guide_has_no_trajectories() -> None:
-    with pytest.raises(ValueError, match="expected a result with model, guide and cubes"):
-        along_trajectories(fcls(CUBES, 3, progress=False))
-
-
-# ------------------------------------------------------------------------------- preset
-
-
-def test_the_preset_is_made_of_these_parts() -> None:
-    """Every setting written out."""
-    got = redsunn_published(CUBES, 3, endmembers=MATRIX, num_basis=2, seed=1, progress=False)
-    assert not list(pyro.get_param_store().keys())
-    model = FirstDateSGLMM(
-        FreeEndmembers(MATRIX),
-        basis=RawDCT(2, amplitude=0.02),
-        abundance_prior=VarianceWalk(0.1),
-        variability_prior=RandomWalk(math.sqrt(1e-5), learn=False, initial_scale=1.0),
-        noise=WhiteNoise(0.005, learn=True),
-        seed=1,
-    )
-    guide = PublishedGuide(model, basis=TransposedDCT(2, amplitude=0.02), seed=1)
-    result = fit(
-        model, guide, CUBES, num_epochs=30, batch_size=128, learning_rate=1e-3, seed=1,
-        loss=WeightedELBO(Ramp(5000, 14 / 9)), progress=False,
-    )  # fmt: skip
-    np.testing.assert_array_equal(got.losses, result.losses)
-    xr.testing.assert_equal(got.abundances, along_trajectories(result, seed=1).abundances)
-    assert got.method == "redsunn_published"
-
-
-def test_the_preset_takes_its_own_endmembers_and_settings() -> None:
-    result = redsunn_published(CUBES, 3, num_steps=2, num_trajectories=4, progress=False)
-    assert len(result.losses) == 2
-    assert result.dataset.sizes["component"] == 10
-    one = redsunn_published(CUBES, 3, num_steps=2, progress=False)
-    assert not one.abundances.equals(result.abundances)
-    np.testing.assert_array_equal(one.reference_endmembers, result.reference_endmembers)
-    with pytest.raises(ValueError, match="num_endmembers is 4, but endmembers are"):
-        redsunn_published(CUBES, 4, endmembers=MATRIX)
-
-
-@pytest.mark.parametrize(
-    ("settings", "error", "text"),
-    [
-        ({"sigma_psi": -1.0}, ValueError, "sigma_psi must lie in"),
-        ({"num_trajectories": 0}, ValueError, "num_trajectories must be at least 1"),
-        ({"seed": -1}, ValueError, "seed must be at least 0"),
-        ({"num_stepps": 3}, TypeError, "unexpected keyword argument 'num_stepps'"),
-    ],
-)
-def test_settings_are_refused_before_anything_is_computed(
-    settings: dict[str, Any], error: type[Exception], text: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(
-        "pyro_unmix.methods.redsunn_published.vca", lambda *_, **__: pytest.fail("computed")
-    )
-    with pytest.raises(error, match=text):
-        redsunn_published(CUBES, 3, **settings)
-
-
-def test_the_read_out_computes_on_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
-
-    def spy(result: Unmixing, *_: Any, **__: Any) -> Unmixing:
-        seen.append(torch.get_num_threads())
-        return result
-
-    monkeypatch.setattr("pyro_unmix.methods.unmix.along_trajectories", spy)
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        redsunn_published(CUBES, 3, num_steps=1, progress=False)
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)
-    assert seen == [1]
-
-
-def test_the_result_can_be_saved_and_loaded(fitted: Unmixing, tmp_path: Path) -> None:
-    fitted.save(tmp_path / "result")
-    loaded = Unmixing.load(tmp_path / "result")
-    xr.testing.assert_equal(loaded.abundances, fitted.abundances)
-    again = loaded.predict(CUBES)
-    xr.testing.assert_allclose(again.abundances, fitted.predict(CUBES).abundances)
-
-
-# ------------------------------------------------------------------------------- benchmark
-
-
-def test_the_benchmark_runs_and_resumes(
-    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
-) -> None:
-    options = ["--data", str(data_dir), "--quick", "--seeds", "0", "--cache", str(tmp_path / "c")]
-    others = benchmark.main([*options, "--scenes", "ds2", "--rows", "published", "degenerate"])
-    records = benchmark.main([*options, "--scenes", "ds1", "--each", "published"])
-    printed = capsys.readouterr().out
-    assert printed.count("| **the published program** |") == 2
-    assert "published, one draw, by seed: " in printed
-    known = [row for row in benchmark.ROWS if row != "degenerate"]  # ds1 has no such start
-    assert [record["row"] for record in records] == known
-    for record in [*records, *others]:
-        assert all(0 <= record[name] < 9 for name in benchmark.COLUMNS), record["row"]
-
-    def fail(*_: Any) -> Any:
-        raise AssertionError("measured again")
-
-    monkeypatch.setattr(benchmark, "measure", fail)
-    assert benchmark.main([*options, "--scenes", "ds1"]) == records
-    with pytest.raises(AssertionError, match="measured again"):
-        benchmark.main([*options[:4], "1", *options[5:], "--scenes", "ds1"])
-
-
-def test_the_printed_detector_is_the_papers() -> None:
-    rng = np.random.default_rng(0)
-    v, a = rng.normal(0.3, 0.4, (6, 4)), rng.dirichlet(np.ones(4), 6)
-    clipped = np.maximum(v, 0)
-    s = clipped / clipped.sum(1, keepdims=True)
-    expected = np.abs(s - a).sum(1) / (2 * 4)
-    got = benchmark._printed_detector(torch.from_numpy(v), torch.from_numpy(a))
-    np.testing.assert_allclose(got, expected, rtol=1e-9)
-
-
-def test_every_row_of_the_benchmark_is_one_change() -> None:
-    for row, (_, setting) in benchmark.ROWS.items():
-        base = benchmark.PAPER if setting.paper else benchmark.PUBLISHED
-        changed = [name for name, value in vars(base).items() if vars(setting)[name] is not value]
-        together = {"basis": 2, "dct": 2, "frozen-truth": 2, "published": 0, "paper": 0}
-        assert len(changed) == together.get(row, 1), (row, changed)
-
-
-def test_the_table_has_medians_and_ranges() -> None:
-    record = {name: 0.5 for name in benchmark.COLUMNS}
-    records = [{**record, "row": "frozen", "mean": mean} for mean in (0.3, 0.1, 0.2)]
-    last = benchmark.table(records).splitlines()[-1]
-    assert last.startswith("| M0 not trained | 3 | 0.500 (0.500 to 0.500) | 0.200 (0.100 to 0.300)")
