@@ -6,15 +6,17 @@ and windows; `lazy` does so for images in chunks. `libraries` are spectra with c
 of them are the same. Reading files is the business of `pyro_unmix.io`.
 """
 
-from pyro_unmix.data.cubes import as_cube_sequence, valid_mask
+from pyro_unmix.data.cubes import as_cube_sequence, from_pixels, to_pixels, valid_mask
 from pyro_unmix.data.lazy import as_lazy_cubes
 from pyro_unmix.data.libraries import is_library, library_endmembers, resample_library
 
 __all__ = [
     "as_cube_sequence",
     "as_lazy_cubes",
+    "from_pixels",
     "is_library",
     "library_endmembers",
     "resample_library",
+    "to_pixels",
     "valid_mask",
 ]

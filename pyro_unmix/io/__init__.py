@@ -11,6 +11,16 @@ from __future__ import annotations
 
 from pyro_unmix.io.errors import FileError
 from pyro_unmix.io.libraries.library import read_library
+from pyro_unmix.io.registry import Reader, find_reader, read_image
 from pyro_unmix.io.sequence import read_sequence
+from pyro_unmix.io.stored import Image
 
-__all__ = ["FileError", "read_library", "read_sequence"]
+__all__ = [
+    "FileError",
+    "Image",
+    "Reader",
+    "find_reader",
+    "read_image",
+    "read_library",
+    "read_sequence",
+]

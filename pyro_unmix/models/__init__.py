@@ -9,7 +9,17 @@ your own.
 from pyro_unmix.models.base import Model, VariabilityModel
 from pyro_unmix.models.idnet import IDNet
 from pyro_unmix.models.perturbed import PerturbedLinear
-from pyro_unmix.models.published import FirstDateSGLMM
+from pyro_unmix.models.published import FirstDateSGLMM, RawDCT, TransposedDCT, VarianceWalk
 from pyro_unmix.models.sglmm import SGLMM
 
-__all__ = ["SGLMM", "FirstDateSGLMM", "IDNet", "Model", "PerturbedLinear", "VariabilityModel"]
+__all__ = [
+    "SGLMM",
+    "FirstDateSGLMM",
+    "IDNet",
+    "Model",
+    "PerturbedLinear",
+    "RawDCT",
+    "TransposedDCT",
+    "VariabilityModel",
+    "VarianceWalk",
+]

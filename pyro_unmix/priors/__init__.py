@@ -20,7 +20,7 @@ from pyro_unmix.priors.noise import (
     StudentNoise,
     WhiteNoise,
 )
-from pyro_unmix.priors.part import Part, Transition
+from pyro_unmix.priors.part import Need, Part, Transition
 from pyro_unmix.priors.seasonal import SeasonalVariability
 from pyro_unmix.priors.shared import SharedVariability
 from pyro_unmix.priors.starts import DirichletStart, SparseStart, Start
@@ -51,6 +51,7 @@ __all__ = [
     "JumpWalk",
     "KnownAbundances",
     "LowRankNoise",
+    "Need",
     "Noise",
     "OrnsteinUhlenbeck",
     "Part",
