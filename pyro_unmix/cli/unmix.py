@@ -21,6 +21,7 @@ from pyro_unmix.cli.console import BadInput, bad_input, facts, say, say_json
 from pyro_unmix.cli.pictures import write_pictures
 from pyro_unmix.data.bands import same_bands
 from pyro_unmix.data.names import material_names
+from pyro_unmix.infer import Checkpoints
 from pyro_unmix.io import FileError, read_library
 from pyro_unmix.methods import fcls, hbun, kalman_em, online_unmixing
 from pyro_unmix.methods.redsunn import NUM_EPOCHS, redsunn
@@ -181,7 +182,7 @@ def _unmix(
         settings["num_steps"] = arguments.steps
     if arguments.checkpoint is not None:
         resume = arguments.resume is not False
-        settings |= {"checkpoint": arguments.checkpoint, "resume": resume}
+        settings["checkpoint"] = Checkpoints(arguments.checkpoint, resume=resume)
     if method == "unmix" and library is not None:
         return unmix(cubes, endmembers=library, polish=arguments.polish, **settings)
     # Only unmix takes the spread within the classes of a library; the others their means.
@@ -210,7 +211,9 @@ def _our_words() -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise ValueError(str(error).replace("resume=False", "--no-resume")) from error
+        raise ValueError(
+            str(error).replace("Checkpoints(folder, resume=False)", "--no-resume")
+        ) from error
 
 
 @contextmanager

@@ -6,6 +6,7 @@ two fits must share for that; `workers` how several processes share it. Objectiv
 one, in fewer operations), `weighted_elbo` (a divergence that counts less at first), `self_supervised` (IDNet's).
 """
 
+from pyro_unmix.infer.checkpoints import Checkpoints
 from pyro_unmix.infer.fit import fit
 from pyro_unmix.infer.self_supervised import SelfSupervisedELBO
 from pyro_unmix.infer.step import NonFiniteLossError
@@ -13,6 +14,7 @@ from pyro_unmix.infer.weighted_elbo import Ramp, WeightedELBO
 from pyro_unmix.infer.workers import Workers
 
 __all__ = [
+    "Checkpoints",
     "NonFiniteLossError",
     "Ramp",
     "SelfSupervisedELBO",

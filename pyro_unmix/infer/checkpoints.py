@@ -225,14 +225,21 @@ class Checkpoints:
     folder : path
         Made where it does not exist.
     every : int
-        Steps between two checkpoints.
+        Steps between two checkpoints; one more is made at the end and at an interrupt.
     resume : bool
-        Go on from the newest checkpoint in the folder; without, those that are there are removed.
+        Go on from the newest checkpoint in the folder; False: start anew, and remove those that are there.
+
+    Examples
+    --------
+    >>> from pyro_unmix.infer import Checkpoints
+    >>> kept = Checkpoints("kept", every=20)  # for fit(..., checkpoint=kept)
     """
 
-    def __init__(self, folder: str | os.PathLike[str], *, every: int, resume: bool) -> None:
+    def __init__(
+        self, folder: str | os.PathLike[str], *, every: int = 50, resume: bool = True
+    ) -> None:
         self.folder = Path(folder)
-        self.every = positive_int(every, "checkpoint_every")
+        self.every = positive_int(every, "every")
         if not isinstance(resume, bool):
             raise TypeError(f"resume must be True or False, got {resume!r}")
         self.resume = resume
@@ -258,13 +265,14 @@ class Checkpoints:
         if different:
             raise ValueError(
                 f"{path} is of another fit: {'; '.join(different[:4])}. Pass the same model, "
-                "settings and data, another folder, or resume=False to start anew and remove it"
+                "settings and data, another folder, or Checkpoints(folder, resume=False) to start anew and remove it"
                 + _hint(different)
             )
         if len(state["losses"]) > num_steps:
             raise ValueError(
                 f"{path} has made {len(state['losses'])} steps, and num_steps is {num_steps}: ask for "
-                "as many or more, or pass another folder, or resume=False to start anew and remove it"
+                "as many or more, or pass another folder, or Checkpoints(folder, resume=False) to start anew and "
+                "remove it"
             )
         run.restore(state)
         self._kept = [path]
@@ -325,7 +333,7 @@ class Checkpoints:
                 return path, content
             logger.warning("%s is damaged: the checkpoint before it is taken", path)
         raise ValueError(
-            f"no checkpoint in {self.folder} can be read, all are damaged: pass resume=False to "
+            f"no checkpoint in {self.folder} can be read, all are damaged: pass Checkpoints(folder, resume=False) to "
             "start anew and remove them, or another folder"
         )
 

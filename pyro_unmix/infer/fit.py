@@ -72,9 +72,7 @@ def fit(
     device: str | torch.device | None = None,
     progress: bool = True,
     callback: Callable[[int, float], None] | None = None,
-    checkpoint: str | os.PathLike[str] | None = None,
-    resume: bool = True,
-    checkpoint_every: int = 50,
+    checkpoint: Checkpoints | str | os.PathLike[str] | None = None,
     memory: float = 2**30,
     maps: bool = True,
     method: str = "fit",
@@ -120,14 +118,10 @@ def fit(
         Show a bar with the ELBO and pixels per second.
     callback : callable, optional
         Called as ``callback(step, elbo)`` after every step, with the ELBO per observed value.
-    checkpoint : path, optional
-        Folder for checkpoints. A fit that was killed, called again with the same arguments, goes on from the newest
-        one and ends with the same bits as if nothing had happened; one that had ended is only read out again. More
-        steps than before prolong it, unless the learning rate decays over them.
-    resume : bool
-        False: start anew, and remove the checkpoints that are in the folder.
-    checkpoint_every : int
-        Steps between two checkpoints; one more is made at the end and at an interrupt.
+    checkpoint : Checkpoints or path, optional
+        Folder for checkpoints, a path for ``Checkpoints(path)``. A fit that was killed, called again with the same
+        arguments, goes on from the newest one and ends with the same bits as if nothing had happened; one that had
+        ended is only read out again. More steps than before prolong it, unless the learning rate decays over them.
     memory : int, or float such as 1e9
         Bytes of spectra that training holds of a DataArray in chunks, a whole number.
     maps : bool
@@ -204,9 +198,9 @@ def fit(
             "from endmembers of the same bands"
         )
     check_bands(getattr(getattr(model, "reference", None), "wavelength", None), cubes)
-    keeper = None
-    if checkpoint is not None:
-        keeper = Checkpoints(checkpoint, every=checkpoint_every, resume=resume)
+    keeper = checkpoint
+    if keeper is not None and not isinstance(keeper, Checkpoints):
+        keeper = Checkpoints(keeper)
     workers = join(model_dtype_and_device(model)[1])
     progress = progress and workers.is_first
     data: InMemory | FromDisk

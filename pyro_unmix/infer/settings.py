@@ -8,6 +8,7 @@ from typing import Any, TypedDict
 
 import torch
 
+from pyro_unmix.infer.checkpoints import Checkpoints
 from pyro_unmix.posterior.estimates import PosteriorMean
 
 
@@ -21,9 +22,7 @@ class FitSettings(TypedDict, total=False):
     estimate: PosteriorMean | None
     device: str | torch.device | None
     callback: Callable[[int, float], None] | None
-    checkpoint: str | os.PathLike[str] | None
-    resume: bool
-    checkpoint_every: int
+    checkpoint: Checkpoints | str | os.PathLike[str] | None
     memory: float
     maps: bool
     method: str

@@ -23,6 +23,7 @@ from pyro_unmix.guides import (
     SplineFlow,
     Transformer,
 )
+from pyro_unmix.infer import Checkpoints
 from pyro_unmix.posterior import PlugInMean, PosteriorMean
 from pyro_unmix.posterior.read_out import iterate_draws
 from pyro_unmix.priors import ConstantWalk, Independent, KnownAbundances, StudentNoise
@@ -90,8 +91,8 @@ FEW = ["conjugate, stretch", "mean field, flow"]
 @pytest.mark.parametrize("kind", FEW)
 def test_saved_loaded_and_resumed(kind, tmp_path):
     whole = trained(kind, num_steps=6)
-    trained(kind, num_steps=4, checkpoint=tmp_path / "kept", checkpoint_every=2)
-    resumed = trained(kind, num_steps=6, checkpoint=tmp_path / "kept", checkpoint_every=2)
+    trained(kind, num_steps=4, checkpoint=Checkpoints(tmp_path / "kept", every=2))
+    resumed = trained(kind, num_steps=6, checkpoint=Checkpoints(tmp_path / "kept", every=2))
     np.testing.assert_array_equal(resumed.losses, whole.losses)
     np.testing.assert_array_equal(resumed.abundances, whole.abundances)
     again = Unmixing.load(whole.save(tmp_path / "saved"))

@@ -64,7 +64,7 @@ def test_if_all_are_damaged_the_way_out_is_named(tmp_path):
     crash("ours", tmp_path, 9)
     for path in tmp_path.iterdir():
         path.write_bytes(b"")
-    with pytest.raises(ValueError, match="can be read, all are damaged: pass resume=False"):
+    with pytest.raises(ValueError, match="can be read, all are damaged: pass Checkpoints"):
         run("ours", tmp_path)
     assert_same_bits(everything(run("ours", tmp_path, resume=False)), everything(run("ours")))
 
@@ -130,17 +130,17 @@ def test_parameters_that_are_not_finite_are_never_kept(tmp_path):
             return lambda mean: dist.Normal(mean, scale.exp()).to_event(1)
 
     with pytest.raises(pu.NonFiniteLossError):
-        run(pair=ours(noise=BadGradient()), folder=tmp_path, checkpoint_every=1)
+        run(pair=ours(noise=BadGradient()), folder=tmp_path, every=1)
     assert files(tmp_path) == []
 
 
 def test_a_checkpoint_costs_little(tmp_path):
     """Writing is a matter of milliseconds, not of the number of pixels."""
     started = time.perf_counter()
-    run("ours", tmp_path, num_steps=1, checkpoint_every=1)
+    run("ours", tmp_path, num_steps=1, every=1)
     once = sum(path.stat().st_size for path in tmp_path.iterdir())
     cubes = xr.concat([CUBES.drop_vars(["y", "x"], errors="ignore")] * 20, dim="y")
-    run("ours", tmp_path / "large", cubes=cubes, num_steps=1, checkpoint_every=1)
+    run("ours", tmp_path / "large", cubes=cubes, num_steps=1, every=1)
     large = sum(path.stat().st_size for path in (tmp_path / "large").iterdir())
     assert large - once < 10 * 20 * 30  # eight bytes a pixel: the queue
     assert time.perf_counter() - started < 60

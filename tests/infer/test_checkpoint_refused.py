@@ -93,7 +93,7 @@ def test_a_checkpoint_of_another_fit_is_refused_with_the_difference(name, kept):
     with pytest.raises(ValueError, match=text) as error:
         run(folder=kept, **{**other, "pair": pair})
     assert "is of another fit" in str(error.value)
-    assert "another folder, or resume=False to start anew" in str(error.value)
+    assert "another folder, or Checkpoints(folder, resume=False) to start anew" in str(error.value)
     assert files(kept) == listed
     for part, state in zip(pair, before, strict=True):
         assert all(torch.equal(v, state[k]) for k, v in part.state_dict().items())
@@ -134,8 +134,8 @@ def test_a_start_that_differs_by_rounding_is_the_same_fit(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "error", "text"),
     [
-        ({"checkpoint_every": 0}, ValueError, "checkpoint_every must be at least 1, got 0"),
-        ({"checkpoint_every": 2.5}, TypeError, "checkpoint_every must be an integer"),
+        ({"every": 0}, ValueError, "every must be at least 1, got 0"),
+        ({"every": 2.5}, TypeError, "every must be an integer"),
         ({"resume": "yes"}, TypeError, "resume must be True or False, got 'yes'"),
         ({"checkpoint": __file__}, ValueError, "checkpoint must be a folder, got the file"),
     ],

@@ -13,7 +13,7 @@ from pyro.infer import Trace_ELBO
 
 import pyro_unmix as pu
 from pyro_unmix import fit
-from pyro_unmix.infer import Ramp, WeightedELBO
+from pyro_unmix.infer import Checkpoints, Ramp, WeightedELBO
 from pyro_unmix.priors import WhiteNoise
 
 # What is resumed
@@ -106,7 +106,7 @@ def test_a_loss_with_a_state_of_its_own_is_asked_for_it(tmp_path):
 
 
 def test_convergence_is_noticed_where_it_was(tmp_path):
-    settings = {"num_steps": None, "batch_size": 3, "learning_rate": 1e-9, "checkpoint_every": 25}
+    settings = {"num_steps": None, "batch_size": 3, "learning_rate": 1e-9, "every": 25}
     expected = run("paper", **settings)
     assert len(expected.losses) < 300
     crash("paper", tmp_path, 60, **settings)
@@ -119,7 +119,7 @@ def test_convergence_is_noticed_where_it_was(tmp_path):
 def test_presets_pass_checkpoints_on(preset, tmp_path):
     settings = {"num_steps": 6, "progress": False, "seed": 1}
     expected = everything(preset(CUBES, 3, **settings))
-    keep = {"checkpoint": tmp_path / "here", "checkpoint_every": 2}
+    keep = {"checkpoint": Checkpoints(tmp_path / "here", every=2)}
     with pytest.raises(RuntimeError, match="crash"):
         preset(CUBES, 3, **settings, **keep, callback=stop_after(5))
     assert_same_bits(everything(preset(CUBES, 3, **settings, **keep)), expected)

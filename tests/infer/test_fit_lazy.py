@@ -139,8 +139,8 @@ def test_a_resumed_fit_ends_with_the_bits_of_an_uninterrupted_one(name, memory, 
     for steps in crashes:
         folder, seen = tmp_path / str(steps), []
         with pytest.raises(RuntimeError, match="crash"):
-            trained(folder, checkpoint_every=1, callback=stop_after(steps))
-        got = trained(folder, checkpoint_every=1, callback=lambda s, _, seen=seen: seen.append(s))
+            trained(folder, every=1, callback=stop_after(steps))
+        got = trained(folder, every=1, callback=lambda s, _, seen=seen: seen.append(s))
         assert seen == list(range(steps - 1, 12))
         assert_same_bits(got, expected)
 

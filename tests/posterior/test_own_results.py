@@ -33,6 +33,7 @@ from pyro.infer.autoguide import AutoDiagonalNormal
 from torch import nn
 
 import pyro_unmix as pu
+from pyro_unmix.infer import Checkpoints
 from pyro_unmix.models.base import FunctionModel
 
 
@@ -258,7 +259,7 @@ class Killed(Exception):
 
 @pytest.mark.parametrize("guide_of", [auto, AutoDiagonalNormal, lambda model: by_dirichlet])
 def test_a_killed_fit_goes_on_with_the_same_bits(guide_of, tmp_path):
-    settings = {"decode": read_both, "num_steps": 12, "learning_rate": 0.05, "checkpoint_every": 4}
+    settings = {"decode": read_both, "num_steps": 12, "learning_rate": 0.05}
 
     def kill(step, elbo):
         if step == 8:
@@ -266,10 +267,16 @@ def test_a_killed_fit_goes_on_with_the_same_bits(guide_of, tmp_path):
 
     whole = run(lmm, guide_of(lmm), **settings)
     with pytest.raises(Killed):
-        run(lmm, guide_of(lmm), checkpoint=tmp_path, callback=kill, **settings)
+        run(
+            lmm, guide_of(lmm), checkpoint=Checkpoints(tmp_path, every=4), callback=kill, **settings
+        )
     steps = []
     again = run(
-        lmm, guide_of(lmm), checkpoint=tmp_path, callback=lambda n, e: steps.append(n), **settings
+        lmm,
+        guide_of(lmm),
+        checkpoint=Checkpoints(tmp_path, every=4),
+        callback=lambda n, e: steps.append(n),
+        **settings,
     )
     assert steps == [8, 9, 10, 11]
     np.testing.assert_array_equal(again.losses, whole.losses)
@@ -279,7 +286,7 @@ def test_a_killed_fit_goes_on_with_the_same_bits(guide_of, tmp_path):
         lmm(pixels, valid, index=index, size=size)
 
     with pytest.raises(ValueError, match=r"model.function is .*other.* the checkpoint has 'lmm'"):
-        run(other, guide_of(other), checkpoint=tmp_path, **settings)
+        run(other, guide_of(other), checkpoint=Checkpoints(tmp_path, every=4), **settings)
 
 
 # Type and device

@@ -13,6 +13,7 @@ from pyro.infer.autoguide import AutoNormal
 
 from pyro_unmix import SGLMM, fit
 from pyro_unmix.bases import DCT
+from pyro_unmix.infer import Checkpoints
 from pyro_unmix.priors import FixedEndmembers
 
 
@@ -53,10 +54,19 @@ SETTINGS = {
 }
 
 
-def run(name: str = "ours", folder: Path | None = None, pair=None, cubes=CUBES, **settings):
+def run(
+    name: str = "ours",
+    folder: Path | None = None,
+    pair=None,
+    cubes=CUBES,
+    *,
+    every=4,
+    resume=True,
+    **settings,
+):
     model, guide = pair or PAIRS[name]()
-    checkpoints = {"checkpoint": folder, "checkpoint_every": 4} if folder else {}
-    return fit(model, guide, cubes, **{**SETTINGS, **checkpoints, **settings})
+    kept = {"checkpoint": Checkpoints(folder, every=every, resume=resume)} if folder else {}
+    return fit(model, guide, cubes, **{**SETTINGS, **kept, **settings})
 
 
 def everything(result) -> dict[str, torch.Tensor]:
@@ -98,6 +108,6 @@ def files(folder: Path) -> list[str]:
 def work(out: Path, folder: Path | None, **settings) -> None:
     """What the killed processes do: a fit of 30 steps with a checkpoint at every second one."""
     if folder is not None:
-        settings |= {"checkpoint_every": 2}
+        settings |= {"every": 2}
     result = run("ours", folder, num_steps=30, **settings)
     torch.save(everything(result), out)

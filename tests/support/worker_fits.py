@@ -14,6 +14,7 @@ from pyro import distributions as dist
 from pyro.infer.autoguide import AutoNormal
 
 import pyro_unmix as pu
+from pyro_unmix.infer import Checkpoints
 from pyro_unmix.infer.workers import join
 
 LIBRARY = pu.simulate.library(np.linspace(450, 2400, 40))
@@ -139,7 +140,8 @@ def main(folder: Path) -> None:
     logging.getLogger("pyro_unmix").addHandler(log)
     logging.getLogger("pyro_unmix").setLevel("INFO")
     kept = folder / "checkpoints" if rank == 0 else folder / "elsewhere"
-    found = {"killed": run("ours", callback=kill, checkpoint=kept, checkpoint_every=10)}
+    keeper = Checkpoints(kept, every=10)
+    found = {"killed": run("ours", callback=kill, checkpoint=keeper)}
     found |= {name: run(name) for name in FITS}
     # The start of the first worker holds for all; data and settings must be the same.
     found["seeds"] = everything(pu.fit(*paper(rank), CUBES, progress=False, num_steps=2))
