@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_unmix.ops.checks import in_range
 from pyro_unmix.ops.perceptrons import perceptron
@@ -131,6 +131,9 @@ class Mixing(Part):
     is_linear = False
     needs: ClassVar[frozenset[Need]] = frozenset({Need.NONLINEAR_MIXING})
 
+    def setup(self, *, num_bands: int, num_endmembers: int, generator: torch.Generator) -> None:
+        """Create the parameters."""
+
     def nonlinear(self, endmembers: Tensor, abundances: Tensor) -> Tensor:
         """The nonlinear stream g, (..., L, P) and (..., P) -> (..., L)."""
         raise NotImplementedError(f"{type(self).__name__} must implement nonlinear()")
@@ -195,16 +198,15 @@ class BilinearMixing(Mixing):
         for value in self.start:
             in_range(value, "start", 0.0, 1.0, open_low=True)
 
-    def setup(self, *sizes: int, generator: torch.Generator) -> None:
-        _, num_endmembers = sizes
+    def setup(self, *, num_bands: int, num_endmembers: int, generator: torch.Generator) -> None:
         num_pairs = num_endmembers * (num_endmembers - 1) // 2
         if len(self.start) not in (1, num_pairs):
             raise ValueError(
                 f"start must be one number or {num_pairs}, one per pair of materials, got "
                 f"{len(self.start)}"
             )
-        start = torch.tensor(self.start).clamp(_LEAST, 1 - _LEAST).expand(num_pairs)
-        self.logit_strength = nn.Parameter(start.logit())
+        start = torch.tensor(self.start).clamp(_LEAST, 1 - _LEAST)
+        self.learn_or_keep("logit_strength", start.logit(), num_pairs)
 
     @property
     def strength(self) -> Tensor:
@@ -240,8 +242,8 @@ class TwoStreamMixing(Mixing):
         super().__init__()
         self.scale = in_range(scale, "scale", 0.0, open_low=True)
 
-    def setup(self, *sizes: int, generator: torch.Generator) -> None:
-        num_bands, p = sizes
+    def setup(self, *, num_bands: int, num_endmembers: int, generator: torch.Generator) -> None:
+        p = num_endmembers
         layers = (p * (num_bands + 1), p * num_bands, *(num_bands,) * 3)
         self.net = perceptron(layers, generator)
 

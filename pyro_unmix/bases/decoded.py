@@ -23,8 +23,10 @@ _DARKEST = 1e-3
 class Decoder(Part):
     """``m_p = f_p(z_p)`` for all materials at once."""
 
-    def setup(self, *sizes: int, generator: torch.Generator) -> None:
-        """Sizes are L, P and H."""
+    def setup(
+        self, *, num_bands: int, num_endmembers: int, latent_size: int, generator: torch.Generator
+    ) -> None:
+        """Create the parameters."""
         raise NotImplementedError(f"{type(self).__name__} must implement setup()")
 
     def forward(self, latents: Tensor, reference: Tensor) -> Tensor:
@@ -76,8 +78,9 @@ class PerceptronDecoder(Decoder):
     def __init__(self) -> None:  # of its own, so that its recipe is recorded
         super().__init__()
 
-    def setup(self, *sizes: int, generator: torch.Generator) -> None:
-        num_bands, num_endmembers, latent_size = sizes
+    def setup(
+        self, *, num_bands: int, num_endmembers: int, latent_size: int, generator: torch.Generator
+    ) -> None:
         layers = (
             latent_size,
             max(math.ceil(num_bands / 10), latent_size + 1),
@@ -109,13 +112,14 @@ class ScalingDecoder(Decoder):
         self.start = in_range(brightness, "brightness", 0.0, open_low=True)
         self.hidden_size = hidden_size
 
-    def setup(self, *sizes: int, generator: torch.Generator) -> None:
-        num_bands, num_endmembers, latent_size = sizes
+    def setup(
+        self, *, num_bands: int, num_endmembers: int, latent_size: int, generator: torch.Generator
+    ) -> None:
         layers = (latent_size, self.hidden_size, self.hidden_size, num_bands)
         self.net = MaterialPerceptron(num_endmembers, layers, generator)
         for last in (self.net.weights[-1], self.net.biases[-1]):
             nn.init.zeros_(last)
-        self.log_brightness = nn.Parameter(torch.full((num_endmembers,), math.log(self.start)))
+        self.learn_or_keep("log_brightness", math.log(self.start), num_endmembers)
 
     def forward(self, latents: Tensor, reference: Tensor) -> Tensor:
         bright = self.log_brightness.exp().unsqueeze(-1) * latents[..., :1]
@@ -170,10 +174,14 @@ class DecodedBasis(Basis, PyroModule):
         self.num_components = positive_int(latent_size, "latent_size")
         self.decoder = copy.deepcopy(decoder)
 
-    def setup(self, *sizes: int, generator: torch.Generator) -> None:
+    def setup(self, *, num_bands: int, num_endmembers: int, generator: torch.Generator) -> None:
         if next(self.decoder.parameters(), None) is None:
-            self.decoder.setup(*sizes, self.num_components, generator=generator)
-        num_bands, num_endmembers = sizes
+            self.decoder.setup(
+                num_bands=num_bands,
+                num_endmembers=num_endmembers,
+                latent_size=self.num_components,
+                generator=generator,
+            )
         self._try(num_bands, num_endmembers)
 
     def varied(self, endmembers: Tensor, variability: Tensor) -> Tensor:

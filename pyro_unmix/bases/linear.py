@@ -32,8 +32,8 @@ class Basis(Recorded, nn.Module):
     #: What a guide must be able to serve, see `Guide.serves`.
     needs: ClassVar[frozenset[Need]] = frozenset()
 
-    def setup(self, *sizes: int, generator: torch.Generator) -> None:
-        """Create the parameters, if there are any, for these sizes: L and P."""
+    def setup(self, *, num_bands: int, num_endmembers: int, generator: torch.Generator) -> None:
+        """Create the parameters, if there are any."""
 
     def components(self, endmembers: Tensor) -> Tensor:
         """F, shape (L, K, P), for reference endmembers of shape (L, P)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_unmix.mixing import Mixing
 from pyro_unmix.ops.checks import in_range, positive_int
@@ -17,6 +17,9 @@ _RIDGE = 1e-6
 
 class Regression(Part):
     """From a pixel and its endmembers to crude non-negative abundances, not yet on the simplex."""
+
+    def setup(self, *, num_endmembers: int, generator: torch.Generator) -> None:
+        """Create the parameters."""
 
     def forward(self, endmembers: Tensor, pixels: Tensor, mixing: Mixing) -> Tensor:
         """Crude abundances.
@@ -62,9 +65,9 @@ class ShrinkageSteps(Regression):
         self.num_steps = positive_int(num_steps, "num_steps")
         self.start = in_range(start, "start", 0.0, open_low=True)
 
-    def setup(self, *sizes: int, generator: torch.Generator) -> None:
-        self.steps = nn.Parameter(torch.full((self.num_steps,), self.start))
-        self.shrinkage = nn.Parameter(torch.tensor(self.start))
+    def setup(self, *, num_endmembers: int, generator: torch.Generator) -> None:
+        self.learn_or_keep("steps", self.start, self.num_steps)
+        self.learn_or_keep("shrinkage", self.start)
 
     def forward(self, endmembers: Tensor, pixels: Tensor, mixing: Mixing) -> Tensor:
         gram, moment = _normal_equations(endmembers, pixels)
@@ -101,8 +104,8 @@ class NonnegativeRegression(Regression):
         self.num_corrections = positive_int(num_corrections, "num_corrections", minimum=0)
         self.start = in_range(shrinkage, "shrinkage", 0.0, open_low=True)
 
-    def setup(self, *sizes: int, generator: torch.Generator) -> None:
-        self.log_shrinkage = nn.Parameter(torch.tensor(math.log(self.start)))
+    def setup(self, *, num_endmembers: int, generator: torch.Generator) -> None:
+        self.learn_or_keep("log_shrinkage", math.log(self.start))
 
     def forward(self, endmembers: Tensor, pixels: Tensor, mixing: Mixing) -> Tensor:
         gram, moment = _normal_equations(endmembers, pixels)

@@ -94,10 +94,10 @@ class IDNet(Recorded, PyroModule):
         scale = in_range(endmember_scale, "endmember_scale", 0.0, open_low=True)
         self.log_endmember_scale = nn.Parameter(torch.full((self.num_endmembers,), math.log(scale)))
         generator = torch.Generator().manual_seed(positive_int(seed, "seed", minimum=0))
-        sizes = self.num_bands, self.num_endmembers
-        self.decoder.setup(*sizes, self.latent_size, generator=generator)
-        self.mixing.setup(*sizes, generator=generator)
-        self.noise.setup(self.num_bands, generator=generator)
+        sizes = {"num_bands": self.num_bands, "num_endmembers": self.num_endmembers}
+        self.decoder.setup(**sizes, latent_size=self.latent_size, generator=generator)
+        self.mixing.setup(**sizes, generator=generator)
+        self.noise.setup(num_bands=self.num_bands, generator=generator)
 
     @property
     def endmember_names(self) -> list[str] | None:

@@ -76,9 +76,8 @@ class VarianceWalk(GaussianStart):
         super().__init__()
         self.start_variance = in_range(start_variance, "start_variance", low=0, open_low=True)
 
-    def setup(self, *sizes: int, generator: torch.Generator) -> None:
-        super().setup(*sizes, generator=generator)
-        (num_endmembers,) = sizes
+    def setup(self, *, num_endmembers: int, generator: torch.Generator) -> None:
+        super().setup(num_endmembers=num_endmembers, generator=generator)
         with seeded(int(torch.randint(2**31, (), generator=generator))):
             self.net = nn.Sequential(
                 nn.Linear(num_endmembers, num_endmembers), nn.ReLU(), nn.Linear(num_endmembers, 1)

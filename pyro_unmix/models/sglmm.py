@@ -134,13 +134,19 @@ class SGLMM(Recorded, PyroModule):
         seed = positive_int(seed, "seed", minimum=0)
         generator = torch.Generator().manual_seed(seed)
         for part in (self.basis, self.mixing):
-            part.setup(self.num_bands, self.num_endmembers, generator=generator)
+            part.setup(
+                num_bands=self.num_bands, num_endmembers=self.num_endmembers, generator=generator
+            )
         # In a scope of its own: calling a decoder enters its parameters into Pyro's store.
         with torch.no_grad(), pyro.get_param_store().scope():
             components = self.basis.components(self.reference.value)  # raises if sizes do not fit
-        self.abundance_prior.setup(self.num_endmembers, generator=generator)
-        self.variability_prior.setup(self.num_endmembers, self.num_components, generator=generator)
-        self.noise.setup(self.num_bands, generator=generator)
+        self.abundance_prior.setup(num_endmembers=self.num_endmembers, generator=generator)
+        self.variability_prior.setup(
+            num_endmembers=self.num_endmembers,
+            num_components=self.num_components,
+            generator=generator,
+        )
+        self.noise.setup(num_bands=self.num_bands, generator=generator)
         with torch.no_grad():
             spread = self.variability_prior.first_variance().sqrt()
             spread = spread.reshape(self.num_components, self.num_endmembers)

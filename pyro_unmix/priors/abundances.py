@@ -91,14 +91,12 @@ class GaussianStart(AbundancePrior):
             )
         self.initial_state = None if initial is None else copy.deepcopy(initial)
 
-    def setup(self, *sizes: int, generator: torch.Generator) -> None:
-        (num_endmembers,) = sizes
+    def setup(self, *, num_endmembers: int, generator: torch.Generator) -> None:
         if self.initial_state is not None:
-            self.initial_state.setup(num_endmembers, generator=generator)
+            self.initial_state.setup(num_endmembers=num_endmembers, generator=generator)
             return
-        self.initial_loc = nn.Parameter(torch.zeros(num_endmembers))
-        start = torch.full((num_endmembers,), math.log(self.initial_scale))
-        self.log_initial_scale = nn.Parameter(start)
+        self.learn_or_keep("initial_loc", 0.0, num_endmembers)
+        self.learn_or_keep("log_initial_scale", math.log(self.initial_scale), num_endmembers)
 
     def initial(self, index: Tensor | None = None) -> TorchDistribution:
         if self.initial_state is not None:
@@ -129,8 +127,7 @@ class KnownAbundances(AbundancePrior):
         states = to_softmax_basis(torch.tensor(array, dtype=torch.get_default_dtype()))
         self.register_buffer("values", torch.cat([states[:, :1], states], dim=1))
 
-    def setup(self, *sizes: int, generator: torch.Generator) -> None:
-        (num_endmembers,) = sizes
+    def setup(self, *, num_endmembers: int, generator: torch.Generator) -> None:
         if self.values.shape[-1] != num_endmembers:
             raise ValueError(
                 f"KnownAbundances has {self.values.shape[-1]} materials, the model "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_unmix.data.checks import as_endmembers
 from pyro_unmix.data.libraries import is_library, library_endmembers
@@ -64,14 +64,14 @@ class FreeEndmembers(Endmembers):
     """M0 is learned with the model, from the given start (a deterministic parameter, as in the paper)."""
 
     def _store(self, values: Tensor) -> None:
-        self.value = nn.Parameter(values)
+        self.learn_or_keep("value", values)
 
 
 class FixedEndmembers(Endmembers):
     """M0 stays as given."""
 
     def _store(self, values: Tensor) -> None:
-        self.register_buffer("value", values)
+        self.learn_or_keep("value", values, learn=False)
 
 
 class AnchoredEndmembers(FreeEndmembers):

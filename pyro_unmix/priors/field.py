@@ -107,10 +107,14 @@ class SmoothVariability(SharedVariability):
         columns = smooth_waves(self.width, self.length)
         self.register_buffer("columns", torch.as_tensor(columns, dtype=kind))
 
-    def setup(self, *sizes: int, generator: torch.Generator) -> None:
-        super().setup(*sizes, generator=generator)
+    def setup(
+        self, *, num_endmembers: int, num_components: int, generator: torch.Generator
+    ) -> None:
+        super().setup(
+            num_endmembers=num_endmembers, num_components=num_components, generator=generator
+        )
         phi = min(max(self.start_coefficient, 1e-4), 1 - 1e-4)
-        self.learn_or_keep("logit", torch.tensor(logit(phi)), self.learn)
+        self.learn_or_keep("logit", logit(phi), learn=self.learn)
 
     @property
     def num_innovations(self) -> int:

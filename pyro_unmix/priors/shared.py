@@ -57,18 +57,20 @@ class SharedVariability(VariabilityPrior):
                 f"{residual!r}"
             )
 
-    def setup(self, *sizes: int, generator: torch.Generator) -> None:
-        num_endmembers, num_components = sizes
-        self.residual.setup(*sizes, generator=generator)
+    def setup(
+        self, *, num_endmembers: int, num_components: int, generator: torch.Generator
+    ) -> None:
+        self.residual.setup(
+            num_endmembers=num_endmembers, num_components=num_components, generator=generator
+        )
         shape = (num_components, num_endmembers)
         if self.first_scale.ndim and self.first_scale.shape != shape:
             raise ValueError(
                 f"scale must be one number or (components, endmembers) = {shape}, got shape "
                 f"{self.first_scale.shape}"
             )
-        scale = torch.as_tensor(np.broadcast_to(self.first_scale, shape).copy())
-        log_scale = scale.log().flatten().to(torch.get_default_dtype())
-        self.learn_or_keep("log_scale", log_scale, self.learn)
+        log_scale = np.broadcast_to(np.log(self.first_scale), shape).flatten()
+        self.learn_or_keep("log_scale", log_scale, learn=self.learn)
 
     def set_elapsed(self, elapsed: Tensor | None) -> None:
         super().set_elapsed(elapsed)

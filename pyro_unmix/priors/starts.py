@@ -6,7 +6,7 @@ import math
 
 import torch
 from pyro.distributions import TorchDistribution
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_unmix.ops.checks import in_range
 from pyro_unmix.ops.softmax_distributions import PresentOrAbsent, SoftmaxDirichlet
@@ -15,6 +15,9 @@ from pyro_unmix.priors.part import Part, logit
 
 class Start(Part):
     """Distribution of the softmax state ``c_0``; any transition takes one as ``initial=``."""
+
+    def setup(self, *, num_endmembers: int, generator: torch.Generator) -> None:
+        """Create the parameters."""
 
     def initial(self, index: Tensor | None = None) -> TorchDistribution:
         """Distribution of ``c_0``, event shape (P,), with ``loc`` and ``scale``: its mean and std.
@@ -39,10 +42,9 @@ class DirichletStart(Start):
         self.concentration = in_range(concentration, "concentration", low=0, open_low=True)
         self.learn = learn
 
-    def setup(self, *sizes: int, generator: torch.Generator) -> None:
-        (num_endmembers,) = sizes
-        logs = torch.full((num_endmembers,), math.log(self.concentration))
-        self.learn_or_keep("log_concentration", logs, self.learn)
+    def setup(self, *, num_endmembers: int, generator: torch.Generator) -> None:
+        log_concentration = math.log(self.concentration)
+        self.learn_or_keep("log_concentration", log_concentration, num_endmembers, learn=self.learn)
 
     def initial(self, index: Tensor | None = None) -> TorchDistribution:
         return SoftmaxDirichlet(self.log_concentration.exp())
@@ -65,18 +67,14 @@ class SparseStart(Start):
 
     def __init__(self, presence: float = 0.5, *, depth: float = 6.0, scale: float = 1.0) -> None:
         super().__init__()
-        self.begin = (
-            logit(in_range(presence, "presence", low=1e-6, high=1 - 1e-6)),
-            math.log(in_range(depth, "depth", low=0, open_low=True)),
-            math.log(in_range(scale, "scale", low=0, open_low=True)),
-        )
+        self.presence = in_range(presence, "presence", low=1e-6, high=1 - 1e-6)
+        self.depth = in_range(depth, "depth", low=0, open_low=True)
+        self.scale = in_range(scale, "scale", low=0, open_low=True)
 
-    def setup(self, *sizes: int, generator: torch.Generator) -> None:
-        (num_endmembers,) = sizes
-        presence, depth, scale = self.begin
-        self.presence_logit = nn.Parameter(torch.full((num_endmembers,), presence))
-        self.log_depth = nn.Parameter(torch.tensor(depth))
-        self.log_spread = nn.Parameter(torch.tensor(scale))
+    def setup(self, *, num_endmembers: int, generator: torch.Generator) -> None:
+        self.learn_or_keep("presence_logit", logit(self.presence), num_endmembers)
+        self.learn_or_keep("log_depth", math.log(self.depth))
+        self.learn_or_keep("log_spread", math.log(self.scale))
 
     def initial(self, index: Tensor | None = None) -> TorchDistribution:
         return PresentOrAbsent(self.presence_logit, self.log_depth.exp(), self.log_spread.exp())

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import torch
 from pyro.distributions import TorchDistribution
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_unmix.ops.checks import in_range
 from pyro_unmix.ops.distributions import DiagonalNormal
@@ -31,6 +31,11 @@ class VariabilityPrior(Part):
         if self.elapsed is None or not bool(self.chain()[0].any()):
             return frozenset()
         return frozenset({Need.UNEVEN_VARIABILITY})
+
+    def setup(
+        self, *, num_endmembers: int, num_components: int, generator: torch.Generator
+    ) -> None:
+        """Create the parameters."""
 
     #: Whether it belongs to the pixels and dates that it was fitted to.
     of_scene: ClassVar[bool] = False
@@ -133,16 +138,16 @@ class RandomWalk(VariabilityPrior):
     ) -> None:
         super().__init__()
         self.start_scale = in_range(scale, "scale", low=0, open_low=True)
-        self.initial_start = in_range(initial_scale, "initial_scale", low=0, open_low=True)
+        self.initial_scale = in_range(initial_scale, "initial_scale", low=0, open_low=True)
         self.learn = learn
 
-    def setup(self, *sizes: int, generator: torch.Generator) -> None:
-        num_endmembers, num_components = sizes
+    def setup(
+        self, *, num_endmembers: int, num_components: int, generator: torch.Generator
+    ) -> None:
         size = num_endmembers * num_components
-        log_scale = torch.tensor(math.log(self.start_scale))
-        self.learn_or_keep("log_scale", log_scale, self.learn)
-        self.initial_loc = nn.Parameter(torch.zeros(size))
-        self.log_initial_scale = nn.Parameter(torch.full((size,), math.log(self.initial_start)))
+        self.learn_or_keep("log_scale", math.log(self.start_scale), learn=self.learn)
+        self.learn_or_keep("initial_loc", 0.0, size)
+        self.learn_or_keep("log_initial_scale", math.log(self.initial_scale), size)
 
     def chain(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         loc = self.initial_loc
@@ -169,13 +174,13 @@ class AutoRegressive(VariabilityPrior):
         self.start_scale = in_range(scale, "scale", low=0, open_low=True)
         self.learn = learn
 
-    def setup(self, *sizes: int, generator: torch.Generator) -> None:
-        num_endmembers, num_components = sizes
+    def setup(
+        self, *, num_endmembers: int, num_components: int, generator: torch.Generator
+    ) -> None:
+        size = num_endmembers * num_components
         phi = min(max(self.start_coefficient, 1e-4), 1 - 1e-4)
-        start = torch.tensor(logit(phi))
-        log_scale = torch.full((num_endmembers * num_components,), math.log(self.start_scale))
-        self.learn_or_keep("logit", start, self.learn)
-        self.learn_or_keep("log_scale", log_scale, self.learn)
+        self.learn_or_keep("logit", logit(phi), learn=self.learn)
+        self.learn_or_keep("log_scale", math.log(self.start_scale), size, learn=self.learn)
 
     def chain(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         phi, scale = torch.sigmoid(self.logit), self.log_scale.exp()
@@ -201,10 +206,11 @@ class Independent(VariabilityPrior):
         self.start_scale = in_range(scale, "scale", low=0, open_low=True)
         self.learn = learn
 
-    def setup(self, *sizes: int, generator: torch.Generator) -> None:
-        num_endmembers, num_components = sizes
-        log_scale = torch.full((num_endmembers * num_components,), math.log(self.start_scale))
-        self.learn_or_keep("log_scale", log_scale, self.learn)
+    def setup(
+        self, *, num_endmembers: int, num_components: int, generator: torch.Generator
+    ) -> None:
+        size = num_endmembers * num_components
+        self.learn_or_keep("log_scale", math.log(self.start_scale), size, learn=self.learn)
 
     def chain(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         scale = self.log_scale.exp()

@@ -56,15 +56,14 @@ class SoftmaxWalk(GaussianStart):
         super().__init__(initial_scale=initial_scale, initial=initial)
         self.num_layers = positive_int(num_layers, "num_layers")
 
-    def setup(self, *sizes: int, generator: torch.Generator) -> None:
-        super().setup(*sizes, generator=generator)
-        (num_endmembers,) = sizes
+    def setup(self, *, num_endmembers: int, generator: torch.Generator) -> None:
+        super().setup(num_endmembers=num_endmembers, generator=generator)
         for layer in range(self.num_layers):
             outputs = 1 if layer == self.num_layers - 1 else num_endmembers
             weight = torch.empty(outputs, num_endmembers)
             nn.init.xavier_uniform_(weight, generator=generator)
-            setattr(self, f"weight_{layer}", nn.Parameter(weight))
-            setattr(self, f"bias_{layer}", nn.Parameter(torch.zeros(outputs)))
+            self.learn_or_keep(f"weight_{layer}", weight)
+            self.learn_or_keep(f"bias_{layer}", 0.0, outputs)
 
     def scale(self, c: Tensor) -> Tensor:
         """sigma_a(c), shape (..., 1)."""
@@ -131,19 +130,16 @@ class JumpWalk(GaussianStart):
         initial: Start | None = None,
     ) -> None:
         super().__init__(initial_scale=initial_scale, initial=initial)
-        self.start = (
-            math.log(in_range(scale, "scale", low=0, open_low=True)),
-            math.log(in_range(jump_scale, "jump_scale", low=scale)),
-            logit(in_range(jump_probability, "jump_probability", low=1e-6, high=0.5)),
-        )
+        self.start_scale = in_range(scale, "scale", low=0, open_low=True)
+        self.start_jump_scale = in_range(jump_scale, "jump_scale", low=scale)
+        self.start_probability = in_range(jump_probability, "jump_probability", low=1e-6, high=0.5)
 
-    def setup(self, *sizes: int, generator: torch.Generator) -> None:
-        super().setup(*sizes, generator=generator)
-        (self.size,) = sizes
-        log_scale, log_jump_scale, jump_logit = self.start
-        self.log_scale = nn.Parameter(torch.tensor(log_scale))
-        self.log_jump_scale = nn.Parameter(torch.tensor(log_jump_scale))
-        self.jump_logit = nn.Parameter(torch.tensor(jump_logit))
+    def setup(self, *, num_endmembers: int, generator: torch.Generator) -> None:
+        super().setup(num_endmembers=num_endmembers, generator=generator)
+        self.size = num_endmembers
+        self.learn_or_keep("log_scale", math.log(self.start_scale))
+        self.learn_or_keep("log_jump_scale", math.log(self.start_jump_scale))
+        self.learn_or_keep("jump_logit", logit(self.start_probability))
 
     def _steps(self, elapsed: Tensor | None = None) -> JumpSteps:
         odds: Tensor = self.jump_logit
@@ -199,9 +195,9 @@ class ConstantWalk(GaussianStart):
         self.start_scale = in_range(scale, "scale", low=0, open_low=True)
         self.learn = learn
 
-    def setup(self, *sizes: int, generator: torch.Generator) -> None:
-        super().setup(*sizes, generator=generator)
-        self.learn_or_keep("log_scale", torch.tensor(math.log(self.start_scale)), self.learn)
+    def setup(self, *, num_endmembers: int, generator: torch.Generator) -> None:
+        super().setup(num_endmembers=num_endmembers, generator=generator)
+        self.learn_or_keep("log_scale", math.log(self.start_scale), learn=self.learn)
 
     def transitions(self, index: Tensor | None = None) -> Transition:
         def transition(previous: Tensor, step: int) -> TorchDistribution:
@@ -247,9 +243,9 @@ class StudentWalk(ConstantWalk):
         super().__init__(scale, learn=learn, initial_scale=initial_scale, initial=initial)
         self.start_dof = in_range(dof, "dof", low=0, open_low=True)
 
-    def setup(self, *sizes: int, generator: torch.Generator) -> None:
-        super().setup(*sizes, generator=generator)
-        self.learn_or_keep("log_dof", torch.tensor(math.log(self.start_dof)), self.learn)
+    def setup(self, *, num_endmembers: int, generator: torch.Generator) -> None:
+        super().setup(num_endmembers=num_endmembers, generator=generator)
+        self.learn_or_keep("log_dof", math.log(self.start_dof), learn=self.learn)
 
     def transitions(self, index: Tensor | None = None) -> Transition:
         def transition(previous: Tensor, step: int) -> TorchDistribution:
@@ -295,15 +291,15 @@ class OrnsteinUhlenbeck(GaussianStart):
         initial: Start | None = None,
     ) -> None:
         super().__init__(initial_scale=initial_scale, initial=initial)
-        self.start_logit = logit(in_range(coefficient, "coefficient", low=1e-6, high=1 - 1e-6))
+        self.start_coefficient = in_range(coefficient, "coefficient", low=1e-6, high=1 - 1e-6)
         self.start_scale = in_range(scale, "scale", low=0, open_low=True)
         self.learn = learn
 
-    def setup(self, *sizes: int, generator: torch.Generator) -> None:
-        super().setup(*sizes, generator=generator)
-        self.learn_or_keep("logit", torch.tensor(self.start_logit), self.learn)
-        self.learn_or_keep("log_scale", torch.tensor(math.log(self.start_scale)), self.learn)
-        self.learn_or_keep("loc", torch.zeros(*sizes), self.learn)
+    def setup(self, *, num_endmembers: int, generator: torch.Generator) -> None:
+        super().setup(num_endmembers=num_endmembers, generator=generator)
+        self.learn_or_keep("logit", logit(self.start_coefficient), learn=self.learn)
+        self.learn_or_keep("log_scale", math.log(self.start_scale), learn=self.learn)
+        self.learn_or_keep("loc", 0.0, num_endmembers, learn=self.learn)
 
     def _log_coefficient(self, elapsed: Tensor | None) -> Tensor:
         log_coefficient = nn.functional.logsigmoid(self.logit)
@@ -360,17 +356,15 @@ class DirichletWalk(GaussianStart):
         initial: Start | None = None,
     ) -> None:
         super().__init__(initial_scale=initial_scale, initial=initial)
-        self.begin = (
-            math.log(in_range(concentration, "concentration", low=0, open_low=True)),
-            math.log(in_range(floor, "floor", low=0, open_low=True)),
-        )
+        self.start_concentration = in_range(concentration, "concentration", low=0, open_low=True)
+        self.start_floor = in_range(floor, "floor", low=0, open_low=True)
         self.learn = learn
 
-    def setup(self, *sizes: int, generator: torch.Generator) -> None:
-        super().setup(*sizes, generator=generator)
-        concentration, floor = self.begin
-        self.learn_or_keep("log_concentration", torch.tensor(concentration), self.learn)
-        self.learn_or_keep("log_floor", torch.tensor(floor), self.learn)
+    def setup(self, *, num_endmembers: int, generator: torch.Generator) -> None:
+        super().setup(num_endmembers=num_endmembers, generator=generator)
+        log_concentration = math.log(self.start_concentration)
+        self.learn_or_keep("log_concentration", log_concentration, learn=self.learn)
+        self.learn_or_keep("log_floor", math.log(self.start_floor), learn=self.learn)
 
     def _step(self, previous: Tensor, elapsed: Tensor | None) -> SoftmaxDirichlet:
         kappa = self.log_concentration.exp()

@@ -109,12 +109,12 @@ def choose_smooth_start(
     rounds = _FIRST_ROUNDS * (len(candidates) if len(candidates) > 1 else 0) + _ROUNDS
     bar = tqdm(total=rounds, disable=not progress, desc="smooth start", unit="round")
     fitted: dict[str, tuple[SmoothFit, FitState]] = {}
-    sizes = (basis.num_components, num_endmembers)
+    sizes = {"num_endmembers": num_endmembers, "num_components": basis.num_components}
     images = SmoothFit(
-        sequence, basis, start.noise_scale, _field_prior(sequence, length, coefficient, sizes)
+        sequence, basis, start.noise_scale, _field_prior(sequence, length, coefficient, **sizes)
     )
     for name, matrix in candidates.items():
-        prior = _field_prior(sequence, length, coefficient, sizes)
+        prior = _field_prior(sequence, length, coefficient, **sizes)
         fit = images.with_prior(prior)
         state = fit.begin(torch.from_numpy(np.asarray(matrix, dtype=np.float64)))
         if len(candidates) > 1:
@@ -222,7 +222,7 @@ def _estimated_variability(sequence: xr.DataArray, start: Start) -> tuple[np.nda
 
 
 def _field_prior(
-    sequence: xr.DataArray, length: float, coefficient: float, sizes: tuple[int, int]
+    sequence: xr.DataArray, length: float, coefficient: float, **sizes: int
 ) -> SmoothVariability:
     """The prior in double precision, with the dates of the sequence."""
     prior = SmoothVariability(
@@ -232,7 +232,7 @@ def _field_prior(
         scale=_FIRST_SCALE,
         tile_heights=[rows.stop - rows.start for rows in tiles(sequence)],
     )
-    prior.setup(*sizes[::-1], generator=torch.Generator())
+    prior.setup(**sizes, generator=torch.Generator())
     prior = prior.double().requires_grad_(False)
     if "time" in sequence.coords and sequence.sizes["time"] > 1:
         gaps = np.diff(as_days(sequence["time"].values))

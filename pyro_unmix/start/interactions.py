@@ -79,8 +79,9 @@ def choose_mixing(
     generator = torch.Generator().manual_seed(seed)
     # Reading a module's parameter enters it into Pyro's store; the caller's stays as it was.
     with pyro.get_param_store().scope():
-        mixing.setup(*matrix.shape, generator=generator)
-        regression.setup(matrix.shape[1], generator=generator)
+        num_bands, num_endmembers = matrix.shape
+        mixing.setup(num_bands=num_bands, num_endmembers=num_endmembers, generator=generator)
+        regression.setup(num_endmembers=num_endmembers, generator=generator)
         _learn(mixing, regression, matrix, y, generator)
         with torch.no_grad():
             without, using = (

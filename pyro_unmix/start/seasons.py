@@ -84,7 +84,11 @@ def choose_season_start(
     how: dict[str, Any] = {"num_harmonics": num_harmonics, "period": period}
     prior = SeasonalVariability(**how)
     num_endmembers = start.endmembers.shape[1]
-    prior.setup(num_endmembers, start.basis.num_components, generator=torch.Generator())
+    prior.setup(
+        num_endmembers=num_endmembers,
+        num_components=start.basis.num_components,
+        generator=torch.Generator(),
+    )
     prior = prior.double().requires_grad_(False)
     prior.set_days(sequence["time"].values)
     fit = _SeasonFit(sequence, start, prior.harmonics())

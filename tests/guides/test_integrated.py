@@ -168,8 +168,8 @@ def assert_same(
 class Biased(WhiteNoise):
     """About a learned level; what is whitened depends on it, and the design does not."""
 
-    def setup(self, *sizes, generator):
-        super().setup(*sizes, generator=generator)
+    def setup(self, *, num_bands, generator):
+        super().setup(num_bands=num_bands, generator=generator)
         self.level = torch.nn.Parameter(torch.tensor(0.02))
 
     def distributions(self):
@@ -454,7 +454,7 @@ def test_steps_that_know_their_date_are_not_taken_together():
 
     prior, states = pair()[0].abundance_prior, path()
     prior = Slower(0.3)
-    prior.setup(P, generator=torch.Generator())
+    prior.setup(num_endmembers=P, generator=torch.Generator())
     prior = prior.double()
     expected = prior.initial().log_prob(states[:, 0])
     for t in range(1, T + 1):

@@ -25,7 +25,7 @@ NUM_PIXELS = 30
 
 def _prior(**settings):
     prior = SmoothVariability(SHAPE, **{"length": 2.0, "scale": 0.7, **settings})
-    prior.setup(2, 2, generator=torch.Generator())
+    prior.setup(num_endmembers=2, num_components=2, generator=torch.Generator())
     return prior
 
 

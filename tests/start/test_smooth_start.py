@@ -42,7 +42,7 @@ def independent():
 def _fit(scene, scale=0.3):
     cubes = as_cube_sequence(scene.cubes)
     prior = SmoothVariability((3, 12, 11), length=3.0, scale=scale)
-    prior.setup(3, 2, generator=torch.Generator())
+    prior.setup(num_endmembers=3, num_components=2, generator=torch.Generator())
     prior = prior.double().requires_grad_(False)
     fit = SmoothFit(cubes, DCT(2, scale=0.5), 0.02, prior)
     return fit, fit.begin(torch.from_numpy(scene.reference_endmembers.values.copy()))
