@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pyro.distributions as dist
 import torch
 from numpy.typing import ArrayLike
 from pyro.distributions import TorchDistribution
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_unmix.ops.checks import finite_array, in_range
 from pyro_unmix.ops.distributions import DiagonalNormal
@@ -28,8 +28,14 @@ class AbundancePrior(Start):
 
     #: False where the abundances are given, so that a guide need not infer them.
     is_random = True
-    #: Whether the `transitions` that a class defines are of one law at all dates that are as far apart.
+    #: Whether the transitions to dates that are as far apart are of one law. A class that defines `transitions`
+    #: declares it anew, as they might have a law for each date; what it inherits does not count.
     alike: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "transitions" in vars(cls):
+            cls.alike = vars(cls).get("alike", False)
 
     def transitions(self, index: Tensor | None = None) -> Transition:
         """A function ``(c_{t-1}, t) -> distribution of c_t``, event shape (P,)."""
@@ -38,9 +44,7 @@ class AbundancePrior(Start):
     @property
     def is_even(self) -> bool:
         """Whether the transitions to all dates are of one law, so that all can be computed at once."""
-        # a class may inherit what another one says of transitions that are not its own
-        author = next(kind for kind in type(self).__mro__ if "transitions" in vars(kind))
-        return self.elapsed is None and bool(vars(author).get("alike"))
+        return self.alike and self.elapsed is None
 
     def log_prob_of_path(self, states: Tensor, index: Tensor | None = None) -> Tensor:
         """Log-density (...) of the states of the dates 0..T, (..., T+1, P)."""

@@ -53,23 +53,8 @@ class VariabilityPrior(Part):
         raise NotImplementedError(f"{type(self).__name__} must implement chain()")
 
     def steps(self, num_dates: int) -> tuple[Tensor, Tensor]:
-        """Coefficients and step scales of the dates 1..T, each of shape (T, K P)."""
-        return self._over_dates(*self.chain()[:2], num_dates)
-
-    def whole_chain(self, num_dates: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """`chain` with `steps` of the dates 1..T in place of a step of one unit."""
-        coefficient, scale, loc, first_scale = self.chain()
-        if type(self).steps is VariabilityPrior.steps:
-            steps = self._over_dates(coefficient, scale, num_dates)
-        else:
-            steps = self.steps(num_dates)
-        return *steps, loc, first_scale
-
-    def _over_dates(
-        self, coefficient: Tensor, scale: Tensor, num_dates: int
-    ) -> tuple[Tensor, Tensor]:
-        """Steps (K P,) of a unit of time, over the time before every date."""
-        coefficient, scale = coefficient.expand(num_dates, -1), scale.expand(num_dates, -1)
+        """Coefficients and step scales of the dates 1..T, each of shape (T, K P), over the time before each date."""
+        coefficient, scale = (values.expand(num_dates, -1) for values in self.chain()[:2])
         if self.elapsed is None:
             return coefficient, scale
         if bool((coefficient < 0).any()):
@@ -87,6 +72,10 @@ class VariabilityPrior(Part):
         growth = torch.expm1(rate * elapsed) / torch.expm1(rate)
         growth = torch.where(walks, elapsed, growth)
         return torch.where(walks, 1.0, inside**elapsed), scale * growth.sqrt()
+
+    def whole_chain(self, num_dates: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """`chain` with `steps` of the dates 1..T in place of a step of one unit."""
+        return *self.steps(num_dates), *self.chain()[2:]
 
     def initial(self) -> TorchDistribution:
         _, _, loc, scale = self.chain()
