@@ -11,7 +11,7 @@ from pyro_unmix.priors.endmembers import (
     FixedEndmembers,
     FreeEndmembers,
 )
-from pyro_unmix.priors.field import SmoothVariability
+from pyro_unmix.priors.initial_abundances import DirichletStart, InitialAbundances, SparseStart
 from pyro_unmix.priors.noise import (
     BandNoise,
     DateNoise,
@@ -21,9 +21,9 @@ from pyro_unmix.priors.noise import (
     WhiteNoise,
 )
 from pyro_unmix.priors.part import Part, Transition
-from pyro_unmix.priors.seasonal import SeasonalVariability
-from pyro_unmix.priors.shared import SharedVariability
-from pyro_unmix.priors.starts import DirichletStart, SparseStart, Start
+from pyro_unmix.priors.seasonal_variability import SeasonalVariability
+from pyro_unmix.priors.shared_variability import SharedVariability
+from pyro_unmix.priors.smooth_variability import SmoothVariability
 from pyro_unmix.priors.variability import AutoRegressive, Independent, RandomWalk, VariabilityPrior
 from pyro_unmix.priors.walks import (
     ConstantWalk,
@@ -48,6 +48,7 @@ __all__ = [
     "FreeEndmembers",
     "GaussianStart",
     "Independent",
+    "InitialAbundances",
     "JumpWalk",
     "KnownAbundances",
     "LowRankNoise",
@@ -60,7 +61,6 @@ __all__ = [
     "SmoothVariability",
     "SoftmaxWalk",
     "SparseStart",
-    "Start",
     "StudentNoise",
     "StudentWalk",
     "Transition",

@@ -16,11 +16,11 @@ from torch import Tensor
 from pyro_unmix.ops.checks import finite_array, in_range
 from pyro_unmix.ops.distributions import DiagonalNormal
 from pyro_unmix.ops.simplex import to_softmax_basis
+from pyro_unmix.priors.initial_abundances import InitialAbundances
 from pyro_unmix.priors.part import Transition
-from pyro_unmix.priors.starts import Start
 
 
-class AbundancePrior(Start):
+class AbundancePrior(InitialAbundances):
     """How softmax-space abundances start (t = 0) and move (t = 1..T).
 
     Where the model knows its dates, `elapsed_at` gives the units of time before each of them.
@@ -79,18 +79,20 @@ class GaussianStart(AbundancePrior):
     ----------
     initial_scale : float
         gamma at the start.
-    initial : Start, optional
+    initial : InitialAbundances, optional
         Another distribution of c_0 in its place, such as ``DirichletStart()``.
     """
 
-    initial_state: Start | None
+    initial_state: InitialAbundances | None
 
-    def __init__(self, *, initial_scale: float = 1.0, initial: Start | None = None) -> None:
+    def __init__(
+        self, *, initial_scale: float = 1.0, initial: InitialAbundances | None = None
+    ) -> None:
         super().__init__()
         self.initial_scale = in_range(initial_scale, "initial_scale", low=0, open_low=True)
-        if initial is not None and not isinstance(initial, Start):
+        if initial is not None and not isinstance(initial, InitialAbundances):
             raise TypeError(
-                "initial must be a Start object such as DirichletStart() or SparseStart(), got "
+                "initial must be an InitialAbundances object such as DirichletStart() or SparseStart(), got "
                 f"{initial!r} ({type(initial).__name__})"
             )
         self.initial_state = None if initial is None else copy.deepcopy(initial)

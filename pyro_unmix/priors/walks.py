@@ -1,7 +1,7 @@
 """How abundances move from date to date, in the softmax basis.
 
-Every walk takes a start (``initial=``, a `Start`) and, where the model knows its dates, the units of time Delta that
-pass before each date; without dates Delta is 1.
+Every walk takes a start (``initial=``, an `InitialAbundances`) and, where the model knows its dates, the units of time
+Delta that pass before each date; without dates Delta is 1.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from pyro_unmix.ops.distributions import IsotropicNormal, IsotropicStudentT, Jum
 from pyro_unmix.ops.simplex import to_abundances
 from pyro_unmix.ops.softmax_distributions import SoftmaxDirichlet
 from pyro_unmix.priors.abundances import GaussianStart
+from pyro_unmix.priors.initial_abundances import InitialAbundances
 from pyro_unmix.priors.part import Transition, logit
-from pyro_unmix.priors.starts import Start
 
 _MAX_LOG_SCALE = 5.0
 
@@ -41,7 +41,7 @@ class SoftmaxWalk(GaussianStart):
         R; the paper uses 2.
     initial_scale : float
         gamma_0 of eq. (20), from which it is learned.
-    initial : Start, optional
+    initial : InitialAbundances, optional
 
     References
     ----------
@@ -51,7 +51,11 @@ class SoftmaxWalk(GaussianStart):
     alike = True
 
     def __init__(
-        self, *, num_layers: int = 2, initial_scale: float = 1.0, initial: Start | None = None
+        self,
+        *,
+        num_layers: int = 2,
+        initial_scale: float = 1.0,
+        initial: InitialAbundances | None = None,
     ) -> None:
         super().__init__(initial_scale=initial_scale, initial=initial)
         self.num_layers = positive_int(num_layers, "num_layers")
@@ -115,7 +119,7 @@ class JumpWalk(GaussianStart):
         rho, per pixel and date.
     initial_scale : float
         gamma_0.
-    initial : Start, optional
+    initial : InitialAbundances, optional
     """
 
     alike = True
@@ -127,7 +131,7 @@ class JumpWalk(GaussianStart):
         jump_scale: float = 3.0,
         jump_probability: float = 0.05,
         initial_scale: float = 2.5,
-        initial: Start | None = None,
+        initial: InitialAbundances | None = None,
     ) -> None:
         super().__init__(initial_scale=initial_scale, initial=initial)
         self.start_scale = in_range(scale, "scale", low=0, open_low=True)
@@ -178,7 +182,7 @@ class ConstantWalk(GaussianStart):
         Learn s from there.
     initial_scale : float
         gamma_0.
-    initial : Start, optional
+    initial : InitialAbundances, optional
     """
 
     alike = True
@@ -189,7 +193,7 @@ class ConstantWalk(GaussianStart):
         *,
         learn: bool = True,
         initial_scale: float = 1.0,
-        initial: Start | None = None,
+        initial: InitialAbundances | None = None,
     ) -> None:
         super().__init__(initial_scale=initial_scale, initial=initial)
         self.start_scale = in_range(scale, "scale", low=0, open_low=True)
@@ -226,7 +230,7 @@ class StudentWalk(ConstantWalk):
         Learn s and nu from there.
     initial_scale : float
         gamma_0.
-    initial : Start, optional
+    initial : InitialAbundances, optional
     """
 
     alike = True
@@ -238,7 +242,7 @@ class StudentWalk(ConstantWalk):
         dof: float = 3.0,
         learn: bool = True,
         initial_scale: float = 1.0,
-        initial: Start | None = None,
+        initial: InitialAbundances | None = None,
     ) -> None:
         super().__init__(scale, learn=learn, initial_scale=initial_scale, initial=initial)
         self.start_dof = in_range(dof, "dof", low=0, open_low=True)
@@ -276,7 +280,7 @@ class OrnsteinUhlenbeck(GaussianStart):
         Learn m, phi and s.
     initial_scale : float
         gamma_0.
-    initial : Start, optional
+    initial : InitialAbundances, optional
     """
 
     alike = True
@@ -288,7 +292,7 @@ class OrnsteinUhlenbeck(GaussianStart):
         *,
         learn: bool = True,
         initial_scale: float = 2.0,
-        initial: Start | None = None,
+        initial: InitialAbundances | None = None,
     ) -> None:
         super().__init__(initial_scale=initial_scale, initial=initial)
         self.start_coefficient = in_range(coefficient, "coefficient", low=1e-6, high=1 - 1e-6)
@@ -337,7 +341,7 @@ class DirichletWalk(GaussianStart):
         Learn both.
     initial_scale : float
         gamma_0.
-    initial : Start, optional
+    initial : InitialAbundances, optional
 
     References
     ----------
@@ -353,7 +357,7 @@ class DirichletWalk(GaussianStart):
         floor: float = 0.5,
         learn: bool = True,
         initial_scale: float = 1.0,
-        initial: Start | None = None,
+        initial: InitialAbundances | None = None,
     ) -> None:
         super().__init__(initial_scale=initial_scale, initial=initial)
         self.start_concentration = in_range(concentration, "concentration", low=0, open_low=True)

@@ -19,7 +19,7 @@ from pyro_unmix.ops.simplex import tile_components
 from pyro_unmix.ops.solvers import simplex_quadratic
 from pyro_unmix.ops.threads import one_thread
 from pyro_unmix.priors import SeasonalVariability, VariabilityPrior
-from pyro_unmix.priors.seasonal import YEAR
+from pyro_unmix.priors.seasonal_variability import YEAR
 from pyro_unmix.start.choice import Start
 from pyro_unmix.start.marginal import unit_marginal
 

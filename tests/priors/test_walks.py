@@ -24,12 +24,12 @@ from pyro_unmix.priors import (
     DirichletStart,
     DirichletWalk,
     Independent,
+    InitialAbundances,
     JumpWalk,
     OrnsteinUhlenbeck,
     RandomWalk,
     SoftmaxWalk,
     SparseStart,
-    Start,
     StudentWalk,
     VariabilityPrior,
 )
@@ -446,8 +446,16 @@ class Alternating(VariabilityPrior):
         (lambda: SparseStart(0), ValueError, "presence must lie in"),
         (lambda: SparseStart(depth=0), ValueError, "depth must lie in"),
         (lambda: SparseStart(scale=0), ValueError, "scale must lie in"),
-        (lambda: ConstantWalk(initial=0.5), TypeError, "initial must be a Start object such as"),
-        (lambda: Start().initial(), NotImplementedError, "Start must implement initial"),
+        (
+            lambda: ConstantWalk(initial=0.5),
+            TypeError,
+            "initial must be an InitialAbundances object such as",
+        ),
+        (
+            lambda: InitialAbundances().initial(),
+            NotImplementedError,
+            "InitialAbundances must implement initial",
+        ),
     ],
 )
 def test_errors(make, error, text):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyro_unmix.ops.checks import in_range, positive_int
 from pyro_unmix.priors.part import logit
-from pyro_unmix.priors.shared import SharedVariability, plain
+from pyro_unmix.priors.shared_variability import SharedVariability, plain
 from pyro_unmix.priors.variability import VariabilityPrior
 
 _LEAST_POWER = 1e-3  # of the largest variance of a wave, below which one is left out

@@ -13,7 +13,7 @@ from pyro_unmix.ops.softmax_distributions import PresentOrAbsent, SoftmaxDirichl
 from pyro_unmix.priors.part import Part, logit
 
 
-class Start(Part):
+class InitialAbundances(Part):
     """Distribution of the softmax state ``c_0``; any transition takes one as ``initial=``."""
 
     def setup(self, *, num_endmembers: int, generator: torch.Generator) -> None:
@@ -27,7 +27,7 @@ class Start(Part):
         raise NotImplementedError(f"{type(self).__name__} must implement initial()")
 
 
-class DirichletStart(Start):
+class DirichletStart(InitialAbundances):
     """``a_0 ~ Dir(alpha)``, alpha learned, one number per material.
 
     Parameters
@@ -50,7 +50,7 @@ class DirichletStart(Start):
         return SoftmaxDirichlet(self.log_concentration.exp())
 
 
-class SparseStart(Start):
+class SparseStart(InitialAbundances):
     """Few materials in a pixel: ``c_0p ~ rho_p N(0, s^2) + (1 - rho_p) N(-depth, s^2)``, each by itself.
 
     A material is absent with probability ``1 - rho_p``, and then some ``exp(-depth)`` times as abundant as one that

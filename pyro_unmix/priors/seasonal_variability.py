@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyro_unmix.data.days import day_numbers
 from pyro_unmix.ops.checks import in_range, positive_int
-from pyro_unmix.priors.shared import SharedVariability, plain
+from pyro_unmix.priors.shared_variability import SharedVariability, plain
 from pyro_unmix.priors.variability import AutoRegressive, VariabilityPrior
 
 YEAR = 365.2425  # days
