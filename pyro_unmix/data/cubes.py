@@ -5,9 +5,10 @@ A *pixel-date* is one spectrum: one pixel at one date. It is missing when any of
 
 from __future__ import annotations
 
+import functools
 import logging
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,19 @@ __all__ = ["DIMS", "as_cube_sequence", "check_bands", "from_pixels", "tiles", "t
 __all__ += ["valid_mask", "window_mean"]
 
 logger = logging.getLogger(__name__)
+
+_Rest = ParamSpec("_Rest")
+_Result = TypeVar("_Result", covariant=True)
+
+
+class TakesCubes(Protocol[_Rest, _Result]):
+    """A function of anything that `as_cube_sequence` takes."""
+
+    def __call__(self, cubes: Any, /, *args: _Rest.args, **kwargs: _Rest.kwargs) -> _Result: ...
+
+    @property
+    def unchecked(self) -> Callable[Concatenate[xr.DataArray, _Rest], _Result]:
+        """The same of what `as_cube_sequence` returned, which is not looked at again."""
 
 
 def as_cube_sequence(
@@ -86,6 +100,22 @@ def as_cube_sequence(
     return cubes.rename("reflectance")
 
 
+def takes_cubes(
+    function: Callable[Concatenate[xr.DataArray, _Rest], _Result],
+) -> TakesCubes[_Rest, _Result]:
+    """Let a function of checked cubes take anything that `as_cube_sequence` takes; `unchecked` is the function itself.
+
+    A whole method checks its images once, at its own door, and passes them on to the `unchecked` ones.
+    """
+
+    @functools.wraps(function)
+    def public(cubes: Any, *args: Any, **kwargs: Any) -> _Result:
+        return function(as_cube_sequence(cubes), *args, **kwargs)
+
+    public.unchecked = function  # type: ignore[attr-defined]
+    return cast(TakesCubes[_Rest, _Result], public)
+
+
 def valid_mask(cubes: xr.DataArray) -> xr.DataArray:
     """Return which pixel-dates are observed: (time, y, x), bool, False if any band is NaN."""
     cubes = _ordered(cubes)
@@ -116,6 +146,12 @@ def to_pixels(cubes: xr.DataArray) -> tuple[np.ndarray, np.ndarray]:
         if not valid[:, t].all():
             pixels[~valid[:, t], t] = 0
     return pixels, valid
+
+
+def valid_spectra(cubes: xr.DataArray) -> np.ndarray:
+    """The observed spectra of all dates, (M, L), float64, in the order of (time, y, x)."""
+    spectra = cubes.values.reshape(-1, cubes.sizes["wavelength"])
+    return spectra[whole_spectra(spectra)].astype(np.float64)
 
 
 def whole_spectra(spectra: np.ndarray) -> np.ndarray:

@@ -150,11 +150,11 @@ class SmoothFit:
         square = self.project(state)[1]
         p = state.abundances.shape[1]
         e = tile_components(state.abundances, self.num_components)
-        known = e.square() * square[p:, p:].diagonal() / self.variance
+        information = e.square() * square[p:, p:].diagonal() / self.variance
         prior = self.prior
-        known = known.view(self.shape[0], prior.height, prior.width, -1)
+        information = information.view(self.shape[0], prior.height, prior.width, -1)
         factors = [m.square() for m in (prior.memory(), prior.rows, prior.columns)]
-        precision = torch.einsum("ts,yi,xj,tyxk->sijk", *factors, known)
+        precision = torch.einsum("ts,yi,xj,tyxk->sijk", *factors, information)
         return (1 + precision * (2 * prior.log_scale).exp()).rsqrt().flatten()
 
     def learn_scales(self, state: FitState, operator: Callable[[Tensor], Tensor]) -> None:
@@ -164,10 +164,10 @@ class SmoothFit:
         )
         solved = conjugate_gradients(operator, probe, torch.zeros_like(probe))
         size = self.prior.log_scale.numel()
-        known = (1 - probe * solved).view(-1, size).sum(0)
-        self.num_effective = float(known.sum().clamp(min=0.0))
+        effective = (1 - probe * solved).view(-1, size).sum(0)
+        self.num_effective = float(effective.sum().clamp(min=0.0))
         squares = state.innovations.square().view(-1, size).sum(0)
-        factor = (squares / known.clamp(min=1.0)).clamp(1 / _LARGEST_CHANGE, _LARGEST_CHANGE)
+        factor = (squares / effective.clamp(min=1.0)).clamp(1 / _LARGEST_CHANGE, _LARGEST_CHANGE)
         self.prior.log_scale.data += 0.5 * factor.log()
         state.innovations = (state.innovations.view(-1, size) / factor.sqrt()).flatten()
 

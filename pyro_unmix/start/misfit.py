@@ -61,8 +61,8 @@ def misfit_factor(model: Any, cube_sequence: Any, *, num_pixels: int = 500, seed
         chosen = np.random.default_rng(seed).permutation(len(pixels))[:num_pixels]
         pixels, valid = pixels[chosen], valid[chosen]
         drawn = model.sample_sequence(len(pixels), pixels.shape[1], seed=seed)["pixels"]
-        found, expected = (_excess(model, y, valid) for y in (pixels, drawn))
-    return max(1.0, found / expected) if found and expected else 1.0
+        observed, expected = (_excess(model, y, valid) for y in (pixels, drawn))
+    return max(1.0, observed / expected) if observed and expected else 1.0
 
 
 def _excess(model: Any, pixels: Tensor, valid: Tensor) -> float:
@@ -73,9 +73,9 @@ def _excess(model: Any, pixels: Tensor, valid: Tensor) -> float:
     scores = []
     for t, (loc, variance) in enumerate(zip(locs.double(), variances.double(), strict=True)):
         date = MarginalMixing(gram, noise.double(), loc, variance.sqrt(), model.num_endmembers)
-        seen = projected[valid[:, t], t]
-        if len(seen):
-            scores.append(_scores(*date.information(seen, date.solve(seen))).flatten())
+        moments = projected[valid[:, t], t]
+        if len(moments):
+            scores.append(_scores(*date.information(moments, date.solve(moments))).flatten())
     negative = torch.cat(scores) if scores else projected.new_zeros(0)
     negative = negative[negative < 0]
     return float(negative.square().mean().sqrt()) if len(negative) >= _LEAST_NEGATIVE else 0.0
