@@ -15,22 +15,25 @@ from pyro_unmix.simulate.scene import ALL_ROWS, Scene, checked_sizes, observe
 from pyro_unmix.simulate.signatures import coordinate, label_endmembers
 from pyro_unmix.simulate.signatures import library as built_in_library
 
-_NUM_KNOTS = 6
+NUM_KNOTS = 6
 _FIRST_SCALING = (0.85, 1.15)
 _SCALING_STEP = 0.1
-_SMALLEST_SCALING = 0.1
+SMALLEST_SCALING = 0.1
 
 
 @dataclass(frozen=True, eq=False)
-class _Scaled:
-    """M_nt(l, p) = M_0(l, p) times the linear interpolation of the knots at l."""
+class Scaled:
+    """M_nt(l, p) = M_0(l, p) (illumination of the pixel) (linear interpolation of the material's knots at l)."""
 
     reference: Array  # (L, P)
     knots: npt.NDArray[np.float32]  # (T, y, x, P, knot)
+    illumination: npt.NDArray[np.float32] | None = None  # (T, y, x); one without it
 
     def __call__(self, time: int, rows: slice = ALL_ROWS) -> Array:
         interpolation = linear_interpolation(len(self.reference), self.knots.shape[-1])
         scaling = self.knots[time, rows].astype(np.float64) @ interpolation.T
+        if self.illumination is not None:
+            scaling *= self.illumination[time, rows, :, None, None]
         return np.moveaxis(scaling, -1, -2) * self.reference
 
 
@@ -78,16 +81,15 @@ def scaled_scene(
     ValueError, TypeError
         If a size, a share, the SNR or the library is not as stated.
     """
-    num_dates, height, width = checked_sizes(num_dates, height, width)
     num_endmembers = positive_int(num_endmembers, "num_endmembers", minimum=2)
+    shape = (*checked_sizes(num_dates, height, width), num_endmembers)
     reference = reference_signatures(library, num_endmembers)
     streams = random_streams(seed)
-
-    knots = scaling_knots(streams["variability"], (num_dates, height, width, num_endmembers))
+    knots = scaling_knots(streams["variability"], shape)
     return observe(
-        abundance_maps(streams["abundances"], (num_dates, height, width, num_endmembers)),
+        abundance_maps(streams["abundances"], shape),
         reference,
-        _Scaled(reference.values, knots),
+        Scaled(reference.values, knots),
         snr_db,
         cloud_fraction,
         streams,
@@ -119,12 +121,12 @@ def scaling_knots(
     rng: np.random.Generator, shape: tuple[int, int, int, int]
 ) -> npt.NDArray[np.float32]:
     """Knots (T, y, x, P, knot) of the scaling functions: a reflected random walk over dates."""
-    knots = np.empty((*shape, _NUM_KNOTS), dtype=np.float32)
+    knots = np.empty((*shape, NUM_KNOTS), dtype=np.float32)
     walk = rng.uniform(*_FIRST_SCALING, size=knots.shape[1:])
     knots[0] = walk
     for time in range(1, len(knots)):
         walk = walk + rng.uniform(-_SCALING_STEP, _SCALING_STEP, size=walk.shape)
-        walk = _SMALLEST_SCALING + np.abs(walk - _SMALLEST_SCALING)
+        walk = SMALLEST_SCALING + np.abs(walk - SMALLEST_SCALING)
         knots[time] = walk
     return knots
 

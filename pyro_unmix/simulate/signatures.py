@@ -9,7 +9,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from pyro_unmix.ops.checks import finite_array
-from pyro_unmix.simulate import materials as _spectra
+from pyro_unmix.simulate import materials
 from pyro_unmix.simulate.maps import Array
 
 
@@ -40,15 +40,15 @@ def library(wavelength: npt.ArrayLike | None = None) -> xr.DataArray:
         nm = np.linspace(400.0, 2500.0, 224)
     else:
         nm = finite_array(np.atleast_1d(wavelength), "wavelength", ndim=1).copy()
-    shortest, longest = _spectra.RANGE_NM
+    shortest, longest = materials.RANGE_NM
     if nm.size == 0 or nm.min() < shortest or nm.max() > longest:
         came = f"{nm.min():g} to {nm.max():g}" if nm.size else "none"
         raise ValueError(
             f"wavelength must lie between {shortest:g} and {longest:g} nm, got {came}: multiply "
             "micrometres by 1000"
         )
-    curves = np.stack([curve(nm) for curve in _spectra.CURVES.values()], axis=1)
-    return label_endmembers(curves, list(_spectra.CURVES), nm)
+    curves = np.stack([curve(nm) for curve in materials.CURVES.values()], axis=1)
+    return label_endmembers(curves, list(materials.CURVES), nm)
 
 
 def label_endmembers(
@@ -64,5 +64,6 @@ def label_endmembers(
 
 
 def coordinate(array: Any, name: str) -> npt.NDArray[Any] | None:
-    known = isinstance(array, xr.DataArray) and name in array.coords
-    return array[name].values if known else None
+    """Values of a coordinate; None where there is none."""
+    labelled = isinstance(array, xr.DataArray) and name in array.coords
+    return array[name].values if labelled else None
