@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_unmix.ops.checks import in_range
+from pyro_unmix.ops.checks import in_range, positive
 from pyro_unmix.ops.perceptrons import perceptron
 from pyro_unmix.ops.simplex import clip_to_simplex, tile_components
 from pyro_unmix.priors.part import Need, Part
@@ -240,7 +240,7 @@ class TwoStreamMixing(Mixing):
 
     def __init__(self, scale: float = 0.1) -> None:
         super().__init__()
-        self.scale = in_range(scale, "scale", 0.0, open_low=True)
+        self.scale = positive(scale, "scale")
 
     def setup(self, *, num_bands: int, num_endmembers: int, generator: torch.Generator) -> None:
         p = num_endmembers

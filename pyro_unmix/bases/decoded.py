@@ -12,7 +12,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyro_unmix.bases.linear import Basis
-from pyro_unmix.ops.checks import in_range, positive_int
+from pyro_unmix.ops.checks import positive, positive_int
 from pyro_unmix.ops.perceptrons import MaterialPerceptron
 from pyro_unmix.priors import Part
 from pyro_unmix.priors.part import Need
@@ -109,7 +109,7 @@ class ScalingDecoder(Decoder):
 
     def __init__(self, brightness: float = 0.2, *, hidden_size: int = 16) -> None:
         super().__init__()
-        self.start = in_range(brightness, "brightness", 0.0, open_low=True)
+        self.start = positive(brightness, "brightness")
         self.hidden_size = hidden_size
 
     def setup(

@@ -14,7 +14,7 @@ from scipy import interpolate
 from torch import Tensor, nn
 
 from pyro_unmix.data.libraries import classes_of, order_of
-from pyro_unmix.ops.checks import in_range, positive_int
+from pyro_unmix.ops.checks import positive, positive_int
 from pyro_unmix.ops.recipes import Recorded
 from pyro_unmix.priors.part import Need
 
@@ -141,7 +141,7 @@ class BSpline(Basis):
         super().__init__()
         self.num_components = positive_int(num_components, "num_components")
         self.degree = positive_int(degree, "degree", minimum=0)
-        self.scale = in_range(scale, "scale", low=0, open_low=True)
+        self.scale = positive(scale, "scale")
         if self.num_components <= self.degree:
             raise ValueError(
                 f"BSpline of degree {degree} needs at least {degree + 1} components, got "
@@ -189,7 +189,7 @@ class Full(Basis):
     def __init__(self, num_bands: int, *, scale: float = 0.1, additive: bool = False) -> None:
         super().__init__()
         self.num_components = positive_int(num_bands, "num_bands")
-        self.scale = in_range(scale, "scale", low=0, open_low=True)
+        self.scale = positive(scale, "scale")
         self.additive = additive
 
     def components(self, endmembers: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pyro_unmix.mixing import Mixing
-from pyro_unmix.ops.checks import in_range, positive_int
+from pyro_unmix.ops.checks import positive, positive_int
 from pyro_unmix.ops.simplex import clip_to_simplex
 from pyro_unmix.priors import Part
 
@@ -20,6 +20,7 @@ class Regression(Part):
 
     def setup(self, *, num_endmembers: int, generator: torch.Generator) -> None:
         """Create the parameters."""
+        self.make_declared()
 
     def forward(self, endmembers: Tensor, pixels: Tensor, mixing: Mixing) -> Tensor:
         """Crude abundances.
@@ -62,12 +63,9 @@ class ShrinkageSteps(Regression):
 
     def __init__(self, num_steps: int = 10, *, start: float = 0.01) -> None:
         super().__init__()
-        self.num_steps = positive_int(num_steps, "num_steps")
-        self.start = in_range(start, "start", 0.0, open_low=True)
-
-    def setup(self, *, num_endmembers: int, generator: torch.Generator) -> None:
-        self.learn_or_keep("steps", self.start, self.num_steps)
-        self.learn_or_keep("shrinkage", self.start)
+        start = positive(start, "start")
+        self.declare("steps", [start] * positive_int(num_steps, "num_steps"))
+        self.declare("shrinkage", start)
 
     def forward(self, endmembers: Tensor, pixels: Tensor, mixing: Mixing) -> Tensor:
         gram, moment = _normal_equations(endmembers, pixels)
@@ -102,10 +100,7 @@ class NonnegativeRegression(Regression):
     def __init__(self, num_corrections: int = 3, *, shrinkage: float = 1e-3) -> None:
         super().__init__()
         self.num_corrections = positive_int(num_corrections, "num_corrections", minimum=0)
-        self.start = in_range(shrinkage, "shrinkage", 0.0, open_low=True)
-
-    def setup(self, *, num_endmembers: int, generator: torch.Generator) -> None:
-        self.learn_or_keep("log_shrinkage", math.log(self.start))
+        self.declare("log_shrinkage", math.log(positive(shrinkage, "shrinkage")))
 
     def forward(self, endmembers: Tensor, pixels: Tensor, mixing: Mixing) -> Tensor:
         gram, moment = _normal_equations(endmembers, pixels)

@@ -19,7 +19,7 @@ from pyro_unmix.bases.decoded import Decoder, PerceptronDecoder
 from pyro_unmix.data.libraries import is_library, library_endmembers
 from pyro_unmix.mixing import Mixing, TwoStreamMixing
 from pyro_unmix.models.sglmm import _part, _subsample
-from pyro_unmix.ops.checks import in_range, positive_int
+from pyro_unmix.ops.checks import positive, positive_int
 from pyro_unmix.ops.distributions import DiagonalNormal
 from pyro_unmix.ops.recipes import Recorded
 from pyro_unmix.ops.seeding import seeded
@@ -91,7 +91,7 @@ class IDNet(Recorded, PyroModule):
         self.decoder = _part(decoder, Decoder, PerceptronDecoder, "decoder")
         self.mixing = _part(mixing, Mixing, TwoStreamMixing, "mixing")
         self.noise = _part(noise or WhiteNoise(0.1), Noise, WhiteNoise, "noise")
-        scale = in_range(endmember_scale, "endmember_scale", 0.0, open_low=True)
+        scale = positive(endmember_scale, "endmember_scale")
         self.log_endmember_scale = nn.Parameter(torch.full((self.num_endmembers,), math.log(scale)))
         generator = torch.Generator().manual_seed(positive_int(seed, "seed", minimum=0))
         sizes = {"num_bands": self.num_bands, "num_endmembers": self.num_endmembers}

@@ -20,7 +20,7 @@ from pyro_unmix.data.checks import as_endmembers
 from pyro_unmix.data.cubes import as_cube_sequence, tiles, to_pixels
 from pyro_unmix.mixing import design_matrix
 from pyro_unmix.models.smoothness import SmoothField, SmoothSpectra, curvature
-from pyro_unmix.ops.checks import in_range
+from pyro_unmix.ops.checks import in_range, positive
 from pyro_unmix.ops.distributions import IsotropicNormal
 from pyro_unmix.ops.recipes import Recorded
 from pyro_unmix.ops.simplex import to_abundances
@@ -140,8 +140,8 @@ class PerturbedLinear(Recorded, PyroModule):
         #: What the read-out shows as M, see `show`.
         self.reference = FixedEndmembers(endmembers)
         self.num_endmembers = self.reference.value.shape[1]
-        self.state_scale = in_range(state_scale, "state_scale", 0.0, open_low=True)
-        self.reference_scale = in_range(reference_scale, "reference_scale", 0.0, open_low=True)
+        self.state_scale = positive(state_scale, "state_scale")
+        self.reference_scale = positive(reference_scale, "reference_scale")
         self.medians = {
             "noise_scale": noise_scale,
             "spatial_scale": spatial_scale,

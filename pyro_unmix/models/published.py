@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from pyro_unmix.bases.linear import Basis
 from pyro_unmix.models.sglmm import SGLMM
-from pyro_unmix.ops.checks import in_range, positive_int
+from pyro_unmix.ops.checks import positive, positive_int
 from pyro_unmix.ops.distributions import IsotropicNormal
 from pyro_unmix.ops.seeding import seeded
 from pyro_unmix.ops.simplex import to_abundances
@@ -39,7 +39,7 @@ class RawDCT(Basis):
     def __init__(self, num_components: int = 10, *, amplitude: float = 0.02) -> None:
         super().__init__()
         self.num_components = positive_int(num_components, "num_components")
-        self.amplitude = in_range(amplitude, "amplitude", low=0, open_low=True)
+        self.amplitude = positive(amplitude, "amplitude")
 
     def angles(self, band: Tensor, component: Tensor) -> Tensor:
         """``k (2l + 1)``, in units of ``pi / (2L)``."""
@@ -74,7 +74,7 @@ class VarianceWalk(GaussianStart):
 
     def __init__(self, start_variance: float = 0.1) -> None:
         super().__init__()
-        self.start_variance = in_range(start_variance, "start_variance", low=0, open_low=True)
+        self.start_variance = positive(start_variance, "start_variance")
 
     def setup(self, *, num_endmembers: int, generator: torch.Generator) -> None:
         super().setup(num_endmembers=num_endmembers, generator=generator)

@@ -19,7 +19,7 @@ from pyro_unmix.bases.linear import DCT, Basis
 from pyro_unmix.data.days import as_days, day_numbers
 from pyro_unmix.data.libraries import is_library, library_endmembers
 from pyro_unmix.mixing import LinearMixing, Mixing, design_matrix, mixing_features
-from pyro_unmix.ops.checks import in_range, positive_int
+from pyro_unmix.ops.checks import positive, positive_int
 from pyro_unmix.ops.recipes import Recorded
 from pyro_unmix.ops.seeding import seeded
 from pyro_unmix.ops.simplex import to_abundances
@@ -153,7 +153,7 @@ class SGLMM(Recorded, PyroModule):
             self.reference.set_variability(components * spread)
         self.time_unit = time_unit
         if time_unit is not None:
-            in_range(time_unit, "time_unit", low=0, open_low=True)
+            positive(time_unit, "time_unit")
         self.set_dates(dates)
 
     def set_dates(self, dates: ArrayLike | None) -> None:

@@ -121,6 +121,11 @@ def in_range(
     return number
 
 
+def positive(value: object, name: str) -> float:
+    """Return `value` as a finite float above zero; errors as `in_range`."""
+    return in_range(value, name, 0.0, open_low=True)
+
+
 def choice(value: object, name: str, choices: Iterable[str]) -> str:
     """Return `value` if it is one of `choices`.
 

@@ -32,6 +32,7 @@ from pyro_unmix.priors.walks import (
     OrnsteinUhlenbeck,
     SoftmaxWalk,
     StudentWalk,
+    Walk,
 )
 
 __all__ = [
@@ -65,5 +66,6 @@ __all__ = [
     "StudentWalk",
     "Transition",
     "VariabilityPrior",
+    "Walk",
     "WhiteNoise",
 ]

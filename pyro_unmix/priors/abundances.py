@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
-from pyro_unmix.ops.checks import finite_array, in_range
+from pyro_unmix.ops.checks import finite_array, positive
 from pyro_unmix.ops.distributions import DiagonalNormal
 from pyro_unmix.ops.simplex import to_softmax_basis
 from pyro_unmix.priors.initial_abundances import InitialAbundances
@@ -89,20 +89,21 @@ class GaussianStart(AbundancePrior):
         self, *, initial_scale: float = 1.0, initial: InitialAbundances | None = None
     ) -> None:
         super().__init__()
-        self.initial_scale = in_range(initial_scale, "initial_scale", low=0, open_low=True)
+        log_scale = math.log(positive(initial_scale, "initial_scale"))
         if initial is not None and not isinstance(initial, InitialAbundances):
             raise TypeError(
                 "initial must be an InitialAbundances object such as DirichletStart() or SparseStart(), got "
                 f"{initial!r} ({type(initial).__name__})"
             )
-        self.initial_state = None if initial is None else copy.deepcopy(initial)
+        self.initial_state = copy.deepcopy(initial)
+        if initial is None:
+            self.declare("initial_loc", 0.0, per="num_endmembers")
+            self.declare("log_initial_scale", log_scale, per="num_endmembers")
 
     def setup(self, *, num_endmembers: int, generator: torch.Generator) -> None:
+        super().setup(num_endmembers=num_endmembers, generator=generator)
         if self.initial_state is not None:
             self.initial_state.setup(num_endmembers=num_endmembers, generator=generator)
-            return
-        self.learn_or_keep("initial_loc", 0.0, num_endmembers)
-        self.learn_or_keep("log_initial_scale", math.log(self.initial_scale), num_endmembers)
 
     def initial(self, index: Tensor | None = None) -> TorchDistribution:
         if self.initial_state is not None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pyro_unmix.data.checks import as_endmembers
 from pyro_unmix.data.libraries import is_library, library_endmembers
-from pyro_unmix.ops.checks import in_range
+from pyro_unmix.ops.checks import positive
 from pyro_unmix.priors.part import Part
 
 _FLOOR = 1e-3  # 30 dB below a spectrum's mean square
@@ -105,7 +105,7 @@ class AnchoredEndmembers(FreeEndmembers):
 
     def __init__(self, endmembers: ArrayLike, *, strength: float = 2e-3) -> None:
         super().__init__(endmembers)
-        self.strength = in_range(strength, "strength", low=0, open_low=True)
+        self.strength = positive(strength, "strength")
 
     anchor: Tensor
     spread: Tensor

@@ -8,7 +8,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
-from pyro_unmix.ops.checks import in_range
+from pyro_unmix.ops.checks import in_range, positive
 from pyro_unmix.ops.softmax_distributions import PresentOrAbsent, SoftmaxDirichlet
 from pyro_unmix.priors.part import Part, logit
 
@@ -18,6 +18,7 @@ class InitialAbundances(Part):
 
     def setup(self, *, num_endmembers: int, generator: torch.Generator) -> None:
         """Create the parameters."""
+        self.make_declared(num_endmembers=num_endmembers)
 
     def initial(self, index: Tensor | None = None) -> TorchDistribution:
         """Distribution of ``c_0``, event shape (P,), with ``loc`` and ``scale``: its mean and std.
@@ -39,12 +40,8 @@ class DirichletStart(InitialAbundances):
 
     def __init__(self, concentration: float = 1.0, *, learn: bool = True) -> None:
         super().__init__()
-        self.concentration = in_range(concentration, "concentration", low=0, open_low=True)
-        self.learn = learn
-
-    def setup(self, *, num_endmembers: int, generator: torch.Generator) -> None:
-        log_concentration = math.log(self.concentration)
-        self.learn_or_keep("log_concentration", log_concentration, num_endmembers, learn=self.learn)
+        log_concentration = math.log(positive(concentration, "concentration"))
+        self.declare("log_concentration", log_concentration, per="num_endmembers", learn=learn)
 
     def initial(self, index: Tensor | None = None) -> TorchDistribution:
         return SoftmaxDirichlet(self.log_concentration.exp())
@@ -67,14 +64,10 @@ class SparseStart(InitialAbundances):
 
     def __init__(self, presence: float = 0.5, *, depth: float = 6.0, scale: float = 1.0) -> None:
         super().__init__()
-        self.presence = in_range(presence, "presence", low=1e-6, high=1 - 1e-6)
-        self.depth = in_range(depth, "depth", low=0, open_low=True)
-        self.scale = in_range(scale, "scale", low=0, open_low=True)
-
-    def setup(self, *, num_endmembers: int, generator: torch.Generator) -> None:
-        self.learn_or_keep("presence_logit", logit(self.presence), num_endmembers)
-        self.learn_or_keep("log_depth", math.log(self.depth))
-        self.learn_or_keep("log_spread", math.log(self.scale))
+        presence = in_range(presence, "presence", low=1e-6, high=1 - 1e-6)
+        self.declare("presence_logit", logit(presence), per="num_endmembers")
+        self.declare("log_depth", math.log(positive(depth, "depth")))
+        self.declare("log_spread", math.log(positive(scale, "scale")))
 
     def initial(self, index: Tensor | None = None) -> TorchDistribution:
         return PresentOrAbsent(self.presence_logit, self.log_depth.exp(), self.log_spread.exp())

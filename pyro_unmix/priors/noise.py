@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
-from pyro_unmix.ops.checks import finite_array, in_range, positive_int
+from pyro_unmix.ops.checks import finite_array, positive, positive_int
 from pyro_unmix.ops.distributions import DiagonalNormal, IsotropicNormal, IsotropicStudentT
 from pyro_unmix.priors.part import Need, Part
 
@@ -30,6 +30,7 @@ class Noise(Part):
 
     def setup(self, *, num_bands: int, generator: torch.Generator) -> None:
         """Create the parameters."""
+        self.make_declared(num_bands=num_bands)
 
     def distributions(self) -> Spectrum:
         """A function ``mean (..., L) -> distribution`` of event shape (L,)."""
@@ -58,11 +59,7 @@ class WhiteNoise(Noise):
 
     def __init__(self, scale: float = 0.01, *, learn: bool = True) -> None:
         super().__init__()
-        self.start_scale = in_range(scale, "scale", low=0, open_low=True)
-        self.learn = learn
-
-    def setup(self, *, num_bands: int, generator: torch.Generator) -> None:
-        self.learn_or_keep("log_scale", math.log(self.start_scale), learn=self.learn)
+        self.declare("log_scale", math.log(positive(scale, "scale")), learn=learn)
 
     @property
     def scale(self) -> Tensor:
@@ -129,11 +126,7 @@ class DateNoise(Noise):
                 "one scale per date"
             )
         size = len(scales) if num_dates is None else positive_int(num_dates, "num_dates")
-        self.start_log_scales = _log_scales(scales, size, "date", "dates")
-        self.learn = learn
-
-    def setup(self, *, num_bands: int, generator: torch.Generator) -> None:
-        self.learn_or_keep("log_scale", self.start_log_scales, learn=self.learn)
+        self.declare("log_scale", _log_scales(scales, size, "date", "dates"), learn=learn)
 
     def distributions(self) -> Spectrum:
         return self.by_date(1)[0]
@@ -164,13 +157,8 @@ class StudentNoise(Noise):
 
     def __init__(self, scale: float = 0.01, *, dof: float = 4.0, learn: bool = True) -> None:
         super().__init__()
-        self.start_scale = in_range(scale, "scale", low=0, open_low=True)
-        self.start_dof = in_range(dof, "dof", low=0, open_low=True)
-        self.learn = learn
-
-    def setup(self, *, num_bands: int, generator: torch.Generator) -> None:
-        self.learn_or_keep("log_scale", math.log(self.start_scale), learn=self.learn)
-        self.learn_or_keep("log_dof", math.log(self.start_dof), learn=self.learn)
+        self.declare("log_scale", math.log(positive(scale, "scale")), learn=learn)
+        self.declare("log_dof", math.log(positive(dof, "dof")), learn=learn)
 
     def distributions(self) -> Spectrum:
         log_scale, dof = self.log_scale, self.log_dof.exp()
@@ -220,7 +208,7 @@ def _white(log_scale: Tensor) -> Spectrum:
 def _scales(scale: float | ArrayLike) -> np.ndarray:
     """Positive scales, (n,)."""
     if np.ndim(scale) == 0:
-        return np.array([in_range(scale, "scale", low=0, open_low=True)])
+        return np.array([positive(scale, "scale")])
     scales = finite_array(scale, "scale", ndim=1)
     if not (scales > 0).all():
         raise ValueError(f"scale must be positive, got {scales.min():.4g} as the smallest")

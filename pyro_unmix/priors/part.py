@@ -32,8 +32,9 @@ class Need(Enum):
 class Part(Recorded, PyroModule):
     """A part of a model.
 
-    It learns its sizes when a model takes it: every kind of part has a method `setup` with those that it needs as
-    keywords, which makes the parameters by `learn_or_keep`.
+    Its constructor declares its numbers, learned or kept (`declare`). It learns its sizes when a model takes it: every
+    kind of part has a method `setup` with those that it needs as keywords, which makes what was declared, and by
+    `learn_or_keep` what starts at random.
     """
 
     #: What a guide must be able to serve beyond Gaussian chains and white noise.
@@ -43,6 +44,7 @@ class Part(Recorded, PyroModule):
 
     def __init__(self) -> None:
         super().__init__()
+        self._declared: dict[str, tuple[ArrayLike, str | None, bool]] = {}
         self.register_buffer("elapsed", None, persistent=False)
 
     def set_elapsed(self, elapsed: Tensor | None) -> None:
@@ -57,6 +59,18 @@ class Part(Recorded, PyroModule):
         if self.elapsed is None or step > len(self.elapsed):
             return None
         return self.elapsed[step - 1]
+
+    def declare(
+        self, name: str, start: ArrayLike, *, per: str | None = None, learn: bool = True
+    ) -> None:
+        """Have a number that starts here, or as many as the size `per` says."""
+        self._declared[name] = (start, per, learn)
+
+    def make_declared(self, **sizes: int) -> None:
+        """Make all declared numbers; `setup` calls it with the sizes."""
+        for name, (start, per, learn) in self._declared.items():
+            shape = () if per is None else (sizes[per],)
+            self.learn_or_keep(name, start, *shape, learn=learn)
 
     def learn_or_keep(
         self, name: str, value: ArrayLike | Tensor, *shape: int, learn: bool = True

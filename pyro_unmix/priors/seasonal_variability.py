@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_unmix.data.days import day_numbers
-from pyro_unmix.ops.checks import in_range, positive_int
+from pyro_unmix.ops.checks import positive, positive_int
 from pyro_unmix.priors.shared_variability import SharedVariability, plain
 from pyro_unmix.priors.variability import AutoRegressive, VariabilityPrior
 
@@ -68,7 +68,7 @@ class SeasonalVariability(SharedVariability):
         residual = AutoRegressive(0.9) if residual is None else residual
         super().__init__(scale, residual, learn, start, start_scale)
         self.num_harmonics = positive_int(num_harmonics, "num_harmonics")
-        self.period = in_range(period, "period", low=0, open_low=True)
+        self.period = positive(period, "period")
         self.register_buffer("days", None, persistent=False)  # the model's dates say it
 
     days: Tensor | None

@@ -60,9 +60,9 @@ class SharedVariability(VariabilityPrior):
     def setup(
         self, *, num_endmembers: int, num_components: int, generator: torch.Generator
     ) -> None:
-        self.residual.setup(
-            num_endmembers=num_endmembers, num_components=num_components, generator=generator
-        )
+        sizes = {"num_endmembers": num_endmembers, "num_components": num_components}
+        super().setup(**sizes, generator=generator)
+        self.residual.setup(**sizes, generator=generator)
         shape = (num_components, num_endmembers)
         if self.first_scale.ndim and self.first_scale.shape != shape:
             raise ValueError(

@@ -91,7 +91,8 @@ class SmoothVariability(SharedVariability):
                 f"tile_heights must be positive and sum to the {self.height} rows, got {heights}"
             )
         self.length = in_range(length, "length", low=1.0)
-        self.start_coefficient = in_range(coefficient, "coefficient", low=0, high=0.9999)
+        phi = in_range(coefficient, "coefficient", low=0, high=0.9999)
+        self.declare("logit", logit(min(max(phi, 1e-4), 1 - 1e-4)), learn=learn)
         self.order = list(range(self.num_dates)) if order is None else [int(t) for t in order]
         if sorted(self.order) != list(range(self.num_dates)):
             raise ValueError(f"order must hold the {self.num_dates} dates once each, got {order}")
@@ -106,15 +107,6 @@ class SmoothVariability(SharedVariability):
         self.register_buffer("rows", torch.as_tensor(rows, dtype=kind))
         columns = smooth_waves(self.width, self.length)
         self.register_buffer("columns", torch.as_tensor(columns, dtype=kind))
-
-    def setup(
-        self, *, num_endmembers: int, num_components: int, generator: torch.Generator
-    ) -> None:
-        super().setup(
-            num_endmembers=num_endmembers, num_components=num_components, generator=generator
-        )
-        phi = min(max(self.start_coefficient, 1e-4), 1 - 1e-4)
-        self.learn_or_keep("logit", logit(phi), learn=self.learn)
 
     @property
     def num_innovations(self) -> int:

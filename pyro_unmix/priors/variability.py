@@ -10,7 +10,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
-from pyro_unmix.ops.checks import in_range
+from pyro_unmix.ops.checks import in_range, positive
 from pyro_unmix.ops.distributions import DiagonalNormal
 from pyro_unmix.priors.part import Need, Part, logit
 
@@ -35,7 +35,8 @@ class VariabilityPrior(Part):
     def setup(
         self, *, num_endmembers: int, num_components: int, generator: torch.Generator
     ) -> None:
-        """Create the parameters."""
+        """Create the parameters; there are as many ``coefficients`` as components times materials."""
+        self.make_declared(coefficients=num_endmembers * num_components)
 
     #: Whether it belongs to the pixels and dates that it was fitted to.
     of_scene: ClassVar[bool] = False
@@ -126,17 +127,10 @@ class RandomWalk(VariabilityPrior):
         self, scale: float = 1e-5**0.5, *, learn: bool = False, initial_scale: float = 1.0
     ) -> None:
         super().__init__()
-        self.start_scale = in_range(scale, "scale", low=0, open_low=True)
-        self.initial_scale = in_range(initial_scale, "initial_scale", low=0, open_low=True)
-        self.learn = learn
-
-    def setup(
-        self, *, num_endmembers: int, num_components: int, generator: torch.Generator
-    ) -> None:
-        size = num_endmembers * num_components
-        self.learn_or_keep("log_scale", math.log(self.start_scale), learn=self.learn)
-        self.learn_or_keep("initial_loc", 0.0, size)
-        self.learn_or_keep("log_initial_scale", math.log(self.initial_scale), size)
+        self.declare("log_scale", math.log(positive(scale, "scale")), learn=learn)
+        self.declare("initial_loc", 0.0, per="coefficients")
+        log_initial_scale = math.log(positive(initial_scale, "initial_scale"))
+        self.declare("log_initial_scale", log_initial_scale, per="coefficients")
 
     def chain(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         loc = self.initial_loc
@@ -159,17 +153,10 @@ class AutoRegressive(VariabilityPrior):
 
     def __init__(self, coefficient: float = 0.5, scale: float = 1.0, *, learn: bool = True) -> None:
         super().__init__()
-        self.start_coefficient = in_range(coefficient, "coefficient", low=0, high=0.9999)
-        self.start_scale = in_range(scale, "scale", low=0, open_low=True)
-        self.learn = learn
-
-    def setup(
-        self, *, num_endmembers: int, num_components: int, generator: torch.Generator
-    ) -> None:
-        size = num_endmembers * num_components
-        phi = min(max(self.start_coefficient, 1e-4), 1 - 1e-4)
-        self.learn_or_keep("logit", logit(phi), learn=self.learn)
-        self.learn_or_keep("log_scale", math.log(self.start_scale), size, learn=self.learn)
+        phi = in_range(coefficient, "coefficient", low=0, high=0.9999)
+        self.declare("logit", logit(min(max(phi, 1e-4), 1 - 1e-4)), learn=learn)
+        log_scale = math.log(positive(scale, "scale"))
+        self.declare("log_scale", log_scale, per="coefficients", learn=learn)
 
     def chain(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         phi, scale = torch.sigmoid(self.logit), self.log_scale.exp()
@@ -192,14 +179,8 @@ class Independent(VariabilityPrior):
 
     def __init__(self, scale: float = 1.0, *, learn: bool = True) -> None:
         super().__init__()
-        self.start_scale = in_range(scale, "scale", low=0, open_low=True)
-        self.learn = learn
-
-    def setup(
-        self, *, num_endmembers: int, num_components: int, generator: torch.Generator
-    ) -> None:
-        size = num_endmembers * num_components
-        self.learn_or_keep("log_scale", math.log(self.start_scale), size, learn=self.learn)
+        log_scale = math.log(positive(scale, "scale"))
+        self.declare("log_scale", log_scale, per="coefficients", learn=learn)
 
     def chain(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         scale = self.log_scale.exp()

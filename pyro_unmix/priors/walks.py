@@ -12,7 +12,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
-from pyro_unmix.ops.checks import in_range, positive_int
+from pyro_unmix.ops.checks import in_range, positive, positive_int
 from pyro_unmix.ops.distributions import IsotropicNormal, IsotropicStudentT, JumpNormal, JumpSteps
 from pyro_unmix.ops.simplex import to_abundances
 from pyro_unmix.ops.softmax_distributions import SoftmaxDirichlet
@@ -28,7 +28,20 @@ def _widened(log_scale: Tensor, elapsed: Tensor | None) -> Tensor:
     return log_scale if elapsed is None else log_scale + 0.5 * elapsed.log()
 
 
-class SoftmaxWalk(GaussianStart):
+class Walk(GaussianStart):
+    """Base of walks whose steps over equal times are of one law: subclasses give `step` and `step_scale`."""
+
+    alike = True
+
+    def step(self, previous: Tensor, elapsed: Tensor | None) -> TorchDistribution:
+        """Distribution of the next state, so many units of time later (None: one)."""
+        raise NotImplementedError(f"{type(self).__name__} must implement step()")
+
+    def transitions(self, index: Tensor | None = None) -> Transition:
+        return lambda previous, step: self.step(previous, self.elapsed_at(step))
+
+
+class SoftmaxWalk(Walk):
     """``c_t ~ N(c_{t-1}, Delta sigma_a(c_{t-1})^2 I)``, eq. (18), sigma_a a small learned network.
 
     ``sigma_a = exp(W_R relu(... relu(W_1 c + b_1) ...) + b_R)`` with `num_layers` layers, hidden ones of P neurons,
@@ -39,9 +52,8 @@ class SoftmaxWalk(GaussianStart):
     ----------
     num_layers : int
         R; the paper uses 2.
-    initial_scale : float
-        gamma_0 of eq. (20), from which it is learned.
-    initial : InitialAbundances, optional
+    initial_scale, initial
+        Of `GaussianStart`.
 
     References
     ----------
@@ -102,7 +114,7 @@ def _log_scale(c: Tensor, layers: list[tuple[Tensor, Tensor]]) -> Tensor:
     return hidden.clamp(-_MAX_LOG_SCALE, _MAX_LOG_SCALE)
 
 
-class JumpWalk(GaussianStart):
+class JumpWalk(Walk):
     """Slow drift with rare jumps: ``c_t ~ (1 - rho) N(c_{t-1}, s^2 I) + rho N(c_{t-1}, S^2 I)``.
 
     A Gaussian step must choose between smoothing the drift and following abrupt changes; this mixture does both.
@@ -117,9 +129,8 @@ class JumpWalk(GaussianStart):
         S, std of a jump.
     jump_probability : float
         rho, per pixel and date.
-    initial_scale : float
-        gamma_0.
-    initial : InitialAbundances, optional
+    initial_scale, initial
+        Of `GaussianStart`.
     """
 
     alike = True
@@ -134,16 +145,14 @@ class JumpWalk(GaussianStart):
         initial: InitialAbundances | None = None,
     ) -> None:
         super().__init__(initial_scale=initial_scale, initial=initial)
-        self.start_scale = in_range(scale, "scale", low=0, open_low=True)
-        self.start_jump_scale = in_range(jump_scale, "jump_scale", low=scale)
-        self.start_probability = in_range(jump_probability, "jump_probability", low=1e-6, high=0.5)
+        self.declare("log_scale", math.log(positive(scale, "scale")))
+        self.declare("log_jump_scale", math.log(in_range(jump_scale, "jump_scale", low=scale)))
+        probability = in_range(jump_probability, "jump_probability", low=1e-6, high=0.5)
+        self.declare("jump_logit", logit(probability))
 
     def setup(self, *, num_endmembers: int, generator: torch.Generator) -> None:
         super().setup(num_endmembers=num_endmembers, generator=generator)
         self.size = num_endmembers
-        self.learn_or_keep("log_scale", math.log(self.start_scale))
-        self.learn_or_keep("log_jump_scale", math.log(self.start_jump_scale))
-        self.learn_or_keep("jump_logit", logit(self.start_probability))
 
     def _steps(self, elapsed: Tensor | None = None) -> JumpSteps:
         odds: Tensor = self.jump_logit
@@ -171,7 +180,7 @@ class JumpWalk(GaussianStart):
         return ((1 - jump) * drift + jump * leap).rsqrt()
 
 
-class ConstantWalk(GaussianStart):
+class ConstantWalk(Walk):
     """``c_t ~ N(c_{t-1}, Delta s^2 I)``: a Gaussian walk of one scale.
 
     Parameters
@@ -180,12 +189,9 @@ class ConstantWalk(GaussianStart):
         s, std of one softmax coordinate's step in a unit of time.
     learn : bool
         Learn s from there.
-    initial_scale : float
-        gamma_0.
-    initial : InitialAbundances, optional
+    initial_scale, initial
+        Of `GaussianStart`.
     """
-
-    alike = True
 
     def __init__(
         self,
@@ -196,18 +202,10 @@ class ConstantWalk(GaussianStart):
         initial: InitialAbundances | None = None,
     ) -> None:
         super().__init__(initial_scale=initial_scale, initial=initial)
-        self.start_scale = in_range(scale, "scale", low=0, open_low=True)
-        self.learn = learn
+        self.declare("log_scale", math.log(positive(scale, "scale")), learn=learn)
 
-    def setup(self, *, num_endmembers: int, generator: torch.Generator) -> None:
-        super().setup(num_endmembers=num_endmembers, generator=generator)
-        self.learn_or_keep("log_scale", math.log(self.start_scale), learn=self.learn)
-
-    def transitions(self, index: Tensor | None = None) -> Transition:
-        def transition(previous: Tensor, step: int) -> TorchDistribution:
-            return IsotropicNormal(previous, _widened(self.log_scale, self.elapsed_at(step)))
-
-        return transition
+    def step(self, previous: Tensor, elapsed: Tensor | None) -> TorchDistribution:
+        return IsotropicNormal(previous, _widened(self.log_scale, elapsed))
 
     def step_scale(self, previous: Tensor, mean_square: Tensor) -> Tensor:
         return _widened(self.log_scale, self.elapsed).exp().expand(mean_square.shape)
@@ -228,12 +226,9 @@ class StudentWalk(ConstantWalk):
         nu; 1 is a Cauchy, large ones are Gaussian.
     learn : bool
         Learn s and nu from there.
-    initial_scale : float
-        gamma_0.
-    initial : InitialAbundances, optional
+    initial_scale, initial
+        Of `GaussianStart`.
     """
-
-    alike = True
 
     def __init__(
         self,
@@ -245,18 +240,10 @@ class StudentWalk(ConstantWalk):
         initial: InitialAbundances | None = None,
     ) -> None:
         super().__init__(scale, learn=learn, initial_scale=initial_scale, initial=initial)
-        self.start_dof = in_range(dof, "dof", low=0, open_low=True)
+        self.declare("log_dof", math.log(positive(dof, "dof")), learn=learn)
 
-    def setup(self, *, num_endmembers: int, generator: torch.Generator) -> None:
-        super().setup(num_endmembers=num_endmembers, generator=generator)
-        self.learn_or_keep("log_dof", math.log(self.start_dof), learn=self.learn)
-
-    def transitions(self, index: Tensor | None = None) -> Transition:
-        def transition(previous: Tensor, step: int) -> TorchDistribution:
-            log_scale = _widened(self.log_scale, self.elapsed_at(step))
-            return IsotropicStudentT(previous, log_scale, self.log_dof.exp())
-
-        return transition
+    def step(self, previous: Tensor, elapsed: Tensor | None) -> TorchDistribution:
+        return IsotropicStudentT(previous, _widened(self.log_scale, elapsed), self.log_dof.exp())
 
     def step_scale(self, previous: Tensor, mean_square: Tensor) -> Tensor:
         # The Gaussian whose precision is the expected one of the mixture that a Student-t is.
@@ -265,7 +252,7 @@ class StudentWalk(ConstantWalk):
         return ((dof * variance + size * mean_square) / (dof + size)).sqrt()
 
 
-class OrnsteinUhlenbeck(GaussianStart):
+class OrnsteinUhlenbeck(Walk):
     """``c_t ~ N(m + phi^Delta (c_{t-1} - m), s^2 (1 - phi^(2 Delta)) I)``: a walk that returns to a mean.
 
     m is learned, one number per material (from 0), and shared by all pixels.
@@ -278,12 +265,9 @@ class OrnsteinUhlenbeck(GaussianStart):
         s, std about m after a long time.
     learn : bool
         Learn m, phi and s.
-    initial_scale : float
-        gamma_0.
-    initial : InitialAbundances, optional
+    initial_scale, initial
+        Of `GaussianStart`.
     """
-
-    alike = True
 
     def __init__(
         self,
@@ -295,28 +279,20 @@ class OrnsteinUhlenbeck(GaussianStart):
         initial: InitialAbundances | None = None,
     ) -> None:
         super().__init__(initial_scale=initial_scale, initial=initial)
-        self.start_coefficient = in_range(coefficient, "coefficient", low=1e-6, high=1 - 1e-6)
-        self.start_scale = in_range(scale, "scale", low=0, open_low=True)
-        self.learn = learn
-
-    def setup(self, *, num_endmembers: int, generator: torch.Generator) -> None:
-        super().setup(num_endmembers=num_endmembers, generator=generator)
-        self.learn_or_keep("logit", logit(self.start_coefficient), learn=self.learn)
-        self.learn_or_keep("log_scale", math.log(self.start_scale), learn=self.learn)
-        self.learn_or_keep("loc", 0.0, num_endmembers, learn=self.learn)
+        coefficient = in_range(coefficient, "coefficient", low=1e-6, high=1 - 1e-6)
+        self.declare("logit", logit(coefficient), learn=learn)
+        self.declare("log_scale", math.log(positive(scale, "scale")), learn=learn)
+        self.declare("loc", 0.0, per="num_endmembers", learn=learn)
 
     def _log_coefficient(self, elapsed: Tensor | None) -> Tensor:
         log_coefficient = nn.functional.logsigmoid(self.logit)
         return log_coefficient if elapsed is None else elapsed * log_coefficient
 
-    def transitions(self, index: Tensor | None = None) -> Transition:
-        def transition(previous: Tensor, step: int) -> TorchDistribution:
-            log_coefficient = self._log_coefficient(self.elapsed_at(step))
-            mean = self.loc + log_coefficient.exp() * (previous - self.loc)
-            shrunk = torch.log(-torch.expm1(2 * log_coefficient))  # log(1 - phi^2)
-            return IsotropicNormal(mean, self.log_scale + 0.5 * shrunk)
-
-        return transition
+    def step(self, previous: Tensor, elapsed: Tensor | None) -> TorchDistribution:
+        log_coefficient = self._log_coefficient(elapsed)
+        mean = self.loc + log_coefficient.exp() * (previous - self.loc)
+        shrunk = torch.log(-torch.expm1(2 * log_coefficient))  # log(1 - phi^2)
+        return IsotropicNormal(mean, self.log_scale + 0.5 * shrunk)
 
     def step_scale(self, previous: Tensor, mean_square: Tensor) -> Tensor:
         # Root mean square of a step in the long run, 2 s^2 (1 - phi): a walk of steps as long.
@@ -324,7 +300,7 @@ class OrnsteinUhlenbeck(GaussianStart):
         return (self.log_scale.exp() * (2 * left).sqrt()).expand(mean_square.shape)
 
 
-class DirichletWalk(GaussianStart):
+class DirichletWalk(Walk):
     """``a_t ~ Dir(kappa a_{t-1} / Delta + alpha_0)``, eq. (13), exactly.
 
     Its states are softmax states all the same, with the density of eq. (16), so that any guide can serve it: the
@@ -339,16 +315,13 @@ class DirichletWalk(GaussianStart):
         alpha_0, which lets absent materials return.
     learn : bool
         Learn both.
-    initial_scale : float
-        gamma_0.
-    initial : InitialAbundances, optional
+    initial_scale, initial
+        Of `GaussianStart`.
 
     References
     ----------
     ReDSUNN paper, eqs. (13)-(16); MacKay, Machine Learning 33, 1998.
     """
-
-    alike = True
 
     def __init__(
         self,
@@ -360,25 +333,16 @@ class DirichletWalk(GaussianStart):
         initial: InitialAbundances | None = None,
     ) -> None:
         super().__init__(initial_scale=initial_scale, initial=initial)
-        self.start_concentration = in_range(concentration, "concentration", low=0, open_low=True)
-        self.start_floor = in_range(floor, "floor", low=0, open_low=True)
-        self.learn = learn
+        log_concentration = math.log(positive(concentration, "concentration"))
+        self.declare("log_concentration", log_concentration, learn=learn)
+        self.declare("log_floor", math.log(positive(floor, "floor")), learn=learn)
 
-    def setup(self, *, num_endmembers: int, generator: torch.Generator) -> None:
-        super().setup(num_endmembers=num_endmembers, generator=generator)
-        log_concentration = math.log(self.start_concentration)
-        self.learn_or_keep("log_concentration", log_concentration, learn=self.learn)
-        self.learn_or_keep("log_floor", math.log(self.start_floor), learn=self.learn)
-
-    def _step(self, previous: Tensor, elapsed: Tensor | None) -> SoftmaxDirichlet:
+    def step(self, previous: Tensor, elapsed: Tensor | None) -> SoftmaxDirichlet:
         kappa = self.log_concentration.exp()
         if elapsed is not None:
             kappa = kappa / elapsed.unsqueeze(-1)
         return SoftmaxDirichlet(kappa * to_abundances(previous) + self.log_floor.exp())
 
-    def transitions(self, index: Tensor | None = None) -> Transition:
-        return lambda previous, step: self._step(previous, self.elapsed_at(step))
-
     def step_scale(self, previous: Tensor, mean_square: Tensor) -> Tensor:
-        variance = self._step(previous, self.elapsed).variance.mean(-1)
+        variance = self.step(previous, self.elapsed).variance.mean(-1)
         return variance.sqrt().expand(mean_square.shape)
