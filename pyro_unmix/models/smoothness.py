@@ -43,7 +43,6 @@ class SmoothField(NoiseDistribution):
         spatial_scale: Tensor,
         temporal_scale: Tensor,
         level_scale: float,
-        validate_args: bool | None = None,
     ) -> None:
         self.sizes = torch.Size([sum(tile_heights), *sizes])
         self.tile_heights, self.level_scale = tile_heights, level_scale
@@ -51,7 +50,7 @@ class SmoothField(NoiseDistribution):
             spatial_scale, temporal_scale
         )
         events = torch.Size([self.sizes.numel()])
-        super().__init__(self.spatial_scale.shape, events, validate_args=validate_args)
+        super().__init__(self.spatial_scale.shape, events)
 
     def precisions(self) -> Tensor:
         """Eigenvalues of the precision, (..., H, W, T)."""
@@ -119,12 +118,11 @@ class SmoothSpectra(NoiseDistribution):
         eigen: tuple[Tensor, Tensor],
         curvature_scale: Tensor,
         level_scale: float,
-        validate_args: bool | None = None,
     ) -> None:
         self.reference, self.eigen = reference, eigen
         self.curvature_scale, self.level_scale = curvature_scale, level_scale
         events = torch.Size([reference.numel()])
-        super().__init__(curvature_scale.shape, events, validate_args=validate_args)
+        super().__init__(curvature_scale.shape, events)
 
     def _coordinates(self) -> tuple[Tensor, Tensor]:
         """Means (..., L, P) and precisions (..., L, 1) of the coordinates in the eigenvectors."""

@@ -123,16 +123,10 @@ class DiagonalNormal(NoiseDistribution):
         "scale": constraints.independent(constraints.positive, 1),
     }
 
-    def __init__(
-        self,
-        loc: Tensor,
-        scale: Tensor,
-        log_det: Tensor | None = None,
-        validate_args: bool | None = None,
-    ) -> None:
+    def __init__(self, loc: Tensor, scale: Tensor, log_det: Tensor | None = None) -> None:
         self.loc, self.scale, self._log_det = loc, scale, log_det
         batch_shape = _common_shape(loc.shape[:-1], scale.shape[:-1])
-        super().__init__(batch_shape, loc.shape[-1:], validate_args=validate_args)
+        super().__init__(batch_shape, loc.shape[-1:])
 
     @property
     def variance(self) -> Tensor:
@@ -229,12 +223,11 @@ class FactorNormal(NoiseDistribution):
         log_det: Tensor,
         shift: Tensor | None = None,
         log_scale: Tensor | None = None,
-        validate_args: bool | None = None,
     ) -> None:
         self.loc, self.factor, self._log_det = loc, factor, log_det
         self.shift, self.log_scale = shift, log_scale
         batch_shape = _common_shape(loc.shape[:-1], factor.shape[:-2])
-        super().__init__(batch_shape, loc.shape[-1:], validate_args=validate_args)
+        super().__init__(batch_shape, loc.shape[-1:])
 
     @property
     def log_det(self) -> Tensor:
@@ -283,10 +276,10 @@ class IsotropicNormal(NoiseDistribution):
 
     arg_constraints: ClassVar = {"loc": constraints.real_vector}
 
-    def __init__(self, loc: Tensor, log_scale: Tensor, validate_args: bool | None = None) -> None:
+    def __init__(self, loc: Tensor, log_scale: Tensor) -> None:
         self.loc, self.log_scale = loc, log_scale
         batch_shape = _common_shape(loc.shape[:-1], log_scale.shape)
-        super().__init__(batch_shape, loc.shape[-1:], validate_args=validate_args)
+        super().__init__(batch_shape, loc.shape[-1:])
 
     @property
     def variance(self) -> Tensor:
@@ -317,12 +310,10 @@ class IsotropicStudentT(VectorDistribution):
     arg_constraints: ClassVar = {"loc": constraints.real_vector, "dof": constraints.positive}
     has_rsample = True
 
-    def __init__(
-        self, loc: Tensor, log_scale: Tensor, dof: Tensor, validate_args: bool | None = None
-    ) -> None:
+    def __init__(self, loc: Tensor, log_scale: Tensor, dof: Tensor) -> None:
         self.loc, self.log_scale, self.dof = loc, log_scale, dof
         batch_shape = _common_shape(loc.shape[:-1], log_scale.shape)
-        super().__init__(batch_shape, loc.shape[-1:], validate_args=validate_args)
+        super().__init__(batch_shape, loc.shape[-1:])
 
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
         noise = self._standard_normal(sample_shape)
@@ -354,9 +345,9 @@ class JumpNormal(VectorDistribution):
     arg_constraints: ClassVar = {"loc": constraints.real_vector}
     has_rsample = False
 
-    def __init__(self, loc: Tensor, steps: JumpSteps, validate_args: bool | None = None) -> None:
+    def __init__(self, loc: Tensor, steps: JumpSteps) -> None:
         self.loc, self.steps = loc, steps
-        super().__init__(loc.shape[:-1], loc.shape[-1:], validate_args=validate_args)
+        super().__init__(loc.shape[:-1], loc.shape[-1:])
 
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
         with torch.no_grad():

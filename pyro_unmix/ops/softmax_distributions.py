@@ -37,11 +37,9 @@ class SoftmaxDirichlet(VectorDistribution):
     batched: ClassVar = {"concentration": 1}
     has_rsample = True
 
-    def __init__(self, concentration: Tensor, validate_args: bool | None = None) -> None:
+    def __init__(self, concentration: Tensor) -> None:
         self.concentration = concentration
-        super().__init__(
-            concentration.shape[:-1], concentration.shape[-1:], validate_args=validate_args
-        )
+        super().__init__(concentration.shape[:-1], concentration.shape[-1:])
 
     @property
     def loc(self) -> Tensor:
@@ -94,17 +92,9 @@ class PresentOrAbsent(VectorDistribution):
     batched: ClassVar = {"presence_logit": 1}
     has_rsample = False
 
-    def __init__(
-        self,
-        presence_logit: Tensor,
-        depth: Tensor,
-        scale: Tensor,
-        validate_args: bool | None = None,
-    ) -> None:
+    def __init__(self, presence_logit: Tensor, depth: Tensor, scale: Tensor) -> None:
         self.presence_logit, self.depth, self._scale = presence_logit, depth, scale
-        super().__init__(
-            presence_logit.shape[:-1], presence_logit.shape[-1:], validate_args=validate_args
-        )
+        super().__init__(presence_logit.shape[:-1], presence_logit.shape[-1:])
 
     @property
     def loc(self) -> Tensor:
