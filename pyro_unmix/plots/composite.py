@@ -78,8 +78,8 @@ def plot_abundance_composite(
     if len(chosen) < len(labels):
         handles.append(Patch(facecolor="white", edgecolor="0.3", label="other materials"))
     handles += missing_handles(grid.any_missing)
-    panels, own = draw_grid(grid, axes, handles)
-    if not own:  # inside the axes it would cover a map
+    panels, new = draw_grid(grid, axes, handles)
+    if not new:  # inside the axes it would cover a map
         panels[len(shown) - 1].legend(
             handles=handles, fontsize=TICK_SIZE, loc="upper left", bbox_to_anchor=(1.02, 1.0)
         )

@@ -32,6 +32,8 @@ from pyro_unmix.plots.style import (
     add_legend,
     flat_axes,
     legend_height,
+    material_panels,
+    num_columns,
     root_figure,
     wrap,
 )
@@ -157,30 +159,27 @@ _TRUTH_STYLE: dict[str, Any] = {
 def draw_fans(fan: Fan, names: list[str], axes: Any, *, title: str, kind: str) -> Figure:
     """Draw one panel per material."""
     num_materials = len(names)
-    columns = {1: 1, 2: 2, 4: 2}.get(num_materials, 3)
+    columns = num_columns(num_materials)
     rows = -(-num_materials // columns)
     handles = _fan_handles(fan, kind)
-    own = axes is None
-    if own:
+    new = axes is None
+    if new:
         width = max(3.3 * columns + 0.4, 7.0)
         height = 2.6 * rows + 0.4 + legend_height(handles, width)
         figure = Figure(figsize=(width, height), layout="constrained")
         figure.suptitle(wrap(title, width), fontsize=TITLE_SIZE + 1)
         add_legend(figure, handles)
-        axes = list(figure.subplots(rows, columns, squeeze=False).flat)
-        for ax in axes[num_materials:]:
-            ax.remove()
-        axes = axes[:num_materials]
+        axes = material_panels(figure, num_materials)
     panels = flat_axes(axes, num_materials)
     for p, ax in enumerate(panels):
         _draw_fan(ax, fan, p)
         ax.set_title(wrap(names[p], 3.0), fontsize=TITLE_SIZE)
         ax.tick_params(labelsize=TICK_SIZE)
-        if not own or p + columns >= num_materials:  # nothing below it
+        if not new or p + columns >= num_materials:  # nothing below it
             ax.set_xlabel(fan.x_label, fontsize=LABEL_SIZE)
-        if not own or p % columns == 0:
+        if not new or p % columns == 0:
             ax.set_ylabel("reflectance", fontsize=LABEL_SIZE)
-    if not own:
+    if not new:
         panels[0].legend(handles=handles, fontsize=TICK_SIZE)
     return root_figure(panels[0])
 

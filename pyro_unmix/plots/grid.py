@@ -71,6 +71,17 @@ class Grid:
         return any(mask.any() for row in self.missing for mask in row)
 
 
+def row_of_dates(
+    images: list[NDArray[np.floating]],
+    shown: list[int],
+    titles: list[str],
+    maps: xr.DataArray,
+    missing: NDArray[np.bool_],
+) -> Grid:
+    """One image per date that is shown."""
+    return Grid([images], [[missing[t] for t in shown]], [""], titles, tile_edges(maps))
+
+
 def material_grid(
     sources: list[tuple[str, xr.DataArray]],
     dates: Sequence[int] | None,
@@ -182,8 +193,8 @@ def draw_grid(
     """
     rows, columns = len(grid.images), len(grid.images[0])
     layout = _Layout.of(grid)
-    own = axes is None
-    if own:
+    new = axes is None
+    if new:
         figure = _grid_figure(grid, layout, handles, scale)
         axes = figure.subplots(rows, columns, squeeze=False)
         add_legend(figure, handles)
@@ -208,7 +219,7 @@ def draw_grid(
         if column == 0:
             label = wrap(grid.row_labels[row], layout.height)
             ax.set_ylabel(label, fontsize=LABEL_SIZE, **turn)
-    return panels, own
+    return panels, new
 
 
 def draw_scalar_grid(grid: Grid, axes: Any, scale: ColourScale) -> Figure:

@@ -9,13 +9,12 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from pyro_unmix.plots.grid import ColourScale, Grid, draw_scalar_grid, material_grid
+from pyro_unmix.plots.grid import ColourScale, draw_scalar_grid, material_grid, row_of_dates
 from pyro_unmix.plots.reading import (
     MAP_DIMS,
     choose_dates,
     missing_pixels,
     read_field,
-    tile_edges,
     truth_maps,
 )
 
@@ -136,19 +135,13 @@ def plot_change(result: Any, *, dates: Sequence[int] | None = None, axes: Any = 
     ReDSUNN paper, eq. (44), without its division by P.
     """
     change = read_field(result, "change", MAP_DIMS[:3])
-    known = np.flatnonzero(np.isfinite(change.values).any(axis=(1, 2)))
-    if not known.size:
+    available = np.flatnonzero(np.isfinite(change.values).any(axis=(1, 2)))
+    if not available.size:
         raise ValueError(
             "expected `.change` with a value at some date, got NaN everywhere "
             f"({change.sizes['time']} date(s)); a change needs at least two dates"
         )
-    shown, titles = choose_dates(dates, change, available=known)
-    missing = missing_pixels(result, change)
-    grid = Grid(
-        images=[[change.values[t] for t in shown]],
-        missing=[[missing[t] for t in shown]],
-        row_labels=[""],
-        column_titles=titles,
-        tile_edges=tile_edges(change),
-    )
+    shown, titles = choose_dates(dates, change, available)
+    images = [change.values[t] for t in shown]
+    grid = row_of_dates(images, shown, titles, change, missing_pixels(result, change))
     return draw_scalar_grid(grid, axes, ColourScale("change $u_t$", "magma"))

@@ -46,22 +46,23 @@ def missing_pixels(result: Any, maps: xr.DataArray) -> NDArray[np.bool_]:
 def truth_maps(truth: Any, maps: xr.DataArray) -> xr.DataArray:
     """Known abundances in the shape and the order of materials of `maps`."""
     if isinstance(truth, np.ndarray):
-        if truth.shape != maps.shape:
-            raise ValueError(
-                f"expected truth of shape {maps.shape} (time, y, x, endmember), got {truth.shape}"
-            )
+        _check_shape(truth, maps)
         return maps.copy(data=truth)
     if isinstance(truth, xr.DataArray):
         if set(truth.dims) != set(MAP_DIMS):
             raise ValueError(f"expected truth with dims {MAP_DIMS}, got {truth.dims}")
-        known = truth.transpose(*MAP_DIMS)
+        truth = truth.transpose(*MAP_DIMS)
     else:
-        known = read_field(truth, "abundances", MAP_DIMS)
-    if known.shape != maps.shape:
+        truth = read_field(truth, "abundances", MAP_DIMS)
+    _check_shape(truth, maps)
+    return align_materials(truth, maps)
+
+
+def _check_shape(truth: NDArray[Any] | xr.DataArray, maps: xr.DataArray) -> None:
+    if truth.shape != maps.shape:
         raise ValueError(
-            f"expected truth of shape {maps.shape} (time, y, x, endmember), got {known.shape}"
+            f"expected truth of shape {maps.shape} (time, y, x, endmember), got {truth.shape}"
         )
-    return align_materials(known, maps)
 
 
 def align_materials(truth: xr.DataArray, maps: xr.DataArray) -> xr.DataArray:
@@ -147,11 +148,12 @@ def choose_dates(
             raise ValueError("expected at least one position in dates, got none")
         shown = [check_position(date, total, "dates") for date in values]
         return shown, [titles[t] for t in shown]
-    known = np.arange(total) if available is None else available
-    if known.size <= MAX_DATES:
-        return known.tolist(), [titles[t] for t in known]
-    picked = known[np.round(np.linspace(0, known.size - 1, MAX_DATES)).astype(int)]
-    return picked.tolist(), [f"{titles[t]}\n{t + 1} of {total} dates" for t in picked]
+    if available is None:
+        available = np.arange(total)
+    if available.size <= MAX_DATES:
+        return available.tolist(), [titles[t] for t in available]
+    spread = available[np.round(np.linspace(0, available.size - 1, MAX_DATES)).astype(int)]
+    return spread.tolist(), [f"{titles[t]}\n{t + 1} of {total} dates" for t in spread]
 
 
 def tile_edges(maps: xr.DataArray) -> list[float]:

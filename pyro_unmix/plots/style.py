@@ -53,6 +53,20 @@ def flat_axes(axes: Any, count: int) -> list[Axes]:
     return flat
 
 
+def num_columns(num_materials: int) -> int:
+    """Columns of panels, one panel per material."""
+    return {1: 1, 2: 2, 4: 2}.get(num_materials, 3)
+
+
+def material_panels(figure: Figure, num_materials: int) -> list[Axes]:
+    """New panels of a figure of our own, row by row."""
+    columns = num_columns(num_materials)
+    panels = list(figure.subplots(-(-num_materials // columns), columns, squeeze=False).flat)
+    for ax in panels[num_materials:]:
+        ax.remove()
+    return panels[:num_materials]
+
+
 def root_figure(ax: Axes) -> Figure:
     figure = ax.figure
     return figure if isinstance(figure, Figure) else figure.figure
