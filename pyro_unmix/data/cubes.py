@@ -348,16 +348,16 @@ def check_bands(wavelength: Any, cubes: xr.DataArray) -> None:
 
 
 def _with_times(cubes: xr.DataArray, time: Any) -> xr.DataArray:
-    given = cubes.coords["time"].to_numpy() if "time" in cubes.coords else None
+    stored = cubes.coords["time"].to_numpy() if "time" in cubes.coords else None
     if time is not None:
         times = as_times(time, cubes.sizes["time"])
-        if given is not None and not np.array_equal(given, times):
+        if stored is not None and not np.array_equal(stored, times):
             raise ValueError(
                 "time differs from the coordinate time of the data: pass only one of them, or "
                 "drop the other with x.drop_vars('time')"
             )
         cubes = cubes.assign_coords(time=("time", times))
-    elif given is None:
+    elif stored is None:
         return cubes
     times = cubes.coords["time"].to_numpy()
     values, first, count = np.unique(times, return_index=True, return_counts=True)
@@ -377,19 +377,19 @@ def _with_times(cubes: xr.DataArray, time: Any) -> xr.DataArray:
 
 
 def _with_wavelengths(cubes: xr.DataArray, wavelength: npt.ArrayLike | None) -> xr.DataArray:
-    given = cubes.coords["wavelength"] if "wavelength" in cubes.coords else None
+    stored = cubes.coords["wavelength"] if "wavelength" in cubes.coords else None
     attrs = {"units": "nm", "long_name": "wavelength"}
-    if given is not None:
-        values = as_wavelengths(given, cubes.sizes["wavelength"])
-        attrs |= given.attrs
+    if stored is not None:
+        values = as_wavelengths(stored, cubes.sizes["wavelength"])
+        attrs |= stored.attrs
     if wavelength is not None:
         passed = as_wavelengths(wavelength, cubes.sizes["wavelength"])
-        if given is not None and not np.allclose(values, passed, rtol=0, atol=1e-3):
+        if stored is not None and not np.allclose(values, passed, rtol=0, atol=1e-3):
             raise ValueError(
                 "wavelength differs from the coordinate wavelength of the data: pass only one of "
                 "them, or drop the other with x.drop_vars('wavelength')"
             )
         values = passed
-    elif given is None:
+    elif stored is None:
         return cubes
     return cubes.assign_coords(wavelength=("wavelength", values, attrs))

@@ -18,11 +18,10 @@ from torch import Tensor, nn
 from pyro_unmix.bases.decoded import Decoder, PerceptronDecoder
 from pyro_unmix.data.libraries import is_library, library_endmembers
 from pyro_unmix.mixing import Mixing, TwoStreamMixing
-from pyro_unmix.models.sglmm import _part, _subsample
+from pyro_unmix.models.sglmm import _part, _simulated, _subsample
 from pyro_unmix.ops.checks import positive, positive_int
 from pyro_unmix.ops.distributions import DiagonalNormal
 from pyro_unmix.ops.recipes import Recorded
-from pyro_unmix.ops.seeding import seeded
 from pyro_unmix.priors import FixedEndmembers, Noise, WhiteNoise
 
 
@@ -159,7 +158,9 @@ class IDNet(Recorded, PyroModule):
         """Weights and biases of the nonlinear stream."""
         return self.mixing.penalised()
 
-    def sample_sequence(self, num_pixels: int, num_dates: int = 1, *, seed: int = 0) -> Any:
+    def sample_sequence(
+        self, num_pixels: int, num_dates: int = 1, *, seed: int = 0
+    ) -> dict[str, Tensor]:
         """Simulate pixels from this very program.
 
         Returns
@@ -167,15 +168,7 @@ class IDNet(Recorded, PyroModule):
         dict
             ``pixels`` (N, 1, L), ``abundances`` (N, 1, P), ``variability`` (N, 1, H, P).
         """
-        device = self.reference.value.device
-        sizes = positive_int(num_pixels, "num_pixels"), positive_int(num_dates, "num_dates")
-        valid = torch.ones(sizes, dtype=torch.bool, device=device)
-        with torch.no_grad(), seeded(seed, device), pyro.get_param_store().scope():
-            sites = poutine.trace(self).get_trace(None, valid).nodes
-        values: dict[str, Any] = {k: v["value"] for k, v in sites.items() if v["type"] == "sample"}
-        abundances, variability = self.decode(values)
-        pixels = values["y_1"].unsqueeze(1)
-        return {"pixels": pixels, "abundances": abundances, "variability": variability}
+        return _simulated(self, num_pixels, num_dates, seed)
 
 
 def check_one_date(valid: Tensor) -> None:

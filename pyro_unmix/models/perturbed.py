@@ -195,10 +195,10 @@ class PerturbedLinear(Recorded, PyroModule):
             If the pixels are not those of the model's scene.
         """
         rows = torch.arange(len(valid), device=valid.device) if index is None else index
-        known = valid.shape[1] == self.num_dates and int(rows.max()) < self.num_pixels
-        if known and pixels is not None:
-            known = torch.allclose(pixels[..., 0], self.first_band[rows])
-        if not known:
+        same = valid.shape[1] == self.num_dates and int(rows.max()) < self.num_pixels
+        if same and pixels is not None:
+            same = torch.allclose(pixels[..., 0], self.first_band[rows])
+        if not same:
             raise ValueError(
                 "expected pixels of the images that this model was made for, got others: its "
                 "abundances belong to those images; make a model for the new ones and fit it"

@@ -16,7 +16,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from pyro_unmix.bases.linear import Basis
-from pyro_unmix.models.sglmm import SGLMM
+from pyro_unmix.models.sglmm import SGLMM, _subsample
 from pyro_unmix.ops.checks import positive, positive_int
 from pyro_unmix.ops.distributions import IsotropicNormal
 from pyro_unmix.ops.seeding import seeded
@@ -146,9 +146,3 @@ class FirstDateSGLMM(SGLMM):
     def decode(self, latents: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Abundances (..., T, P) and variability (..., T, K, P) of site values ``c_t``, ``psi_t``."""
         return super().decode({"c_0": latents["c_1"], "psi_0": latents["psi_1"], **latents})
-
-
-def _subsample(index: Tensor | None, batch: int) -> Tensor | None:
-    if index is not None and len(index) != batch:
-        raise ValueError(f"index must have one entry per pixel ({batch}), got {len(index)}")
-    return index

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 import pyro
@@ -34,6 +34,9 @@ from pyro_unmix.priors import (
     WhiteNoise,
 )
 from pyro_unmix.priors.part import Need
+
+if TYPE_CHECKING:
+    from pyro_unmix.models.idnet import IDNet
 
 
 class IntegratedStates(Protocol):
@@ -344,17 +347,23 @@ class SGLMM(Recorded, PyroModule):
         dict
             ``pixels`` (N, T, L), ``abundances`` (N, T, P), ``variability`` (N, T, K, P).
         """
-        num_pixels = positive_int(num_pixels, "num_pixels")
-        num_dates = positive_int(num_dates, "num_dates")
-        device = self.reference.value.device
-        valid = torch.ones(num_pixels, num_dates, dtype=torch.bool, device=device)
-        seed = positive_int(seed, "seed", minimum=0)
-        with torch.no_grad(), seeded(seed, device), pyro.get_param_store().scope():
-            sites = poutine.trace(self).get_trace(None, valid).nodes
-        values: dict[str, Any] = {k: v["value"] for k, v in sites.items() if v["type"] == "sample"}
-        abundances, variability = self.decode(values)
-        pixels = torch.stack([values[f"y_{t}"] for t in range(1, num_dates + 1)], dim=1)
-        return {"pixels": pixels, "abundances": abundances, "variability": variability}
+        return _simulated(self, num_pixels, num_dates, seed)
+
+
+def _simulated(
+    model: SGLMM | IDNet, num_pixels: int, num_dates: int, seed: int
+) -> dict[str, Tensor]:
+    """Pixels, abundances and variability drawn from a program; its parameters stay out of Pyro's store."""
+    sizes = positive_int(num_pixels, "num_pixels"), positive_int(num_dates, "num_dates")
+    device = model.reference.value.device
+    valid = torch.ones(sizes, dtype=torch.bool, device=device)
+    seed = positive_int(seed, "seed", minimum=0)
+    with torch.no_grad(), seeded(seed, device), pyro.get_param_store().scope():
+        sites = poutine.trace(model).get_trace(None, valid).nodes
+    values: dict[str, Any] = {k: v["value"] for k, v in sites.items() if v["type"] == "sample"}
+    abundances, variability = model.decode(values)
+    pixels = torch.stack([values[f"y_{t}"] for t in range(1, num_dates + 1)], dim=1)
+    return {"pixels": pixels, "abundances": abundances, "variability": variability}
 
 
 def _subsample(index: Tensor | None, batch: int) -> Tensor | None:

@@ -114,7 +114,7 @@ class SharedVariability(VariabilityPrior):
 
     def field_start(self) -> tuple[Tensor, Tensor]:
         """Mean and log standard deviations of ``field`` where a guide starts."""
-        found = []
+        numbers = []
         for name, values in (("start", self.start), ("start_scale", self.start_scales)):
             array = np.asarray(0.0 if values is None else values, dtype=float)
             if array.ndim and array.shape != (self.num_innovations,):
@@ -122,8 +122,8 @@ class SharedVariability(VariabilityPrior):
                     f"{name} must have {self.num_innovations} innovations (dates, waves, "
                     f"components, endmembers), got shape {array.shape}"
                 )
-            found.append(torch.tensor(np.broadcast_to(array, self.num_innovations).copy()))
-        return found[0].to(self.log_scale), found[1].log().to(self.log_scale)
+            numbers.append(torch.tensor(np.broadcast_to(array, self.num_innovations).copy()))
+        return numbers[0].to(self.log_scale), numbers[1].log().to(self.log_scale)
 
     def check_scene(self, index: Tensor | None, num_pixels: int, num_dates: int) -> None:
         """Raise ValueError where it has nothing to say about these pixels and dates."""

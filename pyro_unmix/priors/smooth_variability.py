@@ -127,8 +127,8 @@ class SmoothVariability(SharedVariability):
             factor = torch.linalg.cholesky((rate.double() * apart).exp())
             return factor[order.argsort()].to(times.dtype)
         fresh = (-torch.expm1(2 * rate * gaps[1:])).sqrt()
-        kept = (rate * (times[:, None] - times).clamp(min=0)).exp().tril()
-        return kept * torch.cat([fresh.new_ones(1), fresh])
+        memory = (rate * (times[:, None] - times).clamp(min=0)).exp().tril()
+        return memory * torch.cat([fresh.new_ones(1), fresh])
 
     def add_dates(self, places: Sequence[int], num_dates: int) -> None:
         """Become the field of more dates, of which those so far are at `places`; the elapsed time must be set as well.
@@ -136,8 +136,8 @@ class SmoothVariability(SharedVariability):
         The innovations so far keep their meaning; those of the new dates come after them and are new standard-normal
         numbers, as the field there given that of the dates so far has them.
         """
-        known = [int(places[t]) for t in self.order]
-        self.order = known + sorted(set(range(num_dates)) - set(known))
+        so_far = [int(places[t]) for t in self.order]
+        self.order = so_far + sorted(set(range(num_dates)) - set(so_far))
         more = (num_dates - self.num_dates) * (self.num_innovations // self.num_dates)
         self.num_dates = num_dates
         if self.start is not None:
