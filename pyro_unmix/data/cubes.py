@@ -18,6 +18,7 @@ from scipy import ndimage
 from pyro_unmix.data.bands import ROUNDING, other_bands
 from pyro_unmix.data.checks import as_times, as_wavelengths, plausible_reflectance
 from pyro_unmix.data.cube_input import DIMS, from_dataarray, from_numpy, fwhm_of, join
+from pyro_unmix.data.types import CubesLike, DatesLike
 from pyro_unmix.ops.checks import positive_int
 
 __all__ = ["DIMS", "as_cube_sequence", "check_bands", "from_pixels", "tiles", "to_pixels"]
@@ -32,7 +33,9 @@ _Result = TypeVar("_Result", covariant=True)
 class TakesCubes(Protocol[_Rest, _Result]):
     """A function of anything that `as_cube_sequence` takes."""
 
-    def __call__(self, cubes: Any, /, *args: _Rest.args, **kwargs: _Rest.kwargs) -> _Result: ...
+    def __call__(
+        self, cubes: CubesLike, /, *args: _Rest.args, **kwargs: _Rest.kwargs
+    ) -> _Result: ...
 
     @property
     def unchecked(self) -> Callable[Concatenate[xr.DataArray, _Rest], _Result]:
@@ -40,10 +43,10 @@ class TakesCubes(Protocol[_Rest, _Result]):
 
 
 def as_cube_sequence(
-    x: np.ndarray | xr.DataArray | Sequence[np.ndarray] | Sequence[xr.DataArray],
+    x: CubesLike,
     *,
     wavelength: npt.ArrayLike | None = None,
-    time: Any = None,
+    time: DatesLike | None = None,
 ) -> xr.DataArray:
     """Return `x` as the labelled array that the whole package works on.
 
@@ -109,7 +112,7 @@ def takes_cubes(
     """
 
     @functools.wraps(function)
-    def public(cubes: Any, *args: Any, **kwargs: Any) -> _Result:
+    def public(cubes: CubesLike, *args: Any, **kwargs: Any) -> _Result:
         return function(as_cube_sequence(cubes), *args, **kwargs)
 
     public.unchecked = function  # type: ignore[attr-defined]
@@ -312,7 +315,7 @@ def _without_fill(cubes: xr.DataArray) -> xr.DataArray:
     return cubes.copy(data=marked)
 
 
-def check_bands(wavelength: Any, cubes: xr.DataArray) -> None:
+def check_bands(wavelength: npt.ArrayLike | xr.DataArray | None, cubes: xr.DataArray) -> None:
     """Refuse cubes whose wavelengths are not those that endmembers were given at.
 
     Parameters
@@ -347,7 +350,7 @@ def check_bands(wavelength: Any, cubes: xr.DataArray) -> None:
         )
 
 
-def _with_times(cubes: xr.DataArray, time: Any) -> xr.DataArray:
+def _with_times(cubes: xr.DataArray, time: DatesLike | None) -> xr.DataArray:
     stored = cubes.coords["time"].to_numpy() if "time" in cubes.coords else None
     if time is not None:
         times = as_times(time, cubes.sizes["time"])

@@ -6,7 +6,7 @@ class of each spectrum. `pyro_unmix.io.libraries.library.read_library` makes one
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import xarray as xr
@@ -20,7 +20,7 @@ from pyro_unmix.ops.checks import finite_array
 _EDGE = 0.1
 
 
-def is_library(x: object) -> bool:
+def is_library(x: object) -> TypeGuard[xr.DataArray]:
     """Whether `x` is a DataArray with the coordinate ``label`` along ``endmember``."""
     return isinstance(x, xr.DataArray) and "label" in x.coords and x["label"].dims == ("endmember",)
 

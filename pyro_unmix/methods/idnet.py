@@ -117,7 +117,7 @@ def idnet(
             f"idnet unmixes one image, got {cubes.sizes['time']} dates: select one with "
             ".isel(time=[0]), or use unmix for the sequence"
         )
-    bundles = at_bands_of(endmembers, cubes) if is_library(endmembers) else None  # type: ignore[arg-type]
+    bundles = at_bands_of(endmembers, cubes) if is_library(endmembers) else None
     endmembers = known_spectra(endmembers, cubes)
     count = count_materials(num_endmembers, endmembers)
     if published is None:

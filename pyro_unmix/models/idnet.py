@@ -83,7 +83,7 @@ class IDNet(Recorded, PyroModule):
     ) -> None:
         super().__init__("model")
         if is_library(endmembers):
-            endmembers = library_endmembers(endmembers)  # type: ignore[arg-type]
+            endmembers = library_endmembers(endmembers)
         self.reference = FixedEndmembers(endmembers)
         self.num_bands, self.num_endmembers = self.reference.value.shape
         self.latent_size = positive_int(latent_size, "latent_size")

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from pyro_unmix.data.checks import as_endmembers
 from pyro_unmix.data.cubes import as_cube_sequence, tiles, to_pixels
+from pyro_unmix.data.types import CubesLike
 from pyro_unmix.mixing import design_matrix
 from pyro_unmix.models.smoothness import SmoothField, SmoothSpectra, curvature
 from pyro_unmix.ops.checks import in_range, positive
@@ -53,7 +54,7 @@ class SceneLayout(Recorded):
         self.width, self.tile_heights = int(width), list(tile_heights)
 
     @classmethod
-    def of(cls, cubes: Any) -> SceneLayout:
+    def of(cls, cubes: CubesLike) -> SceneLayout:
         """The layout of anything that `as_cube_sequence` takes."""
         sequence = as_cube_sequence(cubes)
         pixels, _valid = to_pixels(sequence)
@@ -119,7 +120,7 @@ class PerturbedLinear(Recorded, PyroModule):
     def __init__(
         self,
         endmembers: ArrayLike | xr.DataArray,
-        cubes: Any,
+        cubes: CubesLike | SceneLayout,
         *,
         state_scale: float = 3.0,
         reference_scale: float = 0.01,

@@ -120,7 +120,7 @@ class SGLMM(Recorded, PyroModule):
     ) -> None:
         super().__init__("model")
         if is_library(endmembers):
-            endmembers = library_endmembers(endmembers)  # type: ignore[arg-type]
+            endmembers = library_endmembers(endmembers)
         reference = endmembers if isinstance(endmembers, Endmembers) else FreeEndmembers(endmembers)
         self.reference = copy.deepcopy(reference)
         self.basis = _part(basis, Basis, DCT, "basis")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
+import xarray as xr
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
@@ -15,6 +16,7 @@ from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
+from pyro_unmix.data.types import HasSpectra
 from pyro_unmix.plots.fans import FEW_BANDS, Fan, make_fan
 from pyro_unmix.plots.reading import (
     MAP_DIMS,
@@ -29,6 +31,7 @@ from pyro_unmix.plots.style import (
     MATERIAL_COLOURS,
     TICK_SIZE,
     TITLE_SIZE,
+    AxesLike,
     add_legend,
     flat_axes,
     legend_height,
@@ -40,16 +43,16 @@ from pyro_unmix.plots.style import (
 
 
 def plot_endmembers(
-    result: Any,
+    result: HasSpectra,
     *,
     time: int = 0,
     over: Literal["space", "time"] = "space",
     pixel: tuple[int, int] | None = None,
-    truth: Any = None,
+    truth: HasSpectra | xr.DataArray | None = None,
     num_spectra: int = 60,
     seed: int = 0,
     names: Sequence[str] | None = None,
-    axes: Any = None,
+    axes: AxesLike | None = None,
 ) -> Figure:
     """Draw the endmembers of all pixels of one date as fans (paper, Figs. 6, 7 and 10, top).
 
@@ -110,14 +113,14 @@ def plot_endmembers(
 
 
 def plot_endmembers_over_time(
-    result: Any,
+    result: HasSpectra,
     *,
     pixel: tuple[int, int] = (0, 0),
-    truth: Any = None,
+    truth: HasSpectra | xr.DataArray | None = None,
     num_spectra: int = 60,
     seed: int = 0,
     names: Sequence[str] | None = None,
-    axes: Any = None,
+    axes: AxesLike | None = None,
 ) -> Figure:
     """Draw the endmembers of one pixel at all dates (paper, Figs. 6, 7 and 10, bottom).
 
@@ -156,14 +159,16 @@ _TRUTH_STYLE: dict[str, Any] = {
 }
 
 
-def draw_fans(fan: Fan, names: list[str], axes: Any, *, title: str, kind: str) -> Figure:
+def draw_fans(
+    fan: Fan, names: list[str], axes: AxesLike | None, *, title: str, kind: str
+) -> Figure:
     """Draw one panel per material."""
     num_materials = len(names)
     columns = num_columns(num_materials)
     rows = -(-num_materials // columns)
     handles = _fan_handles(fan, kind)
     new = axes is None
-    if new:
+    if axes is None:
         width = max(3.3 * columns + 0.4, 7.0)
         height = 2.6 * rows + 0.4 + legend_height(handles, width)
         figure = Figure(figsize=(width, height), layout="constrained")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from pyro_unmix.data.types import HasSpectra
 from pyro_unmix.plots.reading import align_materials
 
 MAX_BAND_SPECTRA = 10_000  # spectra behind the median and the 5-95 % band of a fan
@@ -29,8 +29,8 @@ class Fan:
 
 
 def make_fan(
-    result: Any,
-    truth: Any,
+    result: HasSpectra,
+    truth: HasSpectra | xr.DataArray | None,
     maps: xr.DataArray,
     date: int | None,
     pixel: tuple[int, int] | None,
@@ -72,7 +72,11 @@ def make_fan(
 
 
 def _collect(
-    source: Any, maps: xr.DataArray, date: int | None, pixel: tuple[int, int] | None, name: str
+    source: HasSpectra,
+    maps: xr.DataArray,
+    date: int | None,
+    pixel: tuple[int, int] | None,
+    name: str,
 ) -> tuple[NDArray[np.floating], NDArray[np.floating] | None]:
     """Finite spectra ``(S, wavelength, endmember)`` of a source and their wavelengths."""
     if not callable(getattr(source, "endmembers", None)):

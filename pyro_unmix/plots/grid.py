@@ -24,6 +24,7 @@ from pyro_unmix.plots.style import (
     NO_DATA_COLOUR,
     TICK_SIZE,
     TITLE_SIZE,
+    AxesLike,
     add_legend,
     flat_axes,
     legend_height,
@@ -184,7 +185,7 @@ def _row_label_style(grid: Grid, layout: _Layout) -> tuple[dict[str, Any], float
 
 
 def draw_grid(
-    grid: Grid, axes: Any, handles: list[Artist], scale: ColourScale | None = None
+    grid: Grid, axes: AxesLike | None, handles: list[Artist], scale: ColourScale | None = None
 ) -> tuple[list[Axes], bool]:
     """Draw the images, titles, row labels, tile edges and marks of missing pixels.
 
@@ -194,7 +195,7 @@ def draw_grid(
     rows, columns = len(grid.images), len(grid.images[0])
     layout = _Layout.of(grid)
     new = axes is None
-    if new:
+    if axes is None:
         figure = _grid_figure(grid, layout, handles, scale)
         axes = figure.subplots(rows, columns, squeeze=False)
         add_legend(figure, handles)
@@ -222,7 +223,7 @@ def draw_grid(
     return panels, new
 
 
-def draw_scalar_grid(grid: Grid, axes: Any, scale: ColourScale) -> Figure:
+def draw_scalar_grid(grid: Grid, axes: AxesLike | None, scale: ColourScale) -> Figure:
     """Draw maps of one quantity with one colour bar for all of them."""
     panels, _ = draw_grid(grid, axes, missing_handles(grid.any_missing), scale)
     rows, columns = len(grid.images), len(grid.images[0])

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import xarray as xr
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from pyro_unmix.data.types import HasAbundances
 from pyro_unmix.plots.grid import ColourScale, draw_scalar_grid, material_grid, row_of_dates
 from pyro_unmix.plots.reading import (
     MAP_DIMS,
@@ -17,15 +19,16 @@ from pyro_unmix.plots.reading import (
     read_field,
     truth_maps,
 )
+from pyro_unmix.plots.style import AxesLike
 
 
 def plot_abundances(
-    result: Any,
+    result: HasAbundances,
     *,
-    truth: Any = None,
+    truth: HasAbundances | xr.DataArray | NDArray[np.floating] | None = None,
     dates: Sequence[int] | None = None,
     names: Sequence[str] | None = None,
-    axes: Any = None,
+    axes: AxesLike | None = None,
 ) -> Figure:
     """Draw abundance maps: one row per material, one column per date (paper, Figs. 5 and 11).
 
@@ -65,11 +68,11 @@ def plot_abundances(
 
 
 def plot_uncertainty(
-    result: Any,
+    result: object,
     *,
     dates: Sequence[int] | None = None,
     names: Sequence[str] | None = None,
-    axes: Any = None,
+    axes: AxesLike | None = None,
 ) -> Figure:
     """Draw maps of the posterior standard deviation of the abundances.
 
@@ -113,7 +116,9 @@ def _uncertainty_scale(std: NDArray[np.floating]) -> ColourScale:
     return ColourScale(f"{label}\nlargest: {largest:.2g}", cmap, vmax=high, extend="max")
 
 
-def plot_change(result: Any, *, dates: Sequence[int] | None = None, axes: Any = None) -> Figure:
+def plot_change(
+    result: Any, *, dates: Sequence[int] | None = None, axes: AxesLike | None = None
+) -> Figure:
     """Draw maps of the change measure ``u_t = 1/2 ||s(M_{t-1}^+ y_t) - a_{t-1}||_1``, 0 to 1.
 
     Parameters

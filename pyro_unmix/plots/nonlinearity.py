@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 from numpy.typing import NDArray
 
+from pyro_unmix.data.types import HasAbundances, HasImages
 from pyro_unmix.ops.checks import positive_int
 from pyro_unmix.plots.grid import ColourScale, draw_scalar_grid, row_of_dates
 from pyro_unmix.plots.reading import (
@@ -27,6 +28,7 @@ from pyro_unmix.plots.style import (
     LABEL_SIZE,
     TICK_SIZE,
     TITLE_SIZE,
+    AxesLike,
     flat_axes,
     material_panels,
     num_columns,
@@ -40,7 +42,7 @@ _PRIOR_STYLE: dict[str, Any] = {"fill": False, "edgecolor": "0.4", "linestyle": 
 
 
 def plot_nonlinearity(
-    result: Any, *, dates: Sequence[int] | None = None, axes: Any = None
+    result: HasImages, *, dates: Sequence[int] | None = None, axes: AxesLike | None = None
 ) -> Figure:
     """Draw maps of the degree of nonlinearity ``||y - M a|| / (||M a|| + ||y - M a||)``, 0 to 1.
 
@@ -76,14 +78,14 @@ def plot_nonlinearity(
 
 
 def plot_latents(
-    result: Any,
+    result: HasAbundances,
     *,
     time: int = 0,
     components: tuple[int, int] = (0, 1),
     num_pixels: int = 2000,
     seed: int = 0,
     names: Sequence[str] | None = None,
-    axes: Any = None,
+    axes: AxesLike | None = None,
 ) -> Figure:
     """Draw the latent variability of every pixel of one date: one scatter per material.
 
@@ -140,7 +142,7 @@ def plot_latents(
     return figure
 
 
-def _read_latents(result: Any) -> xr.DataArray:
+def _read_latents(result: object) -> xr.DataArray:
     dataset = getattr(result, "dataset", None)
     if not isinstance(dataset, xr.Dataset) or "variability" not in dataset:
         raise TypeError(

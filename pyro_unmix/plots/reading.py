@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import Any
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
 from pyro_unmix.data.names import material_name
+from pyro_unmix.data.types import HasAbundances
 
 MAX_DATES = 8  # more columns than this are too small to read
 MAP_DIMS = ("time", "y", "x", "endmember")
 
 
-def read_field(source: Any, name: str, dims: tuple[str, ...]) -> xr.DataArray:
+def read_field(source: object, name: str, dims: tuple[str, ...]) -> xr.DataArray:
     """Attribute `name` as a DataArray in the order of `dims`, or an error that says what came."""
     value = getattr(source, name, None)
     if value is None:
@@ -29,7 +29,7 @@ def read_field(source: Any, name: str, dims: tuple[str, ...]) -> xr.DataArray:
     return value.transpose(*dims)
 
 
-def missing_pixels(result: Any, maps: xr.DataArray) -> NDArray[np.bool_]:
+def missing_pixels(result: object, maps: xr.DataArray) -> NDArray[np.bool_]:
     """Missing pixel-dates ``(time, y, x)``: not `.valid`; none when that is not known."""
     valid = getattr(result, "valid", None)
     shape = maps.shape[:3]
@@ -43,7 +43,9 @@ def missing_pixels(result: Any, maps: xr.DataArray) -> NDArray[np.bool_]:
     return ~valid
 
 
-def truth_maps(truth: Any, maps: xr.DataArray) -> xr.DataArray:
+def truth_maps(
+    truth: HasAbundances | xr.DataArray | NDArray[np.floating], maps: xr.DataArray
+) -> xr.DataArray:
     """Known abundances in the shape and the order of materials of `maps`."""
     if isinstance(truth, np.ndarray):
         _check_shape(truth, maps)
@@ -58,7 +60,7 @@ def truth_maps(truth: Any, maps: xr.DataArray) -> xr.DataArray:
     return align_materials(truth, maps)
 
 
-def _check_shape(truth: NDArray[Any] | xr.DataArray, maps: xr.DataArray) -> None:
+def _check_shape(truth: NDArray[np.floating] | xr.DataArray, maps: xr.DataArray) -> None:
     if truth.shape != maps.shape:
         raise ValueError(
             f"expected truth of shape {maps.shape} (time, y, x, endmember), got {truth.shape}"
@@ -104,7 +106,7 @@ def material_names(maps: xr.DataArray, names: Sequence[str] | None) -> list[str]
     return [str(name) for name in names]
 
 
-def check_position(value: Any, size: int, name: str) -> int:
+def check_position(value: object, size: int, name: str) -> int:
     """A position below `size`, counted from the end when negative."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"expected {name} as integer positions, got {value!r}")
@@ -113,7 +115,7 @@ def check_position(value: Any, size: int, name: str) -> int:
     return int(value) % size
 
 
-def check_pixel(pixel: Any, maps: xr.DataArray) -> tuple[int, int]:
+def check_pixel(pixel: object, maps: xr.DataArray) -> tuple[int, int]:
     if not isinstance(pixel, (tuple, list)) or len(pixel) != 2:
         raise ValueError(f"expected pixel as (y, x), got {pixel!r}")
     y = check_position(pixel[0], maps.sizes["y"], "pixel y")

@@ -31,7 +31,7 @@ class Endmembers(Part):
     def __init__(self, endmembers: ArrayLike) -> None:
         super().__init__()
         if is_library(endmembers):
-            endmembers = library_endmembers(endmembers)  # type: ignore[arg-type]
+            endmembers = library_endmembers(endmembers)
         self.names = _endmember_names(endmembers)
         #: nm, where the given endmembers had them
         self.wavelength = _wavelengths(endmembers)

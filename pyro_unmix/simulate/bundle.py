@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -141,7 +140,7 @@ def _checked_bundles(
     return tuple(spectra), label_endmembers(means, labels, wavelengths[0] if wavelengths else None)
 
 
-def _spectra_of(bundle: Any, what: str) -> Array:
+def _spectra_of(bundle: xr.DataArray | npt.ArrayLike, what: str) -> Array:
     """A float64 copy (L, S) of the spectra of one material."""
     if isinstance(bundle, xr.DataArray):
         if bundle.ndim != 2 or "wavelength" not in bundle.dims:

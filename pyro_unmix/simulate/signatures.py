@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -52,7 +53,9 @@ def library(wavelength: npt.ArrayLike | None = None) -> xr.DataArray:
 
 
 def label_endmembers(
-    spectra: Array, names: Any | None = None, wavelength: Any | None = None
+    spectra: Array,
+    names: npt.ArrayLike | Sequence[Hashable] | None = None,
+    wavelength: npt.ArrayLike | None = None,
 ) -> xr.DataArray:
     coords: dict[str, Any] = {"endmember": np.arange(spectra.shape[1]) if names is None else names}
     if wavelength is not None:
@@ -63,7 +66,8 @@ def label_endmembers(
     )
 
 
-def coordinate(array: Any, name: str) -> npt.NDArray[Any] | None:
+def coordinate(array: object, name: str) -> npt.NDArray[Any] | None:
     """Values of a coordinate; None where there is none."""
-    labelled = isinstance(array, xr.DataArray) and name in array.coords
-    return array[name].values if labelled else None
+    if isinstance(array, xr.DataArray) and name in array.coords:
+        return array[name].values
+    return None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
@@ -79,7 +77,7 @@ def extract_bundles(
     )
 
 
-def _names(endmembers: Any, size: int) -> list[str]:
+def _names(endmembers: object, size: int) -> list[str]:
     coords = getattr(endmembers, "coords", {})
     values = coords["endmember"].values if "endmember" in coords else range(size)
     return [str(value) for value in values]

@@ -87,7 +87,7 @@ def choose_start(
     """
     positive_int(num_endmembers, "num_endmembers", minimum=2)
     noise_scale = estimate_noise_scale.unchecked(cubes)
-    library = at_bands_of(endmembers, cubes) if is_library(endmembers) else None  # type: ignore[arg-type]
+    library = at_bands_of(endmembers, cubes) if is_library(endmembers) else None
     if library is not None:
         endmembers = extract_endmembers.unchecked(cubes, num_endmembers, library=library)
     elif "wavelength" in getattr(endmembers, "coords", {}):

@@ -116,13 +116,27 @@ def choose_smooth_start(
         fit = images.with_prior(_field_prior(cubes, length, coefficient, **sizes))
         state = fit.begin(torch.from_numpy(np.asarray(matrix, dtype=np.float64)))
         if len(candidates) > 1:
-            fit.run(state, _FIRST_ROUNDS, train_endmembers, learn_scales=False, seed=seed, bar=bar)
+            fit.run(
+                state,
+                _FIRST_ROUNDS,
+                train_endmembers,
+                learn_scales=False,
+                seed=seed,
+                advance=bar.update,
+            )
         fitted[name] = fit, state
     objectives = {name: fit.objective(state) for name, (fit, state) in fitted.items()}
     best = min(objectives, key=objectives.__getitem__)
     logger.info("smooth start: %s", best)
     fit, state = fitted[best]
-    fit.run(state, _ROUNDS, train_endmembers, learn_scales=True, seed=seed + _FIRST_ROUNDS, bar=bar)
+    fit.run(
+        state,
+        _ROUNDS,
+        train_endmembers,
+        learn_scales=True,
+        seed=seed + _FIRST_ROUNDS,
+        advance=bar.update,
+    )
     bar.close()
     prior = SmoothVariability(
         **_layout(cubes),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -211,8 +210,15 @@ class SmoothFit:
         return FitState(endmembers.clone(), endmembers.new_zeros(self.prior.num_innovations))
 
     def run(
-        self, state: FitState, rounds: int, train_endmembers: bool, *, learn_scales: bool, seed: int, bar: Any = None
-    ) -> None:  # fmt: skip
+        self,
+        state: FitState,
+        rounds: int,
+        train_endmembers: bool,
+        *,
+        learn_scales: bool,
+        seed: int,
+        advance: Callable[[], object] | None = None,
+    ) -> None:
         """Rounds of all steps; the noise is learned with the scales."""
         for number in range(rounds):
             self.step_field(state, learn_scales=learn_scales)
@@ -224,8 +230,8 @@ class SmoothFit:
                 count = float(self.valid.sum()) * (len(state.endmembers) + 1)
                 count -= int((state.abundances > _ON_FACE).sum()) + self.num_effective
                 self.variance = max(state.misfit / max(count, 1), 1e-12)
-            if bar is not None:
-                bar.update()
+            if advance is not None:
+                advance()
         self.project(state)
 
 
