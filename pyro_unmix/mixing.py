@@ -30,14 +30,7 @@ def design_matrix(endmembers: Tensor, components: Tensor) -> Tensor:
 def mixing_features(abundances: Tensor, variability: Tensor) -> Tensor:
     """``[a, psi_1 * a, ..., psi_K * a]``, so that ``M_n a = design @ features``.
 
-    Parameters
-    ----------
-    abundances : Tensor, shape (..., P)
-    variability : Tensor, shape (..., K P), component outer and material inner
-
-    Returns
-    -------
-    Tensor, shape (..., (K+1) P)
+    Of shapes (..., P) and (..., K P), component outer and material inner: (..., (K+1) P).
     """
     repeats = variability.shape[-1] // abundances.shape[-1]
     return torch.cat([abundances, variability * tile_components(abundances, repeats)], dim=-1)
@@ -46,20 +39,9 @@ def mixing_features(abundances: Tensor, variability: Tensor) -> Tensor:
 def linear_regression(gram: Tensor, projected: Tensor, variability: Tensor) -> Tensor:
     """``M_n^+ y`` through normal equations, without forming ``M_n``.
 
-    ``M_n'M_n`` and ``M_n'y`` are sums over components of ``design'design`` and ``design'y`` weighted by
-    ``[1, psi]``. A ridge of 1e-6 of the mean eigenvalue stands in for the pseudo-inverse's cut-off.
-
-    Parameters
-    ----------
-    gram : Tensor, shape (Q, Q) with Q = (K+1) P
-        ``design' design``.
-    projected : Tensor, shape (..., Q)
-        ``design' y``.
-    variability : Tensor, shape (..., K P)
-
-    Returns
-    -------
-    Tensor, shape (..., P)
+    ``M_n'M_n`` and ``M_n'y`` are sums over components of ``design'design`` (`gram`, (Q, Q) with Q = (K+1) P) and
+    ``design'y`` (`projected`, (..., Q)), weighted by 1 and psi (..., K P). A ridge of 1e-6 of the mean eigenvalue
+    stands in for the pseudo-inverse's cut-off.
     """
     return _Regression.apply(gram, projected, variability)
 
@@ -139,17 +121,7 @@ class Mixing(Part):
         raise NotImplementedError(f"{type(self).__name__} must implement nonlinear()")
 
     def forward(self, endmembers: Tensor, abundances: Tensor) -> Tensor:
-        """``M a + g(M, a)``.
-
-        Parameters
-        ----------
-        endmembers : Tensor, shape (..., L, P)
-        abundances : Tensor, shape (..., P)
-
-        Returns
-        -------
-        Tensor, shape (..., L)
-        """
+        """``M a + g(M, a)``, (..., L, P) and (..., P) -> (..., L)."""
         linear = linear_mixing(endmembers, abundances)
         return linear if self.is_linear else linear + self.nonlinear(endmembers, abundances)
 

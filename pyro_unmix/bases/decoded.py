@@ -30,37 +30,16 @@ class Decoder(Part):
         raise NotImplementedError(f"{type(self).__name__} must implement setup()")
 
     def forward(self, latents: Tensor, reference: Tensor) -> Tensor:
-        """Spectra of every material.
-
-        Parameters
-        ----------
-        latents : Tensor, shape (..., P, H)
-        reference : Tensor, shape (L, P)
-            M0.
-
-        Returns
-        -------
-        Tensor, shape (..., P, L)
-        """
+        """Spectra (..., P, L) of latents (..., P, H) and the reference M0 (L, P)."""
         raise NotImplementedError(f"{type(self).__name__} must implement forward()")
 
     def brightness_posterior(
         self, amounts: Tensor, reference: Tensor, noise_scale: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """What a pixel's total brightness says of the latents; a decoder need not know.
+        """What a pixel's total brightness says of the latents, their mean and scale (..., P, H); one need not know.
 
-        Parameters
-        ----------
-        amounts : Tensor, shape (..., P)
-            Non-negative multiples of the reference spectra that make up the pixel, not summing to one.
-        reference : Tensor, shape (L, P)
-        noise_scale : Tensor, scalar
-            Of the pixels, reflectance.
-
-        Returns
-        -------
-        pair of Tensors
-            Mean and scale, (..., P, H).
+        The amounts (..., P) are non-negative multiples of the reference spectra (L, P) that make up the pixel, not
+        summing to one; the noise scale is that of the pixels, a scalar.
         """
         raise NotImplementedError(f"{type(self).__name__} has no brightness_posterior()")
 

@@ -249,10 +249,6 @@ def library_basis(library: xr.DataArray, num_components: int) -> LearnedBasis:
     num_components : int
         K, at most the number of bands.
 
-    Returns
-    -------
-    LearnedBasis
-
     Raises
     ------
     ValueError

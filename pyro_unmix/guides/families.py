@@ -17,6 +17,7 @@ _NUM_POINTS = 128  # draws behind a mean
 class White(NoiseDistribution):
     """A distribution of x in R^D that is N(0, I) where all of its parameters are zero."""
 
+    arg_constraints: ClassVar = {}
     batched: ClassVar = {"parameters": 1}
     parameters: Tensor
 

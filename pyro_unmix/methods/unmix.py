@@ -30,7 +30,7 @@ from pyro_unmix.priors import (
     VariabilityPrior,
     WhiteNoise,
 )
-from pyro_unmix.start import SmoothStart, Start, misfit_factor, spread_blocks
+from pyro_unmix.start import Start, misfit_factor, spread_blocks
 from pyro_unmix.start.unchecked import (
     choose_season_start,
     choose_smooth_start,
@@ -169,7 +169,7 @@ def _choose_variability(
     endmembers_given: bool,
     seed: int,
     progress: bool,
-) -> tuple[Start | SmoothStart, VariabilityPrior]:
+) -> tuple[Start, VariabilityPrior]:
     """How the variability evolves: seasons, a field that is smooth over the image, or every pixel by itself."""
     correlation = temporal_correlation(scene, start)
     chain: VariabilityPrior = (

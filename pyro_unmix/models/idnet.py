@@ -161,13 +161,7 @@ class IDNet(Recorded, PyroModule):
     def sample_sequence(
         self, num_pixels: int, num_dates: int = 1, *, seed: int = 0
     ) -> dict[str, Tensor]:
-        """Simulate pixels from this very program.
-
-        Returns
-        -------
-        dict
-            ``pixels`` (N, 1, L), ``abundances`` (N, 1, P), ``variability`` (N, 1, H, P).
-        """
+        """Draws of this program: ``pixels`` (N, 1, L), ``abundances`` (N, 1, P), ``variability`` (N, 1, H, P)."""
         return _simulated(self, num_pixels, num_dates, seed)
 
 

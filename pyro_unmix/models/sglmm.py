@@ -325,28 +325,13 @@ class SGLMM(Recorded, PyroModule):
         return to_abundances(c), psi.unflatten(-1, (self.num_components, self.num_endmembers))
 
     def mixing_endmembers(self, variability: Tensor) -> Tensor:
-        """Per-pixel endmembers ``M0 + sum_k F_k diag(psi_k)``, or decoded ones.
-
-        Parameters
-        ----------
-        variability : Tensor, shape (..., K, P)
-
-        Returns
-        -------
-        Tensor, shape (..., L, P)
-        """
+        """Per-pixel endmembers ``M0 + sum_k F_k diag(psi_k)``, or decoded ones: (..., K, P) -> (..., L, P)."""
         return self.basis.varied(self.reference.value, variability)
 
     def sample_sequence(
         self, num_pixels: int, num_dates: int, *, seed: int = 0
     ) -> dict[str, Tensor]:
-        """Simulate pixels from this very program.
-
-        Returns
-        -------
-        dict
-            ``pixels`` (N, T, L), ``abundances`` (N, T, P), ``variability`` (N, T, K, P).
-        """
+        """Draws of this program: ``pixels`` (N, T, L), ``abundances`` (N, T, P), ``variability`` (N, T, K, P)."""
         return _simulated(self, num_pixels, num_dates, seed)
 
 

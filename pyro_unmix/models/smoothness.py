@@ -34,6 +34,7 @@ class SmoothField(NoiseDistribution):
     The event is a vector of H W T P elements, the last axis running fastest.
     """
 
+    arg_constraints: ClassVar = {}
     batched: ClassVar = {"spatial_scale": 0, "temporal_scale": 0}
 
     def __init__(
@@ -110,6 +111,7 @@ class SmoothSpectra(NoiseDistribution):
     The event is a vector of L P elements, the last axis running fastest.
     """
 
+    arg_constraints: ClassVar = {}
     batched: ClassVar = {"curvature_scale": 0}
 
     def __init__(

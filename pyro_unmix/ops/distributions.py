@@ -29,7 +29,7 @@ def _squared_distance(first: Tensor, second: Tensor) -> Tensor:
 class VectorDistribution(TorchDistribution):
     """Base of distributions of vectors (D,), as a rule about a centre `loc` (..., D)."""
 
-    arg_constraints: ClassVar = {}
+    arg_constraints: ClassVar = {"loc": constraints.real_vector}
     support = constraints.real_vector
 
     #: Parameters that `expand` expands, with the number of axes that are no batch; the others broadcast.
@@ -159,8 +159,6 @@ class PrecisionNormal(NoiseDistribution):
         ``log det C``, where it is known already.
     """
 
-    arg_constraints: ClassVar = {"loc": constraints.real_vector}
-
     def __init__(
         self,
         loc: Tensor,
@@ -213,8 +211,6 @@ class FactorNormal(NoiseDistribution):
     shift, log_scale : Tensor, shape (..., D), optional
         Zero without them.
     """
-
-    arg_constraints: ClassVar = {"loc": constraints.real_vector}
 
     def __init__(
         self,
@@ -273,8 +269,6 @@ class IsotropicNormal(NoiseDistribution):
     loc : Tensor, shape (..., D)
     log_scale : Tensor, scalar or shape (...)
     """
-
-    arg_constraints: ClassVar = {"loc": constraints.real_vector}
 
     def __init__(self, loc: Tensor, log_scale: Tensor) -> None:
         self.loc, self.log_scale = loc, log_scale
@@ -342,7 +336,6 @@ class JumpNormal(VectorDistribution):
         The mixture of steps.
     """
 
-    arg_constraints: ClassVar = {"loc": constraints.real_vector}
     has_rsample = False
 
     def __init__(self, loc: Tensor, steps: JumpSteps) -> None:

@@ -56,18 +56,10 @@ class AbundancePrior(InitialAbundances):
         return start + sum(step(c, t).log_prob(following) for t, (c, following) in pairs)
 
     def step_scale(self, previous: Tensor, mean_square: Tensor) -> Tensor:
-        """Std of the Gaussian step that stands in for the transition, per pixel and date.
+        """Std (...) of the Gaussian step that stands in for the transition, of the states before it (..., P).
 
-        Parameters
-        ----------
-        previous : Tensor, shape (..., P)
-        mean_square : Tensor, shape (...)
-            Expected squared step per coordinate, where a robust transition looks for jumps. Where the model knows its
-            dates, the last axis is the dates 1..T.
-
-        Returns
-        -------
-        Tensor, shape (...)
+        `mean_square` (...) is the expected squared step per coordinate, where a robust transition looks for jumps.
+        Where the model knows its dates, the last axis is the dates 1..T.
         """
         raise NotImplementedError(f"{type(self).__name__} must implement step_scale()")
 

@@ -46,16 +46,9 @@ class Endmembers(Part):
         """Learn how materials vary at the start: ``F_k diag(std of psi_k)``, shape (L, K, P)."""
 
     def log_prior(self, num_values: int | Tensor) -> Tensor | None:
-        """Share of the log density of `value` that belongs to so many values; None without a prior.
+        """Share of the log density of `value` that belongs to so many observed values; None without a prior.
 
-        Parameters
-        ----------
-        num_values : int, or Tensor of any shape
-            Observed values (pixels times dates times bands).
-
-        Returns
-        -------
-        Tensor of the shape of `num_values`, or None
+        Values are pixels times dates times bands; numbers of any shape give a tensor of that shape.
         """
         return None
 

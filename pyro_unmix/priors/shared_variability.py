@@ -106,9 +106,7 @@ class SharedVariability(VariabilityPrior):
     def offsets(self, field: Tensor, index: Tensor | None) -> Tensor:
         """``s f_t(n)`` of innovations (..., num_innovations) at the pixels with these numbers (all: None).
 
-        Returns
-        -------
-        Tensor, shape (..., B, T, K P); B is one where all pixels have the same
+        Of shape (..., B, T, K P); B is one where all pixels have the same.
         """
         raise NotImplementedError(f"{type(self).__name__} must implement offsets()")
 

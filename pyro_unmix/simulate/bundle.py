@@ -60,10 +60,6 @@ def bundle_scene(
     snr_db, cloud_fraction, seed
         As in `scaled_scene`.
 
-    Returns
-    -------
-    Scene
-
     Raises
     ------
     ValueError, TypeError

@@ -72,10 +72,6 @@ def scaled_scene(
         The scene is a function of the seed and the sizes; noise and clouds leave the truth as it
         is.
 
-    Returns
-    -------
-    Scene
-
     Raises
     ------
     ValueError, TypeError

@@ -50,19 +50,8 @@ def vca(spectra: ArrayLike, num_endmembers: int, *, seed: int = 0) -> np.ndarray
 def nfindr(spectra: ArrayLike, num_endmembers: int, *, seed: int = 0) -> np.ndarray:
     """N-FINDR: P spectra of the cloud that span the largest simplex in P-1 principal components.
 
-    Starts from `vca` and replaces one vertex at a time by the spectrum that enlarges the volume most, until none does.
-
-    Parameters
-    ----------
-    spectra : array, shape (N, L), reflectance
-    num_endmembers : int
-        P, at least 2, at most min(N, L).
-    seed : int
-        Of the start.
-
-    Returns
-    -------
-    ndarray, shape (L, P)
+    Starts from `vca`, whose parameters and result it has, and replaces one vertex at a time by the spectrum that
+    enlarges the volume most, until none does.
 
     References
     ----------

@@ -12,7 +12,7 @@ import torch
 import xarray as xr
 from tqdm.auto import tqdm
 
-from pyro_unmix.bases.linear import DCT, Basis
+from pyro_unmix.bases.linear import DCT
 from pyro_unmix.data.cubes import takes_cubes, tiles
 from pyro_unmix.data.days import as_days
 from pyro_unmix.ops.threads import one_thread
@@ -35,24 +35,17 @@ _WIDEST = 100  # rows and columns that are looked at
 
 
 @dataclass(frozen=True)
-class SmoothStart:
-    """What `choose_smooth_start` chose.
+class SmoothStart(Start):
+    """What `choose_smooth_start` chose, from a `Start` whose table it keeps.
 
     Parameters
     ----------
-    endmembers : DataArray (wavelength, endmember)
-    basis : Basis
-    noise_scale : float
-        Reflectance.
     prior : SmoothVariability
         Its scales and the mode of the field are where a fit starts.
     objectives : dict
         Description of each candidate -> its `SmoothFit.objective`.
     """
 
-    endmembers: xr.DataArray
-    basis: Basis
-    noise_scale: float
     prior: SmoothVariability
     objectives: dict[str, float]
 
@@ -88,10 +81,6 @@ def choose_smooth_start(
         False keeps those of `start`.
     seed : int
     progress : bool
-
-    Returns
-    -------
-    SmoothStart
     """
     num_bands, num_endmembers = start.endmembers.shape
     basis = DCT(min(6, num_bands), scale=0.1 * num_bands**0.5)
@@ -148,7 +137,8 @@ def choose_smooth_start(
         start_scale=fit.spreads(state).numpy().astype(np.float32),
     )
     endmembers = start.endmembers.copy(data=state.endmembers.numpy())
-    return SmoothStart(endmembers, basis, fit.variance**0.5, prior, objectives)
+    noise_scale, table = fit.variance**0.5, start.log_likelihoods
+    return SmoothStart(endmembers, basis, noise_scale, table, prior, objectives)
 
 
 @takes_cubes

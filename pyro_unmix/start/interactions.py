@@ -59,10 +59,6 @@ def choose_mixing(
     least : float
         In [0, 1].
 
-    Returns
-    -------
-    Mixing
-
     References
     ----------
     Halimi, Altmann, Dobigeon, Tourneret, IEEE TGRS 49(11), 2011, for the model.

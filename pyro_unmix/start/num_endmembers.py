@@ -52,10 +52,6 @@ def estimate_num_endmembers(
     seed : int
         Of `choose_start`.
 
-    Returns
-    -------
-    int
-
     References
     ----------
     Akaike, "A new look at the statistical model identification", IEEE Trans. Automatic Control 19(6), 1974.

@@ -47,10 +47,6 @@ def refine_endmembers(
     noise_scale : float
     num_average : int
         Pixel-dates averaged per material, at most, and at most a twentieth of its share.
-
-    Returns
-    -------
-    DataArray (wavelength, endmember)
     """
     matrix = as_endmembers(endmembers, cubes.sizes["wavelength"])
     spectra = cubes.values

@@ -67,10 +67,6 @@ def choose_season_start(
         Of the pixels that are looked at.
     progress : bool
 
-    Returns
-    -------
-    SeasonalVariability
-
     Raises
     ------
     ValueError
