@@ -47,6 +47,16 @@ class Basis(Recorded, nn.Module):
     def forward(self, endmembers: Tensor) -> Tensor:
         return self.components(endmembers)
 
+    def _check_num_bands(self, endmembers: Tensor) -> int:
+        """L, or ValueError where a basis of functions over the bands has more of them."""
+        num_bands, name = len(endmembers), type(self).__name__
+        if self.num_components > num_bands:
+            raise ValueError(
+                f"{name}(num_components={self.num_components}) needs at least as many bands, got "
+                f"{num_bands}: use {name}(num_components={num_bands}) or fewer"
+            )
+        return num_bands
+
 
 class DCT(Basis):
     """The first K orthonormal discrete cosines as bandwise scalings of the endmembers, eq. (7).
@@ -79,12 +89,7 @@ class DCT(Basis):
         self.register_buffer("scale", factors.expand(num_components).clone())
 
     def components(self, endmembers: Tensor) -> Tensor:
-        num_bands = endmembers.shape[0]
-        if self.num_components > num_bands:
-            raise ValueError(
-                f"DCT(num_components={self.num_components}) needs at least as many bands, got "
-                f"{num_bands}: use DCT(num_components={num_bands}) or fewer"
-            )
+        num_bands = self._check_num_bands(endmembers)
         k = torch.arange(self.num_components, dtype=endmembers.dtype, device=endmembers.device)
         band = torch.arange(num_bands, dtype=endmembers.dtype, device=endmembers.device)
         columns = torch.cos(math.pi * (2 * band[:, None] + 1) * k / (2 * num_bands))
@@ -149,12 +154,7 @@ class BSpline(Basis):
             )
 
     def components(self, endmembers: Tensor) -> Tensor:
-        num_bands = len(endmembers)
-        if self.num_components > num_bands:
-            raise ValueError(
-                f"BSpline(num_components={self.num_components}) needs at least as many bands, got "
-                f"{num_bands}: use fewer components"
-            )
+        num_bands = self._check_num_bands(endmembers)
         ends = [0.0] * self.degree, [1.0] * self.degree
         inner = np.linspace(0, 1, self.num_components - self.degree + 1)
         knots = np.concatenate([ends[0], inner, ends[1]])

@@ -108,11 +108,8 @@ def _limestone(wavelength: Array) -> Array:
         - 0.12 * _bump(wavelength, 2160, 25)
         - 0.10 * _bump(wavelength, 1990, 30)
     )
-    return (
-        (0.45 + 0.35 * _rise(wavelength, 480, 90))
-        * carbonate
-        * np.exp(-0.05 * water_absorption(wavelength))
-    )
+    rise = 0.45 + 0.35 * _rise(wavelength, 480, 90)
+    return rise * carbonate * np.exp(-0.05 * water_absorption(wavelength))
 
 
 def _turbid_water(wavelength: Array) -> Array:
