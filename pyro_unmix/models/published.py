@@ -6,21 +6,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
-import pyro
 import torch
-from pyro import poutine
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from pyro_unmix.bases.linear import Basis
-from pyro_unmix.models.sglmm import SGLMM, _subsample
+from pyro_unmix.models.sglmm import SGLMM
 from pyro_unmix.ops.checks import positive, positive_int
 from pyro_unmix.ops.distributions import IsotropicNormal
 from pyro_unmix.ops.seeding import seeded
-from pyro_unmix.ops.simplex import to_abundances
 from pyro_unmix.priors import GaussianStart, Transition
 from pyro_unmix.priors.part import Need
 
@@ -111,38 +106,12 @@ class FirstDateSGLMM(SGLMM):
     date and prior of M0 it serves as well.
     """
 
-    def forward(  # type: ignore[override]  # no guide integrates its psi out
-        self,
-        pixels: Tensor | None,
-        valid: Tensor,
-        *,
-        index: Tensor | None = None,
-        size: int | None = None,
-        features: Mapping[str, Tensor] | None = None,
-    ) -> None:
-        """The generative program; arguments as `SGLMM.forward`."""
+    first_step = 1
+
+    def _check_dates(self, num_dates: int) -> None:
         if Need.SHARED_VARIABILITY in self.needs:
             raise ValueError("FirstDateSGLMM has no variability that pixels share: use SGLMM")
-        batch, num_dates = valid.shape
-        design = self.design()
-        self._check_dates(num_dates)
-        step_variability = self.variability_prior.transitions(num_dates)
-        noise = self.noise.by_date(num_dates)
-        step_abundance = self.abundance_prior.transitions(index)
-        observed = [None] * num_dates if pixels is None else pixels.unbind(1)
-        masks: Any = valid.unbind(1)
-        next_c, next_psi = self.abundance_prior.initial(index), self.variability_prior.initial()
-        with pyro.plate("pixels", size or batch, subsample=_subsample(index, batch), dim=-1):
-            self._factor_endmembers(valid)
-            for t in pyro.markov(range(1, num_dates + 1)):
-                c = pyro.sample(f"c_{t}", next_c)
-                psi = pyro.sample(f"psi_{t}", next_psi)
-                mean = self._mean(to_abundances(c), psi, design)
-                with poutine.mask(mask=masks[t - 1]):
-                    pyro.sample(f"y_{t}", noise[t - 1](mean), obs=observed[t - 1])
-                if t < num_dates:
-                    next_c, next_psi = step_abundance(c, t + 1), step_variability(psi, t + 1)
+        super()._check_dates(num_dates)
 
-    def decode(self, latents: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Abundances (..., T, P) and variability (..., T, K, P) of site values ``c_t``, ``psi_t``."""
-        return super().decode({"c_0": latents["c_1"], "psi_0": latents["psi_1"], **latents})
+    def _factor_integrated(self, *_: object) -> None:
+        raise TypeError("no guide integrates the variability of a FirstDateSGLMM out: use SGLMM")

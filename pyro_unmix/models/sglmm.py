@@ -105,6 +105,9 @@ class SGLMM(Recorded, PyroModule):
     #: Sites in the plate that are of what all pixels share, and say nothing of a single one.
     shared_sites: ClassVar[frozenset[str]] = frozenset({"M0", "field"})
 
+    #: The first step that has states: 0, a unit of time before the first image.
+    first_step: ClassVar[int] = 0
+
     def __init__(
         self,
         endmembers: ArrayLike | Endmembers,
@@ -263,16 +266,18 @@ class SGLMM(Recorded, PyroModule):
         index = _subsample(index, batch)
         offsets = self.variability_prior.sample_offsets(index, batch, num_dates)
         shared = [0.0] * num_dates if offsets is None else offsets.unbind(-2)
+        next_c, next_psi = self.abundance_prior.initial(index), self.variability_prior.initial()
         with pyro.plate("pixels", size or batch, subsample=index, dim=-1):
             self._factor_endmembers(valid)
-            c = pyro.sample("c_0", self.abundance_prior.initial(index))
-            psi = pyro.sample("psi_0", self.variability_prior.initial())
-            for t in pyro.markov(range(1, num_dates + 1)):
-                c = pyro.sample(f"c_{t}", step_abundance(c, t))
-                psi = pyro.sample(f"psi_{t}", step_variability(psi, t))
-                mean = self._mean(to_abundances(c), psi + shared[t - 1], design)
-                with poutine.mask(mask=masks[t - 1]):
-                    pyro.sample(f"y_{t}", noise[t - 1](mean), obs=observed[t - 1])
+            for t in pyro.markov(range(self.first_step, num_dates + 1)):
+                c = pyro.sample(f"c_{t}", next_c)
+                psi = pyro.sample(f"psi_{t}", next_psi)
+                if t > 0:
+                    mean = self._mean(to_abundances(c), psi + shared[t - 1], design)
+                    with poutine.mask(mask=masks[t - 1]):
+                        pyro.sample(f"y_{t}", noise[t - 1](mean), obs=observed[t - 1])
+                if t < num_dates:
+                    next_c, next_psi = step_abundance(c, t + 1), step_variability(psi, t + 1)
 
     def _factor_integrated(
         self, valid: Tensor, index: Tensor | None, size: int | None, integrated: IntegratedStates
@@ -316,8 +321,8 @@ class SGLMM(Recorded, PyroModule):
 
         Endmembers follow by `mixing_endmembers`, date by date: all at once they would be L times as large.
         """
-        num_dates = sum(name.removeprefix("c_").isdigit() for name in latents) - 1
-        dates = range(1, num_dates + 1)
+        num_states = sum(name.removeprefix("c_").isdigit() for name in latents)
+        dates = range(1, num_states + self.first_step)
         c = torch.stack([latents[f"c_{t}"] for t in dates], dim=-2)
         psi = torch.stack([latents[f"psi_{t}"] for t in dates], dim=-2)
         if "field" in latents:
