@@ -6,18 +6,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
-from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from pyro_unmix.bases.linear import Basis
 from pyro_unmix.models.sglmm import SGLMM
 from pyro_unmix.ops.checks import positive, positive_int
-from pyro_unmix.ops.distributions import IsotropicNormal
 from pyro_unmix.ops.seeding import seeded
-from pyro_unmix.priors import GaussianStart, Transition
 from pyro_unmix.priors.part import Need
+from pyro_unmix.priors.walks import NetworkWalk
 
 
 class RawDCT(Basis):
@@ -56,7 +55,7 @@ class TransposedDCT(RawDCT):
         return (2 * component + 1) * band
 
 
-class VarianceWalk(GaussianStart):
+class VarianceWalk(NetworkWalk):
     """``c_t ~ N(c_{t-1}, Delta start_variance exp(net(c_{t-1})) I)`` with net = P - P - 1, ReLU between.
 
     Eq. (18) with the network's output in a log variance and torch's default initial weights. Delta, the units of time
@@ -78,24 +77,9 @@ class VarianceWalk(GaussianStart):
                 nn.Linear(num_endmembers, num_endmembers), nn.ReLU(), nn.Linear(num_endmembers, 1)
             )
 
-    def _log_scale(self, c: Tensor, net: nn.Module) -> Tensor:
-        return 0.5 * (math.log(self.start_variance) + net(c).squeeze(-1))
-
-    def transitions(self, index: Tensor | None = None) -> Transition:
-        net = self.net  # an access is a message of Pyro for every parameter
-
-        def transition(previous: Tensor, step: int) -> TorchDistribution:
-            elapsed = self.elapsed_at(step)
-            log_scale = self._log_scale(previous, net)
-            return IsotropicNormal(
-                previous, log_scale if elapsed is None else log_scale + 0.5 * elapsed.log()
-            )
-
-        return transition
-
-    def step_scale(self, previous: Tensor, mean_square: Tensor) -> Tensor:
-        scale = self._log_scale(previous, self.net).exp().expand(mean_square.shape)
-        return scale if self.elapsed is None else scale * self.elapsed.sqrt()
+    def log_scale(self) -> Callable[[Tensor], Tensor]:
+        net = self.net
+        return lambda c: 0.5 * (math.log(self.start_variance) + net(c).squeeze(-1))
 
 
 class FirstDateSGLMM(SGLMM):

@@ -70,11 +70,10 @@ class FixedEndmembers(Endmembers):
 class AnchoredEndmembers(FreeEndmembers):
     """M0 is learned under a Laplace prior about the given spectra m, for starts that may be poor.
 
-    ``log p(M0) = -strength n sum_p d_p``, with n the number of values observed in the scene and
-    ``d_p^2 = (M0_p - m_p)' (G_p G_p' + s_p^2 I)^-1 (M0_p - m_p) + 1e-4``, the distance in stds of the material's own
-    variability as the model has it before training (``G_pk = F_pk std(psi_pk)``; s_p is 30 dB below the spectrum; 1e-4
-    rounds the tip off, so that there is a gradient at m, zero). The normaliser is left out, so that losses with and
-    without it do not compare.
+    ``log p(M0) = -strength n sum_p d_p``, with n the number of values observed in the scene and ``d_p^2 = (M0_p - m_p)'
+    (G_p G_p' + s_p^2 I)^-1 (M0_p - m_p) + 1e-4``, the distance in stds of the material's own variability as the model
+    has it before training (``G_pk = F_pk std(psi_pk)``; s_p is 30 dB below the spectrum; 1e-4 rounds the tip off, so
+    that there is a gradient at m, zero). The normaliser is left out, so that losses with and without it do not compare.
 
     Without a prior, training M0 raises the ELBO and worsens abundances, even from the true spectra: what a scene's
     pixels have in common beyond the model (their variability is not Gaussian; pixels at the corners of the simplex fit

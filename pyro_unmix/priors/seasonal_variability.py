@@ -37,16 +37,9 @@ class SeasonalVariability(SharedVariability):
         H.
     period : float
         Days.
-    scale : float or array (K, P)
-        s at the start.
-    residual : VariabilityPrior, optional
-        Default ``AutoRegressive(0.9)``.
-    learn : bool
-        Learn s.
-    start : array (2 H K P,), optional
-        Coefficients where guides start, from `choose_season_start`; default zeros.
-    start_scale : float or array (2 H K P,)
-        Their standard deviations where guides start.
+    scale, residual, learn, start, start_scale
+        Of `SharedVariability`; the residual's default is ``AutoRegressive(0.9)``, and the 2 H K P coefficients start
+        where `choose_season_start` says.
 
     References
     ----------

@@ -22,8 +22,8 @@ class SharedVariability(VariabilityPrior):
     ----------
     scale : float or array (K, P)
         s at the start.
-    residual : VariabilityPrior
-        Of r.
+    residual : VariabilityPrior, optional
+        Of r; default ``Independent(0.05)``.
     learn : bool
         Learn s.
     start : array (num_innovations,), optional

@@ -39,18 +39,12 @@ class SmoothVariability(SharedVariability):
         l, pixels; at least one.
     coefficient : float in [0, 1)
         phi, over one unit of time.
-    scale : float or array (K, P)
-        s at the start.
-    residual : VariabilityPrior, optional
-        Default ``Independent(0.05)``.
+    scale, residual, start, start_scale
+        Of `SharedVariability`; there are T J K P innovations.
     learn : bool
         Learn s and phi.
     tile_heights : sequence of int, optional
         Where the rows are those of several tiles below each other: their heights. Nothing crosses their borders.
-    start : array (T J K P,), optional
-        Innovations where guides start; default zeros.
-    start_scale : float or array (T J K P,)
-        Their standard deviations where guides start.
     order : sequence of int (T,), optional
         Of which date each innovation is, where it is not the order of time (see `add_dates`): the field at a date is
         then conditional on those of the dates before it in this order.

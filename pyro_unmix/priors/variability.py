@@ -19,10 +19,9 @@ class VariabilityPrior(Part):
     """A linear-Gaussian chain: ``psi_t ~ N(coefficient psi_{t-1}, diag(step_scale)^2)``.
 
     Subclasses give the chain's four vectors for steps of one unit of time; `initial`, `transitions` and `marginals`
-    follow from them, and so does the exact conditional that `ConjugateGuide` computes. Where the model knows its
-    dates, a step over Delta units is the chain in continuous time: ``coefficient^Delta``, and the variance
-    ``step_scale^2 (1 - coefficient^(2 Delta)) / (1 - coefficient^2)``, or ``step_scale^2 Delta`` for a coefficient of
-    one.
+    follow from them, and so does the exact conditional that `ConjugateGuide` computes. Where the model knows its dates,
+    a step over Delta units is the chain in continuous time: ``coefficient^Delta``, and the variance ``step_scale^2 (1 -
+    coefficient^(2 Delta)) / (1 - coefficient^2)``, or ``step_scale^2 Delta`` for a coefficient of one.
     """
 
     @property

@@ -7,6 +7,7 @@ Delta that pass before each date; without dates Delta is 1.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -41,7 +42,27 @@ class Walk(GaussianStart):
         return lambda previous, step: self.step(previous, self.elapsed_at(step))
 
 
-class SoftmaxWalk(Walk):
+class NetworkWalk(Walk):
+    """``c_t ~ N(c_{t-1}, Delta sigma(c_{t-1})^2 I)``, sigma by a network: subclasses give `log_scale`."""
+
+    alike = True
+
+    def log_scale(self) -> Callable[[Tensor], Tensor]:
+        """A function c (..., P) -> ``log sigma(c)`` (...): every access to a parameter is a message of Pyro."""
+        raise NotImplementedError(f"{type(self).__name__} must implement log_scale()")
+
+    def transitions(self, index: Tensor | None = None) -> Transition:
+        log_scale = self.log_scale()
+        return lambda previous, step: IsotropicNormal(
+            previous, _widened(log_scale(previous), self.elapsed_at(step))
+        )
+
+    def step_scale(self, previous: Tensor, mean_square: Tensor) -> Tensor:
+        log_scale = _widened(self.log_scale()(previous), self.elapsed)
+        return log_scale.exp().expand(mean_square.shape)
+
+
+class SoftmaxWalk(NetworkWalk):
     """``c_t ~ N(c_{t-1}, Delta sigma_a(c_{t-1})^2 I)``, eq. (18), sigma_a a small learned network.
 
     ``sigma_a = exp(W_R relu(... relu(W_1 c + b_1) ...) + b_R)`` with `num_layers` layers, hidden ones of P neurons,
@@ -59,8 +80,6 @@ class SoftmaxWalk(Walk):
     ----------
     ReDSUNN paper, eqs. (14)-(20).
     """
-
-    alike = True
 
     def __init__(
         self,
@@ -83,35 +102,18 @@ class SoftmaxWalk(Walk):
 
     def scale(self, c: Tensor) -> Tensor:
         """sigma_a(c), shape (..., 1)."""
-        return _log_scale(c, self._layers()).exp()
+        return self.log_scale()(c).exp().unsqueeze(-1)
 
-    def _layers(self) -> list[tuple[Tensor, Tensor]]:
-        """Weights and biases; every access to a parameter is a message of Pyro."""
+    def log_scale(self) -> Callable[[Tensor], Tensor]:
         names = [(f"weight_{layer}", f"bias_{layer}") for layer in range(self.num_layers)]
-        return [(getattr(self, weight), getattr(self, bias)) for weight, bias in names]
+        layers = [(getattr(self, weight), getattr(self, bias)) for weight, bias in names]
 
-    def transitions(self, index: Tensor | None = None) -> Transition:
-        layers = self._layers()
+        def network(c: Tensor) -> Tensor:
+            for number, (weight, bias) in enumerate(layers):
+                c = nn.functional.linear(c.relu() if number else c, weight, bias)
+            return c.squeeze(-1).clamp(-_MAX_LOG_SCALE, _MAX_LOG_SCALE)
 
-        def transition(previous: Tensor, step: int) -> TorchDistribution:
-            log_scale = _log_scale(previous, layers).squeeze(-1)
-            return IsotropicNormal(previous, _widened(log_scale, self.elapsed_at(step)))
-
-        return transition
-
-    def step_scale(self, previous: Tensor, mean_square: Tensor) -> Tensor:
-        log_scale = _widened(_log_scale(previous, self._layers()).squeeze(-1), self.elapsed)
-        return log_scale.exp().expand(mean_square.shape)
-
-
-def _log_scale(c: Tensor, layers: list[tuple[Tensor, Tensor]]) -> Tensor:
-    """``log sigma_a(c)``, (..., 1)."""
-    hidden = c
-    for number, (weight, bias) in enumerate(layers):
-        if number:
-            hidden = hidden.relu()
-        hidden = nn.functional.linear(hidden, weight, bias)
-    return hidden.clamp(-_MAX_LOG_SCALE, _MAX_LOG_SCALE)
+        return network
 
 
 class JumpWalk(Walk):
