@@ -18,9 +18,8 @@ from pyro_unmix.start.extraction import match_endmembers
 def score(result: HasImages, truth: Truth) -> dict[str, float]:
     """All scores of a result against a known truth.
 
-    The materials are matched first, by the permutation with the smallest spectral angles between
-    the mean endmembers over pixels and dates of both. Endmembers and reconstructions are computed
-    date by date.
+    The materials are matched first, by the permutation with the smallest spectral angles between the mean endmembers
+    over pixels and dates of both. Endmembers and reconstructions are computed date by date.
 
     Parameters
     ----------

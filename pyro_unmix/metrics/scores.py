@@ -14,8 +14,7 @@ from pyro_unmix.metrics.reading import Array, Dates, as_array, pairs, require, s
 def nrmse_abundances(abundances: Dates, truth: Dates) -> float:
     """Normalised root mean square error of the abundances.
 
-    ``NRMSE_A = sqrt(mean_t ||A_t - Ahat_t||_F^2 / ||A_t||_F^2)``, over the pixels whose true
-    abundances are known.
+    ``NRMSE_A = sqrt(mean_t ||A_t - Ahat_t||_F^2 / ||A_t||_F^2)``, over the pixels whose true abundances are known.
 
     Parameters
     ----------
@@ -25,8 +24,7 @@ def nrmse_abundances(abundances: Dates, truth: Dates) -> float:
     Raises
     ------
     ValueError
-        If shapes differ, the truth is unknown or zero everywhere, or an estimate is NaN where the
-        truth is known.
+        If shapes differ, the truth is unknown or zero everywhere, or an estimate is NaN where the truth is known.
     """
     return _normalised_error(abundances, truth, "abundances", "endmember")
 
@@ -48,8 +46,7 @@ def nrmse_reconstruction(reconstruction: Dates, cubes: Dates) -> float:
 def rmse_abundances(abundances: Dates, truth: Dates) -> float:
     """Root mean square error of the abundances.
 
-    ``RMSE_A = sqrt(mean_{t,n,p} (a_ntp - ahat_ntp)^2)``, over the pixels whose true abundances are
-    known.
+    ``RMSE_A = sqrt(mean_{t,n,p} (a_ntp - ahat_ntp)^2)``, over the pixels whose true abundances are known.
 
     Parameters and errors are those of `nrmse_abundances`.
     """

@@ -74,17 +74,15 @@ class PerturbedLinear(Recorded, PyroModule):
         p(M) ~ exp -1/2 [ ||D M||^2 / s_curve^2 + ||M - M0||^2 / s_ref^2 ]
         dM_t ~ N(0, s_date^2 I)
 
-    where ``n ~ m`` are neighbours in a row or a column of the same tile, and D takes second
-    differences over the bands in the order of their wavelengths. Both priors are normalised
-    exactly, so that sigma and the s can be inferred: they are log-normal with the given medians and
-    a log-standard deviation of 1; s_state and s_ref are fixed.
+    where ``n ~ m`` are neighbours in a row or a column of the same tile, and D takes second differences over the bands
+    in the order of their wavelengths. Both priors are normalised exactly, so that sigma and the s can be inferred: they
+    are log-normal with the given medians and a log-standard deviation of 1; s_state and s_ref are fixed.
 
     Sites, all global: ``noise_scale``, ``spatial_scale``, ``temporal_scale``, ``curvature_scale``,
-    ``perturbation_scale``, and the vectors ``endmembers`` (event L P, from (L, P)),
-    ``perturbations`` (event T L P) and ``states`` (event N T P). Observed are ``y_1 .. y_T`` (event
-    L) in the plate ``pixels``. Since the prior of c couples all pixels, c is there in full at every
-    step; a batch of pixels gives an unbiased ELBO, all pixels the exact one. Missing pixel-dates
-    are masked in the likelihood.
+    ``perturbation_scale``, and the vectors ``endmembers`` (event L P, from (L, P)), ``perturbations`` (event T L P) and
+    ``states`` (event N T P). Observed are ``y_1 .. y_T`` (event L) in the plate ``pixels``. Since the prior of c
+    couples all pixels, c is there in full at every step; a batch of pixels gives an unbiased ELBO, all pixels the exact
+    one. Missing pixel-dates are masked in the likelihood.
 
     A guide must declare the plate, so that a part of the pixels can be read out:
     ``AutoNormal(model, create_plates=model.plates)``.

@@ -60,10 +60,9 @@ class SGLMM(Recorded, PyroModule):
         y_t ~ N(M_t a_t, sigma_r^2 I),              t = 1..T
 
     Each line is an object that can be swapped; the defaults are the paper's. With `dates`, the transitions take the
-    time between them; before the first date passes one unit. Sites: ``c_0 .. c_T`` (event P),
-    ``psi_0 .. psi_T`` (event K P, component outer, material inner) and ``y_1 .. y_T`` (event L), in the plate
-    ``pixels``. A pixel-date that is not valid is masked in the likelihood while its state still evolves. A prior of M0
-    is a factor ``M0`` in the plate.
+    time between them; before the first date passes one unit. Sites: ``c_0 .. c_T`` (event P), ``psi_0 .. psi_T`` (event
+    K P, component outer, material inner) and ``y_1 .. y_T`` (event L), in the plate ``pixels``. A pixel-date that is
+    not valid is masked in the likelihood while its state still evolves. A prior of M0 is a factor ``M0`` in the plate.
 
     Parameters
     ----------

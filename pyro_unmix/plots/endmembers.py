@@ -56,22 +56,19 @@ def plot_endmembers(
 ) -> Figure:
     """Draw the endmembers of all pixels of one date as fans (paper, Figs. 6, 7 and 10, top).
 
-    One panel per material: spectra of randomly drawn pixels (thin), median and 5-95 % band over
-    the pixels, the reference endmember (bold) and the truth (dashed). Spectra are sorted by
-    wavelength and broken at gaps wider than three median band spacings; those of fewer than 30
-    bands are not broken, and markers show the bands.
+    One panel per material: spectra of randomly drawn pixels (thin), median and 5-95 % band over the pixels, the
+    reference endmember (bold) and the truth (dashed). Spectra are sorted by wavelength and broken at gaps wider than
+    three median band spacings; those of fewer than 30 bands are not broken, and markers show the bands.
 
     Parameters
     ----------
     result
-        Anything with `.abundances` and `.endmembers(time)`, a DataArray
-        ``(y, x, wavelength, endmember)``; `.reference_endmembers` ``(wavelength, endmember)``,
-        when there, is drawn too. Wavelengths in nm.
+        Anything with `.abundances` and `.endmembers(time)`, a DataArray ``(y, x, wavelength, endmember)``;
+        `.reference_endmembers` ``(wavelength, endmember)``, when there, is drawn too. Wavelengths in nm.
     time
         Position of the date; may be negative.
     over
-        ``"space"``: all pixels of date `time`. ``"time"``: all dates of one `pixel`, as
-        `plot_endmembers_over_time`.
+        ``"space"``: all pixels of date `time`. ``"time"``: all dates of one `pixel`, as `plot_endmembers_over_time`.
     pixel
         ``(y, x)`` of the pixel, only with ``over="time"``.
     truth

@@ -189,8 +189,7 @@ def draw_grid(
 ) -> tuple[list[Axes], bool]:
     """Draw the images, titles, row labels, tile edges and marks of missing pixels.
 
-    A new figure, when no axes are given, also gets the legend of `handles`. Images in RGB have no
-    colour scale.
+    A new figure, when no axes are given, also gets the legend of `handles`. Images in RGB have no colour scale.
     """
     rows, columns = len(grid.images), len(grid.images[0])
     layout = _Layout.of(grid)

@@ -76,10 +76,9 @@ def plot_uncertainty(
 ) -> Figure:
     """Draw maps of the posterior standard deviation of the abundances.
 
-    The colour bar runs from 0 to the 99th percentile of the values drawn: a few abrupt changes
-    would leave everything else black. Larger values have the colour of its end, an arrow there
-    points to them, and its label gives the largest. `dates`, `names`, `axes` and the layout
-    are those of `plot_abundances`.
+    The colour bar runs from 0 to the 99th percentile of the values drawn: a few abrupt changes would leave everything
+    else black. Larger values have the colour of its end, an arrow there points to them, and its label gives the
+    largest. `dates`, `names`, `axes` and the layout are those of `plot_abundances`.
 
     Parameters
     ----------

@@ -49,10 +49,9 @@ def bundle_scene(
     Parameters
     ----------
     bundles : sequence of arrays (L, S_p) or DataArrays, optional
-        Pure spectra of each material, reflectance. A DataArray has the dim ``wavelength`` and one
-        other; its name is that of the material. By default bundles are made from the built-in
-        library by changes of illumination, slope and water content and by traces of a related
-        material; those depend on the seed as well.
+        Pure spectra of each material, reflectance. A DataArray has the dim ``wavelength`` and one other; its name is
+        that of the material. By default bundles are made from the built-in library by changes of illumination, slope
+        and water content and by traces of a related material; those depend on the seed as well.
     num_dates, height, width : int
         Sizes T, H, W.
     num_endmembers : int, optional

@@ -56,8 +56,7 @@ def state_space(
     Parameters
     ----------
     model : StateSpaceModel
-        Such as an `SGLMM`. The scene keeps a copy of the model, so that training it later leaves
-        the truth as it is.
+        Such as an `SGLMM`. The scene keeps a copy of the model, so that training it later leaves the truth as it is.
     num_dates, height, width : int
         Sizes T, H, W; the model draws N = H W pixels, in row-major order.
     cloud_fraction, seed

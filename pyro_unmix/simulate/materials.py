@@ -1,8 +1,7 @@
 """Analytic reflectance curves of common materials: sums of sigmoids and Gaussians.
 
-They imitate the shape of measured spectra (red edge, liquid-water bands near 1.4 and 1.9 um,
-hydroxyl band near 2.2 um, carbonate band near 2.34 um) so that scenes can be simulated without a
-spectral library. They are not measurements.
+They imitate the shape of measured spectra (red edge, liquid-water bands near 1.4 and 1.9 um, hydroxyl band near 2.2 um,
+carbonate band near 2.34 um) so that scenes can be simulated without a spectral library. They are not measurements.
 """
 
 from __future__ import annotations

@@ -50,27 +50,24 @@ def scaled_scene(
 ) -> Scene:
     """The paper's first scene: reference signatures with random piecewise-linear scaling.
 
-    Endmember p of pixel n at date t is ``M_0[:, p] * s_npt``, where s_npt is piecewise linear over
-    the bands: uniform in [0.85, 1.15] at the knots of the first date; each later date adds knots
-    that are uniform in [-0.1, 0.1] (Sec. VI-A, first data sequence). A scaling that would fall
-    below 0.1, which takes at least nine dates, is reflected there. Abundances are smooth maps that
-    drift slowly and change abruptly in a few small rectangles at inner dates.
+    Endmember p of pixel n at date t is ``M_0[:, p] * s_npt``, where s_npt is piecewise linear over the bands: uniform
+    in [0.85, 1.15] at the knots of the first date; each later date adds knots that are uniform in [-0.1, 0.1] (Sec.
+    VI-A, first data sequence). A scaling that would fall below 0.1, which takes at least nine dates, is reflected
+    there. Abundances are smooth maps that drift slowly and change abruptly in a few small rectangles at inner dates.
 
     Parameters
     ----------
     num_dates, height, width, num_endmembers : int
         Sizes T, H, W, P; at least two materials.
     library : DataArray (wavelength, endmember) or array (L, S), optional
-        Reference signatures, of which the first ``num_endmembers`` are taken; by default the
-        built-in ones.
+        Reference signatures, of which the first ``num_endmembers`` are taken; by default the built-in ones.
     snr_db : float
         10 log10 of the mean square of the noise-free sequence over the noise variance; ``inf`` for
         no noise. The noise is white, Gaussian, and equally strong at all dates.
     cloud_fraction : float
         Share of each image that clouds hide, in [0, 1): those pixels are NaN in all bands.
     seed : int
-        The scene is a function of the seed and the sizes; noise and clouds leave the truth as it
-        is.
+        The scene is a function of the seed and the sizes; noise and clouds leave the truth as it is.
 
     Raises
     ------

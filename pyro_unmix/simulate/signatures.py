@@ -17,9 +17,8 @@ from pyro_unmix.simulate.maps import Array
 def library(wavelength: npt.ArrayLike | None = None) -> xr.DataArray:
     """Reflectance curves of twelve materials, from formulas.
 
-    Sums of sigmoids and Gaussians with the red edge of plants, the liquid-water bands near 1.4 and
-    1.9 um, the clay band near 2.2 um and the carbonate band near 2.34 um. They are made to look
-    like measured spectra and are none.
+    Sums of sigmoids and Gaussians with the red edge of plants, the liquid-water bands near 1.4 and 1.9 um, the clay
+    band near 2.2 um and the carbonate band near 2.34 um. They are made to look like measured spectra and are none.
 
     Parameters
     ----------
