@@ -130,8 +130,7 @@ class PerturbedLinear(Recorded, PyroModule):
     ) -> None:
         super().__init__("model")
         layout = cubes if isinstance(cubes, SceneLayout) else SceneLayout.of(cubes)
-        if "cubes" in self._recipe:  # a saved model holds no images
-            self.record(cubes=layout)
+        self.record(cubes=layout)  # a saved model holds no images
         self.num_pixels, self.num_dates = layout.first_band.shape
         self.num_bands = len(layout.wavelength)
         self.width, self.tile_heights = layout.width, layout.tile_heights

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -185,10 +184,8 @@ class SGLMM(Recorded, PyroModule):
         for part in (self.abundance_prior, self.variability_prior):
             part.set_elapsed(elapsed)
             part.set_days(None if dates is None else np.atleast_1d(np.asarray(dates)))
-        # A subclass whose constructor takes no dates finds its own when it is rebuilt.
-        if "dates" in inspect.signature(type(self)).parameters:
-            days = None if dates is None else day_numbers(dates)
-            self.record(dates=days, time_unit=self.time_unit)
+        days = None if dates is None else day_numbers(dates)
+        self.record(dates=days, time_unit=self.time_unit)
 
     def add_dates(self, places: Sequence[int], dates: ArrayLike) -> None:
         """Take more dates, of which those so far are at `places`, where the variability belongs to its dates."""

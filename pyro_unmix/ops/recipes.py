@@ -47,7 +47,12 @@ class Recorded:
         cls.__init__ = recording_init  # type: ignore[method-assign]
 
     def record(self, **arguments: Any) -> None:
-        """Have the object rebuilt with these arguments in place of those that it was constructed with."""
+        """Have the object rebuilt with these arguments in place of those that it was constructed with.
+
+        A subclass whose constructor does not take some of them finds its own when it is rebuilt.
+        """
+        parameters = inspect.signature(type(self)).parameters
+        arguments = {name: value for name, value in arguments.items() if name in parameters}
         self._recipe = {**self._recipe, **arguments}
 
 

@@ -181,5 +181,5 @@ def smooth_waves(size: int, length: float) -> np.ndarray:
     """
     distance = np.subtract.outer(np.arange(size), np.arange(size))
     values, vectors = np.linalg.eigh(np.exp(-((distance / (2 * length)) ** 2)))
-    kept = values > _LEAST_POWER * values[-1]
-    return (vectors[:, kept] * np.sqrt(values[kept]))[:, ::-1].copy()
+    strong = values > _LEAST_POWER * values[-1]
+    return (vectors[:, strong] * np.sqrt(values[strong]))[:, ::-1].copy()
