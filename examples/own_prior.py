@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor, nn
+from torch import Tensor
 
 import pyro_unmix as pu
 from pyro_unmix.ops.distributions import IsotropicNormal
@@ -30,9 +30,9 @@ from pyro_unmix.priors import ConstantWalk, Transition
 class TrendWalk(ConstantWalk):
     """``c_t ~ N(c_{t-1} + v Delta, s^2 Delta I)``, v learned, one number per material."""
 
-    def setup(self, *sizes: int, generator: torch.Generator) -> None:
-        super().setup(*sizes, generator=generator)
-        self.velocity = nn.Parameter(torch.zeros(*sizes))
+    def setup(self, *, num_endmembers: int, generator: torch.Generator) -> None:
+        super().setup(num_endmembers=num_endmembers, generator=generator)
+        self.learn_or_keep("velocity", 0.0, num_endmembers)
 
     def transitions(self, index: Tensor | None = None) -> Transition:
         def transition(previous: Tensor, step: int) -> IsotropicNormal:

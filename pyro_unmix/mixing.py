@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from pyro_unmix.ops.checks import in_range
+from pyro_unmix.ops.checks import in_range, positive
 from pyro_unmix.ops.perceptrons import perceptron
 from pyro_unmix.ops.simplex import clip_to_simplex, tile_components
 from pyro_unmix.priors.part import Need, Part
@@ -30,14 +30,7 @@ def design_matrix(endmembers: Tensor, components: Tensor) -> Tensor:
 def mixing_features(abundances: Tensor, variability: Tensor) -> Tensor:
     """``[a, psi_1 * a, ..., psi_K * a]``, so that ``M_n a = design @ features``.
 
-    Parameters
-    ----------
-    abundances : Tensor, shape (..., P)
-    variability : Tensor, shape (..., K P), component outer and material inner
-
-    Returns
-    -------
-    Tensor, shape (..., (K+1) P)
+    Of shapes (..., P) and (..., K P), component outer and material inner: (..., (K+1) P).
     """
     repeats = variability.shape[-1] // abundances.shape[-1]
     return torch.cat([abundances, variability * tile_components(abundances, repeats)], dim=-1)
@@ -46,20 +39,9 @@ def mixing_features(abundances: Tensor, variability: Tensor) -> Tensor:
 def linear_regression(gram: Tensor, projected: Tensor, variability: Tensor) -> Tensor:
     """``M_n^+ y`` through normal equations, without forming ``M_n``.
 
-    ``M_n'M_n`` and ``M_n'y`` are sums over components of ``design'design`` and ``design'y`` weighted by
-    ``[1, psi]``. A ridge of 1e-6 of the mean eigenvalue stands in for the pseudo-inverse's cut-off.
-
-    Parameters
-    ----------
-    gram : Tensor, shape (Q, Q) with Q = (K+1) P
-        ``design' design``.
-    projected : Tensor, shape (..., Q)
-        ``design' y``.
-    variability : Tensor, shape (..., K P)
-
-    Returns
-    -------
-    Tensor, shape (..., P)
+    ``M_n'M_n`` and ``M_n'y`` are sums over components of ``design'design`` (`gram`, (Q, Q) with Q = (K+1) P) and
+    ``design'y`` (`projected`, (..., Q)), weighted by 1 and psi (..., K P). A ridge of 1e-6 of the mean eigenvalue
+    stands in for the pseudo-inverse's cut-off.
     """
     return _Regression.apply(gram, projected, variability)
 
@@ -131,22 +113,15 @@ class Mixing(Part):
     is_linear = False
     needs: ClassVar[frozenset[Need]] = frozenset({Need.NONLINEAR_MIXING})
 
+    def setup(self, *, num_bands: int, num_endmembers: int, generator: torch.Generator) -> None:
+        """Create the parameters."""
+
     def nonlinear(self, endmembers: Tensor, abundances: Tensor) -> Tensor:
         """The nonlinear stream g, (..., L, P) and (..., P) -> (..., L)."""
         raise NotImplementedError(f"{type(self).__name__} must implement nonlinear()")
 
     def forward(self, endmembers: Tensor, abundances: Tensor) -> Tensor:
-        """``M a + g(M, a)``.
-
-        Parameters
-        ----------
-        endmembers : Tensor, shape (..., L, P)
-        abundances : Tensor, shape (..., P)
-
-        Returns
-        -------
-        Tensor, shape (..., L)
-        """
+        """``M a + g(M, a)``, (..., L, P) and (..., P) -> (..., L)."""
         linear = linear_mixing(endmembers, abundances)
         return linear if self.is_linear else linear + self.nonlinear(endmembers, abundances)
 
@@ -195,16 +170,15 @@ class BilinearMixing(Mixing):
         for value in self.start:
             in_range(value, "start", 0.0, 1.0, open_low=True)
 
-    def setup(self, *sizes: int, generator: torch.Generator) -> None:
-        _, num_endmembers = sizes
+    def setup(self, *, num_bands: int, num_endmembers: int, generator: torch.Generator) -> None:
         num_pairs = num_endmembers * (num_endmembers - 1) // 2
         if len(self.start) not in (1, num_pairs):
             raise ValueError(
                 f"start must be one number or {num_pairs}, one per pair of materials, got "
                 f"{len(self.start)}"
             )
-        start = torch.tensor(self.start).clamp(_LEAST, 1 - _LEAST).expand(num_pairs)
-        self.logit_strength = nn.Parameter(start.logit())
+        start = torch.tensor(self.start).clamp(_LEAST, 1 - _LEAST)
+        self.learn_or_keep("logit_strength", start.logit(), num_pairs)
 
     @property
     def strength(self) -> Tensor:
@@ -238,10 +212,10 @@ class TwoStreamMixing(Mixing):
 
     def __init__(self, scale: float = 0.1) -> None:
         super().__init__()
-        self.scale = in_range(scale, "scale", 0.0, open_low=True)
+        self.scale = positive(scale, "scale")
 
-    def setup(self, *sizes: int, generator: torch.Generator) -> None:
-        num_bands, p = sizes
+    def setup(self, *, num_bands: int, num_endmembers: int, generator: torch.Generator) -> None:
+        p = num_endmembers
         layers = (p * (num_bands + 1), p * num_bands, *(num_bands,) * 3)
         self.net = perceptron(layers, generator)
 

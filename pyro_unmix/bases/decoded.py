@@ -12,7 +12,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyro_unmix.bases.linear import Basis
-from pyro_unmix.ops.checks import in_range, positive_int
+from pyro_unmix.ops.checks import positive, positive_int
 from pyro_unmix.ops.perceptrons import MaterialPerceptron
 from pyro_unmix.priors import Part
 from pyro_unmix.priors.part import Need
@@ -23,42 +23,23 @@ _DARKEST = 1e-3
 class Decoder(Part):
     """``m_p = f_p(z_p)`` for all materials at once."""
 
-    def setup(self, *sizes: int, generator: torch.Generator) -> None:
-        """Sizes are L, P and H."""
+    def setup(
+        self, *, num_bands: int, num_endmembers: int, latent_size: int, generator: torch.Generator
+    ) -> None:
+        """Create the parameters."""
         raise NotImplementedError(f"{type(self).__name__} must implement setup()")
 
     def forward(self, latents: Tensor, reference: Tensor) -> Tensor:
-        """Spectra of every material.
-
-        Parameters
-        ----------
-        latents : Tensor, shape (..., P, H)
-        reference : Tensor, shape (L, P)
-            M0.
-
-        Returns
-        -------
-        Tensor, shape (..., P, L)
-        """
+        """Spectra (..., P, L) of latents (..., P, H) and the reference M0 (L, P)."""
         raise NotImplementedError(f"{type(self).__name__} must implement forward()")
 
     def brightness_posterior(
         self, amounts: Tensor, reference: Tensor, noise_scale: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """What a pixel's total brightness says of the latents; a decoder need not know.
+        """What a pixel's total brightness says of the latents, their mean and scale (..., P, H); one need not know.
 
-        Parameters
-        ----------
-        amounts : Tensor, shape (..., P)
-            Non-negative multiples of the reference spectra that make up the pixel, not summing to one.
-        reference : Tensor, shape (L, P)
-        noise_scale : Tensor, scalar
-            Of the pixels, reflectance.
-
-        Returns
-        -------
-        pair of Tensors
-            Mean and scale, (..., P, H).
+        The amounts (..., P) are non-negative multiples of the reference spectra (L, P) that make up the pixel, not
+        summing to one; the noise scale is that of the pixels, a scalar.
         """
         raise NotImplementedError(f"{type(self).__name__} has no brightness_posterior()")
 
@@ -76,8 +57,9 @@ class PerceptronDecoder(Decoder):
     def __init__(self) -> None:  # of its own, so that its recipe is recorded
         super().__init__()
 
-    def setup(self, *sizes: int, generator: torch.Generator) -> None:
-        num_bands, num_endmembers, latent_size = sizes
+    def setup(
+        self, *, num_bands: int, num_endmembers: int, latent_size: int, generator: torch.Generator
+    ) -> None:
         layers = (
             latent_size,
             max(math.ceil(num_bands / 10), latent_size + 1),
@@ -106,16 +88,17 @@ class ScalingDecoder(Decoder):
 
     def __init__(self, brightness: float = 0.2, *, hidden_size: int = 16) -> None:
         super().__init__()
-        self.start = in_range(brightness, "brightness", 0.0, open_low=True)
+        self.start = positive(brightness, "brightness")
         self.hidden_size = hidden_size
 
-    def setup(self, *sizes: int, generator: torch.Generator) -> None:
-        num_bands, num_endmembers, latent_size = sizes
+    def setup(
+        self, *, num_bands: int, num_endmembers: int, latent_size: int, generator: torch.Generator
+    ) -> None:
         layers = (latent_size, self.hidden_size, self.hidden_size, num_bands)
         self.net = MaterialPerceptron(num_endmembers, layers, generator)
         for last in (self.net.weights[-1], self.net.biases[-1]):
             nn.init.zeros_(last)
-        self.log_brightness = nn.Parameter(torch.full((num_endmembers,), math.log(self.start)))
+        self.learn_or_keep("log_brightness", math.log(self.start), num_endmembers)
 
     def forward(self, latents: Tensor, reference: Tensor) -> Tensor:
         bright = self.log_brightness.exp().unsqueeze(-1) * latents[..., :1]
@@ -170,10 +153,14 @@ class DecodedBasis(Basis, PyroModule):
         self.num_components = positive_int(latent_size, "latent_size")
         self.decoder = copy.deepcopy(decoder)
 
-    def setup(self, *sizes: int, generator: torch.Generator) -> None:
+    def setup(self, *, num_bands: int, num_endmembers: int, generator: torch.Generator) -> None:
         if next(self.decoder.parameters(), None) is None:
-            self.decoder.setup(*sizes, self.num_components, generator=generator)
-        num_bands, num_endmembers = sizes
+            self.decoder.setup(
+                num_bands=num_bands,
+                num_endmembers=num_endmembers,
+                latent_size=self.num_components,
+                generator=generator,
+            )
         self._try(num_bands, num_endmembers)
 
     def varied(self, endmembers: Tensor, variability: Tensor) -> Tensor:

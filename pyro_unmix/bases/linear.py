@@ -14,7 +14,7 @@ from scipy import interpolate
 from torch import Tensor, nn
 
 from pyro_unmix.data.libraries import classes_of, order_of
-from pyro_unmix.ops.checks import in_range, positive_int
+from pyro_unmix.ops.checks import positive, positive_int
 from pyro_unmix.ops.recipes import Recorded
 from pyro_unmix.priors.part import Need
 
@@ -32,8 +32,8 @@ class Basis(Recorded, nn.Module):
     #: What a guide must be able to serve, see `Guide.serves`.
     needs: ClassVar[frozenset[Need]] = frozenset()
 
-    def setup(self, *sizes: int, generator: torch.Generator) -> None:
-        """Create the parameters, if there are any, for these sizes: L and P."""
+    def setup(self, *, num_bands: int, num_endmembers: int, generator: torch.Generator) -> None:
+        """Create the parameters, if there are any."""
 
     def components(self, endmembers: Tensor) -> Tensor:
         """F, shape (L, K, P), for reference endmembers of shape (L, P)."""
@@ -46,6 +46,16 @@ class Basis(Recorded, nn.Module):
 
     def forward(self, endmembers: Tensor) -> Tensor:
         return self.components(endmembers)
+
+    def _check_num_bands(self, endmembers: Tensor) -> int:
+        """L, or ValueError where a basis of functions over the bands has more of them."""
+        num_bands, name = len(endmembers), type(self).__name__
+        if self.num_components > num_bands:
+            raise ValueError(
+                f"{name}(num_components={self.num_components}) needs at least as many bands, got "
+                f"{num_bands}: use {name}(num_components={num_bands}) or fewer"
+            )
+        return num_bands
 
 
 class DCT(Basis):
@@ -79,12 +89,7 @@ class DCT(Basis):
         self.register_buffer("scale", factors.expand(num_components).clone())
 
     def components(self, endmembers: Tensor) -> Tensor:
-        num_bands = endmembers.shape[0]
-        if self.num_components > num_bands:
-            raise ValueError(
-                f"DCT(num_components={self.num_components}) needs at least as many bands, got "
-                f"{num_bands}: use DCT(num_components={num_bands}) or fewer"
-            )
+        num_bands = self._check_num_bands(endmembers)
         k = torch.arange(self.num_components, dtype=endmembers.dtype, device=endmembers.device)
         band = torch.arange(num_bands, dtype=endmembers.dtype, device=endmembers.device)
         columns = torch.cos(math.pi * (2 * band[:, None] + 1) * k / (2 * num_bands))
@@ -141,7 +146,7 @@ class BSpline(Basis):
         super().__init__()
         self.num_components = positive_int(num_components, "num_components")
         self.degree = positive_int(degree, "degree", minimum=0)
-        self.scale = in_range(scale, "scale", low=0, open_low=True)
+        self.scale = positive(scale, "scale")
         if self.num_components <= self.degree:
             raise ValueError(
                 f"BSpline of degree {degree} needs at least {degree + 1} components, got "
@@ -149,12 +154,7 @@ class BSpline(Basis):
             )
 
     def components(self, endmembers: Tensor) -> Tensor:
-        num_bands = len(endmembers)
-        if self.num_components > num_bands:
-            raise ValueError(
-                f"BSpline(num_components={self.num_components}) needs at least as many bands, got "
-                f"{num_bands}: use fewer components"
-            )
+        num_bands = self._check_num_bands(endmembers)
         ends = [0.0] * self.degree, [1.0] * self.degree
         inner = np.linspace(0, 1, self.num_components - self.degree + 1)
         knots = np.concatenate([ends[0], inner, ends[1]])
@@ -189,7 +189,7 @@ class Full(Basis):
     def __init__(self, num_bands: int, *, scale: float = 0.1, additive: bool = False) -> None:
         super().__init__()
         self.num_components = positive_int(num_bands, "num_bands")
-        self.scale = in_range(scale, "scale", low=0, open_low=True)
+        self.scale = positive(scale, "scale")
         self.additive = additive
 
     def components(self, endmembers: Tensor) -> Tensor:
@@ -248,10 +248,6 @@ def library_basis(library: xr.DataArray, num_components: int) -> LearnedBasis:
         At the bands of the scene.
     num_components : int
         K, at most the number of bands.
-
-    Returns
-    -------
-    LearnedBasis
 
     Raises
     ------

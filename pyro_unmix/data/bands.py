@@ -49,8 +49,8 @@ def same_bands(one: ArrayLike, two: ArrayLike, fwhm: ArrayLike | None = None) ->
 
 def narrower(one: ArrayLike | None, two: ArrayLike | None) -> np.ndarray | None:
     """The smaller fwhm of each band, so that the rule is the same from both sides; None if none is known."""
-    known = [np.asarray(fwhm, dtype=np.float64) for fwhm in (one, two) if fwhm is not None]
-    return np.minimum.reduce(known) if known else None
+    widths = [np.asarray(fwhm, dtype=np.float64) for fwhm in (one, two) if fwhm is not None]
+    return np.minimum.reduce(widths) if widths else None
 
 
 def local_spacing(centres: ArrayLike) -> np.ndarray:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from datetime import date, datetime, timezone
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from pyro_unmix.data.types import DatesLike
 from pyro_unmix.ops.checks import finite_array
 
 # Reflectance of real surfaces lies in [0, 1], with some overshoot by noise and specular glint; a
@@ -95,7 +95,7 @@ def _check_endmember_sizes(matrix: np.ndarray, num_bands: int | None, name: str)
         )
 
 
-def as_times(time: Any, num_dates: int) -> np.ndarray:
+def as_times(time: DatesLike | None, num_dates: int) -> np.ndarray:
     """Return dates as datetime64[ns] or finite numbers, (T,).
 
     Parameters
@@ -128,7 +128,7 @@ def as_times(time: Any, num_dates: int) -> np.ndarray:
     return array
 
 
-def _as_instant(value: Any) -> np.datetime64:
+def _as_instant(value: object) -> np.datetime64:
     if isinstance(value, np.datetime64):
         return value.astype("datetime64[ns]")
     if isinstance(value, str):

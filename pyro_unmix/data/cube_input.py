@@ -168,8 +168,8 @@ def _check_same_bands(first: xr.DataArray, other: xr.DataArray, position: int) -
 
 def fwhm_of(cube: xr.DataArray) -> np.ndarray | None:
     """The coordinate fwhm (L,), where there is one along wavelength."""
-    known = "fwhm" in cube.coords and cube.coords["fwhm"].dims == ("wavelength",)
-    return cube.coords["fwhm"].to_numpy() if known else None
+    has_one = "fwhm" in cube.coords and cube.coords["fwhm"].dims == ("wavelength",)
+    return cube.coords["fwhm"].to_numpy() if has_one else None
 
 
 def _warn_of_shifts(cubes: list[xr.DataArray]) -> None:

@@ -5,9 +5,10 @@ A *pixel-date* is one spectrum: one pixel at one date. It is missing when any of
 
 from __future__ import annotations
 
+import functools
 import logging
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ from scipy import ndimage
 from pyro_unmix.data.bands import ROUNDING, other_bands
 from pyro_unmix.data.checks import as_times, as_wavelengths, plausible_reflectance
 from pyro_unmix.data.cube_input import DIMS, from_dataarray, from_numpy, fwhm_of, join
+from pyro_unmix.data.types import CubesLike, DatesLike
 from pyro_unmix.ops.checks import positive_int
 
 __all__ = ["DIMS", "as_cube_sequence", "check_bands", "from_pixels", "tiles", "to_pixels"]
@@ -24,12 +26,27 @@ __all__ += ["valid_mask", "window_mean"]
 
 logger = logging.getLogger(__name__)
 
+_Rest = ParamSpec("_Rest")
+_Result = TypeVar("_Result", covariant=True)
+
+
+class TakesCubes(Protocol[_Rest, _Result]):
+    """A function of anything that `as_cube_sequence` takes."""
+
+    def __call__(
+        self, cubes: CubesLike, /, *args: _Rest.args, **kwargs: _Rest.kwargs
+    ) -> _Result: ...
+
+    @property
+    def unchecked(self) -> Callable[Concatenate[xr.DataArray, _Rest], _Result]:
+        """The same of what `as_cube_sequence` returned, which is not looked at again."""
+
 
 def as_cube_sequence(
-    x: np.ndarray | xr.DataArray | Sequence[np.ndarray] | Sequence[xr.DataArray],
+    x: CubesLike,
     *,
     wavelength: npt.ArrayLike | None = None,
-    time: Any = None,
+    time: DatesLike | None = None,
 ) -> xr.DataArray:
     """Return `x` as the labelled array that the whole package works on.
 
@@ -39,12 +56,11 @@ def as_cube_sequence(
     Parameters
     ----------
     x : numpy.ndarray, xarray.DataArray, or list of them
-        Reflectance (about 0 to 1), floating point. One of: an array (T, H, W, L); one image
-        (H, W, L), then T = 1; a list of T images (H, W, L); a DataArray with the dims time, y, x
-        and wavelength in any order (without time: one image); a list of such DataArrays, which are
-        joined in time. NaN or a masked value in any band marks the whole pixel-date as missing; so
-        do zeros in all bands, which are the fill of many products and no reflectance. An integer
-        coordinate `tile` on y marks disjoint tiles of one scene.
+        Reflectance (about 0 to 1), floating point. One of: an array (T, H, W, L); one image (H, W, L), then T = 1; a
+        list of T images (H, W, L); a DataArray with the dims time, y, x and wavelength in any order (without time: one
+        image); a list of such DataArrays, which are joined in time. NaN or a masked value in any band marks the whole
+        pixel-date as missing; so do zeros in all bands, which are the fill of many products and no reflectance. An
+        integer coordinate `tile` on y marks disjoint tiles of one scene.
     wavelength : array_like (L,), optional
         Band centres in nm, in any order. Default: the coordinate of `x`, if it has one.
     time : array_like (T,), optional
@@ -86,6 +102,22 @@ def as_cube_sequence(
     return cubes.rename("reflectance")
 
 
+def takes_cubes(
+    function: Callable[Concatenate[xr.DataArray, _Rest], _Result],
+) -> TakesCubes[_Rest, _Result]:
+    """Let a function of checked cubes take anything that `as_cube_sequence` takes; `unchecked` is the function itself.
+
+    A whole method checks its images once, at its own door, and passes them on to the `unchecked` ones.
+    """
+
+    @functools.wraps(function)
+    def public(cubes: CubesLike, *args: Any, **kwargs: Any) -> _Result:
+        return function(as_cube_sequence(cubes), *args, **kwargs)
+
+    public.unchecked = function  # type: ignore[attr-defined]
+    return cast(TakesCubes[_Rest, _Result], public)
+
+
 def valid_mask(cubes: xr.DataArray) -> xr.DataArray:
     """Return which pixel-dates are observed: (time, y, x), bool, False if any band is NaN."""
     cubes = _ordered(cubes)
@@ -116,6 +148,12 @@ def to_pixels(cubes: xr.DataArray) -> tuple[np.ndarray, np.ndarray]:
         if not valid[:, t].all():
             pixels[~valid[:, t], t] = 0
     return pixels, valid
+
+
+def valid_spectra(cubes: xr.DataArray) -> np.ndarray:
+    """The observed spectra of all dates, (M, L), float64, in the order of (time, y, x)."""
+    spectra = cubes.values.reshape(-1, cubes.sizes["wavelength"])
+    return spectra[whole_spectra(spectra)].astype(np.float64)
 
 
 def whole_spectra(spectra: np.ndarray) -> np.ndarray:
@@ -276,7 +314,7 @@ def _without_fill(cubes: xr.DataArray) -> xr.DataArray:
     return cubes.copy(data=marked)
 
 
-def check_bands(wavelength: Any, cubes: xr.DataArray) -> None:
+def check_bands(wavelength: npt.ArrayLike | xr.DataArray | None, cubes: xr.DataArray) -> None:
     """Refuse cubes whose wavelengths are not those that endmembers were given at.
 
     Parameters
@@ -311,17 +349,17 @@ def check_bands(wavelength: Any, cubes: xr.DataArray) -> None:
         )
 
 
-def _with_times(cubes: xr.DataArray, time: Any) -> xr.DataArray:
-    given = cubes.coords["time"].to_numpy() if "time" in cubes.coords else None
+def _with_times(cubes: xr.DataArray, time: DatesLike | None) -> xr.DataArray:
+    stored = cubes.coords["time"].to_numpy() if "time" in cubes.coords else None
     if time is not None:
         times = as_times(time, cubes.sizes["time"])
-        if given is not None and not np.array_equal(given, times):
+        if stored is not None and not np.array_equal(stored, times):
             raise ValueError(
                 "time differs from the coordinate time of the data: pass only one of them, or "
                 "drop the other with x.drop_vars('time')"
             )
         cubes = cubes.assign_coords(time=("time", times))
-    elif given is None:
+    elif stored is None:
         return cubes
     times = cubes.coords["time"].to_numpy()
     values, first, count = np.unique(times, return_index=True, return_counts=True)
@@ -341,19 +379,19 @@ def _with_times(cubes: xr.DataArray, time: Any) -> xr.DataArray:
 
 
 def _with_wavelengths(cubes: xr.DataArray, wavelength: npt.ArrayLike | None) -> xr.DataArray:
-    given = cubes.coords["wavelength"] if "wavelength" in cubes.coords else None
+    stored = cubes.coords["wavelength"] if "wavelength" in cubes.coords else None
     attrs = {"units": "nm", "long_name": "wavelength"}
-    if given is not None:
-        values = as_wavelengths(given, cubes.sizes["wavelength"])
-        attrs |= given.attrs
+    if stored is not None:
+        values = as_wavelengths(stored, cubes.sizes["wavelength"])
+        attrs |= stored.attrs
     if wavelength is not None:
         passed = as_wavelengths(wavelength, cubes.sizes["wavelength"])
-        if given is not None and not np.allclose(values, passed, rtol=0, atol=1e-3):
+        if stored is not None and not np.allclose(values, passed, rtol=0, atol=1e-3):
             raise ValueError(
                 "wavelength differs from the coordinate wavelength of the data: pass only one of "
                 "them, or drop the other with x.drop_vars('wavelength')"
             )
         values = passed
-    elif given is None:
+    elif stored is None:
         return cubes
     return cubes.assign_coords(wavelength=("wavelength", values, attrs))

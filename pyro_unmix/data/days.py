@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from pyro_unmix.data.checks import as_times
+from pyro_unmix.data.types import DatesLike
 
 
-def as_days(dates: Any) -> np.ndarray:
+def as_days(dates: DatesLike) -> np.ndarray:
     """Days since the first of the dates, (T,); numbers are days.
 
     Raises
@@ -33,7 +32,7 @@ def as_days(dates: Any) -> np.ndarray:
     return days
 
 
-def day_numbers(dates: Any) -> np.ndarray:
+def day_numbers(dates: DatesLike) -> np.ndarray:
     """Days since 1970-01-01 in double precision; numbers are days already."""
     dates = np.atleast_1d(np.asarray(dates))
     times = as_times(dates, dates.size)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import xarray as xr
@@ -12,7 +12,7 @@ from pyro_unmix.data.cubes import DIMS, as_cube_sequence, whole_spectra
 from pyro_unmix.ops.checks import positive_int
 
 
-def is_lazy(cubes: Any) -> bool:
+def is_lazy(cubes: object) -> TypeGuard[xr.DataArray]:
     """Whether `cubes` are a DataArray in chunks."""
     return isinstance(cubes, xr.DataArray) and cubes.chunks is not None
 

@@ -6,7 +6,7 @@ class of each spectrum. `pyro_unmix.io.libraries.library.read_library` makes one
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import xarray as xr
@@ -20,7 +20,7 @@ from pyro_unmix.ops.checks import finite_array
 _EDGE = 0.1
 
 
-def is_library(x: object) -> bool:
+def is_library(x: object) -> TypeGuard[xr.DataArray]:
     """Whether `x` is a DataArray with the coordinate ``label`` along ``endmember``."""
     return isinstance(x, xr.DataArray) and "label" in x.coords and x["label"].dims == ("endmember",)
 
@@ -91,10 +91,10 @@ def resample_library(
         raise ValueError("the library has no coordinate wavelength: add it, in nm")
     centres, widths = target_bands(wavelength, fwhm)
     source = as_wavelengths(library["wavelength"], library.sizes["wavelength"])
-    given = library["fwhm"].to_numpy() if "fwhm" in library.coords else None
-    if _same_bands(source, given, centres, widths):
+    source_widths = library["fwhm"].to_numpy() if "fwhm" in library.coords else None
+    if _same_bands(source, source_widths, centres, widths):
         return library.copy()
-    matrix = resampling_matrix(source, given, centres, widths)
+    matrix = resampling_matrix(source, source_widths, centres, widths)
     uncovered = centres[np.isnan(matrix).any(1)]
     if len(uncovered):
         shown = ", ".join(f"{c:g}" for c in uncovered[:5]) + (", ..." if len(uncovered) > 5 else "")
@@ -106,11 +106,9 @@ def resample_library(
     bands: dict[str, Any] = {"wavelength": ("wavelength", centres, {"units": "nm"})}
     if widths is not None:
         bands["fwhm"] = ("wavelength", widths, {"units": "nm"})
-    kept = {n: c for n, c in library.coords.items() if "wavelength" not in c.dims}
+    coords = {n: c for n, c in library.coords.items() if "wavelength" not in c.dims} | bands
     values = matrix @ library.to_numpy()
-    return xr.DataArray(
-        values, dims=library.dims, coords={**kept, **bands}, name=library.name, attrs=library.attrs
-    )
+    return xr.DataArray(values, coords, library.dims, library.name, library.attrs)
 
 
 def _same_bands(
@@ -121,8 +119,9 @@ def _same_bands(
 ) -> bool:
     if not same_bands(target, source, source_fwhm if target_fwhm is None else target_fwhm):
         return False
-    known = source_fwhm is not None and target_fwhm is not None
-    return not known or np.allclose(source_fwhm, target_fwhm, rtol=0.1)  # type: ignore[arg-type]
+    if source_fwhm is None or target_fwhm is None:
+        return True
+    return np.allclose(source_fwhm, target_fwhm, rtol=0.1)
 
 
 def at_bands_of(library: xr.DataArray, cubes: xr.DataArray) -> xr.DataArray:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Hashable
 
 import xarray as xr
 
 
-def material_name(label: Any) -> str:
+def material_name(label: Hashable) -> str:
     """A name as it is; the number of an unnamed material, which a map cannot do without, as "material 0"."""
     return str(label) if isinstance(label, str) else f"material {label}"
 

@@ -5,31 +5,20 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
-from pyro.distributions import TorchDistribution, constraints
+from pyro.distributions import TorchDistribution
 from torch import Tensor
 
-from pyro_unmix.ops.distributions import DiagonalNormal, PrecisionNormal
+from pyro_unmix.ops.distributions import DiagonalNormal, NoiseDistribution, PrecisionNormal
 from pyro_unmix.ops.recipes import Recorded
 
 _NUM_POINTS = 128  # draws behind a mean
 
 
-class White(TorchDistribution):
+class White(NoiseDistribution):
     """A distribution of x in R^D that is N(0, I) where all of its parameters are zero."""
 
     arg_constraints: ClassVar = {}
-    support = constraints.real_vector
-    has_rsample = True
-
-    def from_noise(self, noise: Tensor) -> Tensor:
-        """A draw made of standard-normal noise (..., D), with gradients of the parameters."""
-        raise NotImplementedError(f"{type(self).__name__} must implement from_noise()")
-
-    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
-        shape = self._extended_shape(sample_shape)
-        like = self.parameters
-        return self.from_noise(torch.randn(shape, dtype=like.dtype, device=like.device))
-
+    batched: ClassVar = {"parameters": 1}
     parameters: Tensor
 
 
@@ -80,7 +69,7 @@ def fixed_noise(num_batch_dims: int, size: int, like: Tensor) -> Tensor:
     return torch.cat([half, -half]).to(like)
 
 
-class Reshaped(TorchDistribution):
+class Reshaped(NoiseDistribution):
     """``c = loc + C'^-1 x`` of a Gaussian `base` (loc, C) and x of another distribution than N(0, I).
 
     Parameters
@@ -91,13 +80,8 @@ class Reshaped(TorchDistribution):
         Of x.
     """
 
-    arg_constraints: ClassVar = {}
-    support = constraints.real_vector
-    has_rsample = True
-
     def __init__(self, base: PrecisionNormal | DiagonalNormal, white: White) -> None:
-        self.base, self.white = base, white
-        self._last: tuple[Tensor, Tensor] | None = None
+        self.base, self.white, self.loc = base, white, base.loc
         batch_shape = torch.broadcast_shapes(base.batch_shape, white.batch_shape)
         super().__init__(batch_shape, base.event_shape, validate_args=False)
 
@@ -109,7 +93,7 @@ class Reshaped(TorchDistribution):
 
     @property
     def mean(self) -> Tensor:
-        return self.base.from_noise(self.white.mean.expand(self.batch_shape + self.event_shape))
+        return self.base.from_noise(self._whole(self.white.mean))
 
     def from_noise(self, noise: Tensor) -> Tensor:
         """The draw made of standard-normal noise (..., D)."""
@@ -118,27 +102,9 @@ class Reshaped(TorchDistribution):
         self._last = (value, x)
         return value
 
-    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
-        shape = self._extended_shape(sample_shape)
-        loc = self.base.loc
-        return self.from_noise(torch.randn(shape, dtype=loc.dtype, device=loc.device))
-
     def log_prob(self, value: Tensor) -> Tensor:
         if self._last is not None and value is self._last[0]:
             x = self._last[1]
         else:
-            x = _whitened(self.base, value)
-        return self.white.log_prob(x) + _log_det(self.base)
-
-
-def _whitened(base: PrecisionNormal | DiagonalNormal, value: Tensor) -> Tensor:
-    """The x of ``value = loc + C'^-1 x``."""
-    centred = value - base.loc
-    if isinstance(base, DiagonalNormal):
-        return centred / base.scale
-    return (base.precision_tril.mT @ centred.unsqueeze(-1)).squeeze(-1)
-
-
-def _log_det(base: PrecisionNormal | DiagonalNormal) -> Tensor:
-    """``log det C``."""
-    return -base.scale.log().sum(-1) if isinstance(base, DiagonalNormal) else base.log_det
+            x = self.base.noise_of(value)
+        return self.white.log_prob(x) - self.base.log_det_of_root()

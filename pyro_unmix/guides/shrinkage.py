@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_unmix.mixing import Mixing
-from pyro_unmix.ops.checks import in_range, positive_int
+from pyro_unmix.ops.checks import positive, positive_int
 from pyro_unmix.ops.simplex import clip_to_simplex
 from pyro_unmix.priors import Part
 
@@ -17,6 +17,10 @@ _RIDGE = 1e-6
 
 class Regression(Part):
     """From a pixel and its endmembers to crude non-negative abundances, not yet on the simplex."""
+
+    def setup(self, *, num_endmembers: int, generator: torch.Generator) -> None:
+        """Create the parameters."""
+        self.make_declared()
 
     def forward(self, endmembers: Tensor, pixels: Tensor, mixing: Mixing) -> Tensor:
         """Crude abundances.
@@ -59,12 +63,9 @@ class ShrinkageSteps(Regression):
 
     def __init__(self, num_steps: int = 10, *, start: float = 0.01) -> None:
         super().__init__()
-        self.num_steps = positive_int(num_steps, "num_steps")
-        self.start = in_range(start, "start", 0.0, open_low=True)
-
-    def setup(self, *sizes: int, generator: torch.Generator) -> None:
-        self.steps = nn.Parameter(torch.full((self.num_steps,), self.start))
-        self.shrinkage = nn.Parameter(torch.tensor(self.start))
+        start = positive(start, "start")
+        self.declare("steps", [start] * positive_int(num_steps, "num_steps"))
+        self.declare("shrinkage", start)
 
     def forward(self, endmembers: Tensor, pixels: Tensor, mixing: Mixing) -> Tensor:
         gram, moment = _normal_equations(endmembers, pixels)
@@ -99,10 +100,7 @@ class NonnegativeRegression(Regression):
     def __init__(self, num_corrections: int = 3, *, shrinkage: float = 1e-3) -> None:
         super().__init__()
         self.num_corrections = positive_int(num_corrections, "num_corrections", minimum=0)
-        self.start = in_range(shrinkage, "shrinkage", 0.0, open_low=True)
-
-    def setup(self, *sizes: int, generator: torch.Generator) -> None:
-        self.log_shrinkage = nn.Parameter(torch.tensor(math.log(self.start)))
+        self.declare("log_shrinkage", math.log(positive(shrinkage, "shrinkage")))
 
     def forward(self, endmembers: Tensor, pixels: Tensor, mixing: Mixing) -> Tensor:
         gram, moment = _normal_equations(endmembers, pixels)

@@ -105,7 +105,7 @@ class TwoStreamGuide(Guide):
                 last.mul_(gain)
             self.encoder.biases[-1][..., size:] += log_scale
         self.regression = ShrinkageSteps() if regression is None else copy.deepcopy(regression)
-        self.regression.setup(p, generator=generator)
+        self.regression.setup(num_endmembers=p, generator=generator)
         halves = (max(1, num_bands // 2), max(1, num_bands // 4))
         layers = (num_bands, 2 * num_bands, *halves, 4 * p, p)
         self.correction = perceptron(layers, generator)

@@ -21,10 +21,12 @@ from pyro_unmix.ops.threads import one_thread
 from pyro_unmix.posterior.read_out import PlugInMean, PosteriorMean
 from pyro_unmix.posterior.result import Unmixing
 from pyro_unmix.priors import WhiteNoise
-from pyro_unmix.start import choose_start
-from pyro_unmix.start.bundles import extract_bundles
-from pyro_unmix.start.extraction import extract_endmembers
-from pyro_unmix.start.interactions import choose_mixing
+from pyro_unmix.start.unchecked import (
+    choose_mixing,
+    choose_start,
+    extract_bundles,
+    extract_endmembers,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -115,7 +117,7 @@ def idnet(
             f"idnet unmixes one image, got {cubes.sizes['time']} dates: select one with "
             ".isel(time=[0]), or use unmix for the sequence"
         )
-    bundles = at_bands_of(endmembers, cubes) if is_library(endmembers) else None  # type: ignore[arg-type]
+    bundles = at_bands_of(endmembers, cubes) if is_library(endmembers) else None
     endmembers = known_spectra(endmembers, cubes)
     count = count_materials(num_endmembers, endmembers)
     if published is None:

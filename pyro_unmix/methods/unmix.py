@@ -30,19 +30,16 @@ from pyro_unmix.priors import (
     VariabilityPrior,
     WhiteNoise,
 )
-from pyro_unmix.start import (
-    SmoothStart,
-    Start,
+from pyro_unmix.start import Start, misfit_factor, spread_blocks
+from pyro_unmix.start.unchecked import (
     choose_season_start,
     choose_smooth_start,
     choose_start,
+    estimate_num_endmembers,
     field_correlation,
     season_share,
-    spread_blocks,
     temporal_correlation,
 )
-from pyro_unmix.start.misfit import misfit_factor
-from pyro_unmix.start.num_endmembers import estimate_num_endmembers
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -172,7 +169,7 @@ def _choose_variability(
     endmembers_given: bool,
     seed: int,
     progress: bool,
-) -> tuple[Start | SmoothStart, VariabilityPrior]:
+) -> tuple[Start, VariabilityPrior]:
     """How the variability evolves: seasons, a field that is smooth over the image, or every pixel by itself."""
     correlation = temporal_correlation(scene, start)
     chain: VariabilityPrior = (

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import numpy as np
-import xarray as xr
 from scipy.optimize import linear_sum_assignment
 
+from pyro_unmix.data.types import HasImages, HasSpectra, Truth
 from pyro_unmix.metrics.reading import Array, as_array, require, same_shape
 from pyro_unmix.metrics.scores import (
     endmember_scores,
@@ -18,26 +16,7 @@ from pyro_unmix.metrics.scores import (
 from pyro_unmix.start.extraction import match_endmembers
 
 
-class _Estimate(Protocol):
-    @property
-    def abundances(self) -> xr.DataArray: ...
-
-    def endmembers(self, time: int = ...) -> xr.DataArray: ...
-
-    def reconstruct(self, time: int = ...) -> xr.DataArray: ...
-
-
-class _Truth(Protocol):
-    @property
-    def cubes(self) -> xr.DataArray: ...
-
-    @property
-    def abundances(self) -> xr.DataArray: ...
-
-    def endmembers(self, time: int = ...) -> xr.DataArray: ...
-
-
-def score(result: _Estimate, truth: _Truth) -> dict[str, float]:
+def score(result: HasImages, truth: Truth) -> dict[str, float]:
     """All scores of a result against a known truth.
 
     The materials are matched first, by the permutation with the smallest spectral angles between
@@ -95,11 +74,11 @@ def _order_of_abundances(estimated: Array, true: Array) -> Array:
     return linear_sum_assignment((differences**2).sum(axis=0))[1]
 
 
-def _date_of_endmembers(source: _Estimate | _Truth, time: int) -> Array:
+def _date_of_endmembers(source: HasSpectra, time: int) -> Array:
     return as_array(source.endmembers(time), "endmembers", ("wavelength", "endmember"))
 
 
-def _mean_endmembers(source: _Estimate | _Truth, times: range) -> Array:
+def _mean_endmembers(source: HasSpectra, times: range) -> Array:
     """Mean (L, P) over the pixels and dates whose endmembers are known."""
     total: Array | float = 0.0
     count = 0

@@ -32,8 +32,8 @@ def pairs(
                 f"after {position}"
             )
         same_shape(estimated, true, what)
-        known = ~np.isnan(true).any(axis=axes)
-        estimated, true = estimated[known], true[known]
+        there = ~np.isnan(true).any(axis=axes)
+        estimated, true = estimated[there], true[there]
         if not np.isfinite(true).all():
             raise ValueError(
                 f"the truth of {what} must be finite, or NaN where unknown, got infinity: set it "

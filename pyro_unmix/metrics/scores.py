@@ -14,23 +14,17 @@ from pyro_unmix.metrics.reading import Array, Dates, as_array, pairs, require, s
 def nrmse_abundances(abundances: Dates, truth: Dates) -> float:
     """Normalised root mean square error of the abundances.
 
-    ``NRMSE_A = sqrt(mean_t ||A_t - Ahat_t||_F^2 / ||A_t||_F^2)``, over the pixels whose true
-    abundances are known.
+    ``NRMSE_A = sqrt(mean_t ||A_t - Ahat_t||_F^2 / ||A_t||_F^2)``, over the pixels whose true abundances are known.
 
     Parameters
     ----------
     abundances, truth : array (T, ..., P), DataArray, or iterable of T arrays (..., P)
         Estimated and true abundances.
 
-    Returns
-    -------
-    float
-
     Raises
     ------
     ValueError
-        If shapes differ, the truth is unknown or zero everywhere, or an estimate is NaN where the
-        truth is known.
+        If shapes differ, the truth is unknown or zero everywhere, or an estimate is NaN where the truth is known.
     """
     return _normalised_error(abundances, truth, "abundances", "endmember")
 
@@ -39,21 +33,12 @@ def nrmse_reconstruction(reconstruction: Dates, cubes: Dates) -> float:
     """Normalised root mean square error of the reconstructed images.
 
     ``NRMSE_Y = sqrt(mean_t ||Y_t - Yhat_t||_F^2 / ||Y_t||_F^2)``. A pixel with NaN in any band is
-    missing at that date and left out.
+    missing at that date and left out. Errors are those of `nrmse_abundances`.
 
     Parameters
     ----------
     reconstruction, cubes : array (T, ..., L), DataArray, or iterable of T arrays (..., L)
         Reconstructed and observed reflectance; a generator of dates keeps little in memory.
-
-    Returns
-    -------
-    float
-
-    Raises
-    ------
-    ValueError
-        As `nrmse_abundances`.
     """
     return _normalised_error(reconstruction, cubes, "reconstruction", "wavelength")
 
@@ -61,22 +46,9 @@ def nrmse_reconstruction(reconstruction: Dates, cubes: Dates) -> float:
 def rmse_abundances(abundances: Dates, truth: Dates) -> float:
     """Root mean square error of the abundances.
 
-    ``RMSE_A = sqrt(mean_{t,n,p} (a_ntp - ahat_ntp)^2)``, over the pixels whose true abundances are
-    known.
+    ``RMSE_A = sqrt(mean_{t,n,p} (a_ntp - ahat_ntp)^2)``, over the pixels whose true abundances are known.
 
-    Parameters
-    ----------
-    abundances, truth : array (T, ..., P), DataArray, or iterable of T arrays (..., P)
-        Estimated and true abundances.
-
-    Returns
-    -------
-    float
-
-    Raises
-    ------
-    ValueError
-        As `nrmse_abundances`.
+    Parameters and errors are those of `nrmse_abundances`.
     """
     total, count = 0.0, 0
     for estimated, true in pairs(abundances, truth, "abundances", ("endmember",)):
@@ -96,10 +68,6 @@ def nrmse_endmembers(endmembers: Dates, truth: Dates) -> float:
     endmembers, truth : array (T, ..., L, P), DataArray, or iterable of T arrays (..., L, P)
         Estimated and true endmembers, reflectance; a generator of dates keeps little in memory.
 
-    Returns
-    -------
-    float
-
     Raises
     ------
     ValueError
@@ -115,20 +83,7 @@ def sam_endmembers(endmembers: Dates, truth: Dates) -> float:
     ``SAM_M = mean_{n,t,p} arccos(m' mhat / (||m|| ||mhat||))``. An estimated spectrum of zeros has
     no direction and counts as a right angle.
 
-    Parameters
-    ----------
-    endmembers, truth
-        As for `nrmse_endmembers`.
-
-    Returns
-    -------
-    float
-        Radians, 0 to pi.
-
-    Raises
-    ------
-    ValueError
-        As `nrmse_endmembers`.
+    Parameters and errors are those of `nrmse_endmembers`.
     """
     return endmember_scores(endmembers, truth)[1]
 
@@ -164,9 +119,9 @@ def coverage(
     )
     same_shape(low, true, "lower")
     same_shape(high, true, "upper")
-    known = ~np.isnan(true)
-    require(int(np.count_nonzero(known)), "the intervals")
-    low, high, true = low[known], high[known], true[known]
+    there = ~np.isnan(true)
+    require(int(np.count_nonzero(there)), "the intervals")
+    low, high, true = low[there], high[there], true[there]
     if np.isnan(low).any() or np.isnan(high).any():
         raise ValueError(
             "lower and upper must be known wherever the truth is, got NaN: pass the quantiles of a "

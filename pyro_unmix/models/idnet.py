@@ -18,10 +18,9 @@ from pyro_unmix.bases.decoded import Decoder, PerceptronDecoder
 from pyro_unmix.data.libraries import is_library, library_endmembers
 from pyro_unmix.mixing import Mixing, TwoStreamMixing
 from pyro_unmix.models.base import VariabilityModel
-from pyro_unmix.models.sglmm import _part, _subsample
-from pyro_unmix.ops.checks import in_range, positive_int
+from pyro_unmix.models.sglmm import _part, _simulated, _subsample
+from pyro_unmix.ops.checks import positive, positive_int
 from pyro_unmix.ops.distributions import DiagonalNormal
-from pyro_unmix.ops.seeding import seeded
 from pyro_unmix.priors import FixedEndmembers, Noise, WhiteNoise
 
 
@@ -83,20 +82,20 @@ class IDNet(VariabilityModel):
     ) -> None:
         super().__init__("model")
         if is_library(endmembers):
-            endmembers = library_endmembers(endmembers)  # type: ignore[arg-type]
+            endmembers = library_endmembers(endmembers)
         self.reference = FixedEndmembers(endmembers)
         self.num_bands, self.num_endmembers = self.reference.value.shape
         self.latent_size = positive_int(latent_size, "latent_size")
         self.decoder = _part(decoder, Decoder, PerceptronDecoder, "decoder")
         self.mixing = _part(mixing, Mixing, TwoStreamMixing, "mixing")
         self.noise = _part(noise or WhiteNoise(0.1), Noise, WhiteNoise, "noise")
-        scale = in_range(endmember_scale, "endmember_scale", 0.0, open_low=True)
+        scale = positive(endmember_scale, "endmember_scale")
         self.log_endmember_scale = nn.Parameter(torch.full((self.num_endmembers,), math.log(scale)))
         generator = torch.Generator().manual_seed(positive_int(seed, "seed", minimum=0))
-        sizes = self.num_bands, self.num_endmembers
-        self.decoder.setup(*sizes, self.latent_size, generator=generator)
-        self.mixing.setup(*sizes, generator=generator)
-        self.noise.setup(self.num_bands, generator=generator)
+        sizes = {"num_bands": self.num_bands, "num_endmembers": self.num_endmembers}
+        self.decoder.setup(**sizes, latent_size=self.latent_size, generator=generator)
+        self.mixing.setup(**sizes, generator=generator)
+        self.noise.setup(num_bands=self.num_bands, generator=generator)
 
     @property
     def endmember_names(self) -> list[str] | None:
@@ -158,23 +157,11 @@ class IDNet(VariabilityModel):
         """Weights and biases of the nonlinear stream."""
         return self.mixing.penalised()
 
-    def sample_sequence(self, num_pixels: int, num_dates: int = 1, *, seed: int = 0) -> Any:
-        """Simulate pixels from this very program.
-
-        Returns
-        -------
-        dict
-            ``pixels`` (N, 1, L), ``abundances`` (N, 1, P), ``variability`` (N, 1, H, P).
-        """
-        device = self.reference.value.device
-        sizes = positive_int(num_pixels, "num_pixels"), positive_int(num_dates, "num_dates")
-        valid = torch.ones(sizes, dtype=torch.bool, device=device)
-        with torch.no_grad(), seeded(seed, device), pyro.get_param_store().scope():
-            sites = poutine.trace(self).get_trace(None, valid).nodes
-        values: dict[str, Any] = {k: v["value"] for k, v in sites.items() if v["type"] == "sample"}
-        abundances, variability = self.decode_variability(values)
-        pixels = values["y_1"].unsqueeze(1)
-        return {"pixels": pixels, "abundances": abundances, "variability": variability}
+    def sample_sequence(
+        self, num_pixels: int, num_dates: int = 1, *, seed: int = 0
+    ) -> dict[str, Tensor]:
+        """Draws of this program: ``pixels`` (N, 1, L), ``abundances`` (N, 1, P), ``variability`` (N, 1, H, P)."""
+        return _simulated(self, num_pixels, num_dates, seed)
 
 
 def check_one_date(valid: Tensor) -> None:

@@ -17,10 +17,11 @@ from torch import Tensor
 
 from pyro_unmix.data.checks import as_endmembers
 from pyro_unmix.data.cubes import as_cube_sequence, tiles, to_pixels
+from pyro_unmix.data.types import CubesLike
 from pyro_unmix.mixing import design_matrix
 from pyro_unmix.models.base import VariabilityModel
 from pyro_unmix.models.smoothness import SmoothField, SmoothSpectra, curvature
-from pyro_unmix.ops.checks import in_range
+from pyro_unmix.ops.checks import in_range, positive
 from pyro_unmix.ops.distributions import IsotropicNormal
 from pyro_unmix.ops.recipes import Recorded
 from pyro_unmix.ops.simplex import to_abundances
@@ -53,7 +54,7 @@ class SceneLayout(Recorded):
         self.width, self.tile_heights = int(width), list(tile_heights)
 
     @classmethod
-    def of(cls, cubes: Any) -> SceneLayout:
+    def of(cls, cubes: CubesLike) -> SceneLayout:
         """The layout of anything that `as_cube_sequence` takes."""
         sequence = as_cube_sequence(cubes)
         pixels, _valid = to_pixels(sequence)
@@ -73,17 +74,15 @@ class PerturbedLinear(VariabilityModel):
         p(M) ~ exp -1/2 [ ||D M||^2 / s_curve^2 + ||M - M0||^2 / s_ref^2 ]
         dM_t ~ N(0, s_date^2 I)
 
-    where ``n ~ m`` are neighbours in a row or a column of the same tile, and D takes second
-    differences over the bands in the order of their wavelengths. Both priors are normalised
-    exactly, so that sigma and the s can be inferred: they are log-normal with the given medians and
-    a log-standard deviation of 1; s_state and s_ref are fixed.
+    where ``n ~ m`` are neighbours in a row or a column of the same tile, and D takes second differences over the bands
+    in the order of their wavelengths. Both priors are normalised exactly, so that sigma and the s can be inferred: they
+    are log-normal with the given medians and a log-standard deviation of 1; s_state and s_ref are fixed.
 
     Sites, all global: ``noise_scale``, ``spatial_scale``, ``temporal_scale``, ``curvature_scale``,
-    ``perturbation_scale``, and the vectors ``endmembers`` (event L P, from (L, P)),
-    ``perturbations`` (event T L P) and ``states`` (event N T P). Observed are ``y_1 .. y_T`` (event
-    L) in the plate ``pixels``. Since the prior of c couples all pixels, c is there in full at every
-    step; a batch of pixels gives an unbiased ELBO, all pixels the exact one. Missing pixel-dates
-    are masked in the likelihood.
+    ``perturbation_scale``, and the vectors ``endmembers`` (event L P, from (L, P)), ``perturbations`` (event T L P) and
+    ``states`` (event N T P). Observed are ``y_1 .. y_T`` (event L) in the plate ``pixels``. Since the prior of c
+    couples all pixels, c is there in full at every step; a batch of pixels gives an unbiased ELBO, all pixels the exact
+    one. Missing pixel-dates are masked in the likelihood.
 
     A guide must declare the plate, so that a part of the pixels can be read out:
     ``AutoNormal(model, create_plates=model.plates)``.
@@ -119,7 +118,7 @@ class PerturbedLinear(VariabilityModel):
     def __init__(
         self,
         endmembers: ArrayLike | xr.DataArray,
-        cubes: Any,
+        cubes: CubesLike | SceneLayout,
         *,
         state_scale: float = 3.0,
         reference_scale: float = 0.01,
@@ -131,8 +130,7 @@ class PerturbedLinear(VariabilityModel):
     ) -> None:
         super().__init__("model")
         layout = cubes if isinstance(cubes, SceneLayout) else SceneLayout.of(cubes)
-        if "cubes" in self._recipe:  # a saved model holds no images
-            self.record(cubes=layout)
+        self.record(cubes=layout)  # a saved model holds no images
         self.num_pixels, self.num_dates = layout.first_band.shape
         self.num_bands = len(layout.wavelength)
         self.width, self.tile_heights = layout.width, layout.tile_heights
@@ -140,8 +138,8 @@ class PerturbedLinear(VariabilityModel):
         #: What the read-out shows as M, see `show`.
         self.reference = FixedEndmembers(endmembers)
         self.num_endmembers = self.reference.value.shape[1]
-        self.state_scale = in_range(state_scale, "state_scale", 0.0, open_low=True)
-        self.reference_scale = in_range(reference_scale, "reference_scale", 0.0, open_low=True)
+        self.state_scale = positive(state_scale, "state_scale")
+        self.reference_scale = positive(reference_scale, "reference_scale")
         self.medians = {
             "noise_scale": noise_scale,
             "spatial_scale": spatial_scale,
@@ -195,10 +193,10 @@ class PerturbedLinear(VariabilityModel):
             If the pixels are not those of the model's scene.
         """
         rows = torch.arange(len(valid), device=valid.device) if index is None else index
-        known = valid.shape[1] == self.num_dates and int(rows.max()) < self.num_pixels
-        if known and pixels is not None:
-            known = torch.allclose(pixels[..., 0], self.first_band[rows])
-        if not known:
+        same = valid.shape[1] == self.num_dates and int(rows.max()) < self.num_pixels
+        if same and pixels is not None:
+            same = torch.allclose(pixels[..., 0], self.first_band[rows])
+        if not same:
             raise ValueError(
                 "expected pixels of the images that this model was made for, got others: its "
                 "abundances belong to those images; make a model for the new ones and fit it"

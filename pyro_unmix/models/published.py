@@ -6,23 +6,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable
 
-import pyro
 import torch
-from pyro import poutine
-from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from pyro_unmix.bases.linear import Basis
 from pyro_unmix.models.sglmm import SGLMM
-from pyro_unmix.ops.checks import in_range, positive_int
-from pyro_unmix.ops.distributions import IsotropicNormal
+from pyro_unmix.ops.checks import positive, positive_int
 from pyro_unmix.ops.seeding import seeded
-from pyro_unmix.ops.simplex import to_abundances
-from pyro_unmix.priors import GaussianStart, Transition
 from pyro_unmix.priors.part import Need
+from pyro_unmix.priors.walks import NetworkWalk
 
 
 class RawDCT(Basis):
@@ -39,7 +33,7 @@ class RawDCT(Basis):
     def __init__(self, num_components: int = 10, *, amplitude: float = 0.02) -> None:
         super().__init__()
         self.num_components = positive_int(num_components, "num_components")
-        self.amplitude = in_range(amplitude, "amplitude", low=0, open_low=True)
+        self.amplitude = positive(amplitude, "amplitude")
 
     def angles(self, band: Tensor, component: Tensor) -> Tensor:
         """``k (2l + 1)``, in units of ``pi / (2L)``."""
@@ -61,7 +55,7 @@ class TransposedDCT(RawDCT):
         return (2 * component + 1) * band
 
 
-class VarianceWalk(GaussianStart):
+class VarianceWalk(NetworkWalk):
     """``c_t ~ N(c_{t-1}, Delta start_variance exp(net(c_{t-1})) I)`` with net = P - P - 1, ReLU between.
 
     Eq. (18) with the network's output in a log variance and torch's default initial weights. Delta, the units of time
@@ -74,34 +68,18 @@ class VarianceWalk(GaussianStart):
 
     def __init__(self, start_variance: float = 0.1) -> None:
         super().__init__()
-        self.start_variance = in_range(start_variance, "start_variance", low=0, open_low=True)
+        self.start_variance = positive(start_variance, "start_variance")
 
-    def setup(self, *sizes: int, generator: torch.Generator) -> None:
-        super().setup(*sizes, generator=generator)
-        (num_endmembers,) = sizes
+    def setup(self, *, num_endmembers: int, generator: torch.Generator) -> None:
+        super().setup(num_endmembers=num_endmembers, generator=generator)
         with seeded(int(torch.randint(2**31, (), generator=generator))):
             self.net = nn.Sequential(
                 nn.Linear(num_endmembers, num_endmembers), nn.ReLU(), nn.Linear(num_endmembers, 1)
             )
 
-    def _log_scale(self, c: Tensor, net: nn.Module) -> Tensor:
-        return 0.5 * (math.log(self.start_variance) + net(c).squeeze(-1))
-
-    def transitions(self, index: Tensor | None = None) -> Transition:
-        net = self.net  # an access is a message of Pyro for every parameter
-
-        def transition(previous: Tensor, step: int) -> TorchDistribution:
-            elapsed = self.elapsed_at(step)
-            log_scale = self._log_scale(previous, net)
-            return IsotropicNormal(
-                previous, log_scale if elapsed is None else log_scale + 0.5 * elapsed.log()
-            )
-
-        return transition
-
-    def step_scale(self, previous: Tensor, mean_square: Tensor) -> Tensor:
-        scale = self._log_scale(previous, self.net).exp().expand(mean_square.shape)
-        return scale if self.elapsed is None else scale * self.elapsed.sqrt()
+    def log_scale(self) -> Callable[[Tensor], Tensor]:
+        net = self.net
+        return lambda c: 0.5 * (math.log(self.start_variance) + net(c).squeeze(-1))
 
 
 class FirstDateSGLMM(SGLMM):
@@ -112,46 +90,12 @@ class FirstDateSGLMM(SGLMM):
     date and prior of M0 it serves as well.
     """
 
-    def forward(  # type: ignore[override]  # no guide integrates its psi out
-        self,
-        pixels: Tensor | None,
-        valid: Tensor,
-        *,
-        index: Tensor | None = None,
-        size: int | None = None,
-        features: Mapping[str, Tensor] | None = None,
-    ) -> None:
-        """The generative program; arguments as `SGLMM.forward`."""
+    first_step = 1
+
+    def _check_dates(self, num_dates: int) -> None:
         if Need.SHARED_VARIABILITY in self.needs:
             raise ValueError("FirstDateSGLMM has no variability that pixels share: use SGLMM")
-        batch, num_dates = valid.shape
-        design = self.design()
-        self._check_dates(num_dates)
-        step_variability = self.variability_prior.transitions(num_dates)
-        noise = self.noise.by_date(num_dates)
-        step_abundance = self.abundance_prior.transitions(index)
-        observed = [None] * num_dates if pixels is None else pixels.unbind(1)
-        masks: Any = valid.unbind(1)
-        next_c, next_psi = self.abundance_prior.initial(index), self.variability_prior.initial()
-        with pyro.plate("pixels", size or batch, subsample=_subsample(index, batch), dim=-1):
-            self._factor_endmembers(valid)
-            for t in pyro.markov(range(1, num_dates + 1)):
-                c = pyro.sample(f"c_{t}", next_c)
-                psi = pyro.sample(f"psi_{t}", next_psi)
-                mean = self._mean(to_abundances(c), psi, design)
-                with poutine.mask(mask=masks[t - 1]):
-                    pyro.sample(f"y_{t}", noise[t - 1](mean), obs=observed[t - 1])
-                if t < num_dates:
-                    next_c, next_psi = step_abundance(c, t + 1), step_variability(psi, t + 1)
+        super()._check_dates(num_dates)
 
-    def decode_variability(self, latents: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Abundances (..., T, P) and variability (..., T, K, P) of site values ``c_t``, ``psi_t``."""
-        return super().decode_variability(
-            {"c_0": latents["c_1"], "psi_0": latents["psi_1"], **latents}
-        )
-
-
-def _subsample(index: Tensor | None, batch: int) -> Tensor | None:
-    if index is not None and len(index) != batch:
-        raise ValueError(f"index must have one entry per pixel ({batch}), got {len(index)}")
-    return index
+    def _factor_integrated(self, *_: object) -> None:
+        raise TypeError("no guide integrates the variability of a FirstDateSGLMM out: use SGLMM")

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 import pyro
@@ -19,7 +18,7 @@ from pyro_unmix.data.days import as_days, day_numbers
 from pyro_unmix.data.libraries import is_library, library_endmembers
 from pyro_unmix.mixing import LinearMixing, Mixing, design_matrix, mixing_features
 from pyro_unmix.models.base import VariabilityModel
-from pyro_unmix.ops.checks import in_range, positive_int
+from pyro_unmix.ops.checks import positive, positive_int
 from pyro_unmix.ops.seeding import seeded
 from pyro_unmix.ops.simplex import to_abundances
 from pyro_unmix.priors import (
@@ -33,6 +32,9 @@ from pyro_unmix.priors import (
     WhiteNoise,
 )
 from pyro_unmix.priors.part import Need
+
+if TYPE_CHECKING:
+    from pyro_unmix.models.idnet import IDNet
 
 
 class IntegratedStates(Protocol):
@@ -56,10 +58,9 @@ class SGLMM(VariabilityModel):
         y_t ~ N(M_t a_t, sigma_r^2 I),              t = 1..T
 
     Each line is an object that can be swapped; the defaults are the paper's. With `dates`, the transitions take the
-    time between them; before the first date passes one unit. Sites: ``c_0 .. c_T`` (event P),
-    ``psi_0 .. psi_T`` (event K P, component outer, material inner) and ``y_1 .. y_T`` (event L), in the plate
-    ``pixels``. A pixel-date that is not valid is masked in the likelihood while its state still evolves. A prior of M0
-    is a factor ``M0`` in the plate.
+    time between them; before the first date passes one unit. Sites: ``c_0 .. c_T`` (event P), ``psi_0 .. psi_T`` (event
+    K P, component outer, material inner) and ``y_1 .. y_T`` (event L), in the plate ``pixels``. A pixel-date that is
+    not valid is masked in the likelihood while its state still evolves. A prior of M0 is a factor ``M0`` in the plate.
 
     Parameters
     ----------
@@ -101,6 +102,9 @@ class SGLMM(VariabilityModel):
     #: Sites in the plate that are of what all pixels share, and say nothing of a single one.
     shared_sites: ClassVar[frozenset[str]] = frozenset({"M0", "field"})
 
+    #: The first step that has states: 0, a unit of time before the first image.
+    first_step: ClassVar[int] = 0
+
     def __init__(
         self,
         endmembers: ArrayLike | Endmembers,
@@ -116,7 +120,7 @@ class SGLMM(VariabilityModel):
     ) -> None:
         super().__init__("model")
         if is_library(endmembers):
-            endmembers = library_endmembers(endmembers)  # type: ignore[arg-type]
+            endmembers = library_endmembers(endmembers)
         reference = endmembers if isinstance(endmembers, Endmembers) else FreeEndmembers(endmembers)
         self.reference = copy.deepcopy(reference)
         self.basis = _part(basis, Basis, DCT, "basis")
@@ -133,20 +137,26 @@ class SGLMM(VariabilityModel):
         seed = positive_int(seed, "seed", minimum=0)
         generator = torch.Generator().manual_seed(seed)
         for part in (self.basis, self.mixing):
-            part.setup(self.num_bands, self.num_endmembers, generator=generator)
+            part.setup(
+                num_bands=self.num_bands, num_endmembers=self.num_endmembers, generator=generator
+            )
         # In a scope of its own: calling a decoder enters its parameters into Pyro's store.
         with torch.no_grad(), pyro.get_param_store().scope():
             components = self.basis.components(self.reference.value)  # raises if sizes do not fit
-        self.abundance_prior.setup(self.num_endmembers, generator=generator)
-        self.variability_prior.setup(self.num_endmembers, self.num_components, generator=generator)
-        self.noise.setup(self.num_bands, generator=generator)
+        self.abundance_prior.setup(num_endmembers=self.num_endmembers, generator=generator)
+        self.variability_prior.setup(
+            num_endmembers=self.num_endmembers,
+            num_components=self.num_components,
+            generator=generator,
+        )
+        self.noise.setup(num_bands=self.num_bands, generator=generator)
         with torch.no_grad():
             spread = self.variability_prior.first_variance().sqrt()
             spread = spread.reshape(self.num_components, self.num_endmembers)
             self.reference.set_variability(components * spread)
         self.time_unit = time_unit
         if time_unit is not None:
-            in_range(time_unit, "time_unit", low=0, open_low=True)
+            positive(time_unit, "time_unit")
         self.set_dates(dates)
 
     def set_dates(self, dates: ArrayLike | None) -> None:
@@ -173,10 +183,8 @@ class SGLMM(VariabilityModel):
         for part in (self.abundance_prior, self.variability_prior):
             part.set_elapsed(elapsed)
             part.set_days(None if dates is None else np.atleast_1d(np.asarray(dates)))
-        # A subclass whose constructor takes no dates finds its own when it is rebuilt.
-        if "dates" in inspect.signature(type(self)).parameters:
-            days = None if dates is None else day_numbers(dates)
-            self.record(dates=days, time_unit=self.time_unit)
+        days = None if dates is None else day_numbers(dates)
+        self.record(dates=days, time_unit=self.time_unit)
 
     def add_dates(self, places: Sequence[int], dates: ArrayLike) -> None:
         """Take more dates, of which those so far are at `places`, where the variability belongs to its dates."""
@@ -253,16 +261,18 @@ class SGLMM(VariabilityModel):
         index = _subsample(index, batch)
         offsets = self.variability_prior.sample_offsets(index, batch, num_dates)
         shared = [0.0] * num_dates if offsets is None else offsets.unbind(-2)
+        next_c, next_psi = self.abundance_prior.initial(index), self.variability_prior.initial()
         with pyro.plate("pixels", size or batch, subsample=index, dim=-1):
             self._factor_endmembers(valid)
-            c = pyro.sample("c_0", self.abundance_prior.initial(index))
-            psi = pyro.sample("psi_0", self.variability_prior.initial())
-            for t in pyro.markov(range(1, num_dates + 1)):
-                c = pyro.sample(f"c_{t}", step_abundance(c, t))
-                psi = pyro.sample(f"psi_{t}", step_variability(psi, t))
-                mean = self._mean(to_abundances(c), psi + shared[t - 1], design)
-                with poutine.mask(mask=masks[t - 1]):
-                    pyro.sample(f"y_{t}", noise[t - 1](mean), obs=observed[t - 1])
+            for t in pyro.markov(range(self.first_step, num_dates + 1)):
+                c = pyro.sample(f"c_{t}", next_c)
+                psi = pyro.sample(f"psi_{t}", next_psi)
+                if t > 0:
+                    mean = self._mean(to_abundances(c), psi + shared[t - 1], design)
+                    with poutine.mask(mask=masks[t - 1]):
+                        pyro.sample(f"y_{t}", noise[t - 1](mean), obs=observed[t - 1])
+                if t < num_dates:
+                    next_c, next_psi = step_abundance(c, t + 1), step_variability(psi, t + 1)
 
     def _factor_integrated(
         self, valid: Tensor, index: Tensor | None, size: int | None, integrated: IntegratedStates
@@ -306,8 +316,8 @@ class SGLMM(VariabilityModel):
 
         Endmembers follow by `mixing_endmembers`, date by date: all at once they would be L times as large.
         """
-        num_dates = sum(name.removeprefix("c_").isdigit() for name in latents) - 1
-        dates = range(1, num_dates + 1)
+        num_states = sum(name.removeprefix("c_").isdigit() for name in latents)
+        dates = range(1, num_states + self.first_step)
         c = torch.stack([latents[f"c_{t}"] for t in dates], dim=-2)
         psi = torch.stack([latents[f"psi_{t}"] for t in dates], dim=-2)
         if "field" in latents:
@@ -315,39 +325,30 @@ class SGLMM(VariabilityModel):
         return to_abundances(c), psi.unflatten(-1, (self.num_components, self.num_endmembers))
 
     def mixing_endmembers(self, variability: Tensor) -> Tensor:
-        """Per-pixel endmembers ``M0 + sum_k F_k diag(psi_k)``, or decoded ones.
-
-        Parameters
-        ----------
-        variability : Tensor, shape (..., K, P)
-
-        Returns
-        -------
-        Tensor, shape (..., L, P)
-        """
+        """Per-pixel endmembers ``M0 + sum_k F_k diag(psi_k)``, or decoded ones: (..., K, P) -> (..., L, P)."""
         return self.basis.varied(self.reference.value, variability)
 
     def sample_sequence(
         self, num_pixels: int, num_dates: int, *, seed: int = 0
     ) -> dict[str, Tensor]:
-        """Simulate pixels from this very program.
+        """Draws of this program: ``pixels`` (N, T, L), ``abundances`` (N, T, P), ``variability`` (N, T, K, P)."""
+        return _simulated(self, num_pixels, num_dates, seed)
 
-        Returns
-        -------
-        dict
-            ``pixels`` (N, T, L), ``abundances`` (N, T, P), ``variability`` (N, T, K, P).
-        """
-        num_pixels = positive_int(num_pixels, "num_pixels")
-        num_dates = positive_int(num_dates, "num_dates")
-        device = self.reference.value.device
-        valid = torch.ones(num_pixels, num_dates, dtype=torch.bool, device=device)
-        seed = positive_int(seed, "seed", minimum=0)
-        with torch.no_grad(), seeded(seed, device), pyro.get_param_store().scope():
-            sites = poutine.trace(self).get_trace(None, valid).nodes
-        values: dict[str, Any] = {k: v["value"] for k, v in sites.items() if v["type"] == "sample"}
-        abundances, variability = self.decode_variability(values)
-        pixels = torch.stack([values[f"y_{t}"] for t in range(1, num_dates + 1)], dim=1)
-        return {"pixels": pixels, "abundances": abundances, "variability": variability}
+
+def _simulated(
+    model: SGLMM | IDNet, num_pixels: int, num_dates: int, seed: int
+) -> dict[str, Tensor]:
+    """Pixels, abundances and variability drawn from a program; its parameters stay out of Pyro's store."""
+    sizes = positive_int(num_pixels, "num_pixels"), positive_int(num_dates, "num_dates")
+    device = model.reference.value.device
+    valid = torch.ones(sizes, dtype=torch.bool, device=device)
+    seed = positive_int(seed, "seed", minimum=0)
+    with torch.no_grad(), seeded(seed, device), pyro.get_param_store().scope():
+        sites = poutine.trace(model).get_trace(None, valid).nodes
+    values: dict[str, Any] = {k: v["value"] for k, v in sites.items() if v["type"] == "sample"}
+    abundances, variability = model.decode_variability(values)
+    pixels = torch.stack([values[f"y_{t}"] for t in range(1, num_dates + 1)], dim=1)
+    return {"pixels": pixels, "abundances": abundances, "variability": variability}
 
 
 def _subsample(index: Tensor | None, batch: int) -> Tensor | None:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
-from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor
+
+from pyro_unmix.ops.distributions import NoiseDistribution
 
 _LOG_2PI = math.log(2 * math.pi)
 
 
-class SmoothField(TorchDistribution):
+class SmoothField(NoiseDistribution):
     """Gaussian Markov field over pixels and dates: neighbours in space and in time are alike.
 
     The precision is ``S / spatial_scale^2 + C / temporal_scale^2 + I / level_scale^2`` with S and C
@@ -34,8 +35,7 @@ class SmoothField(TorchDistribution):
     """
 
     arg_constraints: ClassVar = {}
-    support = constraints.real_vector
-    has_rsample = True
+    batched: ClassVar = {"spatial_scale": 0, "temporal_scale": 0}
 
     def __init__(
         self,
@@ -44,7 +44,6 @@ class SmoothField(TorchDistribution):
         spatial_scale: Tensor,
         temporal_scale: Tensor,
         level_scale: float,
-        validate_args: bool | None = None,
     ) -> None:
         self.sizes = torch.Size([sum(tile_heights), *sizes])
         self.tile_heights, self.level_scale = tile_heights, level_scale
@@ -52,17 +51,7 @@ class SmoothField(TorchDistribution):
             spatial_scale, temporal_scale
         )
         events = torch.Size([self.sizes.numel()])
-        super().__init__(self.spatial_scale.shape, events, validate_args=validate_args)
-
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
-        return SmoothField(
-            self.sizes[1:],
-            self.tile_heights,
-            self.spatial_scale.expand(batch_shape),
-            self.temporal_scale.expand(batch_shape),
-            self.level_scale,
-            validate_args=False,
-        )
+        super().__init__(self.spatial_scale.shape, events)
 
     def precisions(self) -> Tensor:
         """Eigenvalues of the precision, (..., H, W, T)."""
@@ -87,11 +76,8 @@ class SmoothField(TorchDistribution):
         log_det = self.sizes[-1] * self.precisions().log().sum((-3, -2, -1))
         return 0.5 * (log_det - energy - self.sizes.numel() * _LOG_2PI)
 
-    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
-        like = self.spatial_scale
-        shape = torch.Size(sample_shape) + self.batch_shape + self.sizes
-        white = torch.randn(shape, dtype=like.dtype, device=like.device)
-        white = white / self.precisions().sqrt()[..., None]
+    def _draw(self, noise: Tensor) -> Tensor:
+        white = noise.unflatten(-1, self.sizes) / self.precisions().sqrt()[..., None]
         rows = torch.block_diag(*[self._cosines(height) for height in self.tile_heights])
         columns, dates = self._cosines(self.sizes[1]), self._cosines(self.sizes[2])
         return torch.einsum("hi,wj,tk,...ijkp->...hwtp", rows, columns, dates, white).flatten(-4)
@@ -107,7 +93,7 @@ class SmoothField(TorchDistribution):
         return columns / columns.norm(dim=0)
 
 
-class SmoothSpectra(TorchDistribution):
+class SmoothSpectra(NoiseDistribution):
     """Gaussian spectra with small second differences, near given ones.
 
     The density is proportional to ``exp -1/2 [m'D'D m / curvature_scale^2 + ||m - m0||^2 /
@@ -126,8 +112,7 @@ class SmoothSpectra(TorchDistribution):
     """
 
     arg_constraints: ClassVar = {}
-    support = constraints.real_vector
-    has_rsample = True
+    batched: ClassVar = {"curvature_scale": 0}
 
     def __init__(
         self,
@@ -135,16 +120,11 @@ class SmoothSpectra(TorchDistribution):
         eigen: tuple[Tensor, Tensor],
         curvature_scale: Tensor,
         level_scale: float,
-        validate_args: bool | None = None,
     ) -> None:
         self.reference, self.eigen = reference, eigen
         self.curvature_scale, self.level_scale = curvature_scale, level_scale
         events = torch.Size([reference.numel()])
-        super().__init__(curvature_scale.shape, events, validate_args=validate_args)
-
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
-        scale = self.curvature_scale.expand(batch_shape)
-        return SmoothSpectra(self.reference, self.eigen, scale, self.level_scale, False)
+        super().__init__(curvature_scale.shape, events)
 
     def _coordinates(self) -> tuple[Tensor, Tensor]:
         """Means (..., L, P) and precisions (..., L, 1) of the coordinates in the eigenvectors."""
@@ -160,10 +140,9 @@ class SmoothSpectra(TorchDistribution):
         log_det = self.reference.shape[1] * precision.log().sum((-2, -1))
         return 0.5 * (log_det - distance.sum((-2, -1)) - self.reference.numel() * _LOG_2PI)
 
-    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
+    def _draw(self, noise: Tensor) -> Tensor:
         loc, precision = self._coordinates()
-        shape = torch.Size(sample_shape) + self.batch_shape + self.reference.shape
-        white = torch.randn(shape, dtype=loc.dtype, device=loc.device)
+        white = noise.unflatten(-1, self.reference.shape)
         return (self.eigen[1] @ (loc + white / precision.sqrt())).flatten(-2)
 
 

@@ -9,7 +9,6 @@ from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
-import xarray as xr
 
 
 def finite_array(
@@ -47,19 +46,15 @@ def finite_array(
         raise ValueError(f"{name} must be a regular array of numbers: {error}") from error
     if array.dtype.kind not in "iuf":
         raise TypeError(f"{name} must hold real numbers, got {array.dtype} ({type(x).__name__})")
-    if ndim is not None:
-        rank(array, name, ndim)
+    if ndim is not None and array.ndim != ndim:
+        raise ValueError(
+            f"{name} must have {ndim} dimensions, got {array.ndim}: shape {array.shape}"
+        )
     array = array.astype(dtype, copy=False)
     bad = np.count_nonzero(~np.isfinite(array))
     if bad:
         raise ValueError(f"{name} must be finite, got {bad} NaN or infinite of {array.size} values")
     return array
-
-
-def rank(x: np.ndarray | xr.DataArray, name: str, ndim: int) -> None:
-    """Raise ValueError unless `x` has `ndim` dimensions."""
-    if x.ndim != ndim:
-        raise ValueError(f"{name} must have {ndim} dimensions, got {x.ndim}: shape {x.shape}")
 
 
 def positive_int(value: object, name: str, *, minimum: int = 1) -> int:
@@ -119,6 +114,11 @@ def in_range(
         right = ")" if open_high or math.isinf(high) else "]"
         raise ValueError(f"{name} must lie in {left}{low:g}, {high:g}{right}, got {number:g}")
     return number
+
+
+def positive(value: object, name: str) -> float:
+    """Return `value` as a finite float above zero; errors as `in_range`."""
+    return in_range(value, name, 0.0, open_low=True)
 
 
 def choice(value: object, name: str, choices: Iterable[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any, ClassVar
 
@@ -25,8 +26,89 @@ def _squared_distance(first: Tensor, second: Tensor) -> Tensor:
     return torch.nn.functional.mse_loss(first, second, reduction="none").sum(-1)
 
 
-class DiagonalNormal(TorchDistribution):
-    """``N(loc, diag(scale)^2)``; a draw remembers its noise, so that its density is a sum of squares.
+class VectorDistribution(TorchDistribution):
+    """Base of distributions of vectors (D,), as a rule about a centre `loc` (..., D)."""
+
+    arg_constraints: ClassVar = {"loc": constraints.real_vector}
+    support = constraints.real_vector
+
+    #: Parameters that `expand` expands, with the number of axes that are no batch; the others broadcast.
+    batched: ClassVar[dict[str, int]] = {"loc": 1}
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
+        batch_shape = torch.Size(batch_shape)
+        if batch_shape == self.batch_shape:
+            return self
+        other = copy.copy(self)
+        other._batch_shape = batch_shape
+        for name, num_axes in self.batched.items():
+            values = getattr(self, name)
+            shape = batch_shape + values.shape[values.dim() - num_axes :]
+            setattr(other, name, values.expand(shape))
+        return other
+
+    @property
+    def mean(self) -> Tensor:
+        return self._whole(self.loc)
+
+    def _whole(self, values: Tensor) -> Tensor:
+        """Values for every vector of the batch."""
+        return values.expand(self.batch_shape + self.event_shape)
+
+    def _standard_normal(self, sample_shape: Any) -> Tensor:
+        like = getattr(self, next(iter(self.batched)))
+        shape = self._extended_shape(sample_shape)
+        return torch.randn(shape, dtype=like.dtype, device=like.device)
+
+
+class NoiseDistribution(VectorDistribution):
+    """Base of distributions whose draws are made of standard-normal noise of their own shape.
+
+    The last draw is remembered together with its noise, so that its density need not solve for the noise. Subclasses
+    give `_draw` and, for the Gaussian `log_prob` here, its inverse `noise_of` and `log_det_of_root`.
+    """
+
+    has_rsample = True
+    _last: tuple[Tensor, Tensor] | None = None
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
+        other = super().expand(batch_shape)
+        if other is not self:
+            other._last = None
+        return other
+
+    def _draw(self, noise: Tensor) -> Tensor:
+        """The draw made of noise."""
+        raise NotImplementedError(f"{type(self).__name__} must implement from_noise()")
+
+    def noise_of(self, value: Tensor) -> Tensor:
+        """The noise that a draw is made of."""
+        raise NotImplementedError(f"{type(self).__name__} must implement log_prob()")
+
+    def log_det_of_root(self) -> Tensor:
+        """``log det`` (...) of the matrix that the noise is multiplied by."""
+        raise NotImplementedError(f"{type(self).__name__} must implement log_prob()")
+
+    def from_noise(self, noise: Tensor) -> Tensor:
+        """The draw made of standard-normal noise (..., D), with gradients of the parameters."""
+        value = self._draw(noise)
+        self._last = (value, noise)
+        return value
+
+    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
+        return self.from_noise(self._standard_normal(sample_shape))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._last is not None and value is self._last[0]:
+            noise = self._last[1]
+        else:
+            noise = self.noise_of(value)
+        constant = self.log_det_of_root() + 0.5 * self.event_shape[0] * _LOG_2PI
+        return torch.add(-constant, noise.square().sum(-1), alpha=-0.5)
+
+
+class DiagonalNormal(NoiseDistribution):
+    """``N(loc, diag(scale)^2)``.
 
     Parameters
     ----------
@@ -40,62 +122,33 @@ class DiagonalNormal(TorchDistribution):
         "loc": constraints.real_vector,
         "scale": constraints.independent(constraints.positive, 1),
     }
-    support = constraints.real_vector
-    has_rsample = True
 
-    def __init__(
-        self,
-        loc: Tensor,
-        scale: Tensor,
-        log_det: Tensor | None = None,
-        validate_args: bool | None = None,
-    ) -> None:
+    def __init__(self, loc: Tensor, scale: Tensor, log_det: Tensor | None = None) -> None:
         self.loc, self.scale, self._log_det = loc, scale, log_det
-        self._last: tuple[Tensor, Tensor] | None = None
         batch_shape = _common_shape(loc.shape[:-1], scale.shape[:-1])
-        super().__init__(batch_shape, loc.shape[-1:], validate_args=validate_args)
-
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
-        batch_shape = torch.Size(batch_shape)
-        if batch_shape == self.batch_shape:
-            return self
-        loc = self.loc.expand(batch_shape + self.event_shape)
-        return DiagonalNormal(loc, self.scale, self._log_det, validate_args=False)
-
-    @property
-    def mean(self) -> Tensor:
-        return self.loc.expand(self.batch_shape + self.event_shape)
+        super().__init__(batch_shape, loc.shape[-1:])
 
     @property
     def variance(self) -> Tensor:
-        return self.scale.square().expand(self.batch_shape + self.event_shape)
+        return self._whole(self.scale.square())
 
-    def from_noise(self, noise: Tensor) -> Tensor:
-        """``loc + scale noise``."""
-        value = torch.addcmul(self.loc, self.scale, noise)
-        self._last = (value, noise)
-        return value
+    def _draw(self, noise: Tensor) -> Tensor:
+        return torch.addcmul(self.loc, self.scale, noise)
 
-    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
-        shape = self._extended_shape(sample_shape)
-        return self.from_noise(torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device))
+    def noise_of(self, value: Tensor) -> Tensor:
+        return (value - self.loc) / self.scale
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        if self._last is not None and value is self._last[0]:
-            noise = self._last[1]
-        else:
-            noise = (value - self.loc) / self.scale
+    def log_det_of_root(self) -> Tensor:
         if self._log_det is None:
             self._log_det = self.scale.log().sum(-1)
-        constant = self._log_det + 0.5 * self.event_shape[0] * _LOG_2PI
-        return torch.add(-constant, noise.square().sum(-1), alpha=-0.5)
+        return self._log_det
 
 
-class PrecisionNormal(TorchDistribution):
+class PrecisionNormal(NoiseDistribution):
     """Gaussian ``N(loc, (C C')^-1)`` given the Cholesky factor C of its precision.
 
     Conditionals come as precisions; unlike `MultivariateNormal` this never factorises or inverts anything. A draw is
-    ``loc + C'^-1 eps``, and the density of the last draw reuses its ``eps``.
+    ``loc + C'^-1 eps``.
 
     Parameters
     ----------
@@ -106,10 +159,6 @@ class PrecisionNormal(TorchDistribution):
         ``log det C``, where it is known already.
     """
 
-    arg_constraints: ClassVar = {"loc": constraints.real_vector}
-    support = constraints.real_vector
-    has_rsample = True
-
     def __init__(
         self,
         loc: Tensor,
@@ -117,20 +166,9 @@ class PrecisionNormal(TorchDistribution):
         log_det: Tensor | None = None,
         validate_args: bool | None = None,
     ) -> None:
+        self.loc, self.precision_tril, self._log_det = loc, precision_tril, log_det
         batch_shape = _common_shape(loc.shape[:-1], precision_tril.shape[:-2])
-        self.loc = loc.expand(*batch_shape, loc.shape[-1])
-        self.precision_tril = precision_tril.expand(*batch_shape, *precision_tril.shape[-2:])
-        self._log_det = log_det
-        self._last: tuple[Tensor, Tensor] | None = None
         super().__init__(batch_shape, loc.shape[-1:], validate_args=validate_args)
-
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
-        batch_shape = torch.Size(batch_shape)
-        if batch_shape == self.batch_shape:
-            return self
-        loc = self.loc.expand(batch_shape + self.event_shape)
-        tril = self.precision_tril.expand(batch_shape + self.event_shape * 2)
-        return PrecisionNormal(loc, tril, self._log_det, validate_args=False)
 
     @property
     def log_det(self) -> Tensor:
@@ -140,38 +178,25 @@ class PrecisionNormal(TorchDistribution):
         return self._log_det
 
     @property
-    def mean(self) -> Tensor:
-        return self.loc
-
-    @property
     def variance(self) -> Tensor:
         eye = torch.eye(self.event_shape[0], dtype=self.loc.dtype, device=self.loc.device)
         inverse = torch.linalg.solve_triangular(self.precision_tril, eye, upper=False)
-        return inverse.square().sum(-2)
+        return self._whole(inverse.square().sum(-2))
 
-    def from_noise(self, noise: Tensor) -> Tensor:
-        """``loc + C'^-1 noise`` for standard-normal noise of shape (..., D)."""
+    def _draw(self, noise: Tensor) -> Tensor:
         step = torch.linalg.solve_triangular(
             self.precision_tril.mT, noise.unsqueeze(-1), upper=True
         )
-        value = self.loc + step.squeeze(-1)
-        self._last = (value, noise)
-        return value
+        return self.loc + step.squeeze(-1)
 
-    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
-        shape = self._extended_shape(sample_shape)
-        return self.from_noise(torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device))
+    def noise_of(self, value: Tensor) -> Tensor:
+        return (self.precision_tril.mT @ (value - self.loc).unsqueeze(-1)).squeeze(-1)
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        if self._last is not None and value is self._last[0]:
-            noise = self._last[1]
-        else:
-            noise = (self.precision_tril.mT @ (value - self.loc).unsqueeze(-1)).squeeze(-1)
-        squared = noise.square().sum(-1)
-        return self.log_det - 0.5 * (squared + self.event_shape[0] * _LOG_2PI)
+    def log_det_of_root(self) -> Tensor:
+        return -self.log_det
 
 
-class FactorNormal(TorchDistribution):
+class FactorNormal(NoiseDistribution):
     """Gaussian of the draws ``loc + F (shift + exp(log_scale) eps)``, F upper triangular.
 
     That is ``N(loc + F shift, F diag(exp(log_scale))^2 F')``. A draw and its density factorise and solve nothing.
@@ -187,10 +212,6 @@ class FactorNormal(TorchDistribution):
         Zero without them.
     """
 
-    arg_constraints: ClassVar = {"loc": constraints.real_vector}
-    support = constraints.real_vector
-    has_rsample = True
-
     def __init__(
         self,
         loc: Tensor,
@@ -198,20 +219,11 @@ class FactorNormal(TorchDistribution):
         log_det: Tensor,
         shift: Tensor | None = None,
         log_scale: Tensor | None = None,
-        validate_args: bool | None = None,
     ) -> None:
         self.loc, self.factor, self._log_det = loc, factor, log_det
         self.shift, self.log_scale = shift, log_scale
-        self._last: tuple[Tensor, Tensor] | None = None
         batch_shape = _common_shape(loc.shape[:-1], factor.shape[:-2])
-        super().__init__(batch_shape, loc.shape[-1:], validate_args=validate_args)
-
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
-        if torch.Size(batch_shape) == self.batch_shape:
-            return self
-        loc = self.loc.expand(torch.Size(batch_shape) + self.event_shape)
-        rest = (self.factor, self._log_det, self.shift, self.log_scale)
-        return FactorNormal(loc, *rest, validate_args=False)
+        super().__init__(batch_shape, loc.shape[-1:])
 
     @property
     def log_det(self) -> Tensor:
@@ -220,45 +232,101 @@ class FactorNormal(TorchDistribution):
 
     @property
     def mean(self) -> Tensor:
-        loc = self.loc.expand(self.batch_shape + self.event_shape)
+        loc = super().mean
         return loc if self.shift is None else loc + self._times(self.shift)
 
     @property
     def variance(self) -> Tensor:
-        scaled = self.factor if self.log_scale is None else self._scaled()
-        return scaled.square().sum(-1).expand(self.batch_shape + self.event_shape)
-
-    def _scaled(self) -> Tensor:
-        return self.factor * self.log_scale.exp().unsqueeze(-2)  # type: ignore[union-attr]
+        root = self.factor
+        if self.log_scale is not None:
+            root = root * self.log_scale.exp().unsqueeze(-2)
+        return self._whole(root.square().sum(-1))
 
     def _times(self, vector: Tensor) -> Tensor:
         return (self.factor @ vector.unsqueeze(-1)).squeeze(-1)
 
-    def from_noise(self, noise: Tensor) -> Tensor:
-        """``loc + F (shift + exp(log_scale) noise)`` for standard-normal noise of shape (..., D)."""
-        inner = noise
+    def _draw(self, noise: Tensor) -> Tensor:
         if self.shift is not None and self.log_scale is not None:
-            inner = torch.addcmul(self.shift, self.log_scale.exp(), noise)
-        value = self.loc + self._times(inner)
-        self._last = (value, noise)
-        return value
+            noise = torch.addcmul(self.shift, self.log_scale.exp(), noise)
+        return self.loc + self._times(noise)
 
-    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
-        shape = self._extended_shape(sample_shape)
-        return self.from_noise(torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device))
+    def noise_of(self, value: Tensor) -> Tensor:
+        away = (value - self.loc).unsqueeze(-1)
+        noise = torch.linalg.solve_triangular(self.factor, away, upper=True).squeeze(-1)
+        if self.shift is not None and self.log_scale is not None:
+            noise = (noise - self.shift) * (-self.log_scale).exp()
+        return noise
+
+    def log_det_of_root(self) -> Tensor:
+        return self.log_det
+
+
+class IsotropicNormal(NoiseDistribution):
+    """``N(loc, exp(log_scale)^2 I)`` with one scale for all coordinates: its density needs one pass over them.
+
+    Parameters
+    ----------
+    loc : Tensor, shape (..., D)
+    log_scale : Tensor, scalar or shape (...)
+    """
+
+    def __init__(self, loc: Tensor, log_scale: Tensor) -> None:
+        self.loc, self.log_scale = loc, log_scale
+        batch_shape = _common_shape(loc.shape[:-1], log_scale.shape)
+        super().__init__(batch_shape, loc.shape[-1:])
+
+    @property
+    def variance(self) -> Tensor:
+        return self._whole((2 * self.log_scale).exp().unsqueeze(-1))
+
+    def _draw(self, noise: Tensor) -> Tensor:
+        return self.loc + self.log_scale.exp().unsqueeze(-1) * noise
 
     def log_prob(self, value: Tensor) -> Tensor:
-        if self._last is not None and value is self._last[0]:
-            noise = self._last[1]
-        else:
-            away = (value - self.loc).unsqueeze(-1)
-            noise = torch.linalg.solve_triangular(self.factor, away, upper=True).squeeze(-1)
-            if self.shift is not None and self.log_scale is not None:
-                noise = (noise - self.shift) * (-self.log_scale).exp()
-        return -self.log_det - 0.5 * (noise.square().sum(-1) + self.event_shape[0] * _LOG_2PI)
+        squared = _squared_distance(value, self.loc)
+        constant = self.event_shape[0] * (self.log_scale + 0.5 * _LOG_2PI)
+        return torch.addcmul(-constant, (-2 * self.log_scale).exp(), squared, value=-0.5)
 
 
-class JumpNormal(TorchDistribution):
+class IsotropicStudentT(VectorDistribution):
+    """Multivariate Student-t of scale matrix ``exp(log_scale)^2 I``: a Gaussian with one random scale per vector.
+
+    Its `mean` is the centre, also where nu <= 1 and there is no mean.
+
+    Parameters
+    ----------
+    loc : Tensor, shape (..., D)
+    log_scale : Tensor, scalar or shape (...)
+    dof : Tensor, scalar
+        Degrees of freedom nu.
+    """
+
+    arg_constraints: ClassVar = {"loc": constraints.real_vector, "dof": constraints.positive}
+    has_rsample = True
+
+    def __init__(self, loc: Tensor, log_scale: Tensor, dof: Tensor) -> None:
+        self.loc, self.log_scale, self.dof = loc, log_scale, dof
+        batch_shape = _common_shape(loc.shape[:-1], log_scale.shape)
+        super().__init__(batch_shape, loc.shape[-1:])
+
+    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
+        noise = self._standard_normal(sample_shape)
+        half = (0.5 * self.dof).expand(noise.shape[:-1])
+        weight = torch._standard_gamma(half) / half
+        scale = self.log_scale.exp() / weight.clamp(min=1e-30).sqrt()
+        return self.loc + scale.unsqueeze(-1) * noise
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        squared = _squared_distance(value, self.loc)
+        size = self.event_shape[0]
+        total = 0.5 * (self.dof + size)
+        constant = torch.lgamma(total) - torch.lgamma(0.5 * self.dof)
+        constant = constant - 0.5 * size * (self.dof * math.pi).log() - size * self.log_scale
+        spread = self.dof * (2 * self.log_scale).exp()
+        return constant - total * torch.log1p(squared / spread)
+
+
+class JumpNormal(VectorDistribution):
     """Two isotropic Gaussians about one centre: ``(1 - rho) N(loc, s^2 I) + rho N(loc, S^2 I)``.
 
     Parameters
@@ -268,24 +336,16 @@ class JumpNormal(TorchDistribution):
         The mixture of steps.
     """
 
-    arg_constraints: ClassVar = {"loc": constraints.real_vector}
-    support = constraints.real_vector
     has_rsample = False
 
-    def __init__(self, loc: Tensor, steps: JumpSteps, validate_args: bool | None = None) -> None:
+    def __init__(self, loc: Tensor, steps: JumpSteps) -> None:
         self.loc, self.steps = loc, steps
-        super().__init__(loc.shape[:-1], loc.shape[-1:], validate_args=validate_args)
-
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
-        loc = self.loc.expand(torch.Size(batch_shape) + self.event_shape)
-        return JumpNormal(loc, self.steps, validate_args=False)
+        super().__init__(loc.shape[:-1], loc.shape[-1:])
 
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
         with torch.no_grad():
-            shape = self._extended_shape(sample_shape)
-            scale = self.steps.draw_scale(shape[:-1]).unsqueeze(-1)
-            noise = torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
-            return self.loc + scale * noise
+            scale = self.steps.draw_scale(self._extended_shape(sample_shape)[:-1]).unsqueeze(-1)
+            return self.loc + scale * self._standard_normal(sample_shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
         return torch.logaddexp(*self.steps.log_joint(_squared_distance(value, self.loc)))
@@ -330,102 +390,3 @@ class JumpSteps:
         """Random scales, s or S."""
         jumps = torch.bernoulli(torch.sigmoid(self.jump_logit).expand(shape)).bool()
         return torch.where(jumps, self.scales[1], self.scales[0])
-
-
-class IsotropicNormal(TorchDistribution):
-    """``N(loc, exp(log_scale)^2 I)`` with one scale for all coordinates: its density needs one pass over them.
-
-    Parameters
-    ----------
-    loc : Tensor, shape (..., D)
-    log_scale : Tensor, scalar or shape (...)
-    """
-
-    arg_constraints: ClassVar = {"loc": constraints.real_vector}
-    support = constraints.real_vector
-    has_rsample = True
-
-    def __init__(self, loc: Tensor, log_scale: Tensor, validate_args: bool | None = None) -> None:
-        self.loc, self.log_scale = loc, log_scale
-        batch_shape = _common_shape(loc.shape[:-1], log_scale.shape)
-        super().__init__(batch_shape, loc.shape[-1:], validate_args=validate_args)
-
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
-        if torch.Size(batch_shape) == self.batch_shape:
-            return self
-        loc = self.loc.expand(torch.Size(batch_shape) + self.event_shape)
-        return IsotropicNormal(loc, self.log_scale, validate_args=False)
-
-    @property
-    def mean(self) -> Tensor:
-        return self.loc.expand(self.batch_shape + self.event_shape)
-
-    @property
-    def variance(self) -> Tensor:
-        variance = (2 * self.log_scale).exp().unsqueeze(-1)
-        return variance.expand(self.batch_shape + self.event_shape)
-
-    def from_noise(self, noise: Tensor) -> Tensor:
-        """``loc + scale noise``."""
-        return self.loc + self.log_scale.exp().unsqueeze(-1) * noise
-
-    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
-        shape = self._extended_shape(sample_shape)
-        return self.from_noise(torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device))
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        squared = _squared_distance(value, self.loc)
-        size = self.event_shape[0]
-        constant = size * (self.log_scale + 0.5 * _LOG_2PI)
-        return torch.addcmul(-constant, (-2 * self.log_scale).exp(), squared, value=-0.5)
-
-
-class IsotropicStudentT(TorchDistribution):
-    """Multivariate Student-t of scale matrix ``exp(log_scale)^2 I``: a Gaussian with one random scale per vector.
-
-    Parameters
-    ----------
-    loc : Tensor, shape (..., D)
-    log_scale : Tensor, scalar or shape (...)
-    dof : Tensor, scalar
-        Degrees of freedom nu.
-    """
-
-    arg_constraints: ClassVar = {"loc": constraints.real_vector, "dof": constraints.positive}
-    support = constraints.real_vector
-    has_rsample = True
-
-    def __init__(
-        self, loc: Tensor, log_scale: Tensor, dof: Tensor, validate_args: bool | None = None
-    ) -> None:
-        self.loc, self.log_scale, self.dof = loc, log_scale, dof
-        batch_shape = _common_shape(loc.shape[:-1], log_scale.shape)
-        super().__init__(batch_shape, loc.shape[-1:], validate_args=validate_args)
-
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
-        if torch.Size(batch_shape) == self.batch_shape:
-            return self
-        loc = self.loc.expand(torch.Size(batch_shape) + self.event_shape)
-        return IsotropicStudentT(loc, self.log_scale, self.dof, validate_args=False)
-
-    @property
-    def mean(self) -> Tensor:
-        """The centre, also where nu <= 1 and there is no mean."""
-        return self.loc.expand(self.batch_shape + self.event_shape)
-
-    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
-        shape = self._extended_shape(sample_shape)
-        noise = torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
-        half = (0.5 * self.dof).expand(shape[:-1])
-        weight = torch._standard_gamma(half) / half
-        scale = self.log_scale.exp() / weight.clamp(min=1e-30).sqrt()
-        return self.loc + scale.unsqueeze(-1) * noise
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        squared = _squared_distance(value, self.loc)
-        size = self.event_shape[0]
-        total = 0.5 * (self.dof + size)
-        constant = torch.lgamma(total) - torch.lgamma(0.5 * self.dof)
-        constant = constant - 0.5 * size * (self.dof * math.pi).log() - size * self.log_scale
-        spread = self.dof * (2 * self.log_scale).exp()
-        return constant - total * torch.log1p(squared / spread)

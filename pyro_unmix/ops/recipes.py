@@ -47,8 +47,13 @@ class Recorded:
         cls.__init__ = recording_init  # type: ignore[method-assign]
 
     def record(self, **arguments: Any) -> None:
-        """Have the object rebuilt with these arguments in place of those that it was constructed with."""
-        self.__dict__["_recipe"] = {**self.__dict__["_recipe"], **arguments}
+        """Have the object rebuilt with these arguments in place of those that it was constructed with.
+
+        A subclass whose constructor does not take some of them finds its own when it is rebuilt.
+        """
+        parameters = inspect.signature(type(self)).parameters
+        arguments = {name: value for name, value in arguments.items() if name in parameters}
+        self._recipe = {**self._recipe, **arguments}
 
 
 def registered_name(cls: type) -> str:
@@ -75,12 +80,12 @@ def registered(name: str) -> type:
     return _CLASSES[name]
 
 
-def to_recipe(value: Any, arrays: list[np.ndarray], known: dict[int, str] | None = None) -> Any:
+def to_recipe(value: Any, arrays: list[np.ndarray], names: dict[int, str] | None = None) -> Any:
     """JSON values for `value`; arrays are appended to `arrays` and referred to by position.
 
     Parameters
     ----------
-    known : dict, optional
+    names : dict, optional
         ``id(object) -> name`` of objects that are saved elsewhere and referred to by name.
 
     Raises
@@ -88,15 +93,15 @@ def to_recipe(value: Any, arrays: list[np.ndarray], known: dict[int, str] | None
     TypeError
         If something cannot be rebuilt from JSON and arrays.
     """
-    if known and id(value) in known:
-        return {"known": known[id(value)]}
+    if names and id(value) in names:
+        return {"known": names[id(value)]}
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, Recorded):
-        made_with = {k: to_recipe(v, arrays, known) for k, v in vars(value)["_recipe"].items()}
-        return {"class": registered_name(type(value)), "arguments": made_with}
+        arguments = {k: to_recipe(v, arrays, names) for k, v in value._recipe.items()}
+        return {"class": registered_name(type(value)), "arguments": arguments}
     if isinstance(value, (list, tuple)) and not any(isinstance(v, np.ndarray) for v in value):
-        return [to_recipe(v, arrays, known) for v in value]
+        return [to_recipe(v, arrays, names) for v in value]
     if isinstance(value, xr.DataArray):
         arrays.append(np.array(value.to_numpy()))
         # Of the coordinates only names and classes matter to a model.
@@ -115,20 +120,22 @@ def to_recipe(value: Any, arrays: list[np.ndarray], known: dict[int, str] | None
     )
 
 
-def from_recipe(recipe: Any, arrays: list[np.ndarray], known: dict[str, Any] | None = None) -> Any:
+def from_recipe(
+    recipe: Any, arrays: list[np.ndarray], objects: dict[str, Any] | None = None
+) -> Any:
     """The object that `to_recipe` described."""
     if isinstance(recipe, list):
-        return [from_recipe(item, arrays, known) for item in recipe]
+        return [from_recipe(item, arrays, objects) for item in recipe]
     if not isinstance(recipe, dict):
         return recipe
     if "known" in recipe:
-        return (known or {})[recipe["known"]]
+        return (objects or {})[recipe["known"]]
     if "array" in recipe:
         values = arrays[recipe["array"]]
         if "dims" not in recipe:
             return values
-        known_labels = [n for n in ("endmember", "label") if recipe.get(n) is not None]
-        coords = {name: ("endmember", recipe[name]) for name in known_labels}
+        labels = [n for n in ("endmember", "label") if recipe.get(n) is not None]
+        coords = {name: ("endmember", recipe[name]) for name in labels}
         return xr.DataArray(values, dims=recipe["dims"], coords=coords)
-    arguments = {k: from_recipe(v, arrays, known) for k, v in recipe["arguments"].items()}
+    arguments = {k: from_recipe(v, arrays, objects) for k, v in recipe["arguments"].items()}
     return registered(recipe["class"])(**arguments)

@@ -6,13 +6,15 @@ import math
 from typing import Any, ClassVar
 
 import torch
-from pyro.distributions import TorchDistribution, constraints
+from pyro.distributions import constraints
 from torch import Tensor
+
+from pyro_unmix.ops.distributions import VectorDistribution
 
 _LOG_2PI = math.log(2 * math.pi)
 
 
-class SoftmaxDirichlet(TorchDistribution):
+class SoftmaxDirichlet(VectorDistribution):
     """States c with ``softmax(c) ~ Dir(concentration)`` exactly, and ``sum(c) / sqrt(P) ~ N(0, 1)`` beside it.
 
     ``p(c) = Gamma(sum alpha) / prod Gamma(alpha_i) prod softmax(c)_i^alpha_i g(1'c)``, with ``g(x) = sqrt(P)
@@ -32,26 +34,18 @@ class SoftmaxDirichlet(TorchDistribution):
     arg_constraints: ClassVar = {
         "concentration": constraints.independent(constraints.positive, 1),
     }
-    support = constraints.real_vector
+    batched: ClassVar = {"concentration": 1}
     has_rsample = True
 
-    def __init__(self, concentration: Tensor, validate_args: bool | None = None) -> None:
+    def __init__(self, concentration: Tensor) -> None:
         self.concentration = concentration
-        super().__init__(
-            concentration.shape[:-1], concentration.shape[-1:], validate_args=validate_args
-        )
-
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
-        shape = torch.Size(batch_shape) + self.event_shape
-        return SoftmaxDirichlet(self.concentration.expand(shape), validate_args=False)
+        super().__init__(concentration.shape[:-1], concentration.shape[-1:])
 
     @property
     def loc(self) -> Tensor:
         """Mean of c: centred ``digamma(alpha)``."""
         digamma = torch.digamma(self.concentration)
         return digamma - digamma.mean(-1, keepdim=True)
-
-    mean = loc
 
     @property
     def variance(self) -> Tensor:
@@ -83,7 +77,7 @@ class SoftmaxDirichlet(TorchDistribution):
         return normaliser + inside + constant
 
 
-class PresentOrAbsent(TorchDistribution):
+class PresentOrAbsent(VectorDistribution):
     """Every coordinate by itself: ``rho N(0, s^2) + (1 - rho) N(-depth, s^2)``, present or absent.
 
     Parameters
@@ -95,31 +89,17 @@ class PresentOrAbsent(TorchDistribution):
     """
 
     arg_constraints: ClassVar = {"presence_logit": constraints.real_vector}
-    support = constraints.real_vector
+    batched: ClassVar = {"presence_logit": 1}
     has_rsample = False
 
-    def __init__(
-        self,
-        presence_logit: Tensor,
-        depth: Tensor,
-        scale: Tensor,
-        validate_args: bool | None = None,
-    ) -> None:
+    def __init__(self, presence_logit: Tensor, depth: Tensor, scale: Tensor) -> None:
         self.presence_logit, self.depth, self._scale = presence_logit, depth, scale
-        super().__init__(
-            presence_logit.shape[:-1], presence_logit.shape[-1:], validate_args=validate_args
-        )
-
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
-        logits = self.presence_logit.expand(torch.Size(batch_shape) + self.event_shape)
-        return PresentOrAbsent(logits, self.depth, self._scale, validate_args=False)
+        super().__init__(presence_logit.shape[:-1], presence_logit.shape[-1:])
 
     @property
     def loc(self) -> Tensor:
         """Mean, ``-(1 - rho) depth``."""
         return -torch.sigmoid(-self.presence_logit) * self.depth
-
-    mean = loc
 
     @property
     def variance(self) -> Tensor:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
+import xarray as xr
 from matplotlib.artist import Artist
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
+from pyro_unmix.data.types import HasAbundances
 from pyro_unmix.plots.grid import Grid, draw_grid
 from pyro_unmix.plots.missing import missing_handles
 from pyro_unmix.plots.reading import (
@@ -24,17 +25,23 @@ from pyro_unmix.plots.reading import (
     tile_edges,
     truth_maps,
 )
-from pyro_unmix.plots.style import COMPOSITE_COLOURS, NO_DATA_COLOUR, TICK_SIZE, root_figure
+from pyro_unmix.plots.style import (
+    COMPOSITE_COLOURS,
+    NO_DATA_COLOUR,
+    TICK_SIZE,
+    AxesLike,
+    root_figure,
+)
 
 
 def plot_abundance_composite(
-    result: Any,
+    result: HasAbundances,
     *,
-    truth: Any = None,
+    truth: HasAbundances | xr.DataArray | NDArray[np.floating] | None = None,
     materials: Sequence[int | str] | None = None,
     dates: Sequence[int] | None = None,
     names: Sequence[str] | None = None,
-    axes: Any = None,
+    axes: AxesLike | None = None,
 ) -> Figure:
     """Draw up to three materials in one colour map per date (paper, Fig. 5).
 
@@ -78,8 +85,8 @@ def plot_abundance_composite(
     if len(chosen) < len(labels):
         handles.append(Patch(facecolor="white", edgecolor="0.3", label="other materials"))
     handles += missing_handles(grid.any_missing)
-    panels, own = draw_grid(grid, axes, handles)
-    if not own:  # inside the axes it would cover a map
+    panels, new = draw_grid(grid, axes, handles)
+    if not new:  # inside the axes it would cover a map
         panels[len(shown) - 1].legend(
             handles=handles, fontsize=TICK_SIZE, loc="upper left", bbox_to_anchor=(1.02, 1.0)
         )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
+import xarray as xr
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
@@ -15,6 +16,7 @@ from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
+from pyro_unmix.data.types import HasSpectra
 from pyro_unmix.plots.fans import FEW_BANDS, Fan, make_fan
 from pyro_unmix.plots.reading import (
     MAP_DIMS,
@@ -29,44 +31,44 @@ from pyro_unmix.plots.style import (
     MATERIAL_COLOURS,
     TICK_SIZE,
     TITLE_SIZE,
+    AxesLike,
     add_legend,
     flat_axes,
     legend_height,
+    material_panels,
+    num_columns,
     root_figure,
     wrap,
 )
 
 
 def plot_endmembers(
-    result: Any,
+    result: HasSpectra,
     *,
     time: int = 0,
     over: Literal["space", "time"] = "space",
     pixel: tuple[int, int] | None = None,
-    truth: Any = None,
+    truth: HasSpectra | xr.DataArray | None = None,
     num_spectra: int = 60,
     seed: int = 0,
     names: Sequence[str] | None = None,
-    axes: Any = None,
+    axes: AxesLike | None = None,
 ) -> Figure:
     """Draw the endmembers of all pixels of one date as fans (paper, Figs. 6, 7 and 10, top).
 
-    One panel per material: spectra of randomly drawn pixels (thin), median and 5-95 % band over
-    the pixels, the reference endmember (bold) and the truth (dashed). Spectra are sorted by
-    wavelength and broken at gaps wider than three median band spacings; those of fewer than 30
-    bands are not broken, and markers show the bands.
+    One panel per material: spectra of randomly drawn pixels (thin), median and 5-95 % band over the pixels, the
+    reference endmember (bold) and the truth (dashed). Spectra are sorted by wavelength and broken at gaps wider than
+    three median band spacings; those of fewer than 30 bands are not broken, and markers show the bands.
 
     Parameters
     ----------
     result
-        Anything with `.abundances` and `.endmembers(time)`, a DataArray
-        ``(y, x, wavelength, endmember)``; `.reference_endmembers` ``(wavelength, endmember)``,
-        when there, is drawn too. Wavelengths in nm.
+        Anything with `.abundances` and `.endmembers(time)`, a DataArray ``(y, x, wavelength, endmember)``;
+        `.reference_endmembers` ``(wavelength, endmember)``, when there, is drawn too. Wavelengths in nm.
     time
         Position of the date; may be negative.
     over
-        ``"space"``: all pixels of date `time`. ``"time"``: all dates of one `pixel`, as
-        `plot_endmembers_over_time`.
+        ``"space"``: all pixels of date `time`. ``"time"``: all dates of one `pixel`, as `plot_endmembers_over_time`.
     pixel
         ``(y, x)`` of the pixel, only with ``over="time"``.
     truth
@@ -108,14 +110,14 @@ def plot_endmembers(
 
 
 def plot_endmembers_over_time(
-    result: Any,
+    result: HasSpectra,
     *,
     pixel: tuple[int, int] = (0, 0),
-    truth: Any = None,
+    truth: HasSpectra | xr.DataArray | None = None,
     num_spectra: int = 60,
     seed: int = 0,
     names: Sequence[str] | None = None,
-    axes: Any = None,
+    axes: AxesLike | None = None,
 ) -> Figure:
     """Draw the endmembers of one pixel at all dates (paper, Figs. 6, 7 and 10, bottom).
 
@@ -154,33 +156,32 @@ _TRUTH_STYLE: dict[str, Any] = {
 }
 
 
-def draw_fans(fan: Fan, names: list[str], axes: Any, *, title: str, kind: str) -> Figure:
+def draw_fans(
+    fan: Fan, names: list[str], axes: AxesLike | None, *, title: str, kind: str
+) -> Figure:
     """Draw one panel per material."""
     num_materials = len(names)
-    columns = {1: 1, 2: 2, 4: 2}.get(num_materials, 3)
+    columns = num_columns(num_materials)
     rows = -(-num_materials // columns)
     handles = _fan_handles(fan, kind)
-    own = axes is None
-    if own:
+    new = axes is None
+    if axes is None:
         width = max(3.3 * columns + 0.4, 7.0)
         height = 2.6 * rows + 0.4 + legend_height(handles, width)
         figure = Figure(figsize=(width, height), layout="constrained")
         figure.suptitle(wrap(title, width), fontsize=TITLE_SIZE + 1)
         add_legend(figure, handles)
-        axes = list(figure.subplots(rows, columns, squeeze=False).flat)
-        for ax in axes[num_materials:]:
-            ax.remove()
-        axes = axes[:num_materials]
+        axes = material_panels(figure, num_materials)
     panels = flat_axes(axes, num_materials)
     for p, ax in enumerate(panels):
         _draw_fan(ax, fan, p)
         ax.set_title(wrap(names[p], 3.0), fontsize=TITLE_SIZE)
         ax.tick_params(labelsize=TICK_SIZE)
-        if not own or p + columns >= num_materials:  # nothing below it
+        if not new or p + columns >= num_materials:  # nothing below it
             ax.set_xlabel(fan.x_label, fontsize=LABEL_SIZE)
-        if not own or p % columns == 0:
+        if not new or p % columns == 0:
             ax.set_ylabel("reflectance", fontsize=LABEL_SIZE)
-    if not own:
+    if not new:
         panels[0].legend(handles=handles, fontsize=TICK_SIZE)
     return root_figure(panels[0])
 

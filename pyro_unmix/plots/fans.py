@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from pyro_unmix.data.types import HasSpectra
 from pyro_unmix.plots.reading import align_materials
 
 MAX_BAND_SPECTRA = 10_000  # spectra behind the median and the 5-95 % band of a fan
@@ -29,8 +29,8 @@ class Fan:
 
 
 def make_fan(
-    result: Any,
-    truth: Any,
+    result: HasSpectra,
+    truth: HasSpectra | xr.DataArray | None,
     maps: xr.DataArray,
     date: int | None,
     pixel: tuple[int, int] | None,
@@ -47,9 +47,9 @@ def make_fan(
     reference = getattr(result, "reference_endmembers", None)
     if reference is not None:
         reference = _spectral_set(reference, maps, bands, x, "`.reference_endmembers`")
-    known = None
+    true_band = None
     if isinstance(truth, xr.DataArray):
-        known = _spectral_set(truth, maps, bands, x, "truth")[None]
+        true_band = _spectral_set(truth, maps, bands, x, "truth")[None]
     elif truth is not None:
         true_spectra, true_x = _collect(truth, maps, date, pixel, "truth")
         if true_spectra.shape[1] != bands:
@@ -58,7 +58,7 @@ def make_fan(
         # The same pixels as those of the result's band, when none is left out.
         picked = order if len(true_spectra) == len(spectra) else slice(None)
         true_spectra = true_spectra[picked][:MAX_BAND_SPECTRA]
-        known = np.percentile(true_spectra, [5, 50, 95], axis=0)
+        true_band = np.percentile(true_spectra, [5, 50, 95], axis=0)
     axis = _SpectralAxis.of(x, bands)
     return Fan(
         x=axis.values,
@@ -66,13 +66,17 @@ def make_fan(
         spectra=axis.place(spectra[order[:num_spectra]]),
         quantiles=axis.place(band),
         reference=None if reference is None else axis.place(reference[None])[0],
-        truth=None if known is None else axis.place(known),
+        truth=None if true_band is None else axis.place(true_band),
         num_available=len(spectra),
     )
 
 
 def _collect(
-    source: Any, maps: xr.DataArray, date: int | None, pixel: tuple[int, int] | None, name: str
+    source: HasSpectra,
+    maps: xr.DataArray,
+    date: int | None,
+    pixel: tuple[int, int] | None,
+    name: str,
 ) -> tuple[NDArray[np.floating], NDArray[np.floating] | None]:
     """Finite spectra ``(S, wavelength, endmember)`` of a source and their wavelengths."""
     if not callable(getattr(source, "endmembers", None)):

@@ -24,6 +24,7 @@ from pyro_unmix.plots.style import (
     NO_DATA_COLOUR,
     TICK_SIZE,
     TITLE_SIZE,
+    AxesLike,
     add_legend,
     flat_axes,
     legend_height,
@@ -69,6 +70,17 @@ class Grid:
     @property
     def any_missing(self) -> bool:
         return any(mask.any() for row in self.missing for mask in row)
+
+
+def row_of_dates(
+    images: list[NDArray[np.floating]],
+    shown: list[int],
+    titles: list[str],
+    maps: xr.DataArray,
+    missing: NDArray[np.bool_],
+) -> Grid:
+    """One image per date that is shown."""
+    return Grid([images], [[missing[t] for t in shown]], [""], titles, tile_edges(maps))
 
 
 def material_grid(
@@ -173,17 +185,16 @@ def _row_label_style(grid: Grid, layout: _Layout) -> tuple[dict[str, Any], float
 
 
 def draw_grid(
-    grid: Grid, axes: Any, handles: list[Artist], scale: ColourScale | None = None
+    grid: Grid, axes: AxesLike | None, handles: list[Artist], scale: ColourScale | None = None
 ) -> tuple[list[Axes], bool]:
     """Draw the images, titles, row labels, tile edges and marks of missing pixels.
 
-    A new figure, when no axes are given, also gets the legend of `handles`. Images in RGB have no
-    colour scale.
+    A new figure, when no axes are given, also gets the legend of `handles`. Images in RGB have no colour scale.
     """
     rows, columns = len(grid.images), len(grid.images[0])
     layout = _Layout.of(grid)
-    own = axes is None
-    if own:
+    new = axes is None
+    if axes is None:
         figure = _grid_figure(grid, layout, handles, scale)
         axes = figure.subplots(rows, columns, squeeze=False)
         add_legend(figure, handles)
@@ -208,10 +219,10 @@ def draw_grid(
         if column == 0:
             label = wrap(grid.row_labels[row], layout.height)
             ax.set_ylabel(label, fontsize=LABEL_SIZE, **turn)
-    return panels, own
+    return panels, new
 
 
-def draw_scalar_grid(grid: Grid, axes: Any, scale: ColourScale) -> Figure:
+def draw_scalar_grid(grid: Grid, axes: AxesLike | None, scale: ColourScale) -> Figure:
     """Draw maps of one quantity with one colour bar for all of them."""
     panels, _ = draw_grid(grid, axes, missing_handles(grid.any_missing), scale)
     rows, columns = len(grid.images), len(grid.images[0])

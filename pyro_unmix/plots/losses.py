@@ -15,7 +15,7 @@ from pyro_unmix.plots.style import LABEL_SIZE, MATERIAL_COLOURS, TICK_SIZE, root
 _COLOUR = MATERIAL_COLOURS[4]  # blue
 
 
-def plot_losses(result: Any, *, ax: Axes | None = None) -> Figure:
+def plot_losses(result: object, *, ax: Axes | None = None) -> Figure:
     """Draw the loss, -ELBO per observed value, over the optimiser's steps.
 
     The raw values are light, their running median (2 % of the steps, at least 5) is bold. Where

@@ -6,27 +6,29 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import xarray as xr
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from pyro_unmix.plots.grid import ColourScale, Grid, draw_scalar_grid, material_grid
+from pyro_unmix.data.types import HasAbundances
+from pyro_unmix.plots.grid import ColourScale, draw_scalar_grid, material_grid, row_of_dates
 from pyro_unmix.plots.reading import (
     MAP_DIMS,
     choose_dates,
     missing_pixels,
     read_field,
-    tile_edges,
     truth_maps,
 )
+from pyro_unmix.plots.style import AxesLike
 
 
 def plot_abundances(
-    result: Any,
+    result: HasAbundances,
     *,
-    truth: Any = None,
+    truth: HasAbundances | xr.DataArray | NDArray[np.floating] | None = None,
     dates: Sequence[int] | None = None,
     names: Sequence[str] | None = None,
-    axes: Any = None,
+    axes: AxesLike | None = None,
 ) -> Figure:
     """Draw abundance maps: one row per material, one column per date (paper, Figs. 5 and 11).
 
@@ -66,18 +68,17 @@ def plot_abundances(
 
 
 def plot_uncertainty(
-    result: Any,
+    result: object,
     *,
     dates: Sequence[int] | None = None,
     names: Sequence[str] | None = None,
-    axes: Any = None,
+    axes: AxesLike | None = None,
 ) -> Figure:
     """Draw maps of the posterior standard deviation of the abundances.
 
-    The colour bar runs from 0 to the 99th percentile of the values drawn: a few abrupt changes
-    would leave everything else black. Larger values have the colour of its end, an arrow there
-    points to them, and its label gives the largest. `dates`, `names`, `axes` and the layout
-    are those of `plot_abundances`.
+    The colour bar runs from 0 to the 99th percentile of the values drawn: a few abrupt changes would leave everything
+    else black. Larger values have the colour of its end, an arrow there points to them, and its label gives the
+    largest. `dates`, `names`, `axes` and the layout are those of `plot_abundances`.
 
     Parameters
     ----------
@@ -114,7 +115,9 @@ def _uncertainty_scale(std: NDArray[np.floating]) -> ColourScale:
     return ColourScale(f"{label}\nlargest: {largest:.2g}", cmap, vmax=high, extend="max")
 
 
-def plot_change(result: Any, *, dates: Sequence[int] | None = None, axes: Any = None) -> Figure:
+def plot_change(
+    result: Any, *, dates: Sequence[int] | None = None, axes: AxesLike | None = None
+) -> Figure:
     """Draw maps of the change measure ``u_t = 1/2 ||s(M_{t-1}^+ y_t) - a_{t-1}||_1``, 0 to 1.
 
     Parameters
@@ -136,19 +139,13 @@ def plot_change(result: Any, *, dates: Sequence[int] | None = None, axes: Any = 
     ReDSUNN paper, eq. (44), without its division by P.
     """
     change = read_field(result, "change", MAP_DIMS[:3])
-    known = np.flatnonzero(np.isfinite(change.values).any(axis=(1, 2)))
-    if not known.size:
+    available = np.flatnonzero(np.isfinite(change.values).any(axis=(1, 2)))
+    if not available.size:
         raise ValueError(
             "expected `.change` with a value at some date, got NaN everywhere "
             f"({change.sizes['time']} date(s)); a change needs at least two dates"
         )
-    shown, titles = choose_dates(dates, change, available=known)
-    missing = missing_pixels(result, change)
-    grid = Grid(
-        images=[[change.values[t] for t in shown]],
-        missing=[[missing[t] for t in shown]],
-        row_labels=[""],
-        column_titles=titles,
-        tile_edges=tile_edges(change),
-    )
+    shown, titles = choose_dates(dates, change, available)
+    images = [change.values[t] for t in shown]
+    grid = row_of_dates(images, shown, titles, change, missing_pixels(result, change))
     return draw_scalar_grid(grid, axes, ColourScale("change $u_t$", "magma"))

@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 from numpy.typing import NDArray
 
+from pyro_unmix.data.types import HasAbundances, HasImages
 from pyro_unmix.ops.checks import positive_int
-from pyro_unmix.plots.grid import ColourScale, Grid, draw_scalar_grid
+from pyro_unmix.plots.grid import ColourScale, draw_scalar_grid, row_of_dates
 from pyro_unmix.plots.reading import (
     MAP_DIMS,
     check_position,
@@ -22,9 +23,18 @@ from pyro_unmix.plots.reading import (
     material_names,
     missing_pixels,
     read_field,
-    tile_edges,
 )
-from pyro_unmix.plots.style import LABEL_SIZE, TICK_SIZE, TITLE_SIZE, flat_axes, root_figure, wrap
+from pyro_unmix.plots.style import (
+    LABEL_SIZE,
+    TICK_SIZE,
+    TITLE_SIZE,
+    AxesLike,
+    flat_axes,
+    material_panels,
+    num_columns,
+    root_figure,
+    wrap,
+)
 from pyro_unmix.posterior.spectra import degree_of_nonlinearity
 
 _LATENT_DIMS = ("time", "y", "x", "component", "endmember")
@@ -32,7 +42,7 @@ _PRIOR_STYLE: dict[str, Any] = {"fill": False, "edgecolor": "0.4", "linestyle": 
 
 
 def plot_nonlinearity(
-    result: Any, *, dates: Sequence[int] | None = None, axes: Any = None
+    result: HasImages, *, dates: Sequence[int] | None = None, axes: AxesLike | None = None
 ) -> Figure:
     """Draw maps of the degree of nonlinearity ``||y - M a|| / (||M a|| + ||y - M a||)``, 0 to 1.
 
@@ -61,28 +71,21 @@ def plot_nonlinearity(
             )
     shown, titles = choose_dates(dates, maps)
     images = [degree_of_nonlinearity(result, time).to_numpy() for time in shown]
-    missing = missing_pixels(result, maps)
-    grid = Grid(
-        images=[images],
-        missing=[[missing[time] for time in shown]],
-        row_labels=[""],
-        column_titles=titles,
-        tile_edges=tile_edges(maps),
-    )
+    grid = row_of_dates(images, shown, titles, maps, missing_pixels(result, maps))
     largest = float(np.nanmax(images)) if np.isfinite(images).any() else 0.0
     scale = ColourScale("degree of nonlinearity", "magma", vmax=largest or 1.0)
     return draw_scalar_grid(grid, axes, scale)
 
 
 def plot_latents(
-    result: Any,
+    result: HasAbundances,
     *,
     time: int = 0,
     components: tuple[int, int] = (0, 1),
     num_pixels: int = 2000,
     seed: int = 0,
     names: Sequence[str] | None = None,
-    axes: Any = None,
+    axes: AxesLike | None = None,
 ) -> Figure:
     """Draw the latent variability of every pixel of one date: one scatter per material.
 
@@ -95,18 +98,12 @@ def plot_latents(
     result
         Anything with `.abundances` and a `.dataset` with ``variability`` (time, y, x, component, endmember), such as
         what `idnet` returns.
-    time
-        Position of the date; may be negative.
     components
         Which two latent numbers are drawn. With only one there is, it is drawn against the abundance.
     num_pixels
         How many observed pixels at most.
-    seed
-        Of the draw of pixels.
-    names
-        Names of the P materials; by default the labels of the `endmember` coordinate.
-    axes
-        P axes to draw into.
+    time, seed, names, axes
+        As in `plot_endmembers`.
 
     Raises
     ------
@@ -127,7 +124,7 @@ def plot_latents(
     points = np.stack([z[:, first], z[:, second] if count > 1 else fractions], axis=-1)
     y_label = f"$z_{{{second + 1}}}$" if count > 1 else "abundance (fraction)"
     circles = hasattr(getattr(result, "model", None), "latent_size") and count > 1
-    panels, own = _panels(len(labels), axes)
+    panels, new = _panels(len(labels), axes)
     # the largest abundances last, on top
     for p, ax in enumerate(panels):
         order = np.argsort(fractions[:, p], kind="stable")
@@ -139,13 +136,13 @@ def plot_latents(
     bar = figure.colorbar(panels[0].collections[0], ax=panels)
     bar.set_label("abundance (fraction)", fontsize=LABEL_SIZE)
     bar.ax.tick_params(labelsize=TICK_SIZE)
-    if own:
+    if new:
         title = f"latents of {size} of {maps[date, ..., 0].size} pixels, {date_titles(maps)[date]}"
         figure.suptitle(title, fontsize=TITLE_SIZE + 1)
     return figure
 
 
-def _read_latents(result: Any) -> xr.DataArray:
+def _read_latents(result: object) -> xr.DataArray:
     dataset = getattr(result, "dataset", None)
     if not isinstance(dataset, xr.Dataset) or "variability" not in dataset:
         raise TypeError(
@@ -159,13 +156,10 @@ def _panels(num_materials: int, axes: Any) -> tuple[list[Axes], bool]:
     """The axes to draw into, and whether they are of a figure of our own."""
     if axes is not None:
         return flat_axes(axes, num_materials), False
-    columns = {1: 1, 2: 2, 4: 2}.get(num_materials, 3)
+    columns = num_columns(num_materials)
     rows = -(-num_materials // columns)
     figure = Figure(figsize=(3.0 * columns + 1.0, 2.8 * rows + 0.4), layout="constrained")
-    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for ax in panels[num_materials:]:
-        ax.remove()
-    return panels[:num_materials], True
+    return material_panels(figure, num_materials), True
 
 
 def _draw_scatter(

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import Any
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
 from pyro_unmix.data.names import material_name
+from pyro_unmix.data.types import HasAbundances
 
 MAX_DATES = 8  # more columns than this are too small to read
 MAP_DIMS = ("time", "y", "x", "endmember")
 
 
-def read_field(source: Any, name: str, dims: tuple[str, ...]) -> xr.DataArray:
+def read_field(source: object, name: str, dims: tuple[str, ...]) -> xr.DataArray:
     """Attribute `name` as a DataArray in the order of `dims`, or an error that says what came."""
     value = getattr(source, name, None)
     if value is None:
@@ -29,7 +29,7 @@ def read_field(source: Any, name: str, dims: tuple[str, ...]) -> xr.DataArray:
     return value.transpose(*dims)
 
 
-def missing_pixels(result: Any, maps: xr.DataArray) -> NDArray[np.bool_]:
+def missing_pixels(result: object, maps: xr.DataArray) -> NDArray[np.bool_]:
     """Missing pixel-dates ``(time, y, x)``: not `.valid`; none when that is not known."""
     valid = getattr(result, "valid", None)
     shape = maps.shape[:3]
@@ -43,25 +43,28 @@ def missing_pixels(result: Any, maps: xr.DataArray) -> NDArray[np.bool_]:
     return ~valid
 
 
-def truth_maps(truth: Any, maps: xr.DataArray) -> xr.DataArray:
+def truth_maps(
+    truth: HasAbundances | xr.DataArray | NDArray[np.floating], maps: xr.DataArray
+) -> xr.DataArray:
     """Known abundances in the shape and the order of materials of `maps`."""
     if isinstance(truth, np.ndarray):
-        if truth.shape != maps.shape:
-            raise ValueError(
-                f"expected truth of shape {maps.shape} (time, y, x, endmember), got {truth.shape}"
-            )
+        _check_shape(truth, maps)
         return maps.copy(data=truth)
     if isinstance(truth, xr.DataArray):
         if set(truth.dims) != set(MAP_DIMS):
             raise ValueError(f"expected truth with dims {MAP_DIMS}, got {truth.dims}")
-        known = truth.transpose(*MAP_DIMS)
+        truth = truth.transpose(*MAP_DIMS)
     else:
-        known = read_field(truth, "abundances", MAP_DIMS)
-    if known.shape != maps.shape:
+        truth = read_field(truth, "abundances", MAP_DIMS)
+    _check_shape(truth, maps)
+    return align_materials(truth, maps)
+
+
+def _check_shape(truth: NDArray[np.floating] | xr.DataArray, maps: xr.DataArray) -> None:
+    if truth.shape != maps.shape:
         raise ValueError(
-            f"expected truth of shape {maps.shape} (time, y, x, endmember), got {known.shape}"
+            f"expected truth of shape {maps.shape} (time, y, x, endmember), got {truth.shape}"
         )
-    return align_materials(known, maps)
 
 
 def align_materials(truth: xr.DataArray, maps: xr.DataArray) -> xr.DataArray:
@@ -103,7 +106,7 @@ def material_names(maps: xr.DataArray, names: Sequence[str] | None) -> list[str]
     return [str(name) for name in names]
 
 
-def check_position(value: Any, size: int, name: str) -> int:
+def check_position(value: object, size: int, name: str) -> int:
     """A position below `size`, counted from the end when negative."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"expected {name} as integer positions, got {value!r}")
@@ -112,7 +115,7 @@ def check_position(value: Any, size: int, name: str) -> int:
     return int(value) % size
 
 
-def check_pixel(pixel: Any, maps: xr.DataArray) -> tuple[int, int]:
+def check_pixel(pixel: object, maps: xr.DataArray) -> tuple[int, int]:
     if not isinstance(pixel, (tuple, list)) or len(pixel) != 2:
         raise ValueError(f"expected pixel as (y, x), got {pixel!r}")
     y = check_position(pixel[0], maps.sizes["y"], "pixel y")
@@ -147,11 +150,12 @@ def choose_dates(
             raise ValueError("expected at least one position in dates, got none")
         shown = [check_position(date, total, "dates") for date in values]
         return shown, [titles[t] for t in shown]
-    known = np.arange(total) if available is None else available
-    if known.size <= MAX_DATES:
-        return known.tolist(), [titles[t] for t in known]
-    picked = known[np.round(np.linspace(0, known.size - 1, MAX_DATES)).astype(int)]
-    return picked.tolist(), [f"{titles[t]}\n{t + 1} of {total} dates" for t in picked]
+    if available is None:
+        available = np.arange(total)
+    if available.size <= MAX_DATES:
+        return available.tolist(), [titles[t] for t in available]
+    spread = available[np.round(np.linspace(0, available.size - 1, MAX_DATES)).astype(int)]
+    return spread.tolist(), [f"{titles[t]}\n{t + 1} of {total} dates" for t in spread]
 
 
 def tile_edges(maps: xr.DataArray) -> list[float]:

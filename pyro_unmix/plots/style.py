@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import textwrap
-from typing import Any
+from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 # Seven of the eight colours of Okabe and Ito (2008): no black, which the truth is drawn in and
 # which has no darker shade for the median.
@@ -29,6 +31,8 @@ COMPOSITE_COLOURS: tuple[str, ...] = ("#E69F00", "#56B4E9", "#000000")  # orange
 
 NO_DATA_COLOUR = "0.85"
 TITLE_SIZE, LABEL_SIZE, TICK_SIZE = 10, 10, 9  # in points
+#: Axes of the user's own figures.
+AxesLike: TypeAlias = Axes | Sequence[Axes] | NDArray[np.object_]
 CHARACTER_WIDTH = 0.6 * LABEL_SIZE / 72  # of an average character of a label, in inches
 
 
@@ -43,7 +47,7 @@ def wrap(text: str, inches: float) -> str:
     return "\n".join(wrapped_lines(text, inches))
 
 
-def flat_axes(axes: Any, count: int) -> list[Axes]:
+def flat_axes(axes: AxesLike, count: int) -> list[Axes]:
     """The axes to draw into, checked."""
     flat = list(np.asarray(axes, dtype=object).ravel())
     if not all(isinstance(ax, Axes) for ax in flat):
@@ -51,6 +55,20 @@ def flat_axes(axes: Any, count: int) -> list[Axes]:
     if len(flat) != count:
         raise ValueError(f"expected {count} axes for this picture, got {len(flat)}")
     return flat
+
+
+def num_columns(num_materials: int) -> int:
+    """Columns of panels, one panel per material."""
+    return {1: 1, 2: 2, 4: 2}.get(num_materials, 3)
+
+
+def material_panels(figure: Figure, num_materials: int) -> list[Axes]:
+    """New panels of a figure of our own, row by row."""
+    columns = num_columns(num_materials)
+    panels = list(figure.subplots(-(-num_materials // columns), columns, squeeze=False).flat)
+    for ax in panels[num_materials:]:
+        ax.remove()
+    return panels[:num_materials]
 
 
 def root_figure(ax: Axes) -> Figure:

@@ -11,7 +11,7 @@ from pyro_unmix.priors.endmembers import (
     FixedEndmembers,
     FreeEndmembers,
 )
-from pyro_unmix.priors.field import SmoothVariability
+from pyro_unmix.priors.initial_abundances import DirichletStart, InitialAbundances, SparseStart
 from pyro_unmix.priors.noise import (
     BandNoise,
     DateNoise,
@@ -21,9 +21,9 @@ from pyro_unmix.priors.noise import (
     WhiteNoise,
 )
 from pyro_unmix.priors.part import Need, Part, Transition
-from pyro_unmix.priors.seasonal import SeasonalVariability
-from pyro_unmix.priors.shared import SharedVariability
-from pyro_unmix.priors.starts import DirichletStart, SparseStart, Start
+from pyro_unmix.priors.seasonal_variability import SeasonalVariability
+from pyro_unmix.priors.shared_variability import SharedVariability
+from pyro_unmix.priors.smooth_variability import SmoothVariability
 from pyro_unmix.priors.variability import AutoRegressive, Independent, RandomWalk, VariabilityPrior
 from pyro_unmix.priors.walks import (
     ConstantWalk,
@@ -32,6 +32,7 @@ from pyro_unmix.priors.walks import (
     OrnsteinUhlenbeck,
     SoftmaxWalk,
     StudentWalk,
+    Walk,
 )
 
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
     "FreeEndmembers",
     "GaussianStart",
     "Independent",
+    "InitialAbundances",
     "JumpWalk",
     "KnownAbundances",
     "LowRankNoise",
@@ -61,10 +63,10 @@ __all__ = [
     "SmoothVariability",
     "SoftmaxWalk",
     "SparseStart",
-    "Start",
     "StudentNoise",
     "StudentWalk",
     "Transition",
     "VariabilityPrior",
+    "Walk",
     "WhiteNoise",
 ]

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pyro.distributions as dist
 import torch
 from numpy.typing import ArrayLike
 from pyro.distributions import TorchDistribution
-from torch import Tensor, nn
+from torch import Tensor
 
-from pyro_unmix.ops.checks import finite_array, in_range
+from pyro_unmix.ops.checks import finite_array, positive
 from pyro_unmix.ops.distributions import DiagonalNormal
 from pyro_unmix.ops.simplex import to_softmax_basis
+from pyro_unmix.priors.initial_abundances import InitialAbundances
 from pyro_unmix.priors.part import Transition
-from pyro_unmix.priors.starts import Start
 
 
-class AbundancePrior(Start):
+class AbundancePrior(InitialAbundances):
     """How softmax-space abundances start (t = 0) and move (t = 1..T).
 
     Where the model knows its dates, `elapsed_at` gives the units of time before each of them.
@@ -28,8 +28,14 @@ class AbundancePrior(Start):
 
     #: False where the abundances are given, so that a guide need not infer them.
     is_random = True
-    #: Whether the `transitions` that a class defines are of one law at all dates that are as far apart.
+    #: Whether the transitions to dates that are as far apart are of one law. A class that defines `transitions`
+    #: declares it anew, as they might have a law for each date; what it inherits does not count.
     alike: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "transitions" in vars(cls):
+            cls.alike = vars(cls).get("alike", False)
 
     def transitions(self, index: Tensor | None = None) -> Transition:
         """A function ``(c_{t-1}, t) -> distribution of c_t``, event shape (P,)."""
@@ -38,9 +44,7 @@ class AbundancePrior(Start):
     @property
     def is_even(self) -> bool:
         """Whether the transitions to all dates are of one law, so that all can be computed at once."""
-        # a class may inherit what another one says of transitions that are not its own
-        author = next(kind for kind in type(self).__mro__ if "transitions" in vars(kind))
-        return self.elapsed is None and bool(vars(author).get("alike"))
+        return self.alike and self.elapsed is None
 
     def log_prob_of_path(self, states: Tensor, index: Tensor | None = None) -> Tensor:
         """Log-density (...) of the states of the dates 0..T, (..., T+1, P)."""
@@ -52,18 +56,10 @@ class AbundancePrior(Start):
         return start + sum(step(c, t).log_prob(following) for t, (c, following) in pairs)
 
     def step_scale(self, previous: Tensor, mean_square: Tensor) -> Tensor:
-        """Std of the Gaussian step that stands in for the transition, per pixel and date.
+        """Std (...) of the Gaussian step that stands in for the transition, of the states before it (..., P).
 
-        Parameters
-        ----------
-        previous : Tensor, shape (..., P)
-        mean_square : Tensor, shape (...)
-            Expected squared step per coordinate, where a robust transition looks for jumps. Where the model knows its
-            dates, the last axis is the dates 1..T.
-
-        Returns
-        -------
-        Tensor, shape (...)
+        `mean_square` (...) is the expected squared step per coordinate, where a robust transition looks for jumps.
+        Where the model knows its dates, the last axis is the dates 1..T.
         """
         raise NotImplementedError(f"{type(self).__name__} must implement step_scale()")
 
@@ -75,30 +71,31 @@ class GaussianStart(AbundancePrior):
     ----------
     initial_scale : float
         gamma at the start.
-    initial : Start, optional
+    initial : InitialAbundances, optional
         Another distribution of c_0 in its place, such as ``DirichletStart()``.
     """
 
-    initial_state: Start | None
+    initial_state: InitialAbundances | None
 
-    def __init__(self, *, initial_scale: float = 1.0, initial: Start | None = None) -> None:
+    def __init__(
+        self, *, initial_scale: float = 1.0, initial: InitialAbundances | None = None
+    ) -> None:
         super().__init__()
-        self.initial_scale = in_range(initial_scale, "initial_scale", low=0, open_low=True)
-        if initial is not None and not isinstance(initial, Start):
+        log_scale = math.log(positive(initial_scale, "initial_scale"))
+        if initial is not None and not isinstance(initial, InitialAbundances):
             raise TypeError(
-                "initial must be a Start object such as DirichletStart() or SparseStart(), got "
+                "initial must be an InitialAbundances object such as DirichletStart() or SparseStart(), got "
                 f"{initial!r} ({type(initial).__name__})"
             )
-        self.initial_state = None if initial is None else copy.deepcopy(initial)
+        self.initial_state = copy.deepcopy(initial)
+        if initial is None:
+            self.declare("initial_loc", 0.0, per="num_endmembers")
+            self.declare("log_initial_scale", log_scale, per="num_endmembers")
 
-    def setup(self, *sizes: int, generator: torch.Generator) -> None:
-        (num_endmembers,) = sizes
+    def setup(self, *, num_endmembers: int, generator: torch.Generator) -> None:
+        super().setup(num_endmembers=num_endmembers, generator=generator)
         if self.initial_state is not None:
-            self.initial_state.setup(num_endmembers, generator=generator)
-            return
-        self.initial_loc = nn.Parameter(torch.zeros(num_endmembers))
-        start = torch.full((num_endmembers,), math.log(self.initial_scale))
-        self.log_initial_scale = nn.Parameter(start)
+            self.initial_state.setup(num_endmembers=num_endmembers, generator=generator)
 
     def initial(self, index: Tensor | None = None) -> TorchDistribution:
         if self.initial_state is not None:
@@ -129,8 +126,7 @@ class KnownAbundances(AbundancePrior):
         states = to_softmax_basis(torch.tensor(array, dtype=torch.get_default_dtype()))
         self.register_buffer("values", torch.cat([states[:, :1], states], dim=1))
 
-    def setup(self, *sizes: int, generator: torch.Generator) -> None:
-        (num_endmembers,) = sizes
+    def setup(self, *, num_endmembers: int, generator: torch.Generator) -> None:
         if self.values.shape[-1] != num_endmembers:
             raise ValueError(
                 f"KnownAbundances has {self.values.shape[-1]} materials, the model "

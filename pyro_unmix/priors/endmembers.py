@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_unmix.data.checks import as_endmembers
 from pyro_unmix.data.libraries import is_library, library_endmembers
-from pyro_unmix.ops.checks import in_range
+from pyro_unmix.ops.checks import positive
 from pyro_unmix.priors.part import Part
 
 _FLOOR = 1e-3  # 30 dB below a spectrum's mean square
@@ -31,7 +31,7 @@ class Endmembers(Part):
     def __init__(self, endmembers: ArrayLike) -> None:
         super().__init__()
         if is_library(endmembers):
-            endmembers = library_endmembers(endmembers)  # type: ignore[arg-type]
+            endmembers = library_endmembers(endmembers)
         self.names = _endmember_names(endmembers)
         #: nm, where the given endmembers had them
         self.wavelength = _wavelengths(endmembers)
@@ -46,16 +46,9 @@ class Endmembers(Part):
         """Learn how materials vary at the start: ``F_k diag(std of psi_k)``, shape (L, K, P)."""
 
     def log_prior(self, num_values: int | Tensor) -> Tensor | None:
-        """Share of the log density of `value` that belongs to so many values; None without a prior.
+        """Share of the log density of `value` that belongs to so many observed values; None without a prior.
 
-        Parameters
-        ----------
-        num_values : int, or Tensor of any shape
-            Observed values (pixels times dates times bands).
-
-        Returns
-        -------
-        Tensor of the shape of `num_values`, or None
+        Values are pixels times dates times bands; numbers of any shape give a tensor of that shape.
         """
         return None
 
@@ -64,24 +57,23 @@ class FreeEndmembers(Endmembers):
     """M0 is learned with the model, from the given start (a deterministic parameter, as in the paper)."""
 
     def _store(self, values: Tensor) -> None:
-        self.value = nn.Parameter(values)
+        self.learn_or_keep("value", values)
 
 
 class FixedEndmembers(Endmembers):
     """M0 stays as given."""
 
     def _store(self, values: Tensor) -> None:
-        self.register_buffer("value", values)
+        self.learn_or_keep("value", values, learn=False)
 
 
 class AnchoredEndmembers(FreeEndmembers):
     """M0 is learned under a Laplace prior about the given spectra m, for starts that may be poor.
 
-    ``log p(M0) = -strength n sum_p d_p``, with n the number of values observed in the scene and
-    ``d_p^2 = (M0_p - m_p)' (G_p G_p' + s_p^2 I)^-1 (M0_p - m_p) + 1e-4``, the distance in stds of the material's own
-    variability as the model has it before training (``G_pk = F_pk std(psi_pk)``; s_p is 30 dB below the spectrum; 1e-4
-    rounds the tip off, so that there is a gradient at m, zero). The normaliser is left out, so that losses with and
-    without it do not compare.
+    ``log p(M0) = -strength n sum_p d_p``, with n the number of values observed in the scene and ``d_p^2 = (M0_p - m_p)'
+    (G_p G_p' + s_p^2 I)^-1 (M0_p - m_p) + 1e-4``, the distance in stds of the material's own variability as the model
+    has it before training (``G_pk = F_pk std(psi_pk)``; s_p is 30 dB below the spectrum; 1e-4 rounds the tip off, so
+    that there is a gradient at m, zero). The normaliser is left out, so that losses with and without it do not compare.
 
     Without a prior, training M0 raises the ELBO and worsens abundances, even from the true spectra: what a scene's
     pixels have in common beyond the model (their variability is not Gaussian; pixels at the corners of the simplex fit
@@ -105,7 +97,7 @@ class AnchoredEndmembers(FreeEndmembers):
 
     def __init__(self, endmembers: ArrayLike, *, strength: float = 2e-3) -> None:
         super().__init__(endmembers)
-        self.strength = in_range(strength, "strength", low=0, open_low=True)
+        self.strength = positive(strength, "strength")
 
     anchor: Tensor
     spread: Tensor

@@ -11,9 +11,9 @@ import pyro.distributions as dist
 import torch
 from numpy.typing import ArrayLike
 from pyro.distributions import TorchDistribution
-from torch import Tensor, nn
+from torch import Tensor
 
-from pyro_unmix.ops.checks import finite_array, in_range, positive_int
+from pyro_unmix.ops.checks import finite_array, positive, positive_int
 from pyro_unmix.ops.distributions import DiagonalNormal, IsotropicNormal, IsotropicStudentT
 from pyro_unmix.priors.part import Need, Part
 
@@ -27,6 +27,10 @@ class Noise(Part):
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({Need.COLOURED_NOISE})
+
+    def setup(self, *, num_bands: int, generator: torch.Generator) -> None:
+        """Create the parameters."""
+        self.make_declared(num_bands=num_bands)
 
     def distributions(self) -> Spectrum:
         """A function ``mean (..., L) -> distribution`` of event shape (L,)."""
@@ -55,12 +59,7 @@ class WhiteNoise(Noise):
 
     def __init__(self, scale: float = 0.01, *, learn: bool = True) -> None:
         super().__init__()
-        self.start_scale = in_range(scale, "scale", low=0, open_low=True)
-        self.learn = learn
-
-    def setup(self, *sizes: int, generator: torch.Generator) -> None:
-        log_scale = torch.tensor(math.log(self.start_scale))
-        self.learn_or_keep("log_scale", log_scale, self.learn)
+        self.declare("log_scale", math.log(positive(scale, "scale")), learn=learn)
 
     @property
     def scale(self) -> Tensor:
@@ -91,10 +90,9 @@ class BandNoise(Noise):
         self.start_scales = _scales(scale)
         self.learn = learn
 
-    def setup(self, *sizes: int, generator: torch.Generator) -> None:
-        (num_bands,) = sizes
+    def setup(self, *, num_bands: int, generator: torch.Generator) -> None:
         logs = _log_scales(self.start_scales, num_bands, "band", "bands")
-        self.learn_or_keep("log_scale", logs, self.learn)
+        self.learn_or_keep("log_scale", logs, learn=self.learn)
 
     def distributions(self) -> Spectrum:
         scale, log_det = self.log_scale.exp(), self.log_scale.sum()
@@ -128,11 +126,7 @@ class DateNoise(Noise):
                 "one scale per date"
             )
         size = len(scales) if num_dates is None else positive_int(num_dates, "num_dates")
-        self.start_log_scales = _log_scales(scales, size, "date", "dates")
-        self.learn = learn
-
-    def setup(self, *sizes: int, generator: torch.Generator) -> None:
-        self.learn_or_keep("log_scale", self.start_log_scales.clone(), self.learn)
+        self.declare("log_scale", _log_scales(scales, size, "date", "dates"), learn=learn)
 
     def distributions(self) -> Spectrum:
         return self.by_date(1)[0]
@@ -163,13 +157,8 @@ class StudentNoise(Noise):
 
     def __init__(self, scale: float = 0.01, *, dof: float = 4.0, learn: bool = True) -> None:
         super().__init__()
-        self.start_scale = in_range(scale, "scale", low=0, open_low=True)
-        self.start_dof = in_range(dof, "dof", low=0, open_low=True)
-        self.learn = learn
-
-    def setup(self, *sizes: int, generator: torch.Generator) -> None:
-        self.learn_or_keep("log_scale", torch.tensor(math.log(self.start_scale)), self.learn)
-        self.learn_or_keep("log_dof", torch.tensor(math.log(self.start_dof)), self.learn)
+        self.declare("log_scale", math.log(positive(scale, "scale")), learn=learn)
+        self.declare("log_dof", math.log(positive(dof, "dof")), learn=learn)
 
     def distributions(self) -> Spectrum:
         log_scale, dof = self.log_scale, self.log_dof.exp()
@@ -194,12 +183,11 @@ class LowRankNoise(Noise):
         self.start_scales = _scales(scale)
         self.rank = positive_int(rank, "rank")
 
-    def setup(self, *sizes: int, generator: torch.Generator) -> None:
-        (num_bands,) = sizes
+    def setup(self, *, num_bands: int, generator: torch.Generator) -> None:
         logs = _log_scales(self.start_scales, num_bands, "band", "bands")
-        self.log_scale = nn.Parameter(logs)
+        self.learn_or_keep("log_scale", logs)
         factor = torch.randn(num_bands, self.rank, generator=generator)
-        self.factor = nn.Parameter(0.1 * float(self.start_scales.min()) * factor)
+        self.learn_or_keep("factor", 0.1 * float(self.start_scales.min()) * factor)
 
     def distributions(self) -> Spectrum:
         factor, variance = self.factor, (2 * self.log_scale).exp()
@@ -220,17 +208,16 @@ def _white(log_scale: Tensor) -> Spectrum:
 def _scales(scale: float | ArrayLike) -> np.ndarray:
     """Positive scales, (n,)."""
     if np.ndim(scale) == 0:
-        return np.array([in_range(scale, "scale", low=0, open_low=True)])
+        return np.array([positive(scale, "scale")])
     scales = finite_array(scale, "scale", ndim=1)
     if not (scales > 0).all():
         raise ValueError(f"scale must be positive, got {scales.min():.4g} as the smallest")
     return scales
 
 
-def _log_scales(scales: np.ndarray, size: int, one: str, many: str) -> Tensor:
+def _log_scales(scales: np.ndarray, size: int, one: str, many: str) -> np.ndarray:
     if len(scales) not in (1, size):
         raise ValueError(
             f"scale must be one number or one per {one}, got {len(scales)} for {size} {many}"
         )
-    logs = torch.tensor(np.log(scales), dtype=torch.get_default_dtype())
-    return logs.expand(size).clone()
+    return np.broadcast_to(np.log(scales), size).copy()

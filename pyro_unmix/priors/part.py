@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from pyro.distributions import TorchDistribution
 from pyro.nn import PyroModule
 from torch import Tensor, nn
@@ -29,7 +30,12 @@ class Need(Enum):
 
 
 class Part(Recorded, PyroModule):
-    """A part of a model that learns its sizes when a model takes it."""
+    """A part of a model.
+
+    Its constructor declares its numbers, learned or kept (`declare`). It learns its sizes when a model takes it: every
+    kind of part has a method `setup` with those that it needs as keywords, which makes what was declared, and by
+    `learn_or_keep` what starts at random.
+    """
 
     #: What a guide must be able to serve beyond Gaussian chains and white noise.
     needs: ClassVar[frozenset[Need]] = frozenset()
@@ -38,10 +44,8 @@ class Part(Recorded, PyroModule):
 
     def __init__(self) -> None:
         super().__init__()
+        self._declared: dict[str, tuple[ArrayLike, str | None, bool]] = {}
         self.register_buffer("elapsed", None, persistent=False)
-
-    def setup(self, *sizes: int, generator: torch.Generator) -> None:
-        """Create the parameters for these sizes."""
 
     def set_elapsed(self, elapsed: Tensor | None) -> None:
         """Tell how much time passes before each date, shape (T,), in units; None: one unit each."""
@@ -56,12 +60,28 @@ class Part(Recorded, PyroModule):
             return None
         return self.elapsed[step - 1]
 
-    def learn_or_keep(self, name: str, value: Tensor, learn: bool) -> None:
-        """Hold `value` as a parameter or, if it is not learned, as a buffer."""
+    def declare(
+        self, name: str, start: ArrayLike, *, per: str | None = None, learn: bool = True
+    ) -> None:
+        """Have a number that starts here, or as many as the size `per` says."""
+        self._declared[name] = (start, per, learn)
+
+    def make_declared(self, **sizes: int) -> None:
+        """Make all declared numbers; `setup` calls it with the sizes."""
+        for name, (start, per, learn) in self._declared.items():
+            shape = () if per is None else (sizes[per],)
+            self.learn_or_keep(name, start, *shape, learn=learn)
+
+    def learn_or_keep(
+        self, name: str, value: ArrayLike | Tensor, *shape: int, learn: bool = True
+    ) -> None:
+        """Hold a number (an array of `shape`, if given) as a parameter or, if it is not learned, as a buffer."""
+        numbers = torch.as_tensor(value, dtype=torch.get_default_dtype())
+        numbers = numbers.expand(shape or numbers.shape).clone()
         if learn:
-            setattr(self, name, nn.Parameter(value))
+            setattr(self, name, nn.Parameter(numbers))
         else:
-            self.register_buffer(name, value)
+            self.register_buffer(name, numbers)
 
 
 def logit(probability: float) -> float:

@@ -8,9 +8,9 @@ from typing import ClassVar
 
 import torch
 from pyro.distributions import TorchDistribution
-from torch import Tensor, nn
+from torch import Tensor
 
-from pyro_unmix.ops.checks import in_range
+from pyro_unmix.ops.checks import in_range, positive
 from pyro_unmix.ops.distributions import DiagonalNormal
 from pyro_unmix.priors.part import Need, Part, logit
 
@@ -19,10 +19,9 @@ class VariabilityPrior(Part):
     """A linear-Gaussian chain: ``psi_t ~ N(coefficient psi_{t-1}, diag(step_scale)^2)``.
 
     Subclasses give the chain's four vectors for steps of one unit of time; `initial`, `transitions` and `marginals`
-    follow from them, and so does the exact conditional that `ConjugateGuide` computes. Where the model knows its
-    dates, a step over Delta units is the chain in continuous time: ``coefficient^Delta``, and the variance
-    ``step_scale^2 (1 - coefficient^(2 Delta)) / (1 - coefficient^2)``, or ``step_scale^2 Delta`` for a coefficient of
-    one.
+    follow from them, and so does the exact conditional that `ConjugateGuide` computes. Where the model knows its dates,
+    a step over Delta units is the chain in continuous time: ``coefficient^Delta``, and the variance ``step_scale^2 (1 -
+    coefficient^(2 Delta)) / (1 - coefficient^2)``, or ``step_scale^2 Delta`` for a coefficient of one.
     """
 
     @property
@@ -31,6 +30,12 @@ class VariabilityPrior(Part):
         if self.elapsed is None or not bool(self.chain()[0].any()):
             return frozenset()
         return frozenset({Need.UNEVEN_VARIABILITY})
+
+    def setup(
+        self, *, num_endmembers: int, num_components: int, generator: torch.Generator
+    ) -> None:
+        """Create the parameters; there are as many ``coefficients`` as components times materials."""
+        self.make_declared(coefficients=num_endmembers * num_components)
 
     #: Whether it belongs to the pixels and dates that it was fitted to.
     of_scene: ClassVar[bool] = False
@@ -48,23 +53,8 @@ class VariabilityPrior(Part):
         raise NotImplementedError(f"{type(self).__name__} must implement chain()")
 
     def steps(self, num_dates: int) -> tuple[Tensor, Tensor]:
-        """Coefficients and step scales of the dates 1..T, each of shape (T, K P)."""
-        return self._over_dates(*self.chain()[:2], num_dates)
-
-    def whole_chain(self, num_dates: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """`chain` with `steps` of the dates 1..T in place of a step of one unit."""
-        coefficient, scale, loc, first_scale = self.chain()
-        if type(self).steps is VariabilityPrior.steps:
-            steps = self._over_dates(coefficient, scale, num_dates)
-        else:
-            steps = self.steps(num_dates)
-        return *steps, loc, first_scale
-
-    def _over_dates(
-        self, coefficient: Tensor, scale: Tensor, num_dates: int
-    ) -> tuple[Tensor, Tensor]:
-        """Steps (K P,) of a unit of time, over the time before every date."""
-        coefficient, scale = coefficient.expand(num_dates, -1), scale.expand(num_dates, -1)
+        """Coefficients and step scales of the dates 1..T, each of shape (T, K P), over the time before each date."""
+        coefficient, scale = (values.expand(num_dates, -1) for values in self.chain()[:2])
         if self.elapsed is None:
             return coefficient, scale
         if bool((coefficient < 0).any()):
@@ -82,6 +72,10 @@ class VariabilityPrior(Part):
         growth = torch.expm1(rate * elapsed) / torch.expm1(rate)
         growth = torch.where(walks, elapsed, growth)
         return torch.where(walks, 1.0, inside**elapsed), scale * growth.sqrt()
+
+    def whole_chain(self, num_dates: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """`chain` with `steps` of the dates 1..T in place of a step of one unit."""
+        return *self.steps(num_dates), *self.chain()[2:]
 
     def initial(self) -> TorchDistribution:
         _, _, loc, scale = self.chain()
@@ -132,17 +126,10 @@ class RandomWalk(VariabilityPrior):
         self, scale: float = 1e-5**0.5, *, learn: bool = False, initial_scale: float = 1.0
     ) -> None:
         super().__init__()
-        self.start_scale = in_range(scale, "scale", low=0, open_low=True)
-        self.initial_start = in_range(initial_scale, "initial_scale", low=0, open_low=True)
-        self.learn = learn
-
-    def setup(self, *sizes: int, generator: torch.Generator) -> None:
-        num_endmembers, num_components = sizes
-        size = num_endmembers * num_components
-        log_scale = torch.tensor(math.log(self.start_scale))
-        self.learn_or_keep("log_scale", log_scale, self.learn)
-        self.initial_loc = nn.Parameter(torch.zeros(size))
-        self.log_initial_scale = nn.Parameter(torch.full((size,), math.log(self.initial_start)))
+        self.declare("log_scale", math.log(positive(scale, "scale")), learn=learn)
+        self.declare("initial_loc", 0.0, per="coefficients")
+        log_initial_scale = math.log(positive(initial_scale, "initial_scale"))
+        self.declare("log_initial_scale", log_initial_scale, per="coefficients")
 
     def chain(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         loc = self.initial_loc
@@ -165,17 +152,10 @@ class AutoRegressive(VariabilityPrior):
 
     def __init__(self, coefficient: float = 0.5, scale: float = 1.0, *, learn: bool = True) -> None:
         super().__init__()
-        self.start_coefficient = in_range(coefficient, "coefficient", low=0, high=0.9999)
-        self.start_scale = in_range(scale, "scale", low=0, open_low=True)
-        self.learn = learn
-
-    def setup(self, *sizes: int, generator: torch.Generator) -> None:
-        num_endmembers, num_components = sizes
-        phi = min(max(self.start_coefficient, 1e-4), 1 - 1e-4)
-        start = torch.tensor(logit(phi))
-        log_scale = torch.full((num_endmembers * num_components,), math.log(self.start_scale))
-        self.learn_or_keep("logit", start, self.learn)
-        self.learn_or_keep("log_scale", log_scale, self.learn)
+        phi = in_range(coefficient, "coefficient", low=0, high=0.9999)
+        self.declare("logit", logit(min(max(phi, 1e-4), 1 - 1e-4)), learn=learn)
+        log_scale = math.log(positive(scale, "scale"))
+        self.declare("log_scale", log_scale, per="coefficients", learn=learn)
 
     def chain(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         phi, scale = torch.sigmoid(self.logit), self.log_scale.exp()
@@ -198,13 +178,8 @@ class Independent(VariabilityPrior):
 
     def __init__(self, scale: float = 1.0, *, learn: bool = True) -> None:
         super().__init__()
-        self.start_scale = in_range(scale, "scale", low=0, open_low=True)
-        self.learn = learn
-
-    def setup(self, *sizes: int, generator: torch.Generator) -> None:
-        num_endmembers, num_components = sizes
-        log_scale = torch.full((num_endmembers * num_components,), math.log(self.start_scale))
-        self.learn_or_keep("log_scale", log_scale, self.learn)
+        log_scale = math.log(positive(scale, "scale"))
+        self.declare("log_scale", log_scale, per="coefficients", learn=learn)
 
     def chain(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         scale = self.log_scale.exp()

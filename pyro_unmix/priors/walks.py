@@ -1,24 +1,25 @@
 """How abundances move from date to date, in the softmax basis.
 
-Every walk takes a start (``initial=``, a `Start`) and, where the model knows its dates, the units of time Delta that
-pass before each date; without dates Delta is 1.
+Every walk takes a start (``initial=``, an `InitialAbundances`) and, where the model knows its dates, the units of time
+Delta that pass before each date; without dates Delta is 1.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
-from pyro_unmix.ops.checks import in_range, positive_int
+from pyro_unmix.ops.checks import in_range, positive, positive_int
 from pyro_unmix.ops.distributions import IsotropicNormal, IsotropicStudentT, JumpNormal, JumpSteps
 from pyro_unmix.ops.simplex import to_abundances
 from pyro_unmix.ops.softmax_distributions import SoftmaxDirichlet
 from pyro_unmix.priors.abundances import GaussianStart
+from pyro_unmix.priors.initial_abundances import InitialAbundances
 from pyro_unmix.priors.part import Transition, logit
-from pyro_unmix.priors.starts import Start
 
 _MAX_LOG_SCALE = 5.0
 
@@ -28,7 +29,40 @@ def _widened(log_scale: Tensor, elapsed: Tensor | None) -> Tensor:
     return log_scale if elapsed is None else log_scale + 0.5 * elapsed.log()
 
 
-class SoftmaxWalk(GaussianStart):
+class Walk(GaussianStart):
+    """Base of walks whose steps over equal times are of one law: subclasses give `step` and `step_scale`."""
+
+    alike = True
+
+    def step(self, previous: Tensor, elapsed: Tensor | None) -> TorchDistribution:
+        """Distribution of the next state, so many units of time later (None: one)."""
+        raise NotImplementedError(f"{type(self).__name__} must implement step()")
+
+    def transitions(self, index: Tensor | None = None) -> Transition:
+        return lambda previous, step: self.step(previous, self.elapsed_at(step))
+
+
+class NetworkWalk(Walk):
+    """``c_t ~ N(c_{t-1}, Delta sigma(c_{t-1})^2 I)``, sigma by a network: subclasses give `log_scale`."""
+
+    alike = True
+
+    def log_scale(self) -> Callable[[Tensor], Tensor]:
+        """A function c (..., P) -> ``log sigma(c)`` (...): every access to a parameter is a message of Pyro."""
+        raise NotImplementedError(f"{type(self).__name__} must implement log_scale()")
+
+    def transitions(self, index: Tensor | None = None) -> Transition:
+        log_scale = self.log_scale()
+        return lambda previous, step: IsotropicNormal(
+            previous, _widened(log_scale(previous), self.elapsed_at(step))
+        )
+
+    def step_scale(self, previous: Tensor, mean_square: Tensor) -> Tensor:
+        log_scale = _widened(self.log_scale()(previous), self.elapsed)
+        return log_scale.exp().expand(mean_square.shape)
+
+
+class SoftmaxWalk(NetworkWalk):
     """``c_t ~ N(c_{t-1}, Delta sigma_a(c_{t-1})^2 I)``, eq. (18), sigma_a a small learned network.
 
     ``sigma_a = exp(W_R relu(... relu(W_1 c + b_1) ...) + b_R)`` with `num_layers` layers, hidden ones of P neurons,
@@ -39,67 +73,50 @@ class SoftmaxWalk(GaussianStart):
     ----------
     num_layers : int
         R; the paper uses 2.
-    initial_scale : float
-        gamma_0 of eq. (20), from which it is learned.
-    initial : Start, optional
+    initial_scale, initial
+        Of `GaussianStart`.
 
     References
     ----------
     ReDSUNN paper, eqs. (14)-(20).
     """
 
-    alike = True
-
     def __init__(
-        self, *, num_layers: int = 2, initial_scale: float = 1.0, initial: Start | None = None
+        self,
+        *,
+        num_layers: int = 2,
+        initial_scale: float = 1.0,
+        initial: InitialAbundances | None = None,
     ) -> None:
         super().__init__(initial_scale=initial_scale, initial=initial)
         self.num_layers = positive_int(num_layers, "num_layers")
 
-    def setup(self, *sizes: int, generator: torch.Generator) -> None:
-        super().setup(*sizes, generator=generator)
-        (num_endmembers,) = sizes
+    def setup(self, *, num_endmembers: int, generator: torch.Generator) -> None:
+        super().setup(num_endmembers=num_endmembers, generator=generator)
         for layer in range(self.num_layers):
             outputs = 1 if layer == self.num_layers - 1 else num_endmembers
             weight = torch.empty(outputs, num_endmembers)
             nn.init.xavier_uniform_(weight, generator=generator)
-            setattr(self, f"weight_{layer}", nn.Parameter(weight))
-            setattr(self, f"bias_{layer}", nn.Parameter(torch.zeros(outputs)))
+            self.learn_or_keep(f"weight_{layer}", weight)
+            self.learn_or_keep(f"bias_{layer}", 0.0, outputs)
 
     def scale(self, c: Tensor) -> Tensor:
         """sigma_a(c), shape (..., 1)."""
-        return _log_scale(c, self._layers()).exp()
+        return self.log_scale()(c).exp().unsqueeze(-1)
 
-    def _layers(self) -> list[tuple[Tensor, Tensor]]:
-        """Weights and biases; every access to a parameter is a message of Pyro."""
+    def log_scale(self) -> Callable[[Tensor], Tensor]:
         names = [(f"weight_{layer}", f"bias_{layer}") for layer in range(self.num_layers)]
-        return [(getattr(self, weight), getattr(self, bias)) for weight, bias in names]
+        layers = [(getattr(self, weight), getattr(self, bias)) for weight, bias in names]
 
-    def transitions(self, index: Tensor | None = None) -> Transition:
-        layers = self._layers()
+        def network(c: Tensor) -> Tensor:
+            for number, (weight, bias) in enumerate(layers):
+                c = nn.functional.linear(c.relu() if number else c, weight, bias)
+            return c.squeeze(-1).clamp(-_MAX_LOG_SCALE, _MAX_LOG_SCALE)
 
-        def transition(previous: Tensor, step: int) -> TorchDistribution:
-            log_scale = _log_scale(previous, layers).squeeze(-1)
-            return IsotropicNormal(previous, _widened(log_scale, self.elapsed_at(step)))
-
-        return transition
-
-    def step_scale(self, previous: Tensor, mean_square: Tensor) -> Tensor:
-        log_scale = _widened(_log_scale(previous, self._layers()).squeeze(-1), self.elapsed)
-        return log_scale.exp().expand(mean_square.shape)
+        return network
 
 
-def _log_scale(c: Tensor, layers: list[tuple[Tensor, Tensor]]) -> Tensor:
-    """``log sigma_a(c)``, (..., 1)."""
-    hidden = c
-    for number, (weight, bias) in enumerate(layers):
-        if number:
-            hidden = hidden.relu()
-        hidden = nn.functional.linear(hidden, weight, bias)
-    return hidden.clamp(-_MAX_LOG_SCALE, _MAX_LOG_SCALE)
-
-
-class JumpWalk(GaussianStart):
+class JumpWalk(Walk):
     """Slow drift with rare jumps: ``c_t ~ (1 - rho) N(c_{t-1}, s^2 I) + rho N(c_{t-1}, S^2 I)``.
 
     A Gaussian step must choose between smoothing the drift and following abrupt changes; this mixture does both.
@@ -114,9 +131,8 @@ class JumpWalk(GaussianStart):
         S, std of a jump.
     jump_probability : float
         rho, per pixel and date.
-    initial_scale : float
-        gamma_0.
-    initial : Start, optional
+    initial_scale, initial
+        Of `GaussianStart`.
     """
 
     alike = True
@@ -128,22 +144,17 @@ class JumpWalk(GaussianStart):
         jump_scale: float = 3.0,
         jump_probability: float = 0.05,
         initial_scale: float = 2.5,
-        initial: Start | None = None,
+        initial: InitialAbundances | None = None,
     ) -> None:
         super().__init__(initial_scale=initial_scale, initial=initial)
-        self.start = (
-            math.log(in_range(scale, "scale", low=0, open_low=True)),
-            math.log(in_range(jump_scale, "jump_scale", low=scale)),
-            logit(in_range(jump_probability, "jump_probability", low=1e-6, high=0.5)),
-        )
+        self.declare("log_scale", math.log(positive(scale, "scale")))
+        self.declare("log_jump_scale", math.log(in_range(jump_scale, "jump_scale", low=scale)))
+        probability = in_range(jump_probability, "jump_probability", low=1e-6, high=0.5)
+        self.declare("jump_logit", logit(probability))
 
-    def setup(self, *sizes: int, generator: torch.Generator) -> None:
-        super().setup(*sizes, generator=generator)
-        (self.size,) = sizes
-        log_scale, log_jump_scale, jump_logit = self.start
-        self.log_scale = nn.Parameter(torch.tensor(log_scale))
-        self.log_jump_scale = nn.Parameter(torch.tensor(log_jump_scale))
-        self.jump_logit = nn.Parameter(torch.tensor(jump_logit))
+    def setup(self, *, num_endmembers: int, generator: torch.Generator) -> None:
+        super().setup(num_endmembers=num_endmembers, generator=generator)
+        self.size = num_endmembers
 
     def _steps(self, elapsed: Tensor | None = None) -> JumpSteps:
         odds: Tensor = self.jump_logit
@@ -171,7 +182,7 @@ class JumpWalk(GaussianStart):
         return ((1 - jump) * drift + jump * leap).rsqrt()
 
 
-class ConstantWalk(GaussianStart):
+class ConstantWalk(Walk):
     """``c_t ~ N(c_{t-1}, Delta s^2 I)``: a Gaussian walk of one scale.
 
     Parameters
@@ -180,12 +191,9 @@ class ConstantWalk(GaussianStart):
         s, std of one softmax coordinate's step in a unit of time.
     learn : bool
         Learn s from there.
-    initial_scale : float
-        gamma_0.
-    initial : Start, optional
+    initial_scale, initial
+        Of `GaussianStart`.
     """
-
-    alike = True
 
     def __init__(
         self,
@@ -193,21 +201,13 @@ class ConstantWalk(GaussianStart):
         *,
         learn: bool = True,
         initial_scale: float = 1.0,
-        initial: Start | None = None,
+        initial: InitialAbundances | None = None,
     ) -> None:
         super().__init__(initial_scale=initial_scale, initial=initial)
-        self.start_scale = in_range(scale, "scale", low=0, open_low=True)
-        self.learn = learn
+        self.declare("log_scale", math.log(positive(scale, "scale")), learn=learn)
 
-    def setup(self, *sizes: int, generator: torch.Generator) -> None:
-        super().setup(*sizes, generator=generator)
-        self.learn_or_keep("log_scale", torch.tensor(math.log(self.start_scale)), self.learn)
-
-    def transitions(self, index: Tensor | None = None) -> Transition:
-        def transition(previous: Tensor, step: int) -> TorchDistribution:
-            return IsotropicNormal(previous, _widened(self.log_scale, self.elapsed_at(step)))
-
-        return transition
+    def step(self, previous: Tensor, elapsed: Tensor | None) -> TorchDistribution:
+        return IsotropicNormal(previous, _widened(self.log_scale, elapsed))
 
     def step_scale(self, previous: Tensor, mean_square: Tensor) -> Tensor:
         return _widened(self.log_scale, self.elapsed).exp().expand(mean_square.shape)
@@ -228,12 +228,9 @@ class StudentWalk(ConstantWalk):
         nu; 1 is a Cauchy, large ones are Gaussian.
     learn : bool
         Learn s and nu from there.
-    initial_scale : float
-        gamma_0.
-    initial : Start, optional
+    initial_scale, initial
+        Of `GaussianStart`.
     """
-
-    alike = True
 
     def __init__(
         self,
@@ -242,21 +239,13 @@ class StudentWalk(ConstantWalk):
         dof: float = 3.0,
         learn: bool = True,
         initial_scale: float = 1.0,
-        initial: Start | None = None,
+        initial: InitialAbundances | None = None,
     ) -> None:
         super().__init__(scale, learn=learn, initial_scale=initial_scale, initial=initial)
-        self.start_dof = in_range(dof, "dof", low=0, open_low=True)
+        self.declare("log_dof", math.log(positive(dof, "dof")), learn=learn)
 
-    def setup(self, *sizes: int, generator: torch.Generator) -> None:
-        super().setup(*sizes, generator=generator)
-        self.learn_or_keep("log_dof", torch.tensor(math.log(self.start_dof)), self.learn)
-
-    def transitions(self, index: Tensor | None = None) -> Transition:
-        def transition(previous: Tensor, step: int) -> TorchDistribution:
-            log_scale = _widened(self.log_scale, self.elapsed_at(step))
-            return IsotropicStudentT(previous, log_scale, self.log_dof.exp())
-
-        return transition
+    def step(self, previous: Tensor, elapsed: Tensor | None) -> TorchDistribution:
+        return IsotropicStudentT(previous, _widened(self.log_scale, elapsed), self.log_dof.exp())
 
     def step_scale(self, previous: Tensor, mean_square: Tensor) -> Tensor:
         # The Gaussian whose precision is the expected one of the mixture that a Student-t is.
@@ -265,7 +254,7 @@ class StudentWalk(ConstantWalk):
         return ((dof * variance + size * mean_square) / (dof + size)).sqrt()
 
 
-class OrnsteinUhlenbeck(GaussianStart):
+class OrnsteinUhlenbeck(Walk):
     """``c_t ~ N(m + phi^Delta (c_{t-1} - m), s^2 (1 - phi^(2 Delta)) I)``: a walk that returns to a mean.
 
     m is learned, one number per material (from 0), and shared by all pixels.
@@ -278,12 +267,9 @@ class OrnsteinUhlenbeck(GaussianStart):
         s, std about m after a long time.
     learn : bool
         Learn m, phi and s.
-    initial_scale : float
-        gamma_0.
-    initial : Start, optional
+    initial_scale, initial
+        Of `GaussianStart`.
     """
-
-    alike = True
 
     def __init__(
         self,
@@ -292,31 +278,23 @@ class OrnsteinUhlenbeck(GaussianStart):
         *,
         learn: bool = True,
         initial_scale: float = 2.0,
-        initial: Start | None = None,
+        initial: InitialAbundances | None = None,
     ) -> None:
         super().__init__(initial_scale=initial_scale, initial=initial)
-        self.start_logit = logit(in_range(coefficient, "coefficient", low=1e-6, high=1 - 1e-6))
-        self.start_scale = in_range(scale, "scale", low=0, open_low=True)
-        self.learn = learn
-
-    def setup(self, *sizes: int, generator: torch.Generator) -> None:
-        super().setup(*sizes, generator=generator)
-        self.learn_or_keep("logit", torch.tensor(self.start_logit), self.learn)
-        self.learn_or_keep("log_scale", torch.tensor(math.log(self.start_scale)), self.learn)
-        self.learn_or_keep("loc", torch.zeros(*sizes), self.learn)
+        coefficient = in_range(coefficient, "coefficient", low=1e-6, high=1 - 1e-6)
+        self.declare("logit", logit(coefficient), learn=learn)
+        self.declare("log_scale", math.log(positive(scale, "scale")), learn=learn)
+        self.declare("loc", 0.0, per="num_endmembers", learn=learn)
 
     def _log_coefficient(self, elapsed: Tensor | None) -> Tensor:
         log_coefficient = nn.functional.logsigmoid(self.logit)
         return log_coefficient if elapsed is None else elapsed * log_coefficient
 
-    def transitions(self, index: Tensor | None = None) -> Transition:
-        def transition(previous: Tensor, step: int) -> TorchDistribution:
-            log_coefficient = self._log_coefficient(self.elapsed_at(step))
-            mean = self.loc + log_coefficient.exp() * (previous - self.loc)
-            shrunk = torch.log(-torch.expm1(2 * log_coefficient))  # log(1 - phi^2)
-            return IsotropicNormal(mean, self.log_scale + 0.5 * shrunk)
-
-        return transition
+    def step(self, previous: Tensor, elapsed: Tensor | None) -> TorchDistribution:
+        log_coefficient = self._log_coefficient(elapsed)
+        mean = self.loc + log_coefficient.exp() * (previous - self.loc)
+        shrunk = torch.log(-torch.expm1(2 * log_coefficient))  # log(1 - phi^2)
+        return IsotropicNormal(mean, self.log_scale + 0.5 * shrunk)
 
     def step_scale(self, previous: Tensor, mean_square: Tensor) -> Tensor:
         # Root mean square of a step in the long run, 2 s^2 (1 - phi): a walk of steps as long.
@@ -324,7 +302,7 @@ class OrnsteinUhlenbeck(GaussianStart):
         return (self.log_scale.exp() * (2 * left).sqrt()).expand(mean_square.shape)
 
 
-class DirichletWalk(GaussianStart):
+class DirichletWalk(Walk):
     """``a_t ~ Dir(kappa a_{t-1} / Delta + alpha_0)``, eq. (13), exactly.
 
     Its states are softmax states all the same, with the density of eq. (16), so that any guide can serve it: the
@@ -339,16 +317,13 @@ class DirichletWalk(GaussianStart):
         alpha_0, which lets absent materials return.
     learn : bool
         Learn both.
-    initial_scale : float
-        gamma_0.
-    initial : Start, optional
+    initial_scale, initial
+        Of `GaussianStart`.
 
     References
     ----------
     ReDSUNN paper, eqs. (13)-(16); MacKay, Machine Learning 33, 1998.
     """
-
-    alike = True
 
     def __init__(
         self,
@@ -357,30 +332,19 @@ class DirichletWalk(GaussianStart):
         floor: float = 0.5,
         learn: bool = True,
         initial_scale: float = 1.0,
-        initial: Start | None = None,
+        initial: InitialAbundances | None = None,
     ) -> None:
         super().__init__(initial_scale=initial_scale, initial=initial)
-        self.begin = (
-            math.log(in_range(concentration, "concentration", low=0, open_low=True)),
-            math.log(in_range(floor, "floor", low=0, open_low=True)),
-        )
-        self.learn = learn
+        log_concentration = math.log(positive(concentration, "concentration"))
+        self.declare("log_concentration", log_concentration, learn=learn)
+        self.declare("log_floor", math.log(positive(floor, "floor")), learn=learn)
 
-    def setup(self, *sizes: int, generator: torch.Generator) -> None:
-        super().setup(*sizes, generator=generator)
-        concentration, floor = self.begin
-        self.learn_or_keep("log_concentration", torch.tensor(concentration), self.learn)
-        self.learn_or_keep("log_floor", torch.tensor(floor), self.learn)
-
-    def _step(self, previous: Tensor, elapsed: Tensor | None) -> SoftmaxDirichlet:
+    def step(self, previous: Tensor, elapsed: Tensor | None) -> SoftmaxDirichlet:
         kappa = self.log_concentration.exp()
         if elapsed is not None:
             kappa = kappa / elapsed.unsqueeze(-1)
         return SoftmaxDirichlet(kappa * to_abundances(previous) + self.log_floor.exp())
 
-    def transitions(self, index: Tensor | None = None) -> Transition:
-        return lambda previous, step: self._step(previous, self.elapsed_at(step))
-
     def step_scale(self, previous: Tensor, mean_square: Tensor) -> Tensor:
-        variance = self._step(previous, self.elapsed).variance.mean(-1)
+        variance = self.step(previous, self.elapsed).variance.mean(-1)
         return variance.sqrt().expand(mean_square.shape)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
 from pyro_unmix.ops.checks import finite_array, positive_int
-from pyro_unmix.simulate import materials as _spectra
+from pyro_unmix.simulate import materials
 from pyro_unmix.simulate.maps import Array, abundance_maps, random_streams
 from pyro_unmix.simulate.scene import ALL_ROWS, Scene, checked_sizes, observe
 from pyro_unmix.simulate.signatures import coordinate, label_endmembers, library
@@ -50,20 +49,15 @@ def bundle_scene(
     Parameters
     ----------
     bundles : sequence of arrays (L, S_p) or DataArrays, optional
-        Pure spectra of each material, reflectance. A DataArray has the dim ``wavelength`` and one
-        other; its name is that of the material. By default bundles are made from the built-in
-        library by changes of illumination, slope and water content and by traces of a related
-        material; those depend on the seed as well.
+        Pure spectra of each material, reflectance. A DataArray has the dim ``wavelength`` and one other; its name is
+        that of the material. By default bundles are made from the built-in library by changes of illumination, slope
+        and water content and by traces of a related material; those depend on the seed as well.
     num_dates, height, width : int
         Sizes T, H, W.
     num_endmembers : int, optional
         How many bundles are used, from the first; by default all of them, or four built-in ones.
     snr_db, cloud_fraction, seed
         As in `scaled_scene`.
-
-    Returns
-    -------
-    Scene
 
     Raises
     ------
@@ -77,9 +71,8 @@ def bundle_scene(
         count = positive_int(count, "num_endmembers", minimum=2)
         spectra, reference = built_in_bundles(streams["bundles"], count)
     else:
-        spectra, reference = _given_bundles(bundles, num_endmembers)
+        spectra, reference = _checked_bundles(bundles, num_endmembers)
     shape = (num_dates, height, width, len(spectra))
-
     sizes = [bundle.shape[1] for bundle in spectra]
     pick = streams["variability"].integers(0, sizes, size=shape, dtype=np.int32)
     return observe(
@@ -96,10 +89,12 @@ def built_in_bundles(
     rng: np.random.Generator, num_endmembers: int
 ) -> tuple[tuple[Array, ...], xr.DataArray]:
     """Bundles (L, S) of the first built-in materials, and their means."""
-    names = list(_spectra.CURVES)
+    names = list(materials.CURVES)
     _require_bundles(len(names), num_endmembers)
     nm = library()["wavelength"].values
-    bundles = tuple(_spectra.bundle(name, nm, _BUNDLE_SIZE, rng) for name in names[:num_endmembers])
+    bundles = tuple(
+        materials.bundle(name, nm, _BUNDLE_SIZE, rng) for name in names[:num_endmembers]
+    )
     means = np.stack([spectra.mean(axis=1) for spectra in bundles], axis=1)
     return bundles, label_endmembers(means, names[:num_endmembers], nm)
 
@@ -112,7 +107,7 @@ def _require_bundles(available: int, num_endmembers: int) -> None:
         )
 
 
-def _given_bundles(
+def _checked_bundles(
     bundles: Sequence[xr.DataArray | npt.ArrayLike], num_endmembers: int | None
 ) -> tuple[tuple[Array, ...], xr.DataArray]:
     """Checked copies of the user's bundles; their means with names and wavelengths if known."""
@@ -121,30 +116,26 @@ def _given_bundles(
             "bundles must be a list with one array (L, S_p) per material, got "
             f"{type(bundles).__name__}"
         )
-    given = list(bundles)
-    count = positive_int(len(given), "the number of bundles", minimum=2)
+    bundles = list(bundles)
+    count = positive_int(len(bundles), "the number of bundles", minimum=2)
     if num_endmembers is not None:
         count = positive_int(num_endmembers, "num_endmembers", minimum=2)
-        _require_bundles(len(given), count)
-
-    spectra, names, known = [], [], []
-    for position, bundle in enumerate(given[:count]):
-        spectra.append(_given_bundle(bundle, f"bundles[{position}]"))
-        names.append(getattr(bundle, "name", None))
-        wavelength = coordinate(bundle, "wavelength")
-        if wavelength is not None:
-            known.append(wavelength)
+        _require_bundles(len(bundles), count)
+    bundles = bundles[:count]
+    spectra = [_spectra_of(bundle, f"bundles[{i}]") for i, bundle in enumerate(bundles)]
+    names = [getattr(bundle, "name", None) for bundle in bundles]
+    wavelengths = [nm for b in bundles if (nm := coordinate(b, "wavelength")) is not None]
     num_bands = sorted({len(values) for values in spectra})
     if len(num_bands) > 1:
         raise ValueError(f"bundles must have the same bands, got {num_bands} bands: resample them")
-    if any(not np.array_equal(known[0], wavelength) for wavelength in known):
+    if any(not np.array_equal(wavelengths[0], nm) for nm in wavelengths):
         raise ValueError("bundles must have the same wavelengths, got others: resample them")
     labels = None if None in names or len(set(names)) < len(names) else names
     means = np.stack([values.mean(axis=1) for values in spectra], axis=1)
-    return tuple(spectra), label_endmembers(means, labels, known[0] if known else None)
+    return tuple(spectra), label_endmembers(means, labels, wavelengths[0] if wavelengths else None)
 
 
-def _given_bundle(bundle: Any, what: str) -> Array:
+def _spectra_of(bundle: xr.DataArray | npt.ArrayLike, what: str) -> Array:
     """A float64 copy (L, S) of the spectra of one material."""
     if isinstance(bundle, xr.DataArray):
         if bundle.ndim != 2 or "wavelength" not in bundle.dims:

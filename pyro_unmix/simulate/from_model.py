@@ -15,7 +15,7 @@ from pyro_unmix.simulate.signatures import label_endmembers
 
 
 class StateSpaceModel(Protocol):
-    """What `state_space` asks of a model."""
+    """What `state_space` asks of a model, with tensors or arrays."""
 
     def sample_sequence(
         self, num_pixels: int, num_dates: int, *, seed: int = 0
@@ -55,11 +55,8 @@ def state_space(
 
     Parameters
     ----------
-    model : object with ``sample_sequence`` and ``mixing_endmembers``
-        ``sample_sequence(num_pixels, num_dates, seed=seed)`` returns a mapping with ``pixels`` (N,
-        T, L), ``abundances`` (N, T, P) and ``variability`` (N, T, K, P); ``mixing_endmembers`` maps
-        variability (..., K, P) to endmembers (..., L, P). The scene keeps a copy of the model, so
-        that training it later leaves the truth as it is.
+    model : StateSpaceModel
+        Such as an `SGLMM`. The scene keeps a copy of the model, so that training it later leaves the truth as it is.
     num_dates, height, width : int
         Sizes T, H, W; the model draws N = H W pixels, in row-major order.
     cloud_fraction, seed

@@ -32,9 +32,8 @@ def random_streams(seed: int) -> dict[str, np.random.Generator]:
 def smooth_fields(rng: np.random.Generator, count: int, height: int, width: int) -> Array:
     """Gaussian random fields (count, height, width) of variance one.
 
-    They are white noise under a Gaussian kernel. The kernel works in the Fourier domain, where the
-    field is periodic; a margin of five kernel widths is cut off so that opposite edges of the scene
-    do not resemble each other.
+    They are white noise under a Gaussian kernel. The kernel works in the Fourier domain, where the field is periodic; a
+    margin of five kernel widths is cut off so that opposite edges of the scene do not resemble each other.
     """
     length = max(1.0, _CORRELATION_LENGTH * math.sqrt(height * width))
     shape = [

@@ -1,8 +1,7 @@
 """Analytic reflectance curves of common materials: sums of sigmoids and Gaussians.
 
-They imitate the shape of measured spectra (red edge, liquid-water bands near 1.4 and 1.9 um,
-hydroxyl band near 2.2 um, carbonate band near 2.34 um) so that scenes can be simulated without a
-spectral library. They are not measurements.
+They imitate the shape of measured spectra (red edge, liquid-water bands near 1.4 and 1.9 um, hydroxyl band near 2.2 um,
+carbonate band near 2.34 um) so that scenes can be simulated without a spectral library. They are not measurements.
 """
 
 from __future__ import annotations
@@ -108,11 +107,8 @@ def _limestone(wavelength: Array) -> Array:
         - 0.12 * _bump(wavelength, 2160, 25)
         - 0.10 * _bump(wavelength, 1990, 30)
     )
-    return (
-        (0.45 + 0.35 * _rise(wavelength, 480, 90))
-        * carbonate
-        * np.exp(-0.05 * water_absorption(wavelength))
-    )
+    rise = 0.45 + 0.35 * _rise(wavelength, 480, 90)
+    return rise * carbonate * np.exp(-0.05 * water_absorption(wavelength))
 
 
 def _turbid_water(wavelength: Array) -> Array:

@@ -15,22 +15,25 @@ from pyro_unmix.simulate.scene import ALL_ROWS, Scene, checked_sizes, observe
 from pyro_unmix.simulate.signatures import coordinate, label_endmembers
 from pyro_unmix.simulate.signatures import library as built_in_library
 
-_NUM_KNOTS = 6
+NUM_KNOTS = 6
 _FIRST_SCALING = (0.85, 1.15)
 _SCALING_STEP = 0.1
-_SMALLEST_SCALING = 0.1
+SMALLEST_SCALING = 0.1
 
 
 @dataclass(frozen=True, eq=False)
-class _Scaled:
-    """M_nt(l, p) = M_0(l, p) times the linear interpolation of the knots at l."""
+class Scaled:
+    """M_nt(l, p) = M_0(l, p) (illumination of the pixel) (linear interpolation of the material's knots at l)."""
 
     reference: Array  # (L, P)
     knots: npt.NDArray[np.float32]  # (T, y, x, P, knot)
+    illumination: npt.NDArray[np.float32] | None = None  # (T, y, x); one without it
 
     def __call__(self, time: int, rows: slice = ALL_ROWS) -> Array:
         interpolation = linear_interpolation(len(self.reference), self.knots.shape[-1])
         scaling = self.knots[time, rows].astype(np.float64) @ interpolation.T
+        if self.illumination is not None:
+            scaling *= self.illumination[time, rows, :, None, None]
         return np.moveaxis(scaling, -1, -2) * self.reference
 
 
@@ -47,47 +50,39 @@ def scaled_scene(
 ) -> Scene:
     """The paper's first scene: reference signatures with random piecewise-linear scaling.
 
-    Endmember p of pixel n at date t is ``M_0[:, p] * s_npt``, where s_npt is piecewise linear over
-    the bands: uniform in [0.85, 1.15] at the knots of the first date; each later date adds knots
-    that are uniform in [-0.1, 0.1] (Sec. VI-A, first data sequence). A scaling that would fall
-    below 0.1, which takes at least nine dates, is reflected there. Abundances are smooth maps that
-    drift slowly and change abruptly in a few small rectangles at inner dates.
+    Endmember p of pixel n at date t is ``M_0[:, p] * s_npt``, where s_npt is piecewise linear over the bands: uniform
+    in [0.85, 1.15] at the knots of the first date; each later date adds knots that are uniform in [-0.1, 0.1] (Sec.
+    VI-A, first data sequence). A scaling that would fall below 0.1, which takes at least nine dates, is reflected
+    there. Abundances are smooth maps that drift slowly and change abruptly in a few small rectangles at inner dates.
 
     Parameters
     ----------
     num_dates, height, width, num_endmembers : int
         Sizes T, H, W, P; at least two materials.
     library : DataArray (wavelength, endmember) or array (L, S), optional
-        Reference signatures, of which the first ``num_endmembers`` are taken; by default the
-        built-in ones.
+        Reference signatures, of which the first ``num_endmembers`` are taken; by default the built-in ones.
     snr_db : float
         10 log10 of the mean square of the noise-free sequence over the noise variance; ``inf`` for
         no noise. The noise is white, Gaussian, and equally strong at all dates.
     cloud_fraction : float
         Share of each image that clouds hide, in [0, 1): those pixels are NaN in all bands.
     seed : int
-        The scene is a function of the seed and the sizes; noise and clouds leave the truth as it
-        is.
-
-    Returns
-    -------
-    Scene
+        The scene is a function of the seed and the sizes; noise and clouds leave the truth as it is.
 
     Raises
     ------
     ValueError, TypeError
         If a size, a share, the SNR or the library is not as stated.
     """
-    num_dates, height, width = checked_sizes(num_dates, height, width)
     num_endmembers = positive_int(num_endmembers, "num_endmembers", minimum=2)
+    shape = (*checked_sizes(num_dates, height, width), num_endmembers)
     reference = reference_signatures(library, num_endmembers)
     streams = random_streams(seed)
-
-    knots = scaling_knots(streams["variability"], (num_dates, height, width, num_endmembers))
+    knots = scaling_knots(streams["variability"], shape)
     return observe(
-        abundance_maps(streams["abundances"], (num_dates, height, width, num_endmembers)),
+        abundance_maps(streams["abundances"], shape),
         reference,
-        _Scaled(reference.values, knots),
+        Scaled(reference.values, knots),
         snr_db,
         cloud_fraction,
         streams,
@@ -119,12 +114,12 @@ def scaling_knots(
     rng: np.random.Generator, shape: tuple[int, int, int, int]
 ) -> npt.NDArray[np.float32]:
     """Knots (T, y, x, P, knot) of the scaling functions: a reflected random walk over dates."""
-    knots = np.empty((*shape, _NUM_KNOTS), dtype=np.float32)
+    knots = np.empty((*shape, NUM_KNOTS), dtype=np.float32)
     walk = rng.uniform(*_FIRST_SCALING, size=knots.shape[1:])
     knots[0] = walk
     for time in range(1, len(knots)):
         walk = walk + rng.uniform(-_SCALING_STEP, _SCALING_STEP, size=walk.shape)
-        walk = _SMALLEST_SCALING + np.abs(walk - _SMALLEST_SCALING)
+        walk = SMALLEST_SCALING + np.abs(walk - SMALLEST_SCALING)
         knots[time] = walk
     return knots
 

@@ -57,22 +57,9 @@ class Scene:
         return int(self.abundances.sizes["endmember"])
 
     def endmembers(self, time: int = 0) -> xr.DataArray:
-        """True endmembers M_nt of every pixel at one date.
+        """True endmembers M_nt of every pixel at one date, (y, x, wavelength, endmember), computed at each call.
 
-        Parameters
-        ----------
-        time : int
-            Position of the date; negative positions count from the last.
-
-        Returns
-        -------
-        DataArray (y, x, wavelength, endmember)
-            Reflectance, computed at each call.
-
-        Raises
-        ------
-        IndexError
-            If there is no date at that position.
+        The date is its position, negative ones from the last; IndexError where there is none.
         """
         num_dates = self.cubes.sizes["time"]
         position = operator.index(time)
@@ -89,18 +76,7 @@ class Scene:
         )
 
     def reconstruct(self, time: int = 0) -> xr.DataArray:
-        """The image of one date without noise and clouds, M_nt a_nt.
-
-        Parameters
-        ----------
-        time : int
-            Position of the date, as in `endmembers`.
-
-        Returns
-        -------
-        DataArray (y, x, wavelength)
-            Reflectance.
-        """
+        """The image of one date without noise and clouds, M_nt a_nt, (y, x, wavelength); dates as in `endmembers`."""
         endmembers = self.endmembers(time)
         abundances = self.abundances.isel(time=time, drop=True)
         mixed = mix(endmembers.values, abundances.values)

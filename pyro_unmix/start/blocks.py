@@ -46,25 +46,25 @@ def spread_blocks(cubes: xr.DataArray, seed: int = 0) -> xr.DataArray:
         for dim, side in (("y", height), ("x", width))
     )
     places = np.array([(top, left) for top in tops for left in lefts])
-    found: list[tuple[float, np.ndarray]] = []
+    blocks: list[tuple[float, np.ndarray]] = []
     for top, left in np.random.default_rng(seed).permutation(places):
         block = cubes.isel(y=slice(top, top + height), x=slice(left, left + width)).to_numpy()
         block = np.ma.filled(block, np.nan)
         observed = np.isfinite(block).all(-1) & block.any(-1)
-        found.append((float(observed.mean()), block))
-        if sum(share >= _ENOUGH for share, _ in found) == NUM_BLOCKS:
+        blocks.append((float(observed.mean()), block))
+        if sum(share >= _ENOUGH for share, _ in blocks) == NUM_BLOCKS:
             break
-    found.sort(key=lambda pair: -pair[0])
-    chosen = [block for share, block in found[:NUM_BLOCKS] if share > 0]
+    blocks.sort(key=lambda pair: -pair[0])
+    chosen = [block for share, block in blocks[:NUM_BLOCKS] if share > 0]
     if not chosen:
         raise ValueError(
-            f"none of {len(found)} blocks of {height} x {width} pixels all over the scene has an observed pixel: "
+            f"none of {len(blocks)} blocks of {height} x {width} pixels all over the scene has an observed pixel: "
             "choose a start on a part that has some (choose_start), and fit(model, guide, cubes)"
         )
     logger.info("start: %d blocks of %d x %d pixels", len(chosen), height, width)
     rows = np.repeat(np.arange(len(chosen)), height)
-    kept = {n: c for n, c in cubes.coords.items() if not {"y", "x"} & set(c.dims)}
+    coords = {n: c for n, c in cubes.coords.items() if not {"y", "x"} & set(c.dims)}
     together = xr.DataArray(
-        np.concatenate(chosen, axis=1), dims=("time", "y", "x", "wavelength"), coords=kept
+        np.concatenate(chosen, axis=1), dims=("time", "y", "x", "wavelength"), coords=coords
     )
     return as_cube_sequence(together.assign_coords(tile=("y", rows)))

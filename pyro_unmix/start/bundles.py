@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
 
 from pyro_unmix.data.checks import as_endmembers
-from pyro_unmix.data.cubes import as_cube_sequence, to_pixels
+from pyro_unmix.data.cubes import takes_cubes, to_pixels
 from pyro_unmix.ops.checks import positive_int
 
 
+@takes_cubes
 def extract_bundles(
-    cubes: Any, endmembers: ArrayLike | xr.DataArray, num: int = 100
+    cubes: xr.DataArray, endmembers: ArrayLike | xr.DataArray, num: int = 100
 ) -> xr.DataArray:
     """For each reference endmember the observed spectra of smallest spectral angle to it.
 
@@ -47,10 +46,9 @@ def extract_bundles(
     unmixing", IEEE JSTARS 5(2), 2012, for the idea; Borsoi, Erdogmus, Imbiriba, IEEE TCI 9, 2023, for the rule, where
     a spectrum may belong to several materials, though.
     """
-    sequence = as_cube_sequence(cubes)
     num = positive_int(num, "num")
-    matrix = as_endmembers(endmembers, sequence.sizes["wavelength"])
-    pixels, valid = to_pixels(sequence)
+    matrix = as_endmembers(endmembers, cubes.sizes["wavelength"])
+    pixels, valid = to_pixels(cubes)
     spectra = pixels[valid]
     unit = spectra / np.maximum(np.linalg.norm(spectra, axis=1, keepdims=True), 1e-12)
     cosines = unit @ (matrix / np.linalg.norm(matrix, axis=0))
@@ -69,7 +67,7 @@ def extract_bundles(
         order = np.argsort(-cosines[mine, p], kind="stable")[:num]
         chosen.append(mine[order])
         labels += [name] * len(order)
-    coords = {"wavelength": sequence["wavelength"]} if "wavelength" in sequence.coords else {}
+    coords = {"wavelength": cubes["wavelength"]} if "wavelength" in cubes.coords else {}
     return xr.DataArray(
         spectra[np.concatenate(chosen)].T.astype(np.float64),
         dims=("wavelength", "endmember"),
@@ -79,7 +77,7 @@ def extract_bundles(
     )
 
 
-def _names(endmembers: Any, size: int) -> list[str]:
+def _names(endmembers: object, size: int) -> list[str]:
     coords = getattr(endmembers, "coords", {})
     values = coords["endmember"].values if "endmember" in coords else range(size)
     return [str(value) for value in values]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,13 +13,12 @@ from numpy.typing import ArrayLike
 
 from pyro_unmix.bases.linear import DCT, Basis, Brightness, LearnedBasis, library_basis
 from pyro_unmix.data.checks import as_endmembers
-from pyro_unmix.data.cubes import as_cube_sequence, check_bands, to_pixels
+from pyro_unmix.data.cubes import check_bands, takes_cubes, to_pixels
 from pyro_unmix.data.libraries import at_bands_of, is_library
 from pyro_unmix.ops.checks import positive_int
-from pyro_unmix.ops.simplex import tile_components
 from pyro_unmix.ops.threads import one_thread
 from pyro_unmix.start.extraction import extract_endmembers
-from pyro_unmix.start.marginal import marginal_score, unit_marginal
+from pyro_unmix.start.marginal import UnitMarginal, common_part, marginal_score
 from pyro_unmix.start.noise import estimate_noise_scale
 from pyro_unmix.start.purity import learn_basis, refine_endmembers
 
@@ -49,9 +48,10 @@ class Start:
     log_likelihoods: dict[str, float]
 
 
+@takes_cubes
 @one_thread()
 def choose_start(
-    cubes: Any,
+    cubes: xr.DataArray,
     num_endmembers: int,
     *,
     endmembers: ArrayLike | None = None,
@@ -85,41 +85,49 @@ def choose_start(
     num_spectra : int
         Size of the subset.
     """
-    sequence = as_cube_sequence(cubes)
     positive_int(num_endmembers, "num_endmembers", minimum=2)
-    noise_scale = estimate_noise_scale(sequence)
-    library = at_bands_of(endmembers, sequence) if is_library(endmembers) else None  # type: ignore[arg-type]
+    noise_scale = estimate_noise_scale.unchecked(cubes)
+    library = at_bands_of(endmembers, cubes) if is_library(endmembers) else None
     if library is not None:
-        endmembers = extract_endmembers(sequence, num_endmembers, library=library)
+        endmembers = extract_endmembers.unchecked(cubes, num_endmembers, library=library)
     elif "wavelength" in getattr(endmembers, "coords", {}):
-        check_bands(endmembers["wavelength"], sequence)  # type: ignore[index, call-overload]
+        check_bands(endmembers["wavelength"], cubes)  # type: ignore[index, call-overload]
     if basis is not None and not isinstance(basis, Basis):
         raise TypeError(f"basis must be a Basis object such as DCT(6), got {basis!r}")
-    subset = _random_spectra(sequence, num_spectra, seed)
+    subset = _random_spectra(cubes, num_spectra, seed)
     table: dict[str, float] = {}
-    best: tuple[tuple[float, float], xr.DataArray, Basis] | None = None
-    for label, matrix in _starts(sequence, num_endmembers, endmembers, seed):
-        for name, candidate in _bases(sequence, matrix, basis, library):
-            scored = marginal_score(subset, matrix, candidate, noise_scale)
-            noise_scale = scored[1]  # the next candidate's is not far
-            table[f"{label}, {name}"] = scored[0]
-            if best is None or scored[0] > best[0][0]:
-                best = (scored, matrix, candidate)
+    best: _Candidate | None = None
+    for label, matrix in _starts(cubes, num_endmembers, endmembers, seed):
+        for name, candidate in _bases(cubes, matrix, basis, library):
+            score, noise_scale = marginal_score(subset, matrix, candidate, noise_scale)
+            table[f"{label}, {name}"] = score
+            if best is None or score > best.score:
+                best = _Candidate(score, noise_scale, matrix, candidate)
     if best is None:
         raise ValueError("no averaging window fits into the image: pass endmembers=...")
-    (score, scale), matrix, chosen = best
     if endmembers is None:
-        refined = refine_endmembers(sequence, matrix, chosen, scale)
-        again = _relearn(sequence, refined, chosen)
-        table["refined"], refined_scale = marginal_score(subset, refined, again, scale)
-        if table["refined"] > score:
-            matrix, chosen, scale = refined, again, refined_scale
+        refined = refine_endmembers.unchecked(cubes, best.endmembers, best.basis, best.noise_scale)
+        again = best.basis
+        if isinstance(again, LearnedBasis):
+            again = learn_basis.unchecked(cubes, refined, again.num_components)
+        score, noise_scale = marginal_score(subset, refined, again, best.noise_scale)
+        table["refined"] = score
+        if score > best.score:
+            best = _Candidate(score, noise_scale, refined, again)
     logger.info("chosen by marginal log-likelihood per band: %s", max(table, key=table.__getitem__))
-    return Start(matrix, chosen, scale, table)
+    return Start(best.endmembers, best.basis, best.noise_scale, table)
 
 
+class _Candidate(NamedTuple):
+    score: float
+    noise_scale: float
+    endmembers: xr.DataArray
+    basis: Basis
+
+
+@takes_cubes
 @one_thread()
-def temporal_correlation(cubes: Any, start: Start) -> float:
+def temporal_correlation(cubes: xr.DataArray, start: Start) -> float:
     """Correlation of the variability between neighbouring dates, as seen through its posterior means.
 
     Psi is estimated date by date at the marginal-GLS abundances under ``N(0, I)``; shrinkage makes the value smaller
@@ -127,36 +135,22 @@ def temporal_correlation(cubes: Any, start: Start) -> float:
     out first (its regression on the abundances, through which it is seen): an error of the endmembers lasts, too.
     Counted are all pixels and neighbouring dates where both dates are observed.
     """
-    sequence = as_cube_sequence(cubes)
-    if sequence.sizes["time"] < 2:
+    if cubes.sizes["time"] < 2:
         return 0.0
-    pixels, valid = to_pixels(sequence)
+    pixels, valid = to_pixels(cubes)
     both = valid[:, 1:] & valid[:, :-1]
     if not both.any():
         return 0.0
-    matrix = as_endmembers(start.endmembers)
-    mixing, design = unit_marginal(torch.from_numpy(matrix), start.basis, start.noise_scale)
     rng = np.random.default_rng(0)
     chosen = rng.permutation(np.flatnonzero(both.any(1)))[:500]
-    observed = torch.from_numpy(valid[chosen]).unsqueeze(-1)
-    spectra = torch.from_numpy(pixels[chosen].astype(np.float64))
-    projected = torch.where(observed, spectra, 0.0) @ design
-    flat = projected.reshape(-1, projected.shape[-1])
-    abundances = mixing.solve(flat)
-    psi = mixing.variability_mean(flat, abundances)
-    seen = tile_components(abundances, start.basis.num_components) * observed.reshape(-1, 1)
-    common = (psi * seen).sum(0) / seen.square().sum(0).clamp(min=1e-12)
-    psi = (psi - common * seen).reshape(*projected.shape[:2], -1)
+    marginal = UnitMarginal(start.endmembers, start.basis, start.noise_scale)
+    # missing pixel-dates are zero in `pixels`
+    psi, weights = marginal.variability(pixels[chosen].reshape(-1, pixels.shape[-1]))
+    weights = weights * torch.from_numpy(valid[chosen]).reshape(-1, 1)
+    psi = (psi - common_part(psi, weights) * weights).reshape(*valid[chosen].shape, -1)
     pairs = torch.from_numpy(both[chosen])
     now, before = psi[:, 1:][pairs].flatten(), psi[:, :-1][pairs].flatten()
     return float((now * before).sum() / (now.square().sum() * before.square().sum()).sqrt())
-
-
-def _relearn(cubes: xr.DataArray, endmembers: xr.DataArray, basis: Basis) -> Basis:
-    """The same kind of basis for other endmembers."""
-    if not isinstance(basis, LearnedBasis):
-        return basis
-    return learn_basis(cubes, endmembers, basis.num_components)
 
 
 def _starts(
@@ -170,14 +164,14 @@ def _starts(
                 "make them agree"
             )
         names = getattr(endmembers, "coords", {}).get("endmember", np.arange(num_endmembers))
-        given = xr.DataArray(
+        spectra = xr.DataArray(
             matrix, dims=("wavelength", "endmember"), coords={"endmember": np.asarray(names)}
         )
-        return [("given endmembers", given)]
+        return [("given endmembers", spectra)]
     shortest = min(cubes.sizes["y"], cubes.sizes["x"])
     windows = [w for w in WINDOWS if w == 1 or w <= shortest]
     return [
-        (f"window {w}", extract_endmembers(cubes, num_endmembers, window=w, seed=seed))
+        (f"window {w}", extract_endmembers.unchecked(cubes, num_endmembers, window=w, seed=seed))
         for w in windows
     ]
 
@@ -203,7 +197,7 @@ def _bases(
     most = min(bands, int(np.isfinite(cubes.values).all(-1).sum()) // (8 * endmembers.shape[1]))
     ranks = [rank for rank in RANKS if rank <= most]
     if ranks:
-        largest = learn_basis(cubes, endmembers, ranks[-1]).array.numpy()
+        largest = learn_basis.unchecked(cubes, endmembers, ranks[-1]).array.numpy()
         candidates += [(f"learned {rank}", LearnedBasis(largest[:, :rank])) for rank in ranks]
     if library is not None:
         spread = int(np.unique(library["label"], return_counts=True)[1].max()) - 1

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 import xarray as xr
@@ -11,7 +9,7 @@ from numpy.typing import ArrayLike
 from scipy.optimize import linear_sum_assignment
 
 from pyro_unmix.data.checks import as_endmembers
-from pyro_unmix.data.cubes import as_cube_sequence, window_mean
+from pyro_unmix.data.cubes import takes_cubes, valid_spectra, window_mean
 from pyro_unmix.data.libraries import at_bands_of, library_endmembers
 from pyro_unmix.ops.checks import finite_array, positive_int
 from pyro_unmix.ops.solvers import fcls
@@ -52,19 +50,8 @@ def vca(spectra: ArrayLike, num_endmembers: int, *, seed: int = 0) -> np.ndarray
 def nfindr(spectra: ArrayLike, num_endmembers: int, *, seed: int = 0) -> np.ndarray:
     """N-FINDR: P spectra of the cloud that span the largest simplex in P-1 principal components.
 
-    Starts from `vca` and replaces one vertex at a time by the spectrum that enlarges the volume most, until none does.
-
-    Parameters
-    ----------
-    spectra : array, shape (N, L), reflectance
-    num_endmembers : int
-        P, at least 2, at most min(N, L).
-    seed : int
-        Of the start.
-
-    Returns
-    -------
-    ndarray, shape (L, P)
+    Starts from `vca`, whose parameters and result it has, and replaces one vertex at a time by the spectrum that
+    enlarges the volume most, until none does.
 
     References
     ----------
@@ -76,9 +63,10 @@ def nfindr(spectra: ArrayLike, num_endmembers: int, *, seed: int = 0) -> np.ndar
     return array[indices].T
 
 
+@takes_cubes
 @one_thread()
 def extract_endmembers(
-    cubes: Any,
+    cubes: xr.DataArray,
     num_endmembers: int | None = None,
     *,
     library: xr.DataArray | None = None,
@@ -126,16 +114,12 @@ def extract_endmembers(
         If there are fewer valid spectra or bands than endmembers, or fewer distinct ones, or if the library has
         another number of classes or lacks bands.
     """
-    sequence = as_cube_sequence(cubes)
     if library is not None:
-        return _of_library(sequence, num_endmembers, library)
+        return _of_library(cubes, num_endmembers, library)
     if num_endmembers is None:
         raise ValueError("expected a number of endmembers or a library: pass num_endmembers=")
-    smooth = window_mean(sequence, window) if window != 1 else sequence
-    spectra = smooth.values.reshape(-1, smooth.sizes["wavelength"])
-    spectra = spectra[np.isfinite(spectra).all(1)]
-    spectra = spectra[spectra.any(1)].astype(np.float64)  # zero spectra are fill, not darkness
-    spectra = _spectra(spectra, num_endmembers)
+    smooth = window_mean(cubes, window) if window != 1 else cubes
+    spectra = _spectra(valid_spectra(smooth), num_endmembers)
     lengths = None
     if directions is not None:
         spectra, lengths = _unit_length(spectra, positive_int(directions, "directions"))
@@ -155,7 +139,7 @@ def extract_endmembers(
     matrix = _average_purest(spectra, spectra[best].T, positive_int(num_average, "num_average"))
     if lengths is not None:
         matrix = matrix * _typical_lengths(spectra, matrix, lengths)
-    coords = {"wavelength": sequence["wavelength"]} if "wavelength" in sequence.coords else {}
+    coords = {"wavelength": cubes["wavelength"]} if "wavelength" in cubes.coords else {}
     return xr.DataArray(
         matrix,
         dims=("wavelength", "endmember"),

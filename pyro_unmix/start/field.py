@@ -12,16 +12,15 @@ import torch
 import xarray as xr
 from tqdm.auto import tqdm
 
-from pyro_unmix.bases.linear import DCT, Basis
-from pyro_unmix.data.cubes import as_cube_sequence, tiles
+from pyro_unmix.bases.linear import DCT
+from pyro_unmix.data.cubes import takes_cubes, tiles
 from pyro_unmix.data.days import as_days
-from pyro_unmix.ops.simplex import tile_components
 from pyro_unmix.ops.threads import one_thread
 from pyro_unmix.priors import Independent, SmoothVariability
 from pyro_unmix.start.choice import Start
 from pyro_unmix.start.extraction import extract_endmembers
 from pyro_unmix.start.field_fit import FitState, SmoothFit
-from pyro_unmix.start.marginal import unit_marginal
+from pyro_unmix.start.marginal import UnitMarginal, common_part
 
 logger = logging.getLogger(__name__)
 
@@ -36,31 +35,25 @@ _WIDEST = 100  # rows and columns that are looked at
 
 
 @dataclass(frozen=True)
-class SmoothStart:
-    """What `choose_smooth_start` found.
+class SmoothStart(Start):
+    """What `choose_smooth_start` chose, from a `Start` whose table it keeps.
 
     Parameters
     ----------
-    endmembers : DataArray (wavelength, endmember)
-    basis : Basis
-    noise_scale : float
-        Reflectance.
     prior : SmoothVariability
-        With the scales found and the mode of the field as its start.
+        Its scales and the mode of the field are where a fit starts.
     objectives : dict
         Description of each candidate -> its `SmoothFit.objective`.
     """
 
-    endmembers: xr.DataArray
-    basis: Basis
-    noise_scale: float
     prior: SmoothVariability
     objectives: dict[str, float]
 
 
+@takes_cubes
 @one_thread()
 def choose_smooth_start(
-    cubes: Any,
+    cubes: xr.DataArray,
     start: Start,
     *,
     length: float,
@@ -88,60 +81,69 @@ def choose_smooth_start(
         False keeps those of `start`.
     seed : int
     progress : bool
-
-    Returns
-    -------
-    SmoothStart
     """
-    sequence = as_cube_sequence(cubes)
     num_bands, num_endmembers = start.endmembers.shape
     basis = DCT(min(6, num_bands), scale=0.1 * num_bands**0.5)
     candidates = {"start": start.endmembers}
     if train_endmembers:
         for window, more in ((1, 0), (5, 0), (1, 4), (5, 4)):
-            if window <= min(sequence.sizes["y"], sequence.sizes["x"]):
+            if window <= min(cubes.sizes["y"], cubes.sizes["x"]):
                 candidates[f"unit length, window {window}, {more} more directions"] = (
-                    extract_endmembers(
-                        sequence, num_endmembers, window=window, seed=seed,
+                    extract_endmembers.unchecked(
+                        cubes, num_endmembers, window=window, seed=seed,
                         directions=min(num_endmembers + more, num_bands),
                     )
                 )  # fmt: skip
     rounds = _FIRST_ROUNDS * (len(candidates) if len(candidates) > 1 else 0) + _ROUNDS
     bar = tqdm(total=rounds, disable=not progress, desc="smooth start", unit="round")
     fitted: dict[str, tuple[SmoothFit, FitState]] = {}
-    sizes = (basis.num_components, num_endmembers)
+    sizes = {"num_endmembers": num_endmembers, "num_components": basis.num_components}
     images = SmoothFit(
-        sequence, basis, start.noise_scale, _field_prior(sequence, length, coefficient, sizes)
+        cubes, basis, start.noise_scale, _field_prior(cubes, length, coefficient, **sizes)
     )
     for name, matrix in candidates.items():
-        prior = _field_prior(sequence, length, coefficient, sizes)
-        fit = images.with_prior(prior)
+        fit = images.with_prior(_field_prior(cubes, length, coefficient, **sizes))
         state = fit.begin(torch.from_numpy(np.asarray(matrix, dtype=np.float64)))
         if len(candidates) > 1:
-            fit.run(state, _FIRST_ROUNDS, train_endmembers, learn_scales=False, seed=seed, bar=bar)
+            fit.run(
+                state,
+                _FIRST_ROUNDS,
+                train_endmembers,
+                learn_scales=False,
+                seed=seed,
+                advance=bar.update,
+            )
         fitted[name] = fit, state
     objectives = {name: fit.objective(state) for name, (fit, state) in fitted.items()}
     best = min(objectives, key=objectives.__getitem__)
     logger.info("smooth start: %s", best)
     fit, state = fitted[best]
-    fit.run(state, _ROUNDS, train_endmembers, learn_scales=True, seed=seed + _FIRST_ROUNDS, bar=bar)
+    fit.run(
+        state,
+        _ROUNDS,
+        train_endmembers,
+        learn_scales=True,
+        seed=seed + _FIRST_ROUNDS,
+        advance=bar.update,
+    )
     bar.close()
-    found = SmoothVariability(
-        (sequence.sizes["time"], sequence.sizes["y"], sequence.sizes["x"]),
+    prior = SmoothVariability(
+        **_layout(cubes),
         length=length,
         coefficient=coefficient,
         scale=fit.prior.log_scale.exp().view(basis.num_components, num_endmembers).numpy(),
         residual=Independent(_RESIDUAL),
-        tile_heights=[rows.stop - rows.start for rows in tiles(sequence)],
         start=state.innovations.numpy().astype(np.float32),
         start_scale=fit.spreads(state).numpy().astype(np.float32),
     )
     endmembers = start.endmembers.copy(data=state.endmembers.numpy())
-    return SmoothStart(endmembers, basis, fit.variance**0.5, found, objectives)
+    noise_scale, table = fit.variance**0.5, start.log_likelihoods
+    return SmoothStart(endmembers, basis, noise_scale, table, prior, objectives)
 
 
+@takes_cubes
 @one_thread()
-def field_correlation(cubes: Any, start: Start) -> tuple[float, float]:
+def field_correlation(cubes: xr.DataArray, start: Start) -> tuple[float, float]:
     """How much of the variability neighbouring pixels share, and over which distance.
 
     Psi is estimated pixel by pixel at the marginal-GLS abundances under ``N(0, I)``, what is the same in all pixels is
@@ -154,14 +156,14 @@ def field_correlation(cubes: Any, start: Start) -> tuple[float, float]:
         c, the share at distance zero (shrunken, as psi is known badly; about zero where pixels are independent), and
         l, pixels.
     """
-    sequence = _window(as_cube_sequence(cubes))
-    psi, observed = _estimated_variability(sequence, start)
+    cubes = _window(cubes)
+    psi, observed = _estimated_variability(cubes, start)
     if not observed.any():
         return 0.0, 1.0
-    lags, found = [], []
+    lags, correlations = [], []
     for lag in _LAGS:
         total = norms = 0.0
-        for rows in tiles(sequence):
+        for rows in tiles(cubes):
             for axis in (1, 2):
                 one, two = _shifted(psi[:, rows], lag, axis)
                 both = np.logical_and(*_shifted(observed[:, rows], lag, axis))[..., np.newaxis]
@@ -169,15 +171,22 @@ def field_correlation(cubes: Any, start: Start) -> tuple[float, float]:
                 norms += 0.5 * float(((one**2 + two**2) * both).sum())
         if norms > 0:
             lags.append(lag)
-            found.append(total / norms)
-    if len(found) < 2:
+            correlations.append(total / norms)
+    if len(correlations) < 2:
         return 0.0, 1.0
     best = (math.inf, 0.0, 1.0)
     for length in np.geomspace(1.0, _LONGEST, 40):
         shape = np.exp(-((np.array(lags) / (2 * length)) ** 2))
-        share = float(shape @ found / (shape @ shape))
-        best = min(best, (float(((share * shape - found) ** 2).sum()), share, float(length)))
+        share = float(shape @ correlations / (shape @ shape))
+        misfit = float(((share * shape - correlations) ** 2).sum())
+        best = min(best, (misfit, share, float(length)))
     return best[1], best[2]
+
+
+def _layout(cubes: xr.DataArray) -> dict[str, Any]:
+    """Sizes and tiles, as `SmoothVariability` takes them."""
+    heights = [rows.stop - rows.start for rows in tiles(cubes)]
+    return {"shape": cubes.shape[:3], "tile_heights": heights}
 
 
 def _window(sequence: xr.DataArray) -> xr.DataArray:
@@ -198,41 +207,30 @@ def _shifted(values: np.ndarray, lag: int, axis: int) -> tuple[np.ndarray, np.nd
 
 
 def _estimated_variability(sequence: xr.DataArray, start: Start) -> tuple[np.ndarray, np.ndarray]:
-    """Psi weighted by the abundances, (T, H, W, K P), without what all pixels share; and where it is known."""
+    """Psi weighted by the abundances, (T, H, W, K P), without what all pixels share; and where it is observed."""
     step = max(1, math.ceil(sequence.sizes["time"] / _MOST_DATES))
     values = sequence.values[::step]
     observed = np.isfinite(values).all(-1)
-    matrix = torch.from_numpy(np.asarray(start.endmembers, dtype=np.float64))
-    mixing, design = unit_marginal(matrix, start.basis, start.noise_scale)
-    parts = []
-    for image, known in zip(values, observed, strict=True):
-        if not known.any():
-            continue
-        projected = torch.from_numpy(image[known].astype(np.float64)) @ design
-        abundances = mixing.solve(projected)
-        psi = mixing.variability_mean(projected, abundances)
-        parts.append((psi, tile_components(abundances, start.basis.num_components)))
-    if not parts:
+    if not observed.any():
         return np.zeros((*observed.shape, 1)), observed
-    psi, seen = (torch.cat(values) for values in zip(*parts, strict=True))
-    common = (psi * seen).sum(0) / seen.square().sum(0).clamp(min=1e-12)
-    out = np.zeros((*observed.shape, psi.shape[1]))
-    out[observed] = (psi - common * seen).numpy()
-    return out, observed
+    marginal = UnitMarginal(start.endmembers, start.basis, start.noise_scale)
+    by_date = [
+        marginal.variability(image[there]) for image, there in zip(values, observed, strict=True)
+    ]
+    psi, weights = (torch.cat(dates) for dates in zip(*by_date, strict=True))
+    rest = np.zeros((*observed.shape, psi.shape[1]))
+    rest[observed] = (psi - common_part(psi, weights) * weights).numpy()
+    return rest, observed
 
 
 def _field_prior(
-    sequence: xr.DataArray, length: float, coefficient: float, sizes: tuple[int, int]
+    sequence: xr.DataArray, length: float, coefficient: float, **sizes: int
 ) -> SmoothVariability:
     """The prior in double precision, with the dates of the sequence."""
     prior = SmoothVariability(
-        (sequence.sizes["time"], sequence.sizes["y"], sequence.sizes["x"]),
-        length=length,
-        coefficient=coefficient,
-        scale=_FIRST_SCALE,
-        tile_heights=[rows.stop - rows.start for rows in tiles(sequence)],
+        **_layout(sequence), length=length, coefficient=coefficient, scale=_FIRST_SCALE
     )
-    prior.setup(*sizes[::-1], generator=torch.Generator())
+    prior.setup(**sizes, generator=torch.Generator())
     prior = prior.double().requires_grad_(False)
     if "time" in sequence.coords and sequence.sizes["time"] > 1:
         gaps = np.diff(as_days(sequence["time"].values))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -150,11 +149,11 @@ class SmoothFit:
         square = self.project(state)[1]
         p = state.abundances.shape[1]
         e = tile_components(state.abundances, self.num_components)
-        known = e.square() * square[p:, p:].diagonal() / self.variance
+        information = e.square() * square[p:, p:].diagonal() / self.variance
         prior = self.prior
-        known = known.view(self.shape[0], prior.height, prior.width, -1)
+        information = information.view(self.shape[0], prior.height, prior.width, -1)
         factors = [m.square() for m in (prior.memory(), prior.rows, prior.columns)]
-        precision = torch.einsum("ts,yi,xj,tyxk->sijk", *factors, known)
+        precision = torch.einsum("ts,yi,xj,tyxk->sijk", *factors, information)
         return (1 + precision * (2 * prior.log_scale).exp()).rsqrt().flatten()
 
     def learn_scales(self, state: FitState, operator: Callable[[Tensor], Tensor]) -> None:
@@ -164,10 +163,10 @@ class SmoothFit:
         )
         solved = conjugate_gradients(operator, probe, torch.zeros_like(probe))
         size = self.prior.log_scale.numel()
-        known = (1 - probe * solved).view(-1, size).sum(0)
-        self.num_effective = float(known.sum().clamp(min=0.0))
+        effective = (1 - probe * solved).view(-1, size).sum(0)
+        self.num_effective = float(effective.sum().clamp(min=0.0))
         squares = state.innovations.square().view(-1, size).sum(0)
-        factor = (squares / known.clamp(min=1.0)).clamp(1 / _LARGEST_CHANGE, _LARGEST_CHANGE)
+        factor = (squares / effective.clamp(min=1.0)).clamp(1 / _LARGEST_CHANGE, _LARGEST_CHANGE)
         self.prior.log_scale.data += 0.5 * factor.log()
         state.innovations = (state.innovations.view(-1, size) / factor.sqrt()).flatten()
 
@@ -211,8 +210,15 @@ class SmoothFit:
         return FitState(endmembers.clone(), endmembers.new_zeros(self.prior.num_innovations))
 
     def run(
-        self, state: FitState, rounds: int, train_endmembers: bool, *, learn_scales: bool, seed: int, bar: Any = None
-    ) -> None:  # fmt: skip
+        self,
+        state: FitState,
+        rounds: int,
+        train_endmembers: bool,
+        *,
+        learn_scales: bool,
+        seed: int,
+        advance: Callable[[], object] | None = None,
+    ) -> None:
         """Rounds of all steps; the noise is learned with the scales."""
         for number in range(rounds):
             self.step_field(state, learn_scales=learn_scales)
@@ -224,8 +230,8 @@ class SmoothFit:
                 count = float(self.valid.sum()) * (len(state.endmembers) + 1)
                 count -= int((state.abundances > _ON_FACE).sum()) + self.num_effective
                 self.variance = max(state.misfit / max(count, 1), 1e-12)
-            if bar is not None:
-                bar.update()
+            if advance is not None:
+                advance()
         self.project(state)
 
 

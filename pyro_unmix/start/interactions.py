@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 import numpy as np
 import pyro
@@ -13,7 +12,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from pyro_unmix.data.checks import as_endmembers
-from pyro_unmix.data.cubes import as_cube_sequence, to_pixels
+from pyro_unmix.data.cubes import takes_cubes, to_pixels
 from pyro_unmix.guides.shrinkage import NonnegativeRegression, solve_free
 from pyro_unmix.mixing import BilinearMixing, LinearMixing, Mixing
 from pyro_unmix.ops.checks import in_range, positive_int
@@ -28,9 +27,10 @@ _RATE = 0.2
 _START = 0.05
 
 
+@takes_cubes
 @one_thread()
 def choose_mixing(
-    cubes: Any,
+    cubes: xr.DataArray,
     endmembers: ArrayLike | xr.DataArray,
     *,
     seed: int = 0,
@@ -59,19 +59,14 @@ def choose_mixing(
     least : float
         In [0, 1].
 
-    Returns
-    -------
-    Mixing
-
     References
     ----------
     Halimi, Altmann, Dobigeon, Tourneret, IEEE TGRS 49(11), 2011, for the model.
     """
-    sequence = as_cube_sequence(cubes)
-    matrix = torch.from_numpy(as_endmembers(endmembers, sequence.sizes["wavelength"])).float()
+    matrix = torch.from_numpy(as_endmembers(endmembers, cubes.sizes["wavelength"])).float()
     least = in_range(least, "least", 0.0, 1.0)
     rng = np.random.default_rng(positive_int(seed, "seed", minimum=0))
-    pixels, valid = to_pixels(sequence)
+    pixels, valid = to_pixels(cubes)
     spectra = pixels[valid]
     chosen = rng.permutation(len(spectra))[: positive_int(num_spectra, "num_spectra")]
     y = torch.from_numpy(spectra[chosen]).float()
@@ -79,8 +74,9 @@ def choose_mixing(
     generator = torch.Generator().manual_seed(seed)
     # Reading a module's parameter enters it into Pyro's store; the caller's stays as it was.
     with pyro.get_param_store().scope():
-        mixing.setup(*matrix.shape, generator=generator)
-        regression.setup(matrix.shape[1], generator=generator)
+        num_bands, num_endmembers = matrix.shape
+        mixing.setup(num_bands=num_bands, num_endmembers=num_endmembers, generator=generator)
+        regression.setup(num_endmembers=num_endmembers, generator=generator)
         _learn(mixing, regression, matrix, y, generator)
         with torch.no_grad():
             without, using = (

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from pyro_unmix.data.cubes import as_cube_sequence
+from pyro_unmix.data.types import CubesLike
 from pyro_unmix.kernels.sweeps import check_model
+from pyro_unmix.models.sglmm import SGLMM
 from pyro_unmix.ops.checks import positive_int
 from pyro_unmix.ops.solvers import MarginalMixing
 from pyro_unmix.ops.threads import one_thread
@@ -19,7 +19,9 @@ _LEAST_NEGATIVE = 30  # values that a factor is told from
 
 
 @one_thread()
-def misfit_factor(model: Any, cube_sequence: Any, *, num_pixels: int = 500, seed: int = 0) -> float:
+def misfit_factor(
+    model: SGLMM, cube_sequence: CubesLike, *, num_pixels: int = 500, seed: int = 0
+) -> float:
     """Ratio of a scene's errors to those that the model expects, for `PolishedMean(noise_factor=...)`.
 
     Without the bound at zero, generalised least squares with the variability integrated out gives negative abundances
@@ -61,11 +63,11 @@ def misfit_factor(model: Any, cube_sequence: Any, *, num_pixels: int = 500, seed
         chosen = np.random.default_rng(seed).permutation(len(pixels))[:num_pixels]
         pixels, valid = pixels[chosen], valid[chosen]
         drawn = model.sample_sequence(len(pixels), pixels.shape[1], seed=seed)["pixels"]
-        found, expected = (_excess(model, y, valid) for y in (pixels, drawn))
-    return max(1.0, found / expected) if found and expected else 1.0
+        observed, expected = (_excess(model, y, valid) for y in (pixels, drawn))
+    return max(1.0, observed / expected) if observed and expected else 1.0
 
 
-def _excess(model: Any, pixels: Tensor, valid: Tensor) -> float:
+def _excess(model: SGLMM, pixels: Tensor, valid: Tensor) -> float:
     """Root mean square of the negative abundances over their std; 0 where there are too few."""
     y, design, noise = model.noise.whitened(pixels.double(), model.design().double())
     gram, projected = design.mT @ design, y @ design
@@ -73,9 +75,9 @@ def _excess(model: Any, pixels: Tensor, valid: Tensor) -> float:
     scores = []
     for t, (loc, variance) in enumerate(zip(locs.double(), variances.double(), strict=True)):
         date = MarginalMixing(gram, noise.double(), loc, variance.sqrt(), model.num_endmembers)
-        seen = projected[valid[:, t], t]
-        if len(seen):
-            scores.append(_scores(*date.information(seen, date.solve(seen))).flatten())
+        moments = projected[valid[:, t], t]
+        if len(moments):
+            scores.append(_scores(*date.information(moments, date.solve(moments))).flatten())
     negative = torch.cat(scores) if scores else projected.new_zeros(0)
     negative = negative[negative < 0]
     return float(negative.square().mean().sqrt()) if len(negative) >= _LEAST_NEGATIVE else 0.0

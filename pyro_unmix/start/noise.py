@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
+import xarray as xr
 
-from pyro_unmix.data.cubes import as_cube_sequence
+from pyro_unmix.data.cubes import takes_cubes, valid_spectra
 
 
-def estimate_noise_scale(cubes: Any) -> float:
+@takes_cubes
+def estimate_noise_scale(cubes: xr.DataArray) -> float:
     """Std of white noise: what the other bands do not explain of a band, median over bands.
 
     The residual variance of regressing band l on the others is ``1 / (R^-1)_ll`` for the second-moment matrix R,
@@ -20,9 +20,7 @@ def estimate_noise_scale(cubes: Any) -> float:
     ----------
     Roger, Arnold, "Reliably estimating the noise in AVIRIS hyperspectral images", Int. J. Remote Sensing 17(10), 1996.
     """
-    sequence = as_cube_sequence(cubes)
-    spectra = sequence.values.reshape(-1, sequence.sizes["wavelength"]).astype(np.float64)
-    spectra = spectra[np.isfinite(spectra).all(1)]
+    spectra = valid_spectra(cubes)
     count, bands = spectra.shape
     power = float(np.mean(spectra**2))
     if count < 2 * bands or bands == 1:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 import numpy as np
 import xarray as xr
 from scipy.stats import norm
 
-from pyro_unmix.data.cubes import as_cube_sequence
+from pyro_unmix.data.cubes import takes_cubes, valid_spectra
 from pyro_unmix.ops.checks import choice, in_range, positive_int
 from pyro_unmix.ops.threads import one_thread
-from pyro_unmix.start.choice import choose_start
+from pyro_unmix.start import choice as choices
 
 logger = logging.getLogger(__name__)
+
+choose_start = choices.choose_start.unchecked
 
 METHODS = ("likelihood", "hysime", "hfc", "nwhfc")
 
@@ -22,9 +23,10 @@ METHODS = ("likelihood", "hysime", "hfc", "nwhfc")
 MIN_GAIN = 1.0
 
 
+@takes_cubes
 @one_thread()
 def estimate_num_endmembers(
-    cubes: Any, method: str = "likelihood", *, max_endmembers: int = 8, seed: int = 0
+    cubes: xr.DataArray, method: str = "likelihood", *, max_endmembers: int = 8, seed: int = 0
 ) -> int:
     """Number of materials in a sequence.
 
@@ -50,25 +52,20 @@ def estimate_num_endmembers(
     seed : int
         Of `choose_start`.
 
-    Returns
-    -------
-    int
-
     References
     ----------
     Akaike, "A new look at the statistical model identification", IEEE Trans. Automatic Control 19(6), 1974.
     """
-    sequence = as_cube_sequence(cubes)
     if choice(method, "method", METHODS) == "hysime":
-        return hysime(sequence)
+        return hysime.unchecked(cubes)
     if method != "likelihood":
-        return virtual_dimensionality(sequence, whiten=method == "nwhfc")
-    bands = sequence.sizes["wavelength"]
+        return virtual_dimensionality.unchecked(cubes, whiten=method == "nwhfc")
+    bands = cubes.sizes["wavelength"]
     most = min(positive_int(max_endmembers, "max_endmembers", minimum=2), bands)
     previous = -np.inf
     for count in range(2, most + 1):
         try:
-            start = choose_start(sequence, count, seed=seed)
+            start = choose_start(cubes, count, seed=seed)
         except ValueError:
             if count == 2:
                 raise
@@ -85,7 +82,8 @@ def estimate_num_endmembers(
     return most
 
 
-def hysime(cubes: Any) -> int:
+@takes_cubes
+def hysime(cubes: xr.DataArray) -> int:
     """HySime: dimension of the signal subspace of least mean squared error.
 
     With the correlation matrices ``R_y`` of the spectra and ``R_n`` of the noise (regression of each band on the
@@ -119,7 +117,10 @@ def hysime(cubes: Any) -> int:
     return int((power > 2 * variance @ directions**2).sum())
 
 
-def virtual_dimensionality(cubes: Any, false_alarm: float = 1e-3, *, whiten: bool = False) -> int:
+@takes_cubes
+def virtual_dimensionality(
+    cubes: xr.DataArray, false_alarm: float = 1e-3, *, whiten: bool = False
+) -> int:
     """Virtual dimensionality of Harsanyi, Farrand and Chang (HFC), or with noise whitening (NWHFC).
 
     Where there is only noise, the l-th eigenvalues of correlation ``r_l`` and covariance ``k_l`` are equal. Counted
@@ -156,11 +157,8 @@ def virtual_dimensionality(cubes: Any, false_alarm: float = 1e-3, *, whiten: boo
     return int((raw - central > threshold).sum())
 
 
-def _spectra(cubes: Any) -> np.ndarray:
-    sequence: xr.DataArray = as_cube_sequence(cubes)
-    spectra = sequence.values.reshape(-1, sequence.sizes["wavelength"])
-    spectra = spectra[np.isfinite(spectra).all(1)]
-    spectra = spectra[spectra.any(1)].astype(np.float64)  # zero spectra are fill, not darkness
+def _spectra(cubes: xr.DataArray) -> np.ndarray:
+    spectra = valid_spectra(cubes)
     count, bands = spectra.shape
     if count <= bands or bands < 2:
         raise ValueError(

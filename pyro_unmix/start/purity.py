@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,19 +11,20 @@ from numpy.typing import ArrayLike
 
 from pyro_unmix.bases.linear import Basis, LearnedBasis
 from pyro_unmix.data.checks import as_endmembers
-from pyro_unmix.data.cubes import as_cube_sequence, tiles
+from pyro_unmix.data.cubes import takes_cubes, tiles
 from pyro_unmix.ops.checks import positive_int
 from pyro_unmix.ops.solvers import fcls
 from pyro_unmix.ops.threads import one_thread
-from pyro_unmix.start.marginal import marginal_abundances
+from pyro_unmix.start.marginal import UnitMarginal
 
 _MAX_PURE = 400
 _MIN_PURE = 10
 
 
+@takes_cubes
 @one_thread()
 def refine_endmembers(
-    cubes: Any,
+    cubes: xr.DataArray,
     endmembers: xr.DataArray,
     basis: Basis,
     noise_scale: float,
@@ -47,18 +47,13 @@ def refine_endmembers(
     noise_scale : float
     num_average : int
         Pixel-dates averaged per material, at most, and at most a twentieth of its share.
-
-    Returns
-    -------
-    DataArray (wavelength, endmember)
     """
-    sequence = as_cube_sequence(cubes)
-    matrix = as_endmembers(endmembers, sequence.sizes["wavelength"])
-    spectra = sequence.values
+    matrix = as_endmembers(endmembers, cubes.sizes["wavelength"])
+    spectra = cubes.values
     valid = np.isfinite(spectra).all(-1)
     abundances = np.zeros((*valid.shape, matrix.shape[1]))
-    abundances[valid] = marginal_abundances(spectra[valid], matrix, basis, noise_scale)
-    purity = neighbour_mean(abundances, valid, tiles(sequence)) * (abundances > 0.5)
+    abundances[valid] = UnitMarginal(matrix, basis, noise_scale).abundances(spectra[valid])
+    purity = neighbour_mean(abundances, valid, tiles(cubes)) * (abundances > 0.5)
     count = max(1, min(num_average, int(valid.sum()) // (20 * matrix.shape[1])))
     refined = endmembers.copy(data=matrix.copy())
     for p in range(matrix.shape[1]):
@@ -70,8 +65,11 @@ def refine_endmembers(
     return refined
 
 
+@takes_cubes
 @one_thread()
-def learn_basis(cubes: Any, endmembers: ArrayLike, num_components: int = 6) -> LearnedBasis:
+def learn_basis(
+    cubes: xr.DataArray, endmembers: ArrayLike, num_components: int = 6
+) -> LearnedBasis:
     """Spectral components of each material's variability, from the image itself.
 
     For each material, pixels are chosen whose *neighbours* are nearly pure (a pixel's own abundance would select on
@@ -93,14 +91,13 @@ def learn_basis(cubes: Any, endmembers: ArrayLike, num_components: int = 6) -> L
     LearnedBasis
         With ``psi ~ N(0, I)``.
     """
-    sequence = as_cube_sequence(cubes)
-    matrix = as_endmembers(endmembers, sequence.sizes["wavelength"])
-    spectra = sequence.values
+    matrix = as_endmembers(endmembers, cubes.sizes["wavelength"])
+    spectra = cubes.values
     abundances = fcls(
         torch.from_numpy(np.nan_to_num(spectra).astype(np.float64)), torch.from_numpy(matrix)
     ).numpy()
     valid = np.isfinite(spectra).all(-1)
-    purity = neighbour_mean(abundances, valid, tiles(sequence))
+    purity = neighbour_mean(abundances, valid, tiles(cubes))
     size = min(positive_int(num_components, "num_components"), len(matrix))
     parts = []
     for p in range(matrix.shape[1]):

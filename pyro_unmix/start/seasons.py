@@ -11,7 +11,7 @@ import xarray as xr
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from pyro_unmix.data.cubes import as_cube_sequence, to_pixels, valid_mask
+from pyro_unmix.data.cubes import DIMS, takes_cubes, to_pixels, valid_mask
 from pyro_unmix.data.days import day_numbers
 from pyro_unmix.mixing import design_matrix
 from pyro_unmix.ops.checks import positive_int
@@ -19,9 +19,9 @@ from pyro_unmix.ops.simplex import tile_components
 from pyro_unmix.ops.solvers import simplex_quadratic
 from pyro_unmix.ops.threads import one_thread
 from pyro_unmix.priors import SeasonalVariability, VariabilityPrior
-from pyro_unmix.priors.seasonal import YEAR
+from pyro_unmix.priors.seasonal_variability import YEAR
 from pyro_unmix.start.choice import Start
-from pyro_unmix.start.marginal import unit_marginal
+from pyro_unmix.start.marginal import UnitMarginal, common_part
 
 _ROUNDS = 12
 _FIRST_SCALE = 0.3
@@ -32,9 +32,10 @@ _NUM_FOLDS = 5
 _MOST_PIXEL_DATES = 50_000  # that are looked at
 
 
+@takes_cubes
 @one_thread()
 def choose_season_start(
-    cubes: Any,
+    cubes: xr.DataArray,
     start: Start,
     *,
     num_harmonics: int = 3,
@@ -66,28 +67,27 @@ def choose_season_start(
         Of the pixels that are looked at.
     progress : bool
 
-    Returns
-    -------
-    SeasonalVariability
-
     Raises
     ------
     ValueError
         If the images have no dates.
     """
-    sequence = as_cube_sequence(cubes)
-    if "time" not in sequence.coords:
+    if "time" not in cubes.coords:
         raise ValueError(
             "seasons need dates, and the images have none: pass as_cube_sequence(images, time=dates)"
         )
-    sequence = _some_pixels(sequence, positive_int(seed, "seed", minimum=0))
+    part = _some_pixels(cubes, positive_int(seed, "seed", minimum=0))
     how: dict[str, Any] = {"num_harmonics": num_harmonics, "period": period}
     prior = SeasonalVariability(**how)
     num_endmembers = start.endmembers.shape[1]
-    prior.setup(num_endmembers, start.basis.num_components, generator=torch.Generator())
+    prior.setup(
+        num_endmembers=num_endmembers,
+        num_components=start.basis.num_components,
+        generator=torch.Generator(),
+    )
     prior = prior.double().requires_grad_(False)
-    prior.set_days(sequence["time"].values)
-    fit = _SeasonFit(sequence, start, prior.harmonics())
+    prior.set_days(part["time"].values)
+    fit = _SeasonFit(part, start, prior.harmonics())
     for _ in tqdm(range(_ROUNDS), disable=not progress, desc="season start", unit="round"):
         fit.solve_abundances()
         fit.solve_seasons()
@@ -137,11 +137,12 @@ class _SeasonFit:
         num_endmembers = self.abundances.shape[1]
         e = tile_components(self.abundances, len(self.scale) // num_endmembers)
         gram = self.gram[num_endmembers:, num_endmembers:]
-        known = torch.einsum("nt,nq,nr->tqr", self.valid, e, e) * gram
+        information = torch.einsum("nt,nq,nr->tqr", self.valid, e, e) * gram
         fixed = self.abundances @ self.gram[:num_endmembers, num_endmembers:]
         rest = self.projected[..., num_endmembers:] - fixed.unsqueeze(1) * self.valid.unsqueeze(-1)
         pull = torch.einsum("th,ntq,nq->hq", self.harmonics, rest, e) * self.scale / self.variance
-        precision = torch.einsum("th,tg,tqr->hqgr", self.harmonics, self.harmonics, known)
+        waves = self.harmonics
+        precision = torch.einsum("th,tg,tqr->hqgr", waves, waves, information)
         precision *= self.scale.view(-1, 1, 1) * self.scale / self.variance
         precision = precision.reshape(pull.numel(), pull.numel())
         precision.diagonal().add_(1.0)
@@ -155,8 +156,11 @@ class _SeasonFit:
         self.innovations = solved / factor.sqrt()
 
 
+@takes_cubes
 @one_thread()
-def season_share(cubes: Any, start: Start, *, period: float = YEAR, seed: int = 0) -> float:
+def season_share(
+    cubes: xr.DataArray, start: Start, *, period: float = YEAR, seed: int = 0
+) -> float:
     """How much of what all pixels vary together comes back after a period, beyond what any other period would.
 
     Psi is estimated pixel by pixel at the marginal-GLS abundances under ``N(0, I)``; of every date the least-squares
@@ -185,14 +189,13 @@ def season_share(cubes: Any, start: Start, *, period: float = YEAR, seed: int = 
         One minus the mean square of the errors over that of a constant, minus the same of the best other period if that
         is positive. Minus infinity for sequences of less than three periods or 36 dates, which cannot tell.
     """
-    sequence = as_cube_sequence(cubes)
-    if "time" not in sequence.coords:
+    if "time" not in cubes.coords:
         return -math.inf
-    days = day_numbers(sequence["time"].values)
+    days = day_numbers(cubes["time"].values)
     if len(days) < _LEAST_DATES or days[-1] - days[0] < _LEAST_PERIODS * period:
         return -math.inf
-    means, known = _mean_variability(_some_pixels(sequence, seed), start)
-    means, days = means[known], days[known]
+    means, observed = _mean_variability(_some_pixels(cubes, seed), start)
+    means, days = means[observed], days[observed]
     if len(days) < _LEAST_DATES:
         return -math.inf
     resolution = period / (days[-1] - days[0])
@@ -219,26 +222,20 @@ def _predicted_share(means: np.ndarray, days: np.ndarray, period: float) -> floa
 
 def _mean_variability(sequence: xr.DataArray, start: Start) -> tuple[np.ndarray, np.ndarray]:
     """Slopes (T, K P) of psi on the abundances over the pixels of a date, and which dates have any."""
-    matrix = torch.from_numpy(np.asarray(start.endmembers, dtype=np.float64))
-    mixing, design = unit_marginal(matrix, start.basis, start.noise_scale)
+    marginal = UnitMarginal(start.endmembers, start.basis, start.noise_scale)
     valid = valid_mask(sequence).values
-    means = np.zeros((len(valid), design.shape[1] - matrix.shape[1]))
-    for t, (image, seen) in enumerate(zip(sequence.values, valid, strict=True)):
-        if not seen.any():
-            continue
-        projected = torch.from_numpy(image[seen].astype(np.float64)) @ design
-        abundances = mixing.solve(projected)
-        weights = tile_components(abundances, start.basis.num_components)
-        psi = mixing.variability_mean(projected, abundances)
-        means[t] = ((psi * weights).sum(0) / weights.square().sum(0).clamp(min=1e-12)).numpy()
-    return means, np.asarray(valid.any((1, 2)))
+    means = [
+        common_part(*marginal.variability(image[there])).numpy()
+        for image, there in zip(sequence.values, valid, strict=True)
+    ]
+    return np.stack(means), np.asarray(valid.any((1, 2)))
 
 
 def _some_pixels(sequence: xr.DataArray, seed: int) -> xr.DataArray:
     """The sequence, or so many random pixels that have a date, as a row."""
     flat = sequence.stack(pixel=("y", "x")).transpose("time", "pixel", "wavelength")
     observed = np.flatnonzero(valid_mask(sequence).any("time").values)
-    wanted = max(1, _MOST_PIXEL_DATES // sequence.sizes["time"])
-    chosen = np.sort(np.random.default_rng(seed).permutation(observed)[:wanted])
+    most = max(1, _MOST_PIXEL_DATES // sequence.sizes["time"])
+    chosen = np.sort(np.random.default_rng(seed).permutation(observed)[:most])
     values = flat.isel(pixel=chosen).values[:, np.newaxis]
-    return as_cube_sequence(values, time=sequence["time"].values)
+    return xr.DataArray(values, dims=DIMS, coords={"time": sequence["time"].values})

@@ -39,7 +39,7 @@ def test_steps_that_know_their_date_are_not_taken_together():
 
     prior, states = pair()[0].abundance_prior, path()
     prior = Slower(0.3)
-    prior.setup(P, generator=torch.Generator())
+    prior.setup(num_endmembers=P, generator=torch.Generator())
     prior = prior.double()
     expected = prior.initial().log_prob(states[:, 0])
     for t in range(1, T + 1):

@@ -133,7 +133,9 @@ def test_every_parameter_gets_a_gradient(kind: str) -> None:
 
 def test_the_slopes_of_a_decoder_are_those_of_its_exponential() -> None:
     basis = DecodedBasis(pu.bases.ScalingDecoder(0.3))
-    basis.setup(BANDS, MATERIALS, generator=torch.Generator().manual_seed(0))
+    basis.setup(
+        num_bands=BANDS, num_endmembers=MATERIALS, generator=torch.Generator().manual_seed(0)
+    )
     slopes = basis.components(torch.from_numpy(spectra()).float()).numpy()
     np.testing.assert_allclose(slopes[:, 0], np.sinh(0.3) * spectra(), rtol=1e-5)
     assert (slopes[:, 1] == 0).all()  # the network says nothing yet

@@ -50,7 +50,7 @@ def fractions(seed: int = 1) -> torch.Tensor:
 
 
 def prepared(mixing: Mixing) -> Mixing:
-    mixing.setup(BANDS, MATERIALS, generator=generator())
+    mixing.setup(num_bands=BANDS, num_endmembers=MATERIALS, generator=generator())
     return mixing.double()
 
 
@@ -95,7 +95,7 @@ def test_initial_weights_come_from_the_generator_within_their_bounds() -> None:
 
 def test_the_published_decoder_has_the_published_sizes() -> None:
     decoder = PerceptronDecoder()
-    decoder.setup(198, 4, 2, generator=generator())
+    decoder.setup(num_bands=198, num_endmembers=4, latent_size=2, generator=generator())
     assert decoder.net.sizes == (2, 20, 53, 243, 198)
     decoder.double()
     z = np.random.default_rng(0).normal(size=(6, 4, 2))
@@ -106,7 +106,7 @@ def test_the_published_decoder_has_the_published_sizes() -> None:
 
 def test_the_scaling_decoder_scales_the_reference() -> None:
     decoder = ScalingDecoder(0.3)
-    decoder.setup(BANDS, MATERIALS, 2, generator=generator())
+    decoder.setup(num_bands=BANDS, num_endmembers=MATERIALS, latent_size=2, generator=generator())
     decoder.double()
     reference = spectra()[0]
     z = np.random.default_rng(0).normal(size=(6, MATERIALS, 2))
@@ -123,7 +123,7 @@ def test_the_scaling_decoder_scales_the_reference() -> None:
 def test_brightness_gives_the_most_probable_latents() -> None:
     """Against scipy: least ``|z|^2`` with ``sum alpha exp(-s z) = 1``, near a sum of one."""
     decoder = ScalingDecoder(0.2)
-    decoder.setup(BANDS, MATERIALS, 2, generator=generator())
+    decoder.setup(num_bands=BANDS, num_endmembers=MATERIALS, latent_size=2, generator=generator())
     decoder.double()
     amounts = 1.02 * np.array([0.6, 0.3, 0.1])
     reference = spectra()[0]
@@ -165,7 +165,7 @@ def test_bilinear_mixing_adds_the_products_of_pairs() -> None:
 
 def test_bilinear_mixing_of_one_material_is_linear() -> None:
     mixing = BilinearMixing(0.5)
-    mixing.setup(BANDS, 1, generator=generator())
+    mixing.setup(num_bands=BANDS, num_endmembers=1, generator=generator())
     m, a = spectra()[..., :1].float(), torch.ones(PIXELS, 1)
     np.testing.assert_array_equal(mixing(m, a).detach(), m[..., 0])
 
@@ -191,7 +191,7 @@ def test_shrinkage_steps_are_the_hand_written_ones() -> None:
     m, a = spectra().numpy(), fractions().numpy()
     y = np.einsum("nlp,np->nl", m, a) + 0.05 * np.random.default_rng(2).normal(size=(PIXELS, BANDS))
     regression = ShrinkageSteps(4, start=0.03)
-    regression.setup(MATERIALS, generator=generator())
+    regression.setup(num_endmembers=MATERIALS, generator=generator())
     regression.double()
     got = regression(torch.from_numpy(m), torch.from_numpy(y), LinearMixing()).detach()
     for n in range(PIXELS):
@@ -204,7 +204,7 @@ def test_shrinkage_steps_are_the_hand_written_ones() -> None:
 
 def regression_of(shrinkage: float, num_corrections: int = 0) -> NonnegativeRegression:
     regression = NonnegativeRegression(num_corrections, shrinkage=shrinkage)
-    regression.setup(MATERIALS, generator=generator())
+    regression.setup(num_endmembers=MATERIALS, generator=generator())
     return regression.double()
 
 

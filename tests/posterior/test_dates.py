@@ -42,7 +42,7 @@ def test_variability_at_uneven_dates_has_the_exact_evidence(chain: Any) -> None:
     rng = np.random.default_rng(0)
     p, k, bands, num_dates, noise = 2, 2, 4, 4, 0.3
     elapsed = torch.tensor([1.0, 0.5, 3.0, 7.0]).double()
-    chain.setup(p, k, generator=torch.Generator().manual_seed(0))
+    chain.setup(num_endmembers=p, num_components=k, generator=torch.Generator().manual_seed(0))
     chain.double().set_elapsed(elapsed)
     design = torch.from_numpy(rng.normal(size=(bands, p + p * k)))
     a = torch.from_numpy(rng.dirichlet(np.ones(p), size=(1, num_dates)))

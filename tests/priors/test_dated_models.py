@@ -20,9 +20,9 @@ from pyro_unmix.priors import (
     ConstantWalk,
     DirichletStart,
     DirichletWalk,
+    InitialAbundances,
     OrnsteinUhlenbeck,
     SparseStart,
-    Start,
     StudentWalk,
     VariabilityPrior,
 )
@@ -179,7 +179,7 @@ class Alternating(VariabilityPrior):
         (lambda: model(DAYS, time_unit=0), ValueError, "time_unit must lie in"),
         (lambda: log_prob(model([0, 1, 2])), ValueError, "built for 3 dates, the images have 4"),
         (
-            lambda: set_up(Alternating(), 3, 1, elapsed=ELAPSED).steps(3),
+            lambda: set_up(Alternating(), 3, num_components=1, elapsed=ELAPSED).steps(3),
             ValueError,
             "Alternating has a negative coefficient.*build the model without dates",
         ),
@@ -193,8 +193,16 @@ class Alternating(VariabilityPrior):
         (lambda: SparseStart(0), ValueError, "presence must lie in"),
         (lambda: SparseStart(depth=0), ValueError, "depth must lie in"),
         (lambda: SparseStart(scale=0), ValueError, "scale must lie in"),
-        (lambda: ConstantWalk(initial=0.5), TypeError, "initial must be a Start object such as"),
-        (lambda: Start().initial(), NotImplementedError, "Start must implement initial"),
+        (
+            lambda: ConstantWalk(initial=0.5),
+            TypeError,
+            "initial must be an InitialAbundances object such as",
+        ),
+        (
+            lambda: InitialAbundances().initial(),
+            NotImplementedError,
+            "InitialAbundances must implement initial",
+        ),
     ],
 )
 def test_errors(make, error, text):

@@ -31,7 +31,7 @@ WHITENED = ("band", "low rank")
 
 
 def set_up(noise: Noise) -> Noise:
-    noise.setup(BANDS, generator=torch.Generator().manual_seed(0))
+    noise.setup(num_bands=BANDS, generator=torch.Generator().manual_seed(0))
     noise.double()
     with torch.no_grad():
         for parameter in noise.parameters():
@@ -88,16 +88,16 @@ def test_noises_start_as_stated():
     scales = np.linspace(0.01, 0.05, BANDS)
     before = scales.copy()
     for noise in (BandNoise(scales), LowRankNoise(scales), DateNoise(scales)):
-        noise.setup(BANDS, generator=torch.Generator().manual_seed(0))
+        noise.setup(num_bands=BANDS, generator=torch.Generator().manual_seed(0))
         np.testing.assert_allclose(noise.log_scale.exp().detach(), scales, rtol=10 * FLOAT32)
     np.testing.assert_array_equal(scales, before)
     # A tenth of the smallest sigma; a chi-square of 2 L = 10 numbers.
     low_rank = LowRankNoise(0.02)
-    low_rank.setup(BANDS, generator=torch.Generator().manual_seed(0))
+    low_rank.setup(num_bands=BANDS, generator=torch.Generator().manual_seed(0))
     squares = float((low_rank.factor.detach() / 0.002).square().sum())
     assert 1 < squares < 35
     student = StudentNoise(0.03, dof=7)
-    student.setup(BANDS, generator=torch.Generator())
+    student.setup(num_bands=BANDS, generator=torch.Generator())
     assert student.log_dof.exp().item() == pytest.approx(7, rel=FLOAT32)
 
 
@@ -106,7 +106,7 @@ def test_noises_start_as_stated():
 )
 def test_noise_that_is_not_learned_is_kept(make):
     noise = make(learn=False)
-    noise.setup(BANDS, generator=torch.Generator())
+    noise.setup(num_bands=BANDS, generator=torch.Generator())
     assert not list(noise.parameters())
     assert "log_scale" in noise.state_dict()
 

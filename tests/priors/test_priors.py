@@ -36,8 +36,10 @@ def tensor(values) -> torch.Tensor:
     return torch.as_tensor(np.asarray(values), dtype=torch.float64)
 
 
-def set_up(part, *sizes: int, seed: int = 0):
-    part.setup(*sizes, generator=torch.Generator().manual_seed(seed))
+def set_up(part, num_endmembers: int, *, seed: int = 0, **sizes: int):
+    part.setup(
+        num_endmembers=num_endmembers, **sizes, generator=torch.Generator().manual_seed(seed)
+    )
     return part.double()
 
 
@@ -228,7 +230,7 @@ def test_known_abundances_are_a_point_mass_at_each_pixel():
     a = np.random.default_rng(5).dirichlet(np.ones(3), size=(4, 2))
     a[0, 0] = [1, 0, 0]
     prior = KnownAbundances(a)
-    prior.setup(3, generator=torch.Generator())
+    prior.setup(num_endmembers=3, generator=torch.Generator())
     assert not prior.is_random
     assert not list(prior.parameters())
     for t in (1, 2):
@@ -262,7 +264,9 @@ def test_known_abundances_are_a_point_mass_at_each_pixel():
         ),
         (lambda: KnownAbundances(np.ones((2, 3))), ValueError, "must have 3 dimensions, got 2"),
         (
-            lambda: KnownAbundances(np.full((2, 1, 2), 0.5)).setup(3, generator=torch.Generator()),
+            lambda: KnownAbundances(np.full((2, 1, 2), 0.5)).setup(
+                num_endmembers=3, generator=torch.Generator()
+            ),
             ValueError,
             r"KnownAbundances has 2 materials, the model 3: pass abundances of shape "
             r".pixels, dates, 3.",
@@ -303,7 +307,7 @@ CHAINS = {
 @pytest.mark.parametrize("name", CHAINS)
 def test_chain_has_the_stated_numbers(name):
     make, coefficient, step_scale, scale = CHAINS[name]
-    got = numbers(*set_up(make(), 3, 2).chain())
+    got = numbers(*set_up(make(), 3, num_components=2).chain())
     for vector, expected in zip(got, (coefficient, step_scale, 0.0, scale), strict=True):
         assert vector.shape == (6,)
         np.testing.assert_allclose(vector, expected, rtol=FLOAT32, atol=0)
@@ -311,7 +315,7 @@ def test_chain_has_the_stated_numbers(name):
 
 @pytest.mark.parametrize("name", CHAINS)
 def test_chain_distributions_and_marginals_follow_from_the_numbers(name):
-    prior = set_up(CHAINS[name][0](), 3, 2)
+    prior = set_up(CHAINS[name][0](), 3, num_components=2)
     if name == "random walk":
         prior.initial_loc.data.normal_()
     coefficient, step_scale, loc, scale = numbers(*prior.chain())
@@ -335,7 +339,7 @@ def test_chain_distributions_and_marginals_follow_from_the_numbers(name):
 
 
 def test_autoregressive_variance_is_stationary():
-    _, variances = set_up(AutoRegressive(0.9, 0.7), 2, 1).marginals(6)
+    _, variances = set_up(AutoRegressive(0.9, 0.7), 2, num_components=1).marginals(6)
     np.testing.assert_allclose(variances.detach(), 0.49, rtol=FLOAT32)
 
 
@@ -351,13 +355,15 @@ def test_autoregressive_variance_is_stationary():
     ],
 )
 def test_what_a_chain_learns(prior, learned):
-    set_up(prior, 3, 2)
+    set_up(prior, 3, num_components=2)
     assert set(dict(prior.named_parameters())) == learned
 
 
 def test_default_random_walk_is_the_papers():
     # Sec. VI-A gives sigma_psi^2 = 1e-5, Sec. V-C zero means and unit scales at t = 0.
-    coefficient, step_scale, loc, scale = numbers(*set_up(RandomWalk(), 3, 2).chain())
+    coefficient, step_scale, loc, scale = numbers(
+        *set_up(RandomWalk(), 3, num_components=2).chain()
+    )
     np.testing.assert_array_equal(coefficient, 1)
     np.testing.assert_allclose(step_scale**2, 1e-5, rtol=10 * FLOAT32)
     np.testing.assert_array_equal(loc, 0)
@@ -369,7 +375,9 @@ def test_default_random_walk_is_the_papers():
 
 @pytest.mark.parametrize("learn", [True, False])
 def test_white_noise_is_a_normal_around_the_mean(learn):
-    noise = set_up(WhiteNoise(0.03, learn=learn), 5)
+    noise = WhiteNoise(0.03, learn=learn)
+    noise.setup(num_bands=5, generator=torch.Generator())
+    noise.double()
     assert set(dict(noise.named_parameters())) == ({"log_scale"} if learn else set())
     assert float(noise.scale.detach()) == pytest.approx(0.03, rel=FLOAT32)
     rng = np.random.default_rng(7)
@@ -385,7 +393,9 @@ def test_every_site_has_one_event_dim(num_components):
     size = num_components * 3
     start = set_up(SoftmaxWalk(), 3).initial()
     step = set_up(JumpWalk(), 3).transitions()(start.mean, 1)
-    chain = set_up(RandomWalk(), 3, num_components)
-    spectrum = set_up(WhiteNoise(), 5).distributions()(torch.zeros(4, 5).double())
+    chain = set_up(RandomWalk(), 3, num_components=num_components)
+    noise = WhiteNoise()
+    noise.setup(num_bands=5, generator=torch.Generator())
+    spectrum = noise.distributions()(torch.zeros(4, 5))
     for site, event in ((start, 3), (step, 3), (chain.initial(), size), (spectrum, 5)):
         assert site.event_shape == (event,)

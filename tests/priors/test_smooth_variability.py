@@ -20,7 +20,7 @@ from pyro_unmix.priors.part import Need
 
 def field_prior(**settings):
     prior = SmoothVariability(SHAPE, **{"length": 2.0, "scale": 0.7, **settings})
-    prior.setup(2, 2, generator=torch.Generator())
+    prior.setup(num_endmembers=2, num_components=2, generator=torch.Generator())
     return prior
 
 

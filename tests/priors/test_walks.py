@@ -108,15 +108,15 @@ def test_every_walk_takes_every_start(walk, start):
 
 def test_starts_begin_as_stated():
     start = DirichletStart(0.3)
-    start.setup(3, generator=torch.Generator())
+    start.setup(num_endmembers=3, generator=torch.Generator())
     np.testing.assert_allclose(start.initial().concentration.detach(), 0.3, rtol=FLOAT32)
     sparse = SparseStart(0.2, depth=5, scale=0.5)
-    sparse.setup(3, generator=torch.Generator())
+    sparse.setup(num_endmembers=3, generator=torch.Generator())
     site = sparse.initial()
     np.testing.assert_allclose(site.loc.detach(), -0.8 * 5, rtol=FLOAT32)
     np.testing.assert_allclose(site.variance.detach(), 0.25 + 0.16 * 25, rtol=FLOAT32)
     kept = DirichletStart(learn=False)
-    kept.setup(3, generator=torch.Generator())
+    kept.setup(num_endmembers=3, generator=torch.Generator())
     assert not list(kept.parameters())
 
 
@@ -170,7 +170,7 @@ def test_stand_in_of_a_dirichlet_step_has_its_spread():
 
 @pytest.mark.parametrize("chain", CHAINS)
 def test_two_parts_of_a_step_are_the_step(chain):
-    prior = set_up(CHAINS[chain](), 3, 2)
+    prior = set_up(CHAINS[chain](), 3, num_components=2)
     coefficient, scale, loc, spread = (x.detach().numpy() for x in prior.chain())
     if chain != "independent":  # that one draws anew at every date, however near
         prior.set_elapsed(tensor([0.3, 0.7, 2.0]))
@@ -196,7 +196,7 @@ def test_two_parts_of_a_step_are_the_step(chain):
 
 @pytest.mark.parametrize("chain", CHAINS)
 def test_gradients_of_uneven_steps_reach_every_parameter(chain):
-    prior = set_up(CHAINS[chain](), 3, 2, elapsed=ELAPSED)
+    prior = set_up(CHAINS[chain](), 3, num_components=2, elapsed=ELAPSED)
     x = torch.randn(2, 4, 6).double()
     density = prior.transitions(3)(x[0], 2).log_prob(x[1]).sum() + prior.initial().log_prob(x).sum()
     density.backward()

@@ -27,7 +27,7 @@ def test_the_start_of_the_seasons_is_the_truth():
     cubes = pyro_unmix.as_cube_sequence(images, time=DATES)
     start = Start(xr.DataArray(M, dims=("wavelength", "endmember")), DCT(2, scale=0.5), 0.01, {})
     found = choose_season_start(cubes, start, num_harmonics=3)
-    found.setup(2, 2, generator=torch.Generator())
+    found.setup(num_endmembers=2, num_components=2, generator=torch.Generator())
     found.set_days(DATES)
     psi = found.offsets(found.field_start()[0], None)[0].detach().numpy()
     true = drawn["variability"].mean(0).flatten(-2).detach().numpy()  # residuals average out

@@ -45,8 +45,8 @@ def tensor(values) -> torch.Tensor:
     return torch.as_tensor(np.asarray(values), dtype=torch.float64)
 
 
-def set_up(part, *sizes: int, elapsed=None):
-    part.setup(*sizes, generator=torch.Generator().manual_seed(0))
+def set_up(part, num_endmembers: int, *, elapsed=None, **sizes: int):
+    part.setup(num_endmembers=num_endmembers, **sizes, generator=torch.Generator().manual_seed(0))
     if elapsed is not None:
         part.set_elapsed(tensor(elapsed))
     part.double()

@@ -6,15 +6,19 @@ import math
 
 import torch
 from pyro.distributions import TorchDistribution
-from torch import Tensor, nn
+from torch import Tensor
 
-from pyro_unmix.ops.checks import in_range
+from pyro_unmix.ops.checks import in_range, positive
 from pyro_unmix.ops.softmax_distributions import PresentOrAbsent, SoftmaxDirichlet
 from pyro_unmix.priors.part import Part, logit
 
 
-class Start(Part):
+class InitialAbundances(Part):
     """Distribution of the softmax state ``c_0``; any transition takes one as ``initial=``."""
+
+    def setup(self, *, num_endmembers: int, generator: torch.Generator) -> None:
+        """Create the parameters."""
+        self.make_declared(num_endmembers=num_endmembers)
 
     def initial(self, index: Tensor | None = None) -> TorchDistribution:
         """Distribution of ``c_0``, event shape (P,), with ``loc`` and ``scale``: its mean and std.
@@ -24,7 +28,7 @@ class Start(Part):
         raise NotImplementedError(f"{type(self).__name__} must implement initial()")
 
 
-class DirichletStart(Start):
+class DirichletStart(InitialAbundances):
     """``a_0 ~ Dir(alpha)``, alpha learned, one number per material.
 
     Parameters
@@ -36,19 +40,14 @@ class DirichletStart(Start):
 
     def __init__(self, concentration: float = 1.0, *, learn: bool = True) -> None:
         super().__init__()
-        self.concentration = in_range(concentration, "concentration", low=0, open_low=True)
-        self.learn = learn
-
-    def setup(self, *sizes: int, generator: torch.Generator) -> None:
-        (num_endmembers,) = sizes
-        logs = torch.full((num_endmembers,), math.log(self.concentration))
-        self.learn_or_keep("log_concentration", logs, self.learn)
+        log_concentration = math.log(positive(concentration, "concentration"))
+        self.declare("log_concentration", log_concentration, per="num_endmembers", learn=learn)
 
     def initial(self, index: Tensor | None = None) -> TorchDistribution:
         return SoftmaxDirichlet(self.log_concentration.exp())
 
 
-class SparseStart(Start):
+class SparseStart(InitialAbundances):
     """Few materials in a pixel: ``c_0p ~ rho_p N(0, s^2) + (1 - rho_p) N(-depth, s^2)``, each by itself.
 
     A material is absent with probability ``1 - rho_p``, and then some ``exp(-depth)`` times as abundant as one that
@@ -65,18 +64,10 @@ class SparseStart(Start):
 
     def __init__(self, presence: float = 0.5, *, depth: float = 6.0, scale: float = 1.0) -> None:
         super().__init__()
-        self.begin = (
-            logit(in_range(presence, "presence", low=1e-6, high=1 - 1e-6)),
-            math.log(in_range(depth, "depth", low=0, open_low=True)),
-            math.log(in_range(scale, "scale", low=0, open_low=True)),
-        )
-
-    def setup(self, *sizes: int, generator: torch.Generator) -> None:
-        (num_endmembers,) = sizes
-        presence, depth, scale = self.begin
-        self.presence_logit = nn.Parameter(torch.full((num_endmembers,), presence))
-        self.log_depth = nn.Parameter(torch.tensor(depth))
-        self.log_spread = nn.Parameter(torch.tensor(scale))
+        presence = in_range(presence, "presence", low=1e-6, high=1 - 1e-6)
+        self.declare("presence_logit", logit(presence), per="num_endmembers")
+        self.declare("log_depth", math.log(positive(depth, "depth")))
+        self.declare("log_spread", math.log(positive(scale, "scale")))
 
     def initial(self, index: Tensor | None = None) -> TorchDistribution:
         return PresentOrAbsent(self.presence_logit, self.log_depth.exp(), self.log_spread.exp())

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from pyro_unmix.data.days import day_numbers
-from pyro_unmix.ops.checks import in_range, positive_int
-from pyro_unmix.priors.shared import SharedVariability, plain
+from pyro_unmix.ops.checks import positive, positive_int
+from pyro_unmix.priors.shared_variability import SharedVariability, plain
 from pyro_unmix.priors.variability import AutoRegressive, VariabilityPrior
 
 YEAR = 365.2425  # days
@@ -37,16 +37,9 @@ class SeasonalVariability(SharedVariability):
         H.
     period : float
         Days.
-    scale : float or array (K, P)
-        s at the start.
-    residual : VariabilityPrior, optional
-        Default ``AutoRegressive(0.9)``.
-    learn : bool
-        Learn s.
-    start : array (2 H K P,), optional
-        Coefficients where guides start, from `choose_season_start`; default zeros.
-    start_scale : float or array (2 H K P,)
-        Their standard deviations where guides start.
+    scale, residual, learn, start, start_scale
+        Of `SharedVariability`; the residual's default is ``AutoRegressive(0.9)``, and the 2 H K P coefficients start
+        where `choose_season_start` says.
 
     References
     ----------
@@ -68,7 +61,7 @@ class SeasonalVariability(SharedVariability):
         residual = AutoRegressive(0.9) if residual is None else residual
         super().__init__(scale, residual, learn, start, start_scale)
         self.num_harmonics = positive_int(num_harmonics, "num_harmonics")
-        self.period = in_range(period, "period", low=0, open_low=True)
+        self.period = positive(period, "period")
         self.register_buffer("days", None, persistent=False)  # the model's dates say it
 
     days: Tensor | None

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyro_unmix.ops.checks import in_range, positive_int
 from pyro_unmix.priors.part import logit
-from pyro_unmix.priors.shared import SharedVariability, plain
+from pyro_unmix.priors.shared_variability import SharedVariability, plain
 from pyro_unmix.priors.variability import VariabilityPrior
 
 _LEAST_POWER = 1e-3  # of the largest variance of a wave, below which one is left out
@@ -39,18 +39,12 @@ class SmoothVariability(SharedVariability):
         l, pixels; at least one.
     coefficient : float in [0, 1)
         phi, over one unit of time.
-    scale : float or array (K, P)
-        s at the start.
-    residual : VariabilityPrior, optional
-        Default ``Independent(0.05)``.
+    scale, residual, start, start_scale
+        Of `SharedVariability`; there are T J K P innovations.
     learn : bool
         Learn s and phi.
     tile_heights : sequence of int, optional
         Where the rows are those of several tiles below each other: their heights. Nothing crosses their borders.
-    start : array (T J K P,), optional
-        Innovations where guides start; default zeros.
-    start_scale : float or array (T J K P,)
-        Their standard deviations where guides start.
     order : sequence of int (T,), optional
         Of which date each innovation is, where it is not the order of time (see `add_dates`): the field at a date is
         then conditional on those of the dates before it in this order.
@@ -91,7 +85,8 @@ class SmoothVariability(SharedVariability):
                 f"tile_heights must be positive and sum to the {self.height} rows, got {heights}"
             )
         self.length = in_range(length, "length", low=1.0)
-        self.start_coefficient = in_range(coefficient, "coefficient", low=0, high=0.9999)
+        phi = in_range(coefficient, "coefficient", low=0, high=0.9999)
+        self.declare("logit", logit(min(max(phi, 1e-4), 1 - 1e-4)), learn=learn)
         self.order = list(range(self.num_dates)) if order is None else [int(t) for t in order]
         if sorted(self.order) != list(range(self.num_dates)):
             raise ValueError(f"order must hold the {self.num_dates} dates once each, got {order}")
@@ -106,11 +101,6 @@ class SmoothVariability(SharedVariability):
         self.register_buffer("rows", torch.as_tensor(rows, dtype=kind))
         columns = smooth_waves(self.width, self.length)
         self.register_buffer("columns", torch.as_tensor(columns, dtype=kind))
-
-    def setup(self, *sizes: int, generator: torch.Generator) -> None:
-        super().setup(*sizes, generator=generator)
-        phi = min(max(self.start_coefficient, 1e-4), 1 - 1e-4)
-        self.learn_or_keep("logit", torch.tensor(logit(phi)), self.learn)
 
     @property
     def num_innovations(self) -> int:
@@ -131,8 +121,8 @@ class SmoothVariability(SharedVariability):
             factor = torch.linalg.cholesky((rate.double() * apart).exp())
             return factor[order.argsort()].to(times.dtype)
         fresh = (-torch.expm1(2 * rate * gaps[1:])).sqrt()
-        kept = (rate * (times[:, None] - times).clamp(min=0)).exp().tril()
-        return kept * torch.cat([fresh.new_ones(1), fresh])
+        memory = (rate * (times[:, None] - times).clamp(min=0)).exp().tril()
+        return memory * torch.cat([fresh.new_ones(1), fresh])
 
     def add_dates(self, places: Sequence[int], num_dates: int) -> None:
         """Become the field of more dates, of which those so far are at `places`; the elapsed time must be set as well.
@@ -140,8 +130,8 @@ class SmoothVariability(SharedVariability):
         The innovations so far keep their meaning; those of the new dates come after them and are new standard-normal
         numbers, as the field there given that of the dates so far has them.
         """
-        known = [int(places[t]) for t in self.order]
-        self.order = known + sorted(set(range(num_dates)) - set(known))
+        so_far = [int(places[t]) for t in self.order]
+        self.order = so_far + sorted(set(range(num_dates)) - set(so_far))
         more = (num_dates - self.num_dates) * (self.num_innovations // self.num_dates)
         self.num_dates = num_dates
         if self.start is not None:
@@ -191,5 +181,5 @@ def smooth_waves(size: int, length: float) -> np.ndarray:
     """
     distance = np.subtract.outer(np.arange(size), np.arange(size))
     values, vectors = np.linalg.eigh(np.exp(-((distance / (2 * length)) ** 2)))
-    kept = values > _LEAST_POWER * values[-1]
-    return (vectors[:, kept] * np.sqrt(values[kept]))[:, ::-1].copy()
+    strong = values > _LEAST_POWER * values[-1]
+    return (vectors[:, strong] * np.sqrt(values[strong]))[:, ::-1].copy()

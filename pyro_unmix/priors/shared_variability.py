@@ -22,8 +22,8 @@ class SharedVariability(VariabilityPrior):
     ----------
     scale : float or array (K, P)
         s at the start.
-    residual : VariabilityPrior
-        Of r.
+    residual : VariabilityPrior, optional
+        Of r; default ``Independent(0.05)``.
     learn : bool
         Learn s.
     start : array (num_innovations,), optional
@@ -57,18 +57,20 @@ class SharedVariability(VariabilityPrior):
                 f"{residual!r}"
             )
 
-    def setup(self, *sizes: int, generator: torch.Generator) -> None:
-        num_endmembers, num_components = sizes
-        self.residual.setup(*sizes, generator=generator)
+    def setup(
+        self, *, num_endmembers: int, num_components: int, generator: torch.Generator
+    ) -> None:
+        sizes = {"num_endmembers": num_endmembers, "num_components": num_components}
+        super().setup(**sizes, generator=generator)
+        self.residual.setup(**sizes, generator=generator)
         shape = (num_components, num_endmembers)
         if self.first_scale.ndim and self.first_scale.shape != shape:
             raise ValueError(
                 f"scale must be one number or (components, endmembers) = {shape}, got shape "
                 f"{self.first_scale.shape}"
             )
-        scale = torch.as_tensor(np.broadcast_to(self.first_scale, shape).copy())
-        log_scale = scale.log().flatten().to(torch.get_default_dtype())
-        self.learn_or_keep("log_scale", log_scale, self.learn)
+        log_scale = np.broadcast_to(np.log(self.first_scale), shape).flatten()
+        self.learn_or_keep("log_scale", log_scale, learn=self.learn)
 
     def set_elapsed(self, elapsed: Tensor | None) -> None:
         super().set_elapsed(elapsed)
@@ -104,15 +106,13 @@ class SharedVariability(VariabilityPrior):
     def offsets(self, field: Tensor, index: Tensor | None) -> Tensor:
         """``s f_t(n)`` of innovations (..., num_innovations) at the pixels with these numbers (all: None).
 
-        Returns
-        -------
-        Tensor, shape (..., B, T, K P); B is one where all pixels have the same
+        Of shape (..., B, T, K P); B is one where all pixels have the same.
         """
         raise NotImplementedError(f"{type(self).__name__} must implement offsets()")
 
     def field_start(self) -> tuple[Tensor, Tensor]:
         """Mean and log standard deviations of ``field`` where a guide starts."""
-        found = []
+        numbers = []
         for name, values in (("start", self.start), ("start_scale", self.start_scales)):
             array = np.asarray(0.0 if values is None else values, dtype=float)
             if array.ndim and array.shape != (self.num_innovations,):
@@ -120,8 +120,8 @@ class SharedVariability(VariabilityPrior):
                     f"{name} must have {self.num_innovations} innovations (dates, waves, "
                     f"components, endmembers), got shape {array.shape}"
                 )
-            found.append(torch.tensor(np.broadcast_to(array, self.num_innovations).copy()))
-        return found[0].to(self.log_scale), found[1].log().to(self.log_scale)
+            numbers.append(torch.tensor(np.broadcast_to(array, self.num_innovations).copy()))
+        return numbers[0].to(self.log_scale), numbers[1].log().to(self.log_scale)
 
     def check_scene(self, index: Tensor | None, num_pixels: int, num_dates: int) -> None:
         """Raise ValueError where it has nothing to say about these pixels and dates."""

@@ -1,0 +1,42 @@
+"""What functions of this package take: images, dates, and what scores and pictures read of a result or a scene."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import date
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+#: What `as_cube_sequence` takes.
+CubesLike: TypeAlias = np.ndarray | xr.DataArray | Sequence[np.ndarray] | Sequence[xr.DataArray]
+#: Dates: numpy's, datetimes, ISO strings or numbers of days; of one image or several.
+DatesLike: TypeAlias = npt.ArrayLike | xr.DataArray | date | Sequence[Any]
+
+
+class HasAbundances(Protocol):
+    """A result of any method, or a simulated scene."""
+
+    @property
+    def abundances(self) -> xr.DataArray: ...
+
+
+class HasSpectra(HasAbundances, Protocol):
+    """One that knows the endmembers of every pixel of a date."""
+
+    def endmembers(self, time: int = ...) -> xr.DataArray: ...
+
+
+class HasImages(HasSpectra, Protocol):
+    """One that makes images of them."""
+
+    def reconstruct(self, time: int = ...) -> xr.DataArray: ...
+
+
+class Truth(HasSpectra, Protocol):
+    """A scene whose abundances and endmembers are known."""
+
+    @property
+    def cubes(self) -> xr.DataArray: ...
