@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import pyro
@@ -32,9 +32,6 @@ from pyro_unmix.priors import (
     WhiteNoise,
 )
 from pyro_unmix.priors.part import Need
-
-if TYPE_CHECKING:
-    from pyro_unmix.models.idnet import IDNet
 
 
 class IntegratedStates(Protocol):
@@ -336,7 +333,7 @@ class SGLMM(VariabilityModel):
 
 
 def _simulated(
-    model: SGLMM | IDNet, num_pixels: int, num_dates: int, seed: int
+    model: VariabilityModel, num_pixels: int, num_dates: int, seed: int
 ) -> dict[str, Tensor]:
     """Pixels, abundances and variability drawn from a program; its parameters stay out of Pyro's store."""
     sizes = positive_int(num_pixels, "num_pixels"), positive_int(num_dates, "num_dates")
