@@ -98,8 +98,10 @@ def _baseline(method: Callable[..., Unmixing]) -> Callable[..., Unmixing]:
     """From given spectra, or for a number of materials."""
 
     def run(cubes: xr.DataArray, endmembers: Any, seed: int, settings: Settings) -> Unmixing:
-        name = "num_endmembers" if isinstance(endmembers, int) else "endmembers"
-        return method(cubes, **{name: endmembers}, seed=seed, progress=False, **settings)
+        how = {"seed": seed, "progress": False, **settings}
+        if isinstance(endmembers, int):
+            return method(cubes, endmembers, **how)
+        return method(cubes, endmembers=endmembers, **how)
 
     return run
 
