@@ -40,7 +40,7 @@ class Quadratic:
         batch, num_dates, p = abundances.shape
         weight = seen.valid[..., None, None]
         e = tile_components(abundances, seen.num_components).unsqueeze(-1) * weight
-        loc, covariance = chain_moments(seen)
+        loc, covariance = seen.chain.later().joint()
         lasting = seen.variance * torch.linalg.inv(covariance.permute(2, 0, 1)).permute(1, 2, 0)
         moved = torch.eye(p).to(e) * loc.unflatten(
             -1, (-1, p, 1)
@@ -104,19 +104,6 @@ class Quadratic:
                 rest = rest - self.couplings[t].mT @ found[t + 1]
             found[t] = torch.linalg.solve_triangular(self.factors[t].mT, rest, upper=True)
         return torch.cat(found, dim=-1).mT + self.loc
-
-
-def chain_moments(seen: Observations) -> tuple[Tensor, Tensor]:
-    """Means (T, K P) of ``psi_1 .. psi_T``, and covariances of every coefficient, (T, T, K P)."""
-    loc, variance, num_dates = seen.first_loc, seen.first_scale.square(), len(seen.step_scales)
-    covariance, locs = variance.new_zeros(num_dates, num_dates, len(variance)), []
-    for t, (coefficient, scale) in enumerate(zip(seen.coefficients, seen.step_scales, strict=True)):
-        covariance[t, :t] = covariance[:t, t] = coefficient * covariance[max(t - 1, 0), :t]
-        variance = coefficient.square() * variance + scale.square()
-        covariance[t, t] = variance
-        loc = coefficient * loc
-        locs.append(loc)
-    return torch.stack(locs), covariance
 
 
 class CollapsedChains(StateChains):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from pyro_unmix.guides.conjugate.variability import Chain
+from pyro_unmix.models.sglmm import SGLMM
 from pyro_unmix.ops.simplex import tile_components, to_abundances
 
 
@@ -35,7 +37,7 @@ class Observations:
     """
 
     def __init__(
-        self, model: Any, pixels: Tensor, valid: Tensor, noise_factor: float = 1.0
+        self, model: SGLMM, pixels: Tensor, valid: Tensor, noise_factor: float = 1.0
     ) -> None:
         # In double precision: the terms of a log-likelihood are of the size of |y|^2 / sigma^2.
         whitened = model.noise.whitened(pixels, model.design())
@@ -47,24 +49,19 @@ class Observations:
         self.projected = y @ design  # (B, T, (K+1) P)
         self.valid = valid.to(y.dtype)
         self.variance = (noise_factor * noise_scale).square()
-        prior = model.variability_prior
-        *steps, loc, scale = prior.whole_chain(pixels.shape[1])
-        self.coefficients, self.step_scales = (part.double() for part in steps)
-        self.first_loc, self.first_scale = loc.double(), scale.double()
+        self.chain = Chain.of(model.variability_prior, pixels.shape[1], torch.float64)
 
     # ------------------------------------------------------------ psi integrated out, or drawn
 
     def neighbours(self, t: int, psi: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and std of ``psi_t`` given those of the dates t-1 and t+1; psi (..., T+1, K P)."""
-        if t == 0:
-            precision = self.first_scale.pow(-2)
-            vector = precision * self.first_loc
-        else:
-            precision = self.step_scales[t - 1].pow(-2)
-            vector = precision * self.coefficients[t - 1] * psi[..., t - 1, :]
-        if t < len(self.step_scales):
-            pulled = self.coefficients[t] * self.step_scales[t].pow(-2)
-            precision = precision + pulled * self.coefficients[t]
+        coefficient, weight = self.chain.coefficient, self.chain.variance.reciprocal()
+        precision, vector = weight[t], weight[t] * coefficient[t]
+        if t:
+            vector = vector * psi[..., t - 1, :]
+        if t + 1 < len(weight):
+            pulled = coefficient[t + 1] * weight[t + 1]
+            precision = precision + pulled * coefficient[t + 1]
             vector = vector + pulled * psi[..., t + 1, :]
         return vector / precision, precision.rsqrt()
 

@@ -51,8 +51,8 @@ class Chains(StateChains):
         prior = copy.deepcopy(model.abundance_prior).double()
         super().__init__(prior, abundances.double(), generator, index)
         self.seen = seen
-        shape = (len(abundances), abundances.shape[1], len(self.c), len(seen.first_loc))
-        self.psi = seen.first_loc.expand(shape).clone()
+        first = seen.chain.coefficient[0]
+        self.psi = first.expand(*abundances.shape[:2], len(self.c), -1).clone()
         for _ in range(2):
             self._visit_dates(move=False)
 

@@ -171,18 +171,9 @@ def prepare(
     """The guide's data-dependent features, where it has any; `index` holds the pixels' numbers in the scene."""
     if not hasattr(guide, "prepare"):
         return {}
-    if "index" in inspect.signature(guide.prepare).parameters:
-        return guide.prepare(pixels, valid, index=index)
-    return guide.prepare(pixels, valid)
-
-
-def prepare_steps(
-    guide: Any, pixels: Tensor, valid: Tensor, index: Tensor | None = None
-) -> dict[str, Tensor]:
-    """`prepare`, and what only steps of training need."""
-    features = prepare(guide, pixels, valid, index)
-    more = guide.compress(pixels) if hasattr(guide, "compress") else {}
-    return {name: torch.as_tensor(value) for name, value in {**features, **more}.items()}
+    takes_index = "index" in inspect.signature(guide.prepare).parameters
+    features = guide.prepare(pixels, valid, **({"index": index} if takes_index else {}))
+    return {name: torch.as_tensor(value) for name, value in features.items()}
 
 
 def draw_abundances(

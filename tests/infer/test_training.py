@@ -11,7 +11,7 @@ from pyro.infer import Trace_ELBO
 
 from pyro_unmix.infer.step import CheckedSVI, Optimiser
 from pyro_unmix.infer.stopping import Plan
-from pyro_unmix.posterior.read_out import prepare_steps
+from pyro_unmix.posterior.read_out import prepare
 
 
 def svi() -> CheckedSVI:
@@ -70,5 +70,5 @@ def test_features_may_be_arrays() -> None:
         def prepare(self, pixels, valid):
             return {"level": np.ones(len(pixels), dtype=np.float32)}
 
-    features = prepare_steps(Guide(), torch.ones(3, 2, 4), torch.ones(3, 2, dtype=torch.bool))
+    features = prepare(Guide(), torch.ones(3, 2, 4), torch.ones(3, 2, dtype=torch.bool))
     assert torch.equal(features["level"], torch.ones(3))

@@ -1,4 +1,4 @@
-"""A Gaussian chain of states as one distribution."""
+"""All states of a linear-Gaussian walk as one distribution."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor
 
 
-class ChainNormal(TorchDistribution):
+class MarkovNormal(TorchDistribution):
     """``c_t = offset_t + G_t c_{t-1} + F_t (shift_t + exp(log_scale_t) eps_t)`` for t = 0..T, F_t upper triangular.
 
     At t = 0 there is no state before, no shift and no scale. A draw and its density factorise and solve nothing.
@@ -50,7 +50,7 @@ class ChainNormal(TorchDistribution):
         if torch.Size(batch_shape) == self.batch_shape:
             return self
         raise NotImplementedError(
-            f"ChainNormal has {self.batch_shape[0]} chains, got {batch_shape}"
+            f"MarkovNormal has {self.batch_shape[0]} chains, got {batch_shape}"
         )
 
     def from_noise(self, noise: Tensor) -> Tensor:
@@ -90,7 +90,7 @@ class ChainNormal(TorchDistribution):
 
 
 class _Draw(torch.autograd.Function):
-    """`ChainNormal.from_noise`, with gradients of shift and log-scale alone."""
+    """`MarkovNormal.from_noise`, with gradients of shift and log-scale alone."""
 
     @staticmethod
     def forward(
