@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
 import re
@@ -24,7 +25,6 @@ from pyro.params.param_store import normalize_param_name
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from pyro_unmix.infer.clipped_adam import ForeachClippedAdam
 from pyro_unmix.infer.trace_elbo import loss_and_grads
 from pyro_unmix.infer.workers import Workers
 from pyro_unmix.ops.checks import in_range
@@ -143,6 +143,14 @@ class _Parameters(Messenger):
         self.found[msg["name"]] = msg["value"].unconstrained()
 
 
+class _LightAdam(ClippedAdam):
+    """Without the decorator by which torch keeps its compiler away: it imports it, for a second in every process."""
+
+    add_param_group = inspect.unwrap(ClippedAdam.add_param_group)
+    load_state_dict = inspect.unwrap(ClippedAdam.load_state_dict)
+    state_dict = inspect.unwrap(ClippedAdam.state_dict)
+
+
 class Optimiser(PyroOptim):
     """ClippedAdam as one object for all parameters; `PyroOptim` makes one for each.
 
@@ -173,7 +181,7 @@ class Optimiser(PyroOptim):
     def _add(self, value: Tensor) -> None:
         group = {"params": [value], **self._get_optim_args(value)}
         if self._adam is None:
-            self._adam = ForeachClippedAdam([group])
+            self._adam = _LightAdam([group])
         else:
             self._adam.add_param_group(group)
         self.optim_objs[value] = self._adam

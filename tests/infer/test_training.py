@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pyro
 import pytest
@@ -72,3 +75,18 @@ def test_features_may_be_arrays() -> None:
 
     features = prepare(Guide(), torch.ones(3, 2, 4), torch.ones(3, 2, dtype=torch.bool))
     assert torch.equal(features["level"], torch.ones(3))
+
+
+def test_the_optimiser_does_not_import_the_compiler() -> None:
+    """It takes a second, in every process that fits or resumes."""
+    program = """
+import sys, torch
+from pyro_unmix.infer.step import _LightAdam
+value = torch.nn.Parameter(torch.ones(1))
+optimiser = _LightAdam([value])
+value.grad = torch.ones(1)
+optimiser.step()
+optimiser.load_state_dict(optimiser.state_dict())
+assert "torch._dynamo" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
