@@ -9,7 +9,7 @@ import torch
 from pyro.infer import TraceMeanField_ELBO
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
-from torch.distributions import register_kl
+from torch.distributions import Normal, kl_divergence, register_kl
 
 from pyro_unmix.infer.self_supervised import SelfSupervisedELBO as SelfSupervisedELBO
 from pyro_unmix.ops.checks import in_range, positive_int
@@ -101,14 +101,10 @@ class _Weighted(Messenger):
 
 @register_kl(DiagonalNormal, DiagonalNormal)
 def _kl_diagonal_diagonal(first: DiagonalNormal, second: DiagonalNormal) -> Tensor:
-    log_ratio = (first.scale.log() - second.scale.log()).expand(first.mean.shape)
-    distance = ((first.loc - second.loc) / second.scale).square()
-    return 0.5 * ((2 * log_ratio).exp() + distance - 2 * log_ratio - 1).sum(-1)
+    return kl_divergence(Normal(first.loc, first.scale), Normal(second.loc, second.scale)).sum(-1)
 
 
 @register_kl(DiagonalNormal, IsotropicNormal)
 def _kl_diagonal_isotropic(first: DiagonalNormal, second: IsotropicNormal) -> Tensor:
-    log_scale = torch.as_tensor(second.log_scale).unsqueeze(-1)
-    log_ratio = (first.scale.log() - log_scale).expand(first.mean.shape)
-    distance = (first.loc - second.loc).square() * (-2 * log_scale).exp()
-    return 0.5 * ((2 * log_ratio).exp() + distance - 2 * log_ratio - 1).sum(-1)
+    scale = torch.as_tensor(second.log_scale).exp().unsqueeze(-1)
+    return kl_divergence(Normal(first.loc, first.scale), Normal(second.loc, scale)).sum(-1)
