@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from pyro import poutine
 from pyro.infer import Trace_ELBO
 from pyro.infer.util import is_validation_enabled
@@ -29,7 +30,7 @@ def loss_and_grads(
     integrated = guide_trace.nodes["_RETURN"]["value"]
     replayed = poutine.replay(model, trace=guide_trace)
     model_trace = poutine.trace(replayed).get_trace(*args, **kwargs, integrated=integrated)
-    loss = guide_trace.log_prob_sum() - model_trace.log_prob_sum()
+    loss = torch.as_tensor(guide_trace.log_prob_sum() - model_trace.log_prob_sum())
     if loss.requires_grad:
         loss.backward(retain_graph=elbo.retain_graph)
     return float(loss.detach())
