@@ -21,7 +21,6 @@ from tqdm.auto import tqdm
 from pyro_unmix.data.cubes import DIMS, from_pixels, to_pixels, valid_mask
 from pyro_unmix.kernels.sweeps import check_model, elements_per_pixel, num_chains, polished
 from pyro_unmix.mixing import change_detector, linear_regression
-from pyro_unmix.ops.heap import roomy_heap
 from pyro_unmix.ops.small_matrices import project
 from pyro_unmix.posterior.estimates import PlugInMean, PolishedMean, PosteriorMean
 
@@ -255,7 +254,7 @@ def iterate_draws(
         check_model(model)
         num_draws = num_chains(num_samples)
         per_pixel = max(per_pixel, elements_per_pixel(model, num_dates, num_draws, polish.exact))
-    with quiet_pyro(store), torch.no_grad(), roomy_heap():
+    with quiet_pyro(store), torch.no_grad():
         for part in chunks(len(numbers), per_pixel):
             y, v = as_tensors(xr.DataArray(images[:, :, part], dims=DIMS), model)
             index = torch.as_tensor(numbers[part], device=y.device)
