@@ -78,7 +78,7 @@ class CheckedSVI(SVI):
                 loss = float(self.loss_and_grads(self.model, self.guide, *args, **kwargs))
             except torch.linalg.LinAlgError:  # from factors of what is not finite
                 loss = math.nan
-        params = dict(sorted(met.found.items()))
+        params = dict(sorted(met.params.items()))
         whole = self.workers.average(loss, weight)
         if not math.isfinite(whole):
             self.check_parameters()
@@ -137,10 +137,10 @@ class _Parameters(Messenger):
 
     def __init__(self) -> None:
         super().__init__()
-        self.found: dict[str, Tensor] = {}
+        self.params: dict[str, Tensor] = {}
 
     def _pyro_post_param(self, msg: Any) -> None:
-        self.found[msg["name"]] = msg["value"].unconstrained()
+        self.params[msg["name"]] = msg["value"].unconstrained()
 
 
 class _LightAdam(ClippedAdam):
@@ -230,8 +230,8 @@ class Batches:
         while len(self._queue) < self.batch_size:
             order = torch.randperm(len(self.usable), generator=self._generator)
             self._queue = torch.cat([self._queue, order])
-        taken, self._queue = self._queue[: self.batch_size], self._queue[self.batch_size :]
-        return self.usable[taken.to(self.usable.device)]
+        batch, self._queue = self._queue[: self.batch_size], self._queue[self.batch_size :]
+        return self.usable[batch.to(self.usable.device)]
 
     def state(self) -> dict[str, Tensor]:
         """Which pixels come next, and the generator of the order after them."""

@@ -74,12 +74,12 @@ class Observations:
             log p = -(|y - M0 a - W (e * mean)|^2 - |C^-1 r|^2) / (2 sigma^2) - log det C + constant
         """
         p = self.num_endmembers
-        a, y, seen = to_abundances(c), self.projected[:, t - 1], self.valid[:, t - 1, None]
-        e = tile_components(a, self.num_components) * seen
+        a, y, valid = to_abundances(c), self.projected[:, t - 1], self.valid[:, t - 1, None]
+        e = tile_components(a, self.num_components) * valid
         moment = y[:, p:] - a @ self.cross
         moved = e * mean
         rest = moment - moved @ self.components
-        energy = seen.squeeze(-1) * ((a @ self.materials - 2 * y[:, :p]) * a).sum(-1)
+        energy = valid.squeeze(-1) * ((a @ self.materials - 2 * y[:, :p]) * a).sum(-1)
         energy = energy - (moved * (moment + rest)).sum(-1)
         e = e * std
         precision = (e.unsqueeze(-1) * self.components).mul_(e.unsqueeze(-2))
@@ -91,18 +91,18 @@ class Observations:
         return Marginal(-0.5 * quadratic - log_det, factor, white)
 
     def variability(
-        self, found: Marginal, mean: Tensor, std: Tensor, noise: Tensor | None = None
+        self, marginal: Marginal, mean: Tensor, std: Tensor, noise: Tensor | None = None
     ) -> Tensor:
         """``psi_t`` given c_t and y_t (..., B, K P): its mean, or the draw made of standard-normal noise."""
-        right = found.white
+        right = marginal.white
         if noise is not None:
             right = right + self.variance.sqrt() * noise.unsqueeze(-1)
-        step = torch.linalg.solve_triangular(found.factor.mT, right, upper=True).squeeze(-1)
+        step = torch.linalg.solve_triangular(marginal.factor.mT, right, upper=True).squeeze(-1)
         return mean + std * step
 
     # ------------------------------------------------------------ quadratics h'a - a'Ga / 2
 
-    def given(self, psi: Tensor) -> tuple[Tensor, Tensor]:
+    def quadratic(self, psi: Tensor) -> tuple[Tensor, Tensor]:
         """G (..., B, T, P, P) and h (..., B, T, P) of ``log p(y_t | a_t, psi_t)``; psi (..., B, T, K P)."""
         p, shape = self.num_endmembers, (self.num_components, self.num_endmembers)
         varied = psi.unflatten(-1, shape)

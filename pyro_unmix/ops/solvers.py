@@ -309,10 +309,10 @@ class MarginalDates:
         combine = self.combine.expand(-1, -1, num_dates, count).clone()
         combine[p:] += shift.flatten(0, 1)
         mixed = (self.design_gram @ combine.flatten(1)).reshape(-1, *combine.shape[1:])
-        own = copy.copy(self)
-        own.combine, own.cross = combine, self.scale.unsqueeze(1) * mixed[p:]
-        own.gram = torch.einsum("qitn,qjtn->ijtn", combine, mixed)
-        return own
+        shifted = copy.copy(self)
+        shifted.combine, shifted.cross = combine, self.scale.unsqueeze(1) * mixed[p:]
+        shifted.gram = torch.einsum("qitn,qjtn->ijtn", combine, mixed)
+        return shifted
 
     def information(self, projected: Tensor, abundances: Tensor) -> tuple[Tensor, Tensor]:
         """Curvature ``M'S^-1 M`` (P, P, T, N) and ``M'S^-1 y`` (P, T, N), S the covariance at `abundances`.

@@ -12,7 +12,14 @@ from torch import Tensor, nn
 from pyro_unmix.guides.base import Guide, Noise
 from pyro_unmix.guides.conjugate.integrated import Integrated
 from pyro_unmix.guides.conjugate.markov_normal import MarkovNormal
-from pyro_unmix.guides.conjugate.path import Path, StepVariance, blocks, find_sites, softmax, taken
+from pyro_unmix.guides.conjugate.path import (
+    Path,
+    StepVariance,
+    blocks,
+    find_sites,
+    softmax,
+    spectra_of,
+)
 from pyro_unmix.guides.conjugate.smoother import conditionals
 from pyro_unmix.guides.conjugate.variability import Chain, ExactVariability
 from pyro_unmix.guides.encoders import Encoder, built, encoded
@@ -123,25 +130,28 @@ class ConjugateGuide(Guide):
         dates = self._marginal_dates(design, noise, num_dates)
         parts = []
         for block, wanted in blocks(len(valid), num_dates, _CHUNK):
-            own = taken(pixels, block, wanted)
-            projected = project(self.model.noise.whitened(own, plain)[0], design)
-            seen = dates if offsets is None else dates.shifted(_columns(offsets[block]))
+            spectra = spectra_of(pixels, block, wanted)
+            projected = project(self.model.noise.whitened(spectra, plain)[0], design)
+            likelihoods = dates if offsets is None else dates.shifted(_columns(offsets[block]))
             # A quarter less overhead; `cat` makes ordinary tensors of what comes out.
             with torch.inference_mode():
                 (curvature, pull), path = find_sites(
-                    seen, projected, valid[block].mT, lambda states: Path(states, *self._walk())
+                    likelihoods,
+                    projected,
+                    valid[block].mT,
+                    lambda states: Path(states, *self._walk()),
                 )
-            found = {
+            features = {
                 "curvature": curvature.movedim((0, 1), (-2, -1)).transpose(0, 1),
                 "pull": pull.permute(2, 1, 0),
                 "path": path.states.permute(2, 1, 0),
                 "mean_square": path.mean_square.mT,
             }
-            parts.append({name: value[wanted] for name, value in found.items()})
-        found = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-        if not all(bool(torch.isfinite(feature).all()) for feature in found.values()):
+            parts.append({name: value[wanted] for name, value in features.items()})
+        features = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        if not all(bool(torch.isfinite(feature).all()) for feature in features.values()):
             raise torch.linalg.LinAlgError("the approximations of the abundances are not finite")
-        return {**found, **shared}
+        return {**features, **shared}
 
     def _marginal_dates(self, design: Tensor, noise: Tensor, num_dates: int) -> MarginalDates:
         """The marginal likelihood of every date under the variability's prior at that date."""
@@ -205,7 +215,7 @@ class ConjugateGuide(Guide):
         model = self.model
         noise, chain = type(model.noise), type(model.variability_prior)
         # parts of users, whose densities may be others than those that are integrated
-        own = (
+        programs_are_ours = (
             type(self).forward is ConjugateGuide.forward
             and type(self)._variability is ConjugateGuide._variability
             and type(model).forward is SGLMM.forward
@@ -217,7 +227,7 @@ class ConjugateGuide(Guide):
             chain.initial is VariabilityPrior.initial
             and chain.transitions is VariabilityPrior.transitions
         )
-        return own and gaussian and markov
+        return programs_are_ours and gaussian and markov
 
     def _sample_abundances(
         self, pixels: Tensor, valid: Tensor, features: Mapping[str, Tensor], index: Tensor | None
@@ -239,8 +249,8 @@ class ConjugateGuide(Guide):
     @property
     def _has_path(self) -> bool:
         """Whether q(c) is a Gaussian chain, whose dates need no sites of their own."""
-        own = ("_abundance_chain", "_sample_abundances")
-        plain = all(getattr(type(self), name) is vars(ConjugateGuide)[name] for name in own)
+        methods = ("_abundance_chain", "_sample_abundances")
+        plain = all(getattr(type(self), name) is vars(ConjugateGuide)[name] for name in methods)
         return plain and self.model.abundance_prior.is_random
 
     def _path(self, pixels: Tensor, valid: Tensor, features: Mapping[str, Tensor]) -> MarkovNormal:
@@ -257,17 +267,17 @@ class ConjugateGuide(Guide):
         with torch.no_grad():
             offsets, gains, factors = self._chain(features)
             log_dets = factors.diagonal(dim1=-2, dim2=-1).log().sum(-1).unbind()
-        given: list[Any] = [()] * len(offsets)
+        corrections_of: list[Any] = [()] * len(offsets)
         if self.correction:
             corrections = self._corrections(pixels, valid, features["path"])
             # unbind: the gradient of a slice per date would fill a tensor of all dates each time
-            given[1:] = zip(*(x.unbind(1) for x in corrections), strict=True)
+            corrections_of[1:] = zip(*(x.unbind(1) for x in corrections), strict=True)
 
         def conditional(previous: Tensor | None, t: int) -> FactorNormal:
             loc = offsets[t]
             if previous is not None:
                 loc = loc + (gains[t - 1] @ previous.unsqueeze(-1)).squeeze(-1)
-            return FactorNormal(loc, factors[t], log_dets[t], *given[t])
+            return FactorNormal(loc, factors[t], log_dets[t], *corrections_of[t])
 
         return conditional
 
@@ -347,7 +357,7 @@ class ConjugateGuide(Guide):
             place = slice(start, start + wanted.stop)
             start = place.stop
             part = {name: feature[index] for name, feature in features.items()}
-            y, mask = taken(pixels, index, wanted), valid[index]
+            y, mask = spectra_of(pixels, index, wanted), valid[index]
             states = self._draw_states(y, mask, part, eps)
             for t, state in enumerate(states):
                 drawn[t, :, :, place] = state[..., wanted]

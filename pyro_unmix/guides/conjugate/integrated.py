@@ -97,9 +97,9 @@ class _LogEvidence(torch.autograd.Function):
         by_design = by_offsets = None
         weight = (noise_scale.pow(-2) * grad)[:, None, None]
         weighted = weight * residual  # minus the slope in the spectra
-        own, varied = (weighted @ design).tensor_split([p], dim=-1)
+        plain, varied = (weighted @ design).tensor_split([p], dim=-1)
         by_flat = (varied * flat - weight * slope).unflatten(-1, (-1, p)).sum(-2)
-        by_abundances = own + by_flat
+        by_abundances = plain + by_flat
         if needed[1]:
             spread = ((weight * e).unsqueeze(-1) * e.unsqueeze(-2) * covariance).sum((0, 1))
             by_design = weighted.flatten(0, 1).mT @ features.flatten(0, 1)

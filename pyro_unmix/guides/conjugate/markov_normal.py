@@ -55,8 +55,8 @@ class MarkovNormal(TorchDistribution):
 
     def from_noise(self, noise: Tensor) -> Tensor:
         """The chain (B, T+1, D) of standard-normal noise of that shape."""
-        given = self.shift, self.log_scale, noise
-        value: Any = _Draw.apply(*given, self.offsets, self.gains, self.factors)
+        parts = self.shift, self.log_scale, noise, self.offsets, self.gains, self.factors
+        value: Any = _Draw.apply(*parts)
         self._last = (value, noise)
         return value
 

@@ -66,13 +66,13 @@ def _plus(matrix: Tensor, diagonal: Tensor | float) -> Tensor:
 
 
 def smooth(
-    given: Conditionals, step_variance: Tensor, initial_loc: Tensor, initial_precision: Tensor
+    filtered: Conditionals, step_variance: Tensor, initial_loc: Tensor, initial_precision: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Smoothed means and covariances, and each step's expected squared length per coordinate.
 
     Parameters
     ----------
-    given : tuple
+    filtered : tuple
         Of `conditionals`.
     step_variance : Tensor, shape (T, B)
     initial_loc, initial_precision : Tensor, shape (D,)
@@ -82,7 +82,7 @@ def smooth(
     tuple of Tensor
         Means (D, T+1, B), covariances (D, D, T+1, B) and ``E ||x_t - x_{t-1}||^2 / D`` (T, B).
     """
-    gains, marginal, vectors = given
+    gains, marginal, vectors = filtered
     size = len(vectors)
     pulled = (initial_precision * initial_loc).unsqueeze(-1)
     loc = apply(marginal, pulled + vectors[:, 0])
