@@ -14,7 +14,7 @@ from pyro.infer import Trace_ELBO
 from pyro_unmix import SGLMM, ConjugateGuide, FixedEndmembers, fit
 from pyro_unmix.bases import DCT
 from pyro_unmix.guides import ReshapedGuide
-from pyro_unmix.guides.conjugate.markov_normal import MarkovNormal, _Draw
+from pyro_unmix.guides.conjugate.markov_normal import MarkovNormal
 from pyro_unmix.guides.conjugate.variability import ExactVariability
 from pyro_unmix.infer.trace_elbo import loss_and_grads
 from pyro_unmix.priors import (
@@ -375,13 +375,6 @@ def test_a_chain_has_the_density_of_the_joint_gaussian(correction):
     torch.testing.assert_close(states[0], chain.offsets[0] + (chain.factors[0] @ inner).squeeze(-1))
     with pytest.raises(NotImplementedError, match=f"has {B} chains"):
         chain.expand((2, B))
-
-
-def test_gradients_by_finite_differences():
-    chain = chain_of(True)
-    given = [x.detach().clone().requires_grad_() for x in (chain.shift, chain.log_scale)]
-    rest = path(5), chain.offsets, chain.gains, chain.factors
-    assert torch.autograd.gradcheck(lambda *x: _Draw.apply(*x, *rest), given)
 
 
 def test_much_information_in_one_direction_leaves_a_density_in_the_others() -> None:

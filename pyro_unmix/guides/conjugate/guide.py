@@ -306,10 +306,7 @@ class ConjugateGuide(Guide):
 
     def _corrections(self, pixels: Tensor, valid: Tensor, path: Tensor) -> tuple[Tensor, Tensor]:
         """Shift (in posterior stds) and log-scale of every ``q(c_t | ...)``, each (B, T, P)."""
-        num_bands = pixels.shape[-1]
-        sequence = pixels.new_empty(*valid.shape, num_bands + path.shape[-1])
-        torch.mul(pixels, valid.unsqueeze(-1), out=sequence[..., :num_bands])
-        sequence[..., num_bands:] = path[:, 1:]
+        sequence = torch.cat([pixels * valid.unsqueeze(-1), path[:, 1:]], dim=-1)
         hidden = encoded(self.encoder, sequence, self.model)
         if torch.is_grad_enabled():
             shift, log_scale = (hidden @ self.head.mT).chunk(2, dim=-1)
