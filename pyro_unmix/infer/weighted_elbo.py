@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from pyro.infer import TraceMeanField_ELBO
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import Message
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence, register_kl
 
@@ -75,12 +76,16 @@ class WeightedELBO(TraceMeanField_ELBO):
         #: Updates so far.
         self.update = 0
 
-    def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
+    def loss(
+        self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> float:
         """The negative objective at the current weight."""
         weighted = _Weighted(self.kl_weight(self.update))
         return super().loss(weighted(model), weighted(guide), *args, **kwargs)
 
-    def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
+    def loss_and_grads(
+        self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> float:
         """The negative objective, its gradient added to the parameters; one update is counted."""
         weighted = _Weighted(self.kl_weight(self.update))
         self.update += 1
@@ -94,7 +99,7 @@ class _Weighted(Messenger):
         super().__init__()
         self.weight = weight
 
-    def _pyro_sample(self, msg: Any) -> None:
+    def _pyro_sample(self, msg: Message) -> None:
         if not msg["is_observed"]:
             msg["scale"] = msg["scale"] * self.weight
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
@@ -122,7 +121,11 @@ class BlockMoves:
         return held
 
     def _move(
-        self, held: np.ndarray, propose: Any, likelihood: Callable[[Tensor], Tensor], old: Tensor
+        self,
+        held: np.ndarray,
+        propose: Callable[[np.ndarray], tuple[Tensor, Tensor]],
+        likelihood: Callable[[Tensor], Tensor],
+        old: Tensor,
     ) -> Tensor:
         new, gain = propose(held)
         log_prior = self.log_prior_of(new)
