@@ -37,7 +37,7 @@ from pyro_unmix import (
     unmix,
 )
 from pyro_unmix.bases import DCT, Basis
-from pyro_unmix.guides.conjugate.variability import ExactVariability
+from pyro_unmix.guides.conjugate.variability import Chain, ExactVariability
 from pyro_unmix.posterior import PolishedMean, PosteriorMean
 from pyro_unmix.posterior.dates import has_field
 from pyro_unmix.posterior.intervals import credible_interval
@@ -73,10 +73,11 @@ def ranks(num_simulations: int, seed: int = 0) -> tuple[Array, float, float]:
     prior = model.variability_prior
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(seed)
+        design = model.design()
         posterior = ExactVariability(
-            design=model.design(), noise_scale=model.noise.scale,
-            chain=prior.whole_chain(dates), independent=False,
-            pixels=drawn["pixels"], valid=torch.ones(num_simulations, dates, dtype=torch.bool),
+            gram=design.mT @ design, projected=drawn["pixels"] @ design,
+            noise_scale=model.noise.scale, chain=Chain.of(prior, dates),
+            valid=torch.ones(num_simulations, dates, dtype=torch.bool),
             abundances=torch.from_numpy(known),
         )  # fmt: skip
         below = torch.zeros(num_simulations, dates, size)
@@ -89,7 +90,7 @@ def ranks(num_simulations: int, seed: int = 0) -> tuple[Array, float, float]:
             draws = torch.stack(path, dim=1)
             below += draws < truth
             sums, squares = sums + draws, squares + draws.square()
-        means = posterior.means()
+        means = posterior.means()[:, 1:]
     apart = np.abs(np.arange(dates)[:, None] - np.arange(dates))
     inverse = np.linalg.inv(np.kron(phi**apart, scale**2 * np.eye(size)))
     components = model.components().detach().numpy()

@@ -34,7 +34,7 @@ from pyro_unmix import SGLMM, ConjugateGuide, FixedEndmembers, fit, simulate
 from pyro_unmix.bases import DCT
 from pyro_unmix.infer.step import Batches
 from pyro_unmix.posterior import PosteriorMean
-from pyro_unmix.posterior.read_out import as_tensors, prepare_steps, read_out
+from pyro_unmix.posterior.read_out import as_tensors, prepare, read_out
 from pyro_unmix.priors import Independent, JumpWalk, WhiteNoise
 
 
@@ -106,7 +106,7 @@ def measure(shape: Shape, num_rounds: int) -> dict[str, float]:
             times.append(_cpu(lambda: step(next(batches))))
     found = {"step": 1e3 * float(np.median(times[2:] or times))}
     if shape.N <= MOST_PIXELS:
-        found["prepare"] = _cpu(lambda: prepare_steps(guide, pixels, valid))
+        found["prepare"] = _cpu(lambda: prepare(guide, pixels, valid))
         estimate = PosteriorMean()
         found["read-out"] = _cpu(lambda: read_out(model, guide, cubes, estimate=estimate))
     return found

@@ -33,7 +33,7 @@ from pyro_unmix import SGLMM, FixedEndmembers, redsunn, simulate, unmix
 from pyro_unmix.bases import DCT, LearnedBasis
 from pyro_unmix.infer.step import CheckedSVI, Optimiser
 from pyro_unmix.posterior import PosteriorMean
-from pyro_unmix.posterior.read_out import as_tensors, prepare_steps, quiet_pyro
+from pyro_unmix.posterior.read_out import as_tensors, prepare, quiet_pyro
 from pyro_unmix.priors import AutoRegressive, Independent, RandomWalk, VariabilityPrior, WhiteNoise
 
 #: Largest relative difference between Pyro's loss and the hand-written one, float32.
@@ -139,7 +139,7 @@ class PyroStep:
         programs = (poutine.scale(program, scale=self.scale) for program in (model, guide))
         self.svi = CheckedSVI(*programs, Optimiser(1e-3, 1.0), Trace_ELBO())
         with quiet_pyro():
-            self.features = prepare_steps(guide, pixels, valid)
+            self.features = prepare(guide, pixels, valid)
 
     @contextmanager
     def around(self) -> Iterator[None]:

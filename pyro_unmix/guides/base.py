@@ -102,10 +102,6 @@ class Guide(Recorded, PyroModule):
         """What depends on the data alone, computed once per fit; first axis pixels, whose numbers are `index`."""
         return {}
 
-    def compress(self, pixels: Tensor) -> dict[str, Tensor]:
-        """More of the same kind, which only steps of training need."""
-        return {}
-
     def draw(
         self, pixels: Tensor, valid: Tensor, features: Mapping[str, Tensor], noise: Noise
     ) -> tuple[Tensor, Tensor] | None:

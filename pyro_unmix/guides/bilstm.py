@@ -122,8 +122,8 @@ class BiLSTMGuide(Guide):
         offsets = self.sample_offsets(index)
         shared = [0.0] * num_dates if offsets is None else offsets.unbind(-2)
         with pyro.plate("pixels", size or batch, subsample=index, dim=-1):
-            known = prior.transitions(index) if not prior.is_random else None
-            start = prior.initial(index) if known else DiagonalNormal(loc[:p], scale[:p])
+            step_of_prior = prior.transitions(index) if not prior.is_random else None
+            start = prior.initial(index) if step_of_prior else DiagonalNormal(loc[:p], scale[:p])
             c = pyro.sample("c_0", start)
             psi = pyro.sample("psi_0", DiagonalNormal(loc[p:], scale[p:]))
             for t in pyro.markov(range(num_dates)):
@@ -133,7 +133,7 @@ class BiLSTMGuide(Guide):
                 kept = alpha_keep * (1 - u).unsqueeze(-1) * previous
                 new = alpha_new * u.unsqueeze(-1) * (regression + shift_c[t])
                 mean = to_softmax_basis(kept + new)
-                step = known(c, t + 1) if known else spreads_c.around(mean, t)
+                step = step_of_prior(c, t + 1) if step_of_prior else spreads_c.around(mean, t)
                 c = pyro.sample(f"c_{t + 1}", step)
                 mean = torch.addcmul(shift_psi[t], beta, psi)
                 psi = pyro.sample(f"psi_{t + 1}", spreads_psi.around(mean, t))

@@ -116,13 +116,13 @@ class MeanFieldGuide(Guide):
         loc, scale = self.initial_loc, self.log_initial_scale.exp()
         self.sample_offsets(index)
         with pyro.plate("pixels", size or batch, subsample=index, dim=-1):
-            known = prior.transitions(index) if not prior.is_random else None
-            start = prior.initial(index) if known else DiagonalNormal(loc[:p], scale[:p])
+            step_of_prior = prior.transitions(index) if not prior.is_random else None
+            start = prior.initial(index) if step_of_prior else DiagonalNormal(loc[:p], scale[:p])
             c = pyro.sample("c_0", start)
             pyro.sample("psi_0", DiagonalNormal(loc[p:], scale[p:]))
             for t in range(num_dates):
-                step = known(c, t + 1) if known else spreads_c.around(locs_c[t], t)
-                if self.family is not None and not known:
+                step = step_of_prior(c, t + 1) if step_of_prior else spreads_c.around(locs_c[t], t)
+                if self.family is not None and not step_of_prior:
                     step = self.family.around(step, shapes[t])
                 c = pyro.sample(f"c_{t + 1}", step)
                 pyro.sample(f"psi_{t + 1}", spreads_psi.around(locs_psi[t], t))
@@ -137,7 +137,7 @@ class MeanFieldGuide(Guide):
         design = self.model.design()
         still = pixels.new_zeros(*valid.shape, design.shape[1] - self.model.num_endmembers)
         solved = linear_regression(design.mT @ design, pixels @ design, still)
-        known = valid.unsqueeze(-1)
-        states = to_softmax_basis(solved, _FLOOR) * known
-        mean = states.sum(1, keepdim=True) / known.sum(1, keepdim=True).clamp(min=1)
-        return torch.where(known, states, mean)
+        observed = valid.unsqueeze(-1)
+        states = to_softmax_basis(solved, _FLOOR) * observed
+        mean = states.sum(1, keepdim=True) / observed.sum(1, keepdim=True).clamp(min=1)
+        return torch.where(observed, states, mean)

@@ -132,9 +132,9 @@ class TwoStreamGuide(Guide):
         if self.informed:
             start = self._brightness(pixels)
             loc, log_scale = loc + start[0], log_scale + start[1].log()
-        known = valid.unsqueeze(-1)
-        loc = torch.where(known, loc.flatten(-2), 0.0)
-        return loc, torch.where(known, log_scale.flatten(-2).exp(), 1.0)
+        observed = valid.unsqueeze(-1)
+        loc = torch.where(observed, loc.flatten(-2), 0.0)
+        return loc, torch.where(observed, log_scale.flatten(-2).exp(), 1.0)
 
     def _brightness(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and scale of z by the pixel's brightness, (..., P, H)."""
@@ -165,22 +165,22 @@ class TwoStreamGuide(Guide):
     ) -> None:
         """The variational program; arguments as `SGLMM.forward`, with one date."""
         check_one_date(valid)
-        known = valid[:, 0]
-        y = torch.where(known.unsqueeze(-1), pixels[:, 0], 0.0)
+        observed = valid[:, 0]
+        y = torch.where(observed.unsqueeze(-1), pixels[:, 0], 0.0)
         with pyro.plate("pixels", size or len(y), subsample=index, dim=-1):
-            latents = pyro.sample("z_1", DiagonalNormal(*self.latents(y, known)))
+            latents = pyro.sample("z_1", DiagonalNormal(*self.latents(y, observed)))
             flat = pyro.sample("M_1", self.model.endmember_distribution(latents))
             endmembers = self.model.as_endmembers(flat)
-            pyro.sample("a_1", dist.Dirichlet(self.concentration(y, known, endmembers)))
+            pyro.sample("a_1", dist.Dirichlet(self.concentration(y, observed, endmembers)))
 
     def draw(
         self, pixels: Tensor, valid: Tensor, features: Mapping[str, Tensor], noise: Noise
     ) -> tuple[Tensor, Tensor]:
         """Draws of the abundances (S, B, 1, P) one by one, and the mean latent endmembers (B, 1, H, P)."""
         check_one_date(valid)
-        model, known = self.model, valid[:, 0]
-        y = torch.where(known.unsqueeze(-1), pixels[:, 0], 0.0)
-        loc, scale = self.latents(y, known)
+        model, observed = self.model, valid[:, 0]
+        y = torch.where(observed.unsqueeze(-1), pixels[:, 0], 0.0)
+        loc, scale = self.latents(y, observed)
         of_latents = noise("z_1", loc.shape[-1])
         of_spectra = noise("M_1", model.num_endmembers * model.num_bands)
         of_abundances = noise("a_1", model.num_endmembers * NOISE_PER_MATERIAL)
@@ -188,7 +188,7 @@ class TwoStreamGuide(Guide):
         for s in range(len(of_latents)):
             spectra = model.endmember_distribution(loc + scale * of_latents[s])
             endmembers = model.as_endmembers(spectra.from_noise(of_spectra[s]))
-            concentration = self.concentration(y, known, endmembers)
+            concentration = self.concentration(y, observed, endmembers)
             white = of_abundances[s].unflatten(-1, (model.num_endmembers, NOISE_PER_MATERIAL))
             draws.append(dirichlet_from_noise(concentration, white))
         sizes = model.num_endmembers, model.latent_size
@@ -212,14 +212,14 @@ class TwoStreamGuide(Guide):
             In [0, 1]; NaN where not valid.
         """
         check_one_date(valid)
-        known = valid[:, 0]
-        y = torch.where(known.unsqueeze(-1), pixels[:, 0], 0.0)
+        observed = valid[:, 0]
+        y = torch.where(observed.unsqueeze(-1), pixels[:, 0], 0.0)
         if endmembers is None:
-            loc, _ = self.latents(y, known)
+            loc, _ = self.latents(y, observed)
             endmembers = self.model.as_endmembers(self.model.endmember_distribution(loc).mean)
         linear, nonlinear = (stream.norm(dim=-1) for stream in self.streams(y, endmembers))
         total = (linear + nonlinear).clamp(min=torch.finfo(y.dtype).tiny)
-        return (nonlinear / total).masked_fill(~known, float("nan"))
+        return (nonlinear / total).masked_fill(~observed, float("nan"))
 
     def penalised(self) -> list[Tensor]:
         """Weights and biases of the nonlinear stream h."""

@@ -22,7 +22,7 @@ from pyro_unmix.infer.fingerprint import attributes, describe, describe_program,
 from pyro_unmix.infer.step import CheckedSVI
 from pyro_unmix.ops.checks import positive_int
 from pyro_unmix.posterior.dates import copies
-from pyro_unmix.posterior.read_out import loose_params, prepare_steps
+from pyro_unmix.posterior.read_out import loose_params, prepare
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ class Run:
         count = rows.stop - rows.start
         if not count:  # more workers than pixels
             rows = slice(0, 1)
-        mine = prepare_steps(guide, pixels[rows], valid[rows], index[rows])
+        mine = prepare(guide, pixels[rows], valid[rows], index[rows])
         return workers.gathered({k: v[:count] for k, v in mine.items()}, total)
 
     def begin(self) -> None:

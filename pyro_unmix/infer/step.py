@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
 import re
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -17,14 +19,15 @@ import pyro
 import torch
 import xarray as xr
 from pyro import poutine
-from pyro.infer import SVI, Trace_ELBO
+from pyro.infer import ELBO, SVI, Trace_ELBO
 from pyro.optim import PyroOptim
 from pyro.optim.clipped_adam import ClippedAdam
 from pyro.params.param_store import normalize_param_name
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import Message
+from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
-from pyro_unmix.infer.clipped_adam import ForeachClippedAdam
 from pyro_unmix.infer.trace_elbo import loss_and_grads
 from pyro_unmix.infer.workers import Workers
 from pyro_unmix.ops.checks import in_range
@@ -32,6 +35,8 @@ from pyro_unmix.ops.checks import in_range
 logger = logging.getLogger(__name__)
 
 _ADVICE = "lower learning_rate, or look at the data and the priors' scales"
+#: Any Pyro program, function or module.
+Program = Callable[..., Any]
 _NUM_NAMED = 3  # pixels that an error names
 
 
@@ -54,10 +59,10 @@ class CheckedSVI(SVI):
 
     def __init__(
         self,
-        model: Any,
-        guide: Any,
-        optim: Any,
-        loss: Any,
+        model: Program,
+        guide: Program,
+        optim: PyroOptim,
+        loss: ELBO,
         cubes: xr.DataArray | None = None,
         workers: Workers | None = None,
     ) -> None:
@@ -78,7 +83,7 @@ class CheckedSVI(SVI):
                 loss = float(self.loss_and_grads(self.model, self.guide, *args, **kwargs))
             except torch.linalg.LinAlgError:  # from factors of what is not finite
                 loss = math.nan
-        params = dict(sorted(met.found.items()))
+        params = dict(sorted(met.params.items()))
         whole = self.workers.average(loss, weight)
         if not math.isfinite(whole):
             self.check_parameters()
@@ -102,7 +107,7 @@ class CheckedSVI(SVI):
         self._restore()
         return NonFiniteLossError(f"{reason}; {_ADVICE}")
 
-    def _blame(self, loss: float, args: Any, kwargs: Any) -> str:
+    def _blame(self, loss: float, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
         """Which site is to blame, of the first worker that has one."""
         blame = ""
         if not math.isfinite(loss):
@@ -137,10 +142,18 @@ class _Parameters(Messenger):
 
     def __init__(self) -> None:
         super().__init__()
-        self.found: dict[str, Tensor] = {}
+        self.params: dict[str, Tensor] = {}
 
     def _pyro_post_param(self, msg: Any) -> None:
-        self.found[msg["name"]] = msg["value"].unconstrained()
+        self.params[msg["name"]] = msg["value"].unconstrained()
+
+
+class _LightAdam(ClippedAdam):
+    """Without the decorator by which torch keeps its compiler away: it imports it, for a second in every process."""
+
+    add_param_group = inspect.unwrap(ClippedAdam.add_param_group)
+    load_state_dict = inspect.unwrap(ClippedAdam.load_state_dict)
+    state_dict = inspect.unwrap(ClippedAdam.state_dict)
 
 
 class Optimiser(PyroOptim):
@@ -161,19 +174,20 @@ class Optimiser(PyroOptim):
         else:
             constant = in_range(learning_rate, "learning_rate", 0.0, open_low=True)
             super().__init__(ClippedAdam, {"lr": constant, "lrd": decay})
-        self._adam: Any = None
+        self._adam: ClippedAdam | None = None
 
-    def __call__(self, params: Any, *args: Any, **kwargs: Any) -> None:
+    def __call__(self, params: Iterable[Tensor], *args: Any, **kwargs: Any) -> None:
         """Move the parameters along their gradients."""
         for value in params:
             if value not in self.optim_objs:
                 self._add(value)
-        self._adam.step()
+        if self._adam is not None:
+            self._adam.step()
 
     def _add(self, value: Tensor) -> None:
         group = {"params": [value], **self._get_optim_args(value)}
         if self._adam is None:
-            self._adam = ForeachClippedAdam([group])
+            self._adam = _LightAdam([group])
         else:
             self._adam.add_param_group(group)
         self.optim_objs[value] = self._adam
@@ -191,14 +205,14 @@ class Optimiser(PyroOptim):
         """Names of the parameters in the order in which they were met, and ClippedAdam's state."""
         store = pyro.get_param_store()
         names = [store.param_name(value) for value in self.optim_objs]
-        return {"names": names, "adam": self._adam.state_dict() if names else {}}
+        return {"names": names, "adam": {} if self._adam is None else self._adam.state_dict()}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from what `state` gave; the param store must hold the parameters."""
         params = pyro.get_param_store().get_state()["params"]
         for name in state["names"]:
             self._add(params[name])
-        if state["names"]:
+        if self._adam is not None:
             self._adam.load_state_dict(state["adam"])
 
 
@@ -222,8 +236,8 @@ class Batches:
         while len(self._queue) < self.batch_size:
             order = torch.randperm(len(self.usable), generator=self._generator)
             self._queue = torch.cat([self._queue, order])
-        taken, self._queue = self._queue[: self.batch_size], self._queue[self.batch_size :]
-        return self.usable[taken.to(self.usable.device)]
+        batch, self._queue = self._queue[: self.batch_size], self._queue[self.batch_size :]
+        return self.usable[batch.to(self.usable.device)]
 
     def state(self) -> dict[str, Tensor]:
         """Which pixels come next, and the generator of the order after them."""
@@ -251,7 +265,7 @@ class ObservedPixels(Messenger):
         super().__init__()
         self.num_observed, self.total = num_observed, total
 
-    def _pyro_sample(self, msg: Any) -> None:
+    def _pyro_sample(self, msg: Message) -> None:
         frames = [f for f in msg["cond_indep_stack"] if f.dim == -1]
         if self.num_observed < self.total and any(f.full_size == self.total for f in frames):
             msg["scale"] = msg["scale"] * (self.num_observed / self.total)
@@ -272,7 +286,7 @@ def held_interrupts(
     """
     pending: list[int] = []
 
-    def note(number: int, frame: Any) -> None:
+    def note(number: int, frame: FrameType | None) -> None:
         if pending:
             raise KeyboardInterrupt
         pending.append(number)
@@ -294,7 +308,11 @@ def held_interrupts(
 
 
 def _describe_failure(
-    model: Any, guide: Any, args: Any, kwargs: Any, cubes: xr.DataArray | None
+    model: Program,
+    guide: Program,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    cubes: xr.DataArray | None,
 ) -> str:
     """Which site is to blame, at which date and pixels, by running both programs once more."""
     with torch.no_grad():
@@ -354,7 +372,7 @@ def _date(cubes: xr.DataArray, position: int) -> str:
     return f" ({np.datetime_as_string(date, 'auto') if date.dtype.kind == 'M' else date})"
 
 
-def _sites(program: Any, args: Any, kwargs: Any) -> Any:
+def _sites(program: Program, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Trace:
     """The program's trace, as far as it runs."""
     with poutine.trace() as capture:
         try:

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from pyro.infer import TraceMeanField_ELBO
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import Message
 from torch import Tensor
-from torch.distributions import register_kl
+from torch.distributions import Normal, kl_divergence, register_kl
 
 from pyro_unmix.infer.self_supervised import SelfSupervisedELBO as SelfSupervisedELBO
 from pyro_unmix.ops.checks import in_range, positive_int
@@ -75,12 +76,16 @@ class WeightedELBO(TraceMeanField_ELBO):
         #: Updates so far.
         self.update = 0
 
-    def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
+    def loss(
+        self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> float:
         """The negative objective at the current weight."""
         weighted = _Weighted(self.kl_weight(self.update))
         return super().loss(weighted(model), weighted(guide), *args, **kwargs)
 
-    def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
+    def loss_and_grads(
+        self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> float:
         """The negative objective, its gradient added to the parameters; one update is counted."""
         weighted = _Weighted(self.kl_weight(self.update))
         self.update += 1
@@ -94,21 +99,17 @@ class _Weighted(Messenger):
         super().__init__()
         self.weight = weight
 
-    def _pyro_sample(self, msg: Any) -> None:
+    def _pyro_sample(self, msg: Message) -> None:
         if not msg["is_observed"]:
             msg["scale"] = msg["scale"] * self.weight
 
 
 @register_kl(DiagonalNormal, DiagonalNormal)
 def _kl_diagonal_diagonal(first: DiagonalNormal, second: DiagonalNormal) -> Tensor:
-    log_ratio = (first.scale.log() - second.scale.log()).expand(first.mean.shape)
-    distance = ((first.loc - second.loc) / second.scale).square()
-    return 0.5 * ((2 * log_ratio).exp() + distance - 2 * log_ratio - 1).sum(-1)
+    return kl_divergence(Normal(first.loc, first.scale), Normal(second.loc, second.scale)).sum(-1)
 
 
 @register_kl(DiagonalNormal, IsotropicNormal)
 def _kl_diagonal_isotropic(first: DiagonalNormal, second: IsotropicNormal) -> Tensor:
-    log_scale = torch.as_tensor(second.log_scale).unsqueeze(-1)
-    log_ratio = (first.scale.log() - log_scale).expand(first.mean.shape)
-    distance = (first.loc - second.loc).square() * (-2 * log_scale).exp()
-    return 0.5 * ((2 * log_ratio).exp() + distance - 2 * log_ratio - 1).sum(-1)
+    scale = torch.as_tensor(second.log_scale).exp().unsqueeze(-1)
+    return kl_divergence(Normal(first.loc, first.scale), Normal(second.loc, scale)).sum(-1)

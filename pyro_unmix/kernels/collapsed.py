@@ -7,14 +7,13 @@ of the simplex, jumps and what dates have in common are right, and no psi holds 
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_unmix.kernels.block_moves import BlockMoves
 from pyro_unmix.kernels.observations import Observations
-from pyro_unmix.kernels.state_chains import StateChains
+from pyro_unmix.models.sglmm import SGLMM
 from pyro_unmix.ops.simplex import tile_components
 
 
@@ -28,7 +27,7 @@ class Quadratic:
 
     Parameters
     ----------
-    seen : Observations
+    observations : Observations
         Of B pixels.
     abundances : Tensor, shape (B, T, P)
     independent : bool
@@ -36,20 +35,26 @@ class Quadratic:
         (B, 1, T P, T P) and (B, 1, T P, 1).
     """
 
-    def __init__(self, seen: Observations, abundances: Tensor, independent: bool) -> None:
+    def __init__(self, observations: Observations, abundances: Tensor, independent: bool) -> None:
         batch, num_dates, p = abundances.shape
-        weight = seen.valid[..., None, None]
-        e = tile_components(abundances, seen.num_components).unsqueeze(-1) * weight
-        loc, covariance = chain_moments(seen)
-        lasting = seen.variance * torch.linalg.inv(covariance.permute(2, 0, 1)).permute(1, 2, 0)
+        weight = observations.valid[..., None, None]
+        e = tile_components(abundances, observations.num_components).unsqueeze(-1) * weight
+        loc, covariance = observations.chain.later().joint()
+        lasting = observations.variance * torch.linalg.inv(covariance.permute(2, 0, 1)).permute(
+            1, 2, 0
+        )
         moved = torch.eye(p).to(e) * loc.unflatten(
             -1, (-1, p, 1)
         )  # (T, K, P, P): W @ moved = M - M0
         moved = moved.flatten(1, 2)
-        cross = seen.cross.mT + seen.components @ moved  # W'M (T, K P, P)
-        direct = seen.projected[..., :p, None] + moved.mT @ seen.projected[..., p:, None]
-        half = seen.cross @ moved
-        materials = seen.materials + half + half.mT + moved.mT @ (seen.components @ moved)
+        cross = observations.cross.mT + observations.components @ moved  # W'M (T, K P, P)
+        direct = (
+            observations.projected[..., :p, None] + moved.mT @ observations.projected[..., p:, None]
+        )
+        half = observations.cross @ moved
+        materials = (
+            observations.materials + half + half.mT + moved.mT @ (observations.components @ moved)
+        )
         self.loc, self.independent = loc, independent
         groups = num_dates if independent else 1
         columns = num_dates // groups * p
@@ -60,11 +65,11 @@ class Quadratic:
         self.sides: list[Tensor] = []
         for t in range(num_dates):
             group, place = (t, slice(0, p)) if independent else (0, slice(t * p, (t + 1) * p))
-            inner = e[:, t] * seen.components * e[:, t].mT
+            inner = e[:, t] * observations.components * e[:, t].mT
             inner.diagonal(dim1=-2, dim2=-1).add_(lasting[t, t])
             side = abundances.new_zeros(batch, inner.shape[-1], columns + 1)
             side[..., place] = e[:, t] * cross[t]
-            side[..., -1:] = e[:, t] * seen.projected[:, t, p:, None]
+            side[..., -1:] = e[:, t] * observations.projected[:, t, p:, None]
             if t and not independent:
                 last = torch.diag(lasting[t, t - 1]).expand_as(inner)
                 coupling = torch.linalg.solve_triangular(self.factors[-1], last, upper=False).mT
@@ -80,8 +85,8 @@ class Quadratic:
             pull[:, group, place] += direct[:, t] * weight[:, t]
         # About the given abundances, where single precision is enough for differences of log-densities.
         self.centre = abundances.reshape(batch, groups, columns, 1)
-        self.gram = gram / seen.variance
-        self.slope = pull / seen.variance - self.gram @ self.centre
+        self.gram = gram / observations.variance
+        self.slope = pull / observations.variance - self.gram @ self.centre
 
     def value(self, abundances: Tensor) -> Tensor:
         """``log p`` of (T, B, P, S) less that of the centre: (T, B, S), or (1, B, S) where dates belong together."""
@@ -96,36 +101,23 @@ class Quadratic:
         """``E[psi | y, a]`` of abundances (B, T, P), the covariance as it is: (B, T, K P)."""
         num_dates = len(self.factors)
         a = abundances.unsqueeze(-1)
-        found = [a.new_zeros(())] * num_dates
+        deviations = [a.new_zeros(())] * num_dates
         for t in reversed(range(num_dates)):
-            seen = a[:, t] if self.independent else a.flatten(1, 2)
-            rest = self.sides[t][..., -1:] - self.sides[t][..., :-1] @ seen
+            columns = a[:, t] if self.independent else a.flatten(1, 2)
+            rest = self.sides[t][..., -1:] - self.sides[t][..., :-1] @ columns
             if self.couplings and t + 1 < num_dates:
-                rest = rest - self.couplings[t].mT @ found[t + 1]
-            found[t] = torch.linalg.solve_triangular(self.factors[t].mT, rest, upper=True)
-        return torch.cat(found, dim=-1).mT + self.loc
+                rest = rest - self.couplings[t].mT @ deviations[t + 1]
+            deviations[t] = torch.linalg.solve_triangular(self.factors[t].mT, rest, upper=True)
+        return torch.cat(deviations, dim=-1).mT + self.loc
 
 
-def chain_moments(seen: Observations) -> tuple[Tensor, Tensor]:
-    """Means (T, K P) of ``psi_1 .. psi_T``, and covariances of every coefficient, (T, T, K P)."""
-    loc, variance, num_dates = seen.first_loc, seen.first_scale.square(), len(seen.step_scales)
-    covariance, locs = variance.new_zeros(num_dates, num_dates, len(variance)), []
-    for t, (coefficient, scale) in enumerate(zip(seen.coefficients, seen.step_scales, strict=True)):
-        covariance[t, :t] = covariance[:t, t] = coefficient * covariance[max(t - 1, 0), :t]
-        variance = coefficient.square() * variance + scale.square()
-        covariance[t, t] = variance
-        loc = coefficient * loc
-        locs.append(loc)
-    return torch.stack(locs), covariance
-
-
-class CollapsedChains(StateChains):
-    """`StateChains` of a model, under the likelihood whose covariance is that of the mean of where they start.
+class CollapsedSweeps(BlockMoves):
+    """`BlockMoves` of a model, under the likelihood whose covariance is that of the mean of where they start.
 
     Parameters
     ----------
     model : SGLMM
-    seen : Observations
+    observations : Observations
     abundances : Tensor, shape (S, B, T, P)
         Where the chains start.
     generator : numpy Generator
@@ -136,8 +128,8 @@ class CollapsedChains(StateChains):
 
     def __init__(
         self,
-        model: Any,
-        seen: Observations,
+        model: SGLMM,
+        observations: Observations,
         abundances: Tensor,
         generator: np.random.Generator,
         index: Tensor | None = None,
@@ -146,7 +138,7 @@ class CollapsedChains(StateChains):
         # in the model's precision: log-densities about the guide's mean need no more
         super().__init__(model.abundance_prior, abundances, generator, index)
         independent = model.variability_prior.independent
-        self.likelihood = Quadratic(seen, abundances.mean(0), independent)
+        self.likelihood = Quadratic(observations, abundances.mean(0), independent)
         self.value = self.likelihood.value(self.c[1:].softmax(-2))
 
     def sweep(self) -> None:

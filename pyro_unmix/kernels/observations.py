@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from pyro_unmix.guides.conjugate.variability import Chain
+from pyro_unmix.models.sglmm import SGLMM
 from pyro_unmix.ops.simplex import tile_components, to_abundances
 
 
@@ -35,7 +37,7 @@ class Observations:
     """
 
     def __init__(
-        self, model: Any, pixels: Tensor, valid: Tensor, noise_factor: float = 1.0
+        self, model: SGLMM, pixels: Tensor, valid: Tensor, noise_factor: float = 1.0
     ) -> None:
         # In double precision: the terms of a log-likelihood are of the size of |y|^2 / sigma^2.
         whitened = model.noise.whitened(pixels, model.design())
@@ -47,24 +49,19 @@ class Observations:
         self.projected = y @ design  # (B, T, (K+1) P)
         self.valid = valid.to(y.dtype)
         self.variance = (noise_factor * noise_scale).square()
-        prior = model.variability_prior
-        *steps, loc, scale = prior.whole_chain(pixels.shape[1])
-        self.coefficients, self.step_scales = (part.double() for part in steps)
-        self.first_loc, self.first_scale = loc.double(), scale.double()
+        self.chain = Chain.of(model.variability_prior, pixels.shape[1], torch.float64)
 
     # ------------------------------------------------------------ psi integrated out, or drawn
 
     def neighbours(self, t: int, psi: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and std of ``psi_t`` given those of the dates t-1 and t+1; psi (..., T+1, K P)."""
-        if t == 0:
-            precision = self.first_scale.pow(-2)
-            vector = precision * self.first_loc
-        else:
-            precision = self.step_scales[t - 1].pow(-2)
-            vector = precision * self.coefficients[t - 1] * psi[..., t - 1, :]
-        if t < len(self.step_scales):
-            pulled = self.coefficients[t] * self.step_scales[t].pow(-2)
-            precision = precision + pulled * self.coefficients[t]
+        coefficient, weight = self.chain.coefficient, self.chain.variance.reciprocal()
+        precision, vector = weight[t], weight[t] * coefficient[t]
+        if t:
+            vector = vector * psi[..., t - 1, :]
+        if t + 1 < len(weight):
+            pulled = coefficient[t + 1] * weight[t + 1]
+            precision = precision + pulled * coefficient[t + 1]
             vector = vector + pulled * psi[..., t + 1, :]
         return vector / precision, precision.rsqrt()
 
@@ -77,12 +74,12 @@ class Observations:
             log p = -(|y - M0 a - W (e * mean)|^2 - |C^-1 r|^2) / (2 sigma^2) - log det C + constant
         """
         p = self.num_endmembers
-        a, y, seen = to_abundances(c), self.projected[:, t - 1], self.valid[:, t - 1, None]
-        e = tile_components(a, self.num_components) * seen
+        a, y, valid = to_abundances(c), self.projected[:, t - 1], self.valid[:, t - 1, None]
+        e = tile_components(a, self.num_components) * valid
         moment = y[:, p:] - a @ self.cross
         moved = e * mean
         rest = moment - moved @ self.components
-        energy = seen.squeeze(-1) * ((a @ self.materials - 2 * y[:, :p]) * a).sum(-1)
+        energy = valid.squeeze(-1) * ((a @ self.materials - 2 * y[:, :p]) * a).sum(-1)
         energy = energy - (moved * (moment + rest)).sum(-1)
         e = e * std
         precision = (e.unsqueeze(-1) * self.components).mul_(e.unsqueeze(-2))
@@ -94,18 +91,18 @@ class Observations:
         return Marginal(-0.5 * quadratic - log_det, factor, white)
 
     def variability(
-        self, found: Marginal, mean: Tensor, std: Tensor, noise: Tensor | None = None
+        self, marginal: Marginal, mean: Tensor, std: Tensor, noise: Tensor | None = None
     ) -> Tensor:
         """``psi_t`` given c_t and y_t (..., B, K P): its mean, or the draw made of standard-normal noise."""
-        right = found.white
+        right = marginal.white
         if noise is not None:
             right = right + self.variance.sqrt() * noise.unsqueeze(-1)
-        step = torch.linalg.solve_triangular(found.factor.mT, right, upper=True).squeeze(-1)
+        step = torch.linalg.solve_triangular(marginal.factor.mT, right, upper=True).squeeze(-1)
         return mean + std * step
 
     # ------------------------------------------------------------ quadratics h'a - a'Ga / 2
 
-    def given(self, psi: Tensor) -> tuple[Tensor, Tensor]:
+    def quadratic(self, psi: Tensor) -> tuple[Tensor, Tensor]:
         """G (..., B, T, P, P) and h (..., B, T, P) of ``log p(y_t | a_t, psi_t)``; psi (..., B, T, K P)."""
         p, shape = self.num_endmembers, (self.num_components, self.num_endmembers)
         varied = psi.unflatten(-1, shape)

@@ -14,23 +14,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_unmix.kernels.collapsed import CollapsedChains
+from pyro_unmix.kernels.block_moves import BlockMoves
+from pyro_unmix.kernels.collapsed import CollapsedSweeps
 from pyro_unmix.kernels.observations import Marginal, Observations, quadratic_value
-from pyro_unmix.kernels.state_chains import StateChains
+from pyro_unmix.models.sglmm import SGLMM
 from pyro_unmix.ops.simplex import tile_components
 from pyro_unmix.priors.part import Need
 
 #: States of one chain that become draws.
-KEPT = 4
+NUM_KEPT = 4
 
 
-class Chains(StateChains):
-    """`StateChains` of a model and their variability psi (S, B, T+1, K P).
+class GibbsSweeps(BlockMoves):
+    """`BlockMoves` of a model and their variability psi (S, B, T+1, K P).
 
     Parameters
     ----------
     model : SGLMM
-    seen : Observations
+    observations : Observations
     abundances : Tensor, shape (S, B, T, P)
         Where the chains start.
     generator : numpy Generator
@@ -41,8 +42,8 @@ class Chains(StateChains):
 
     def __init__(
         self,
-        model: Any,
-        seen: Observations,
+        model: SGLMM,
+        observations: Observations,
         abundances: Tensor,
         generator: np.random.Generator,
         index: Tensor | None = None,
@@ -50,9 +51,9 @@ class Chains(StateChains):
         # in double precision, as the likelihood of one date given the variability of its neighbours needs it
         prior = copy.deepcopy(model.abundance_prior).double()
         super().__init__(prior, abundances.double(), generator, index)
-        self.seen = seen
-        shape = (len(abundances), abundances.shape[1], len(self.c), len(seen.first_loc))
-        self.psi = seen.first_loc.expand(shape).clone()
+        self.observations = observations
+        first = observations.chain.coefficient[0]
+        self.psi = first.expand(*abundances.shape[:2], len(self.c), -1).clone()
         for _ in range(2):
             self._visit_dates(move=False)
 
@@ -60,14 +61,14 @@ class Chains(StateChains):
         """``E[psi_t | c_t, y_t, psi_(t-1), psi_(t+1)]`` of every chain, (S, B, T, K P)."""
         means = []
         for t in range(1, len(self.c)):
-            mean, std = self.seen.neighbours(t, self.psi)
-            found = self.seen.marginal(t, self._state(t), mean, std)
-            means.append(self.seen.variability(found, mean, std))
+            mean, std = self.observations.neighbours(t, self.psi)
+            marginal = self.observations.marginal(t, self._state(t), mean, std)
+            means.append(self.observations.variability(marginal, mean, std))
         return torch.stack(means, dim=-2)
 
     def sweep(self) -> None:
         """One round of moves of all dates."""
-        quadratic = self.seen.given(self.psi[..., 1:, :])
+        quadratic = self.observations.quadratic(self.psi[..., 1:, :])
 
         def likelihood(abundances: Tensor) -> Tensor:
             return quadratic_value(quadratic, abundances.permute(3, 1, 0, 2)).permute(2, 1, 0)
@@ -84,21 +85,21 @@ class Chains(StateChains):
     def _visit_dates(self, move: bool = True) -> None:
         """A move of every state but the first, followed at once by a draw of that date's variability."""
         for t in range(len(self.c)):
-            mean, std = self.seen.neighbours(t, self.psi)
+            mean, std = self.observations.neighbours(t, self.psi)
             noise = self._normal(len(std)).permute(2, 0, 1)
             if t == 0:
                 self.psi[..., 0, :] = mean + std * noise
                 continue
-            found = self.seen.marginal(t, self._state(t), mean, std)
+            marginal = self.observations.marginal(t, self._state(t), mean, std)
             if move:
-                found = self._move_date(t, mean, std, found)
-            self.psi[..., t, :] = self.seen.variability(found, mean, std, noise)
+                marginal = self._move_date(t, mean, std, marginal)
+            self.psi[..., t, :] = self.observations.variability(marginal, mean, std, noise)
 
     def _move_date(self, t: int, mean: Tensor, std: Tensor, old: Marginal) -> Marginal:
         """A Metropolis move of c_t; the marginal likelihood from where it starts to where it ends."""
         c = self.c.clone()
         c[t] += self._length() * (self.spread[t] @ self._normal(c.shape[2]))
-        new = self.seen.marginal(t, c[t].permute(2, 0, 1), mean, std)
+        new = self.observations.marginal(t, c[t].permute(2, 0, 1), mean, std)
         log_prior = self.log_prior_of(c)
         gain = new.value - old.value + (log_prior - self.log_prior).sum(0).mT
         accept = self._log_uniform(1).squeeze(-2).mT < gain  # (S, B)
@@ -114,10 +115,10 @@ class Chains(StateChains):
 
 def num_chains(num_samples: int) -> int:
     """Chains behind so many draws."""
-    return -(-num_samples // KEPT)
+    return -(-num_samples // NUM_KEPT)
 
 
-def elements_per_pixel(model: Any, num_dates: int, num_draws: int, exact: bool) -> int:
+def elements_per_pixel(model: SGLMM, num_dates: int, num_draws: int, exact: bool) -> int:
     """Numbers that the sweeps hold for a pixel, about."""
     p, size = model.num_endmembers, model.num_components * model.num_endmembers
     if exact:
@@ -128,7 +129,7 @@ def elements_per_pixel(model: Any, num_dates: int, num_draws: int, exact: bool) 
 
 
 def polished(
-    model: Any,
+    model: SGLMM,
     pixels: Tensor,
     valid: Tensor,
     abundances: Tensor,
@@ -153,26 +154,26 @@ def polished(
     seed : int
     index : Tensor of int, shape (B,), optional
     """
-    seen = Observations(model, pixels, valid, noise_factor)
+    observations = Observations(model, pixels, valid, noise_factor)
     generator = np.random.default_rng(np.random.SeedSequence([seed, zlib.crc32(b"sweeps")]))
     shape = (model.num_components, model.num_endmembers)
-    keep = np.linspace(num_sweeps / 2, num_sweeps, KEPT + 1)[1:].round().astype(int)
-    chains: Chains | CollapsedChains
+    keep = np.linspace(num_sweeps / 2, num_sweeps, NUM_KEPT + 1)[1:].round().astype(int)
+    chains: GibbsSweeps | CollapsedSweeps
     if exact:
-        chains = Chains(model, seen, abundances, generator, index)
+        chains = GibbsSweeps(model, observations, abundances, generator, index)
     else:
-        chains = CollapsedChains(model, seen, abundances, generator, index)
+        chains = CollapsedSweeps(model, observations, abundances, generator, index)
     draws, weighted, weights = [], torch.zeros(()), torch.zeros(())
     for sweep in range(1, num_sweeps + 1):
         chains.sweep()
         for _ in range(int((keep == sweep).sum())):
             draws.append(chains.abundances())
-            if isinstance(chains, Chains):
+            if isinstance(chains, GibbsSweeps):
                 weight = tile_components(draws[-1], model.num_components)
                 weighted = weighted + (weight * chains.variability()).sum(0)
                 weights = weights + weight.sum(0)
     drawn = torch.cat(draws)[:num_samples]
-    if isinstance(chains, Chains):
+    if isinstance(chains, GibbsSweeps):
         mean = weighted / weights.clamp(min=1e-12)
     else:
         mean = chains.likelihood.variability(drawn.double().mean(0))

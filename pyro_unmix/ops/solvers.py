@@ -309,10 +309,10 @@ class MarginalDates:
         combine = self.combine.expand(-1, -1, num_dates, count).clone()
         combine[p:] += shift.flatten(0, 1)
         mixed = (self.design_gram @ combine.flatten(1)).reshape(-1, *combine.shape[1:])
-        own = copy.copy(self)
-        own.combine, own.cross = combine, self.scale.unsqueeze(1) * mixed[p:]
-        own.gram = torch.einsum("qitn,qjtn->ijtn", combine, mixed)
-        return own
+        shifted = copy.copy(self)
+        shifted.combine, shifted.cross = combine, self.scale.unsqueeze(1) * mixed[p:]
+        shifted.gram = torch.einsum("qitn,qjtn->ijtn", combine, mixed)
+        return shifted
 
     def information(self, projected: Tensor, abundances: Tensor) -> tuple[Tensor, Tensor]:
         """Curvature ``M'S^-1 M`` (P, P, T, N) and ``M'S^-1 y`` (P, T, N), S the covariance at `abundances`.
@@ -328,7 +328,7 @@ class MarginalDates:
         direct = self._direct(projected)
         # [[sigma^2 I + V'V, V'M, V'y], [ , M'M, M'y]] with V = W diag(scale e), of one date after the other
         joint = projected.new_empty(size + p, size + p + 1, count)
-        found = projected.new_empty(p, p + 1, num_dates, count)
+        information = projected.new_empty(p, p + 1, num_dates, count)
         for t in range(num_dates):
             e = abundances[:, t].repeat(self.num_components, 1)
             torch.mul(e[:, None] * self.spread[:, :, t], e, out=joint[:size, :size])
@@ -337,14 +337,14 @@ class MarginalDates:
             torch.mul(e * self.scale[:, t], projected[p:, t], out=joint[:size, -1])
             joint[size:, size:-1] = self.gram[:, :, t]
             joint[size:, -1] = direct[:, t]
-            found[:, :, t] = eliminate(joint, size)
+            information[:, :, t] = eliminate(joint, size)
         for i in range(1, p):
-            found[i, :i] = found[:i, i]
+            information[i, :i] = information[:i, i]
         # Where spectra are collinear up to the noise, rounding leaves a difference that is not definite.
-        rounding = torch.finfo(found.dtype).eps * self.gram.diagonal(dim1=0, dim2=1).mean(-1)
-        found[:, :-1].diagonal(dim1=0, dim2=1).add_(rounding.unsqueeze(-1))
-        found /= self.noise_variance
-        return found[:, :-1], found[:, -1]
+        rounding = torch.finfo(information.dtype).eps * self.gram.diagonal(dim1=0, dim2=1).mean(-1)
+        information[:, :-1].diagonal(dim1=0, dim2=1).add_(rounding.unsqueeze(-1))
+        information /= self.noise_variance
+        return information[:, :-1], information[:, -1]
 
     def solve(self, projected: Tensor, num_rounds: int = 3) -> Tensor:
         """Simplex-constrained generalised least squares, its covariance at the previous round's a: (P, T, N)."""

@@ -24,7 +24,6 @@ from pyro_unmix.data.cubes import DIMS, from_pixels, to_pixels, valid_mask
 from pyro_unmix.kernels.sweeps import check_model, elements_per_pixel, num_chains, polished
 from pyro_unmix.mixing import change_detector, linear_regression
 from pyro_unmix.models.base import PIXELS, Decode
-from pyro_unmix.ops.heap import roomy_heap
 from pyro_unmix.ops.site_noise import draw_from_normals
 from pyro_unmix.ops.small_matrices import project
 from pyro_unmix.posterior.autoguides import holds_scene
@@ -230,18 +229,9 @@ def prepare(
     """The guide's data-dependent features, where it has any; `index` holds the pixels' numbers in the scene."""
     if not hasattr(guide, "prepare"):
         return {}
-    if "index" in inspect.signature(guide.prepare).parameters:
-        return guide.prepare(pixels, valid, index=index)
-    return guide.prepare(pixels, valid)
-
-
-def prepare_steps(
-    guide: Any, pixels: Tensor, valid: Tensor, index: Tensor | None = None
-) -> dict[str, Tensor]:
-    """`prepare`, and what only steps of training need."""
-    features = prepare(guide, pixels, valid, index)
-    more = guide.compress(pixels) if hasattr(guide, "compress") else {}
-    return {name: torch.as_tensor(value) for name, value in {**features, **more}.items()}
+    takes_index = "index" in inspect.signature(guide.prepare).parameters
+    features = guide.prepare(pixels, valid, **({"index": index} if takes_index else {}))
+    return {name: torch.as_tensor(value) for name, value in features.items()}
 
 
 def draw_abundances(
@@ -418,7 +408,7 @@ def iterate_draws(
         need_own_decode(decoding)
         num_draws = num_chains(num_samples)
         per_pixel = max(per_pixel, elements_per_pixel(model, num_dates, num_draws, polish.exact))
-    with quiet_pyro(store), torch.no_grad(), roomy_heap():
+    with quiet_pyro(store), torch.no_grad():
         y, v = as_tensors(xr.DataArray(images[:, :, :1], dims=DIMS), model)
         first = torch.as_tensor(numbers[:1], device=y.device)
         decoding, per_draw = surveyed(decoding, guide, y, v, first, size)

@@ -19,7 +19,6 @@ from tqdm.auto import tqdm
 
 from pyro_unmix.io.write import datasets as writers
 from pyro_unmix.ops.checks import positive_int
-from pyro_unmix.ops.heap import roomy_heap
 from pyro_unmix.posterior.tiles import maps_of
 
 logger = logging.getLogger(__name__)
@@ -133,10 +132,9 @@ def _written(
 ) -> Iterator[str]:
     """Write the tiles; the name of each as soon as it is done."""
     if num_workers == 1:
-        with roomy_heap():
-            for name, region in todo:
-                _write(_cut(maps, region), store, region)
-                yield name
+        for name, region in todo:
+            _write(_cut(maps, region), store, region)
+            yield name
         return
     cloudpickle = writers.need("cloudpickle", "scale")
     # A fork of a process with threads may hang.
@@ -168,7 +166,7 @@ def _cut(maps: xr.Dataset, region: _Region) -> xr.Dataset:
 
 def _write(tile: xr.Dataset, store: Path, region: _Region) -> None:
     dask = writers.need("dask.base", "scale")
-    # A tile is read out in one thread. In the main one, memory is used again (`roomy_heap`).
+    # A tile is read out in one thread.
     here = {} if dask.get_scheduler() else {"scheduler": "synchronous"}
     with writers.need("dask", "scale").config.set(here):
         tile.to_zarr(store, region=region)

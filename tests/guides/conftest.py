@@ -4,16 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from integrated_cases import L, by_dates
+from integrated_cases import by_dates
 
-from pyro_unmix.guides.conjugate import integrated
-from pyro_unmix.guides.conjugate.chains import ChainNormal
-
-
-@pytest.fixture
-def pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Spectra in several pieces, as many as large batches have."""
-    monkeypatch.setattr(integrated, "_PIECE", 5 * L)
+from pyro_unmix.guides.conjugate.markov_normal import MarkovNormal
 
 
 @pytest.fixture
@@ -23,4 +16,4 @@ def noise_of_dates(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         torch, "randn", lambda *a, dtype=None, **k: draw(*a, **k).to(dtype or torch.float)
     )
-    monkeypatch.setattr(ChainNormal, "rsample", by_dates)
+    monkeypatch.setattr(MarkovNormal, "rsample", by_dates)

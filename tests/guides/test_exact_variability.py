@@ -61,9 +61,14 @@ def marginals_of_conditionals(guide, y, valid):
         for probe in probes
     ]
     locs = np.stack(
-        [[tr.nodes[f"psi_{t}"]["fn"].mean.numpy() for t in range(DATES + 1)] for tr in traces]
+        [
+            [tr.nodes[f"psi_{t}"]["fn"].mean.detach().numpy() for t in range(DATES + 1)]
+            for tr in traces
+        ]
     )
-    trils = [traces[0].nodes[f"psi_{t}"]["fn"].precision_tril.numpy() for t in range(DATES + 1)]
+    trils = [
+        traces[0].nodes[f"psi_{t}"]["fn"].precision_tril.detach().numpy() for t in range(DATES + 1)
+    ]
     means = np.zeros((len(y), DATES + 1, SIZE))
     covariances = np.zeros((len(y), DATES + 1, SIZE, SIZE))
     for n, t in itertools.product(range(len(y)), range(DATES + 1)):

@@ -14,7 +14,6 @@ from integrated_cases import (
     NOISES,
     WALKS,
     B,
-    Biased,
     K,
     L,
     P,
@@ -29,16 +28,12 @@ from pyro.infer import Trace_ELBO
 from pyro_unmix import SGLMM, ConjugateGuide, FixedEndmembers, fit
 from pyro_unmix.bases import DCT
 from pyro_unmix.guides import ReshapedGuide
-from pyro_unmix.guides.conjugate import integrated
-from pyro_unmix.guides.conjugate.chains import ChainNormal
-from pyro_unmix.guides.conjugate.integrated import Spectra
-from pyro_unmix.guides.conjugate.moments import Chain, posterior_moments
+from pyro_unmix.guides.conjugate.markov_normal import MarkovNormal
 from pyro_unmix.guides.conjugate.variability import ExactVariability
 from pyro_unmix.infer.trace_elbo import loss_and_grads
 from pyro_unmix.priors import (
     AnchoredEndmembers,
     AutoRegressive,
-    BandNoise,
     KnownAbundances,
     WhiteNoise,
 )
@@ -46,17 +41,14 @@ from pyro_unmix.priors import (
 pytestmark = pytest.mark.usefixtures("pieces", "noise_of_dates")
 
 
-def evaluated(
-    function: Any, model: SGLMM, guide: ConjugateGuide, more: dict[str, torch.Tensor] | None = None
-) -> tuple[float, dict[str, Any]]:
+def evaluated(function: Any, model: SGLMM, guide: ConjugateGuide) -> tuple[float, dict[str, Any]]:
     """Loss and gradients of a batch of a larger scene, both programs scaled as a fit scales them."""
     y, valid, _ = scene()
     index = torch.arange(B)
     with pyro.get_param_store().scope(), pyro.validation_enabled(False):
         pyro.set_rng_seed(3)
         programs = (poutine.scale(program, scale=0.01) for program in (model, guide))
-        given = {**features(), **(more or {})}
-        loss = function(*programs, y, valid, index=index, size=3 * B, features=given)
+        loss = function(*programs, y, valid, index=index, size=3 * B, features=features())
         params = dict(pyro.get_param_store().named_parameters())
         grads = {name: value.grad for name, value in params.items() if value.grad is not None}
     for value in params.values():
@@ -64,15 +56,10 @@ def evaluated(
     return loss, grads
 
 
-def assert_same(
-    model: SGLMM,
-    guide: ConjugateGuide,
-    rel: float = 1e-10,
-    more: dict[str, torch.Tensor] | None = None,
-) -> None:
+def assert_same(model: SGLMM, guide: ConjugateGuide, rel: float = 1e-10) -> None:
     assert guide.integrates
     elbo = Trace_ELBO()
-    loss, grads = evaluated(lambda *a, **k: loss_and_grads(elbo, *a, **k), model, guide, more)
+    loss, grads = evaluated(lambda *a, **k: loss_and_grads(elbo, *a, **k), model, guide)
     expected, gradients = evaluated(elbo.loss_and_grads, model, guide)
     assert loss == pytest.approx(expected, rel=rel)
     assert set(grads) == set(gradients)
@@ -102,60 +89,6 @@ def test_chains_and_noises_have_the_loss_and_gradients_of_drawn_variability(chai
     assert_same(*pair(chain=chain, noise=noise, reference=reference))
 
 
-@pytest.mark.parametrize("noise", ["white", "fixed band"])
-@pytest.mark.parametrize("chain", ["autoregressive", "independent", "seasonal", "smooth"])
-def test_spectra_on_the_span_of_a_fixed_design_have_the_same_loss_and_gradients(
-    chain, noise, monkeypatch
-):
-    monkeypatch.setattr(integrated, "_NARROW", 1)
-    monkeypatch.setattr(integrated, "_SPECTRA", 4)
-    monkeypatch.setitem(
-        NOISES, "fixed band", lambda: BandNoise(np.linspace(0.02, 0.05, L), learn=False)
-    )
-    model, guide = pair(chain=chain, noise=noise, reference=FixedEndmembers(scene()[2]))
-    more = guide.compress(scene()[0])
-    assert more["inside"].shape == (B, T, P * (K + 1))
-    assert_same(model, guide, more=more)
-    with pytest.raises(AssertionError):
-        assert_same(model, guide, more={**more, "inside": more["inside"] + 0.1})
-
-
-def test_spectra_are_compressed_only_where_it_helps_and_holds():
-    wide = np.random.default_rng(8).uniform(size=(40, P))
-    pixels = torch.rand(B, T, 40)
-    fixed = ConjugateGuide(SGLMM(FixedEndmembers(wide), basis=DCT(K)))
-    assert set(fixed.compress(pixels)) == {"inside", "outside"}
-    assert not ConjugateGuide(SGLMM(wide, basis=DCT(K))).compress(pixels)  # M0 is learned
-    of_bands = SGLMM(FixedEndmembers(wide), basis=DCT(K), noise=BandNoise(0.01))
-    assert not ConjugateGuide(of_bands).compress(pixels)  # the bands' weights are learned
-    narrow = ConjugateGuide(SGLMM(FixedEndmembers(wide[:12]), basis=DCT(K)))
-    assert not narrow.compress(pixels[..., :12])  # 9 columns are no fewer
-    moved = SGLMM(FixedEndmembers(wide), basis=DCT(K), noise=Biased(0.01))
-    assert not ConjugateGuide(moved).compress(pixels)
-    frozen = SGLMM(wide, basis=DCT(K))
-    frozen.requires_grad_(False)
-    assert not ConjugateGuide(frozen).compress(pixels)  # Pyro learns what its store has met
-    assert not any(parameter.requires_grad for parameter in frozen.parameters())
-
-    class Other(SGLMM):
-        def forward(self, *args: Any, **kwargs: Any) -> None:
-            super().forward(*args, **kwargs)
-
-    assert not ConjugateGuide(Other(FixedEndmembers(wide), basis=DCT(K))).compress(pixels)
-
-
-def test_what_is_outside_of_the_span_is_as_exact_as_in_double_precision():
-    wide = np.random.default_rng(8).uniform(size=(40, P))
-    model = SGLMM(FixedEndmembers(wide), basis=DCT(K))
-    design = model.design().double()
-    inside = torch.rand(B, T, design.shape[1]).double() @ design.mT
-    pixels = (inside + 1e-3 * torch.rand(B, T, 40).double()).float()
-    basis = torch.linalg.qr(design).Q
-    rest = pixels.double() - pixels.double() @ basis @ basis.mT
-    found = ConjugateGuide(model).compress(pixels)["outside"]
-    torch.testing.assert_close(found, rest.square().sum(-1).float(), rtol=1e-5, atol=0)
-
-
 @pytest.mark.parametrize("what", ["endmembers", "all", "endmembers after a fit"])
 def test_frozen_parameters_are_fitted_as_pyro_does(what):
     rng = np.random.default_rng(9)
@@ -166,12 +99,6 @@ def test_frozen_parameters_are_fitted_as_pyro_does(what):
         fit(model, guide, cubes, num_steps=2, progress=False)
     (model if what == "all" else model.reference).requires_grad_(False)
     assert np.isfinite(fit(model, guide, cubes, num_steps=3, progress=False).losses).all()
-
-
-def test_spectra_that_were_compressed_are_not_taken_where_the_design_is_learned_now():
-    model, guide = pair()
-    nonsense = {"inside": torch.ones(B, T, P * (K + 1)).double(), "outside": torch.ones(B, T)}
-    assert_same(model, guide, more=nonsense)
 
 
 def test_a_prior_with_steps_of_its_own():
@@ -185,27 +112,6 @@ def test_a_prior_with_steps_of_its_own():
         assert_same(*pair(chain="own", dates=DATES))
     finally:
         del CHAINS["own"]
-
-
-def test_a_fit_takes_compressed_spectra(monkeypatch):
-    """The same loss at every step, up to rounding, with and without."""
-    rng = np.random.default_rng(9)
-    endmembers = rng.uniform(size=(40, P))
-    cubes = rng.uniform(0, 1, (T, 4, 4, 40))
-    losses, seen = [], []
-    of = Spectra.of.__func__
-    monkeypatch.setattr(
-        Spectra,
-        "of",
-        classmethod(lambda cls, m, y, f: seen.append("inside" in f) or of(cls, m, y, f)),
-    )
-    for narrow in (4, 1000):
-        monkeypatch.setattr(integrated, "_NARROW", narrow)
-        model = SGLMM(FixedEndmembers(endmembers), basis=DCT(K))
-        found = fit(model, ConjugateGuide(model), cubes, num_steps=5, progress=False, seed=1)
-        losses.append(found.losses)
-    assert seen == [True] * 5 + [False] * 5
-    np.testing.assert_allclose(*losses, rtol=1e-4)
 
 
 @pytest.mark.parametrize("chain", ["autoregressive", "independent"])
@@ -232,8 +138,8 @@ def test_a_fit_integrates(monkeypatch):
     cubes = np.random.default_rng(1).uniform(0, 1, (T, 4, 4, L))
     model = SGLMM(endmembers, basis=DCT(K))
     drawn = []
-    rsample = ChainNormal.rsample
-    monkeypatch.setattr(ChainNormal, "rsample", lambda s, *a: drawn.append(1) or rsample(s, *a))
+    rsample = MarkovNormal.rsample
+    monkeypatch.setattr(MarkovNormal, "rsample", lambda s, *a: drawn.append(1) or rsample(s, *a))
     monkeypatch.setattr(ExactVariability, "conditional", lambda *a: pytest.fail("drawn"))
     fit(model, ConjugateGuide(model), cubes, num_steps=2, progress=False)
     assert len(drawn) == 2
@@ -297,21 +203,3 @@ def test_parts_with_densities_of_their_own_are_not_integrated(part, method):
         noise=makers[WhiteNoise](0.03),
     )
     assert not makers[ConjugateGuide](model).integrates
-
-
-@pytest.mark.parametrize("independent", [True, False])
-def test_a_precision_that_is_none_gives_nan(independent, monkeypatch):
-    """Also where LAPACK leaves a factor that looks like one."""
-    factorise = torch.linalg.cholesky_ex
-
-    def looks_right(matrix):
-        return torch.eye(K * P).expand_as(matrix), factorise(matrix).info
-
-    monkeypatch.setattr(
-        torch.linalg, "cholesky_ex", lambda m: torch.return_types.linalg_cholesky_ex(looks_right(m))
-    )
-    chain = Chain(torch.full((T, K * P), 0.5), torch.ones(T, K * P), independent)
-    e, moment = torch.zeros(B, T, K * P), torch.ones(B, T, K * P)
-    e[2, 1] = 2.0  # the information of this pixel and date is negative
-    found = posterior_moments(-torch.eye(K * P), torch.tensor(1.0), chain, e, moment)
-    assert found.half_log_det.isnan().tolist() == [n == 2 for n in range(B)]

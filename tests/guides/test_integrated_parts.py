@@ -9,8 +9,7 @@ import pytest
 import torch
 from integrated_cases import DATES, WALKS, B, P, T, features, pair, scene
 
-from pyro_unmix.guides.conjugate.chains import ChainNormal, _Draw
-from pyro_unmix.guides.conjugate.smoother import conditionals, conditionals_of_few
+from pyro_unmix.guides.conjugate.markov_normal import MarkovNormal
 from pyro_unmix.priors import ConstantWalk
 
 pytestmark = pytest.mark.usefixtures("pieces", "noise_of_dates")
@@ -48,7 +47,7 @@ def test_steps_that_know_their_date_are_not_taken_together():
     torch.testing.assert_close(prior.log_prob_of_path(states), expected, rtol=1e-6, atol=1e-6)
 
 
-def chain_of(correction: bool) -> ChainNormal:
+def chain_of(correction: bool) -> MarkovNormal:
     generator = torch.Generator().manual_seed(3)
 
     def normal(*shape: int) -> torch.Tensor:
@@ -57,7 +56,7 @@ def chain_of(correction: bool) -> ChainNormal:
     factors = normal(T + 1, B, P, P).triu()
     factors.diagonal(dim1=-2, dim2=-1).abs_().add_(0.3)
     given = (normal(B, T, P), 0.3 * normal(B, T, P)) if correction else ()
-    return ChainNormal(normal(T + 1, B, P), 0.5 * normal(T, B, P, P), factors, *given)
+    return MarkovNormal(normal(T + 1, B, P), 0.5 * normal(T, B, P, P), factors, *given)
 
 
 @pytest.mark.parametrize("correction", [True, False])
@@ -77,32 +76,6 @@ def test_a_chain_has_the_density_of_the_joint_gaussian(correction):
     torch.testing.assert_close(states[0], chain.offsets[0] + (chain.factors[0] @ inner).squeeze(-1))
     with pytest.raises(NotImplementedError, match=f"has {B} chains"):
         chain.expand((2, B))
-
-
-def test_gradients_by_finite_differences():
-    chain = chain_of(True)
-    given = [x.detach().clone().requires_grad_() for x in (chain.shift, chain.log_scale)]
-    rest = path(5), chain.offsets, chain.gains, chain.factors
-    assert torch.autograd.gradcheck(lambda *x: _Draw.apply(*x, *rest), given)
-
-
-def test_few_pixels_have_the_conditionals_of_many():
-    rng = np.random.default_rng(7)
-    half = torch.from_numpy(rng.normal(size=(B, T, P, P)))
-    half[..., 0] = 0  # information in some directions only
-    curvature, pull = half @ half.mT, torch.from_numpy(rng.normal(size=(B, T, P)))
-    variances, precision = (
-        torch.from_numpy(rng.uniform(0, 2, (B, T))),
-        torch.full((P,), 0.5).double(),
-    )
-    variances[0, 1] = 0  # a step of no length
-    gains, first, vectors = conditionals_of_few(curvature, pull, variances, precision)
-    many = conditionals(
-        curvature.permute(2, 3, 1, 0).contiguous(), pull.permute(2, 1, 0).contiguous(), variances.mT, precision
-    )  # fmt: skip
-    torch.testing.assert_close(gains.permute(2, 3, 0, 1), many[0])
-    torch.testing.assert_close(first.permute(1, 2, 0), many[1])
-    torch.testing.assert_close(vectors.permute(2, 0, 1), many[2])
 
 
 def test_much_information_in_one_direction_leaves_a_density_in_the_others() -> None:

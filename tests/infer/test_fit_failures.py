@@ -255,7 +255,7 @@ def test_an_interrupt_of_the_preparation_returns_the_start(monkeypatch):
     def stop(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(checkpoints, "prepare_steps", stop)
+    monkeypatch.setattr(checkpoints, "prepare", stop)
     result = fit(model, guide, CUBES, num_steps=9, progress=False)
     assert len(result.losses) == 0
     xr.testing.assert_identical(result.abundances, expected.abundances)

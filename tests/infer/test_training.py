@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pyro
 import pytest
@@ -11,7 +14,7 @@ from pyro.infer import Trace_ELBO
 
 from pyro_unmix.infer.step import CheckedSVI, Optimiser
 from pyro_unmix.infer.stopping import Plan
-from pyro_unmix.posterior.read_out import prepare_steps
+from pyro_unmix.posterior.read_out import prepare
 
 
 def svi() -> CheckedSVI:
@@ -70,5 +73,20 @@ def test_features_may_be_arrays() -> None:
         def prepare(self, pixels, valid):
             return {"level": np.ones(len(pixels), dtype=np.float32)}
 
-    features = prepare_steps(Guide(), torch.ones(3, 2, 4), torch.ones(3, 2, dtype=torch.bool))
+    features = prepare(Guide(), torch.ones(3, 2, 4), torch.ones(3, 2, dtype=torch.bool))
     assert torch.equal(features["level"], torch.ones(3))
+
+
+def test_the_optimiser_does_not_import_the_compiler() -> None:
+    """It takes a second, in every process that fits or resumes."""
+    program = """
+import sys, torch
+from pyro_unmix.infer.step import _LightAdam
+value = torch.nn.Parameter(torch.ones(1))
+optimiser = _LightAdam([value])
+value.grad = torch.ones(1)
+optimiser.step()
+optimiser.load_state_dict(optimiser.state_dict())
+assert "torch._dynamo" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)

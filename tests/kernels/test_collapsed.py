@@ -27,7 +27,7 @@ from scipy import stats
 
 from pyro_unmix import SGLMM, FixedEndmembers, Unmixing
 from pyro_unmix.bases import DCT
-from pyro_unmix.kernels.collapsed import CollapsedChains, Quadratic
+from pyro_unmix.kernels.collapsed import CollapsedSweeps, Quadratic
 from pyro_unmix.kernels.observations import Observations
 from pyro_unmix.kernels.sweeps import elements_per_pixel, num_chains, polished
 from pyro_unmix.posterior import PolishedMean, read_out
@@ -185,7 +185,7 @@ def test_the_prior_of_the_chains_is_the_models(walk: type, dates: list[int] | No
     start = torch.from_numpy(generator.dirichlet(np.ones(2), size=(4, 2, 3)))
     y, valid = torch.rand(2, 3, BANDS).double(), torch.ones(2, 3, dtype=torch.bool)
     with torch.no_grad():
-        chains = CollapsedChains(model, Observations(model, y, valid), start, generator)
+        chains = CollapsedSweeps(model, Observations(model, y, valid), start, generator)
         before = chains.c.clone()
         for _ in range(3):
             chains.sweep()

@@ -31,18 +31,18 @@ from scipy import stats
 
 from pyro_unmix import SGLMM, ConjugateGuide, FixedEndmembers, MeanFieldGuide, Unmixing, fit
 from pyro_unmix.bases import DCT
-from pyro_unmix.kernels import state_chains
+from pyro_unmix.kernels import block_moves
 from pyro_unmix.kernels.observations import Observations, quadratic_value
-from pyro_unmix.kernels.sweeps import KEPT, Chains, num_chains, polished
+from pyro_unmix.kernels.sweeps import NUM_KEPT, GibbsSweeps, num_chains, polished
 from pyro_unmix.posterior import PolishedMean, PosteriorMean, read_out
 from pyro_unmix.priors import DirichletWalk, KnownAbundances, SoftmaxWalk, StudentNoise, StudentWalk
 from pyro_unmix.start import misfit_factor
 
 
-def statistics_of(chains: Chains) -> dict[str, torch.Tensor]:
+def statistics_of(chains: GibbsSweeps) -> dict[str, torch.Tensor]:
     """Of every chain and pixel, (S, B)."""
     a, c, psi = chains.abundances(), chains.c.permute(3, 1, 0, 2), chains.psi
-    explained = quadratic_value(chains.seen.given(psi[..., 1:, :]), a)
+    explained = quadratic_value(chains.observations.quadratic(psi[..., 1:, :]), a)
     return {
         "abundances": a[..., 0].mean(-1),
         "their squares": a.square().sum((-1, -2)),
@@ -68,7 +68,7 @@ def statistics_of(chains: Chains) -> dict[str, torch.Tensor]:
 def test_sweeps_leave_the_posterior_as_it_is(
     walk: str, chain: str, factor: float, of_blocks: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Chains that start at what was drawn from the model with its spectra keep the joint distribution of both.
+    """GibbsSweeps that start at what was drawn from the model with its spectra keep the joint distribution of both.
 
     Geweke, "Getting it right", JASA 99, 2004. Proposals are adapted to other states, as they may not depend on where
     the chains are.
@@ -76,7 +76,7 @@ def test_sweeps_leave_the_posterior_as_it_is(
     num_pixels, dates, num_chains = 1500, 3, 2
     if not of_blocks:  # which hide the moves of single dates
         num_pixels = 4000
-        monkeypatch.setattr(state_chains, "NUM_MOVES", 0)
+        monkeypatch.setattr(block_moves, "NUM_MOVES", 0)
     valid = torch.ones(num_pixels, dates, dtype=torch.bool)
     with torch.no_grad(), torch.random.fork_rng(), pyro.get_param_store().scope():
         torch.manual_seed(0)
@@ -92,7 +92,7 @@ def test_sweeps_leave_the_posterior_as_it_is(
         rng = np.random.default_rng(0)
         apart = rng.dirichlet(np.ones(2), size=(num_chains, num_pixels, dates))
         seen = Observations(model_of(walk, chain), y, valid, factor)
-        chains = Chains(model_of(walk, chain), seen, torch.from_numpy(apart), rng)
+        chains = GibbsSweeps(model_of(walk, chain), seen, torch.from_numpy(apart), rng)
         chains.num_streams = num_pixels  # other numbers for every pixel
         chains.c = c.permute(1, 0, 2).unsqueeze(-1).repeat(1, 1, 1, num_chains)
         chains.psi = torch.stack([first, *psi], dim=1).repeat(num_chains, 1, 1, 1)
@@ -282,7 +282,7 @@ def test_no_sweeps_are_the_guides_draws() -> None:
     np.testing.assert_array_equal(none.abundances, guide.abundances)
     few = replace(result, estimate=PolishedMean(7, num_sweeps=1))
     assert few.sample(7).sizes["sample"] == 7 and few.predict(CUBES).abundances.notnull().all()
-    assert num_chains(7) == 2 and num_chains(8) == 8 // KEPT
+    assert num_chains(7) == 2 and num_chains(8) == 8 // NUM_KEPT
 
 
 def test_it_is_saved_with_its_settings(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from scipy import stats
 from pyro_unmix import SGLMM, BiLSTMGuide, ConjugateGuide, FixedEndmembers, Unmixing, fit, unmix
 from pyro_unmix.bases import DCT
 from pyro_unmix.guides import PublishedGuide
-from pyro_unmix.guides.conjugate.variability import ExactVariability
+from pyro_unmix.guides.conjugate.variability import Chain, ExactVariability
 from pyro_unmix.models import FirstDateSGLMM
 from pyro_unmix.priors import AutoRegressive, DateNoise, KnownAbundances, RandomWalk
 
@@ -48,10 +48,9 @@ def test_variability_at_uneven_dates_has_the_exact_evidence(chain: Any) -> None:
     a = torch.from_numpy(rng.dirichlet(np.ones(p), size=(1, num_dates)))
     y = torch.from_numpy(rng.normal(size=(1, num_dates, bands)))
     with torch.no_grad():
-        steps, first = chain.steps(num_dates), chain.chain()[2:]
         exact = ExactVariability(
-            design=design, noise_scale=torch.tensor(noise).double(), chain=(*steps, *first),
-            independent=False, pixels=y, valid=torch.ones(1, num_dates, dtype=torch.bool),
+            gram=design.mT @ design, projected=y @ design, noise_scale=torch.tensor(noise).double(),
+            chain=Chain.of(chain, num_dates), valid=torch.ones(1, num_dates, dtype=torch.bool),
             abundances=a,
         )  # fmt: skip
         torch.manual_seed(0)

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import platform
-import subprocess
-import sys
-import textwrap
 import threading
 import weakref
 from pathlib import Path
@@ -222,7 +218,6 @@ def test_two_processes_write_the_same(results, whole, tmp_path):
 
 
 def test_one_process_computes_tiles_in_its_main_thread(results, tmp_path):
-    """Where the memory of one tile is used again for the next, see `roomy_heap`."""
     threads = set()
 
     def read(block: np.ndarray) -> np.ndarray:
@@ -346,21 +341,3 @@ def test_the_std_is_that_of_numpy():
     drawn = (0.3 + 1e-3 * drawn).permute(2, 3, 0, 1)  # as guides lay them out
     expected = drawn.double().numpy().std(0, ddof=1)
     np.testing.assert_allclose(read_out._std(drawn, drawn.mean(0)), expected, rtol=1e-3)
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="what glibc does with its heap")
-def test_a_roomy_heap_is_not_asked_for_again():
-    """Chunks that take and give back 120 MB: 30 000 pages of 4 kB each time, as a rule, or only once."""
-    program = """
-        import resource, torch
-        from pyro_unmix.ops.heap import roomy_heap
-        with roomy_heap():
-            for turn in range(4):
-                before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-                held = [torch.ones(5_000_000) for _ in range(6)]
-                del held
-            print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-    """
-    command = [sys.executable, "-c", textwrap.dedent(program)]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    assert int(done.stdout) < 3000

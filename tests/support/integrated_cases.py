@@ -9,7 +9,7 @@ import torch
 
 from pyro_unmix import SGLMM, ConjugateGuide
 from pyro_unmix.bases import DCT
-from pyro_unmix.guides.conjugate.chains import ChainNormal
+from pyro_unmix.guides.conjugate.markov_normal import MarkovNormal
 from pyro_unmix.priors import (
     AutoRegressive,
     BandNoise,
@@ -91,7 +91,7 @@ def pair(
     return model, guide
 
 
-def by_dates(self: ChainNormal, sample_shape: Any = ()) -> torch.Tensor:
+def by_dates(self: MarkovNormal, sample_shape: Any = ()) -> torch.Tensor:
     """The draw of the noise that sites of the dates would draw, one after the other."""
     num_states, batch, size = self.offsets.shape
     noise = [torch.randn(batch, size).to(self.offsets) for _ in range(num_states)]

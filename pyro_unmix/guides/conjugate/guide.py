@@ -10,16 +10,23 @@ import torch
 from torch import Tensor, nn
 
 from pyro_unmix.guides.base import Guide, Noise
-from pyro_unmix.guides.conjugate.chains import ChainNormal
-from pyro_unmix.guides.conjugate.integrated import Integrated, compressed
-from pyro_unmix.guides.conjugate.path import Path, StepVariance, blocks, find_sites, softmax, taken
-from pyro_unmix.guides.conjugate.smoother import conditionals, conditionals_of_few
-from pyro_unmix.guides.conjugate.variability import ExactVariability, chain_means
+from pyro_unmix.guides.conjugate.integrated import Integrated
+from pyro_unmix.guides.conjugate.markov_normal import MarkovNormal
+from pyro_unmix.guides.conjugate.path import (
+    Path,
+    StepVariance,
+    blocks,
+    find_sites,
+    softmax,
+    spectra_of,
+)
+from pyro_unmix.guides.conjugate.smoother import conditionals
+from pyro_unmix.guides.conjugate.variability import Chain, ExactVariability
 from pyro_unmix.guides.encoders import Encoder, built, encoded
 from pyro_unmix.models.sglmm import SGLMM
 from pyro_unmix.ops.distributions import FactorNormal
 from pyro_unmix.ops.seeding import seeded
-from pyro_unmix.ops.simplex import to_abundances
+from pyro_unmix.ops.simplex import tile_components, to_abundances
 from pyro_unmix.ops.small_matrices import apply, cholesky, multiply, project
 from pyro_unmix.ops.solvers import MarginalDates, MarginalMixing
 from pyro_unmix.priors.noise import Noise as NoisePart
@@ -123,36 +130,28 @@ class ConjugateGuide(Guide):
         dates = self._marginal_dates(design, noise, num_dates)
         parts = []
         for block, wanted in blocks(len(valid), num_dates, _CHUNK):
-            own = taken(pixels, block, wanted)
-            projected = project(self.model.noise.whitened(own, plain)[0], design)
-            seen = dates if offsets is None else dates.shifted(_columns(offsets[block]))
+            spectra = spectra_of(pixels, block, wanted)
+            projected = project(self.model.noise.whitened(spectra, plain)[0], design)
+            likelihoods = dates if offsets is None else dates.shifted(_columns(offsets[block]))
             # A quarter less overhead; `cat` makes ordinary tensors of what comes out.
             with torch.inference_mode():
                 (curvature, pull), path = find_sites(
-                    seen, projected, valid[block].mT, lambda states: Path(states, *self._walk())
+                    likelihoods,
+                    projected,
+                    valid[block].mT,
+                    lambda states: Path(states, *self._walk()),
                 )
-            found = {
+            features = {
                 "curvature": curvature.movedim((0, 1), (-2, -1)).transpose(0, 1),
                 "pull": pull.permute(2, 1, 0),
                 "path": path.states.permute(2, 1, 0),
                 "mean_square": path.mean_square.mT,
             }
-            parts.append({name: value[wanted] for name, value in found.items()})
-        found = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-        if not all(bool(torch.isfinite(feature).all()) for feature in found.values()):
+            parts.append({name: value[wanted] for name, value in features.items()})
+        features = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        if not all(bool(torch.isfinite(feature).all()) for feature in features.values()):
             raise torch.linalg.LinAlgError("the approximations of the abundances are not finite")
-        return {**found, **shared}
-
-    @torch.no_grad()
-    def compress(self, pixels: Tensor) -> dict[str, Tensor]:
-        """Spectra on the span of a design that is not learned: ``inside`` (N, T, Q) and ``outside`` (N, T).
-
-        They stand for the spectra as long as the design is what it is now.
-
-        See `guides.integrated.Spectra`; nothing where the design is learned, or has not many fewer columns than there
-        are bands.
-        """
-        return compressed(self.model, pixels) if self.integrates else {}
+        return {**features, **shared}
 
     def _marginal_dates(self, design: Tensor, noise: Tensor, num_dates: int) -> MarginalDates:
         """The marginal likelihood of every date under the variability's prior at that date."""
@@ -199,7 +198,7 @@ class ConjugateGuide(Guide):
             else:
                 states = self._sample_abundances(pixels, valid, features, index)
             if integrate:
-                return Integrated(self.model, pixels, valid, features, states)
+                return Integrated(self.model, pixels, valid, states)
             posterior = self._variability(pixels, valid, states[..., 1:, :], offsets)
             psi = pyro.sample("psi_0", posterior.conditional(0, None))
             for t in range(1, num_dates + 1):
@@ -216,7 +215,7 @@ class ConjugateGuide(Guide):
         model = self.model
         noise, chain = type(model.noise), type(model.variability_prior)
         # parts of users, whose densities may be others than those that are integrated
-        own = (
+        programs_are_ours = (
             type(self).forward is ConjugateGuide.forward
             and type(self)._variability is ConjugateGuide._variability
             and type(model).forward is SGLMM.forward
@@ -228,7 +227,7 @@ class ConjugateGuide(Guide):
             chain.initial is VariabilityPrior.initial
             and chain.transitions is VariabilityPrior.transitions
         )
-        return own and gaussian and markov
+        return programs_are_ours and gaussian and markov
 
     def _sample_abundances(
         self, pixels: Tensor, valid: Tensor, features: Mapping[str, Tensor], index: Tensor | None
@@ -250,16 +249,16 @@ class ConjugateGuide(Guide):
     @property
     def _has_path(self) -> bool:
         """Whether q(c) is a Gaussian chain, whose dates need no sites of their own."""
-        own = ("_abundance_chain", "_sample_abundances")
-        plain = all(getattr(type(self), name) is vars(ConjugateGuide)[name] for name in own)
+        methods = ("_abundance_chain", "_sample_abundances")
+        plain = all(getattr(type(self), name) is vars(ConjugateGuide)[name] for name in methods)
         return plain and self.model.abundance_prior.is_random
 
-    def _path(self, pixels: Tensor, valid: Tensor, features: Mapping[str, Tensor]) -> ChainNormal:
+    def _path(self, pixels: Tensor, valid: Tensor, features: Mapping[str, Tensor]) -> MarkovNormal:
         """``q(c_0 .. c_T | y)``."""
         with torch.no_grad():
-            chain = self._chain(features)
-        given = self._corrections(pixels, valid, features["path"]) if self.correction else ()
-        return ChainNormal(*chain, *given)
+            offset, gain, factor = self._chain(features)
+        corrections = self._corrections(pixels, valid, features["path"]) if self.correction else ()
+        return MarkovNormal(offset, gain, factor, *corrections)
 
     def _abundance_chain(
         self, pixels: Tensor, valid: Tensor, features: Mapping[str, Tensor]
@@ -268,60 +267,46 @@ class ConjugateGuide(Guide):
         with torch.no_grad():
             offsets, gains, factors = self._chain(features)
             log_dets = factors.diagonal(dim1=-2, dim2=-1).log().sum(-1).unbind()
-        given: list[Any] = [()] * len(offsets)
+        corrections_of: list[Any] = [()] * len(offsets)
         if self.correction:
             corrections = self._corrections(pixels, valid, features["path"])
             # unbind: the gradient of a slice per date would fill a tensor of all dates each time
-            given[1:] = zip(*(x.unbind(1) for x in corrections), strict=True)
+            corrections_of[1:] = zip(*(x.unbind(1) for x in corrections), strict=True)
 
         def conditional(previous: Tensor | None, t: int) -> FactorNormal:
             loc = offsets[t]
             if previous is not None:
                 loc = loc + (gains[t - 1] @ previous.unsqueeze(-1)).squeeze(-1)
-            return FactorNormal(loc, factors[t], log_dets[t], *given[t])
+            return FactorNormal(loc, factors[t], log_dets[t], *corrections_of[t])
 
         return conditional
 
     def _chain(self, features: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Of ``c_t = offset_t + gain_t c_{t-1} + factor_t eps``: (T+1, B, P), (T, B, P, P) and (T+1, B, P, P)."""
-        step_variance, loc, precision = self._walk()
-        path, mean_square = features["path"].permute(2, 1, 0), features["mean_square"].mT
-        variances = step_variance(path, mean_square).mT
-        # In double precision, and symmetric: rounding must not cost a covariance its smallest eigenvalue.
-        curvature = features["curvature"].double()
-        known = (features["pull"], variances, precision)
-        gain, first, vectors = conditionals_of_few(
-            0.5 * (curvature + curvature.mT), *(part.double() for part in known)
-        )
-        vectors[0] += precision * loc
-        covariance = torch.cat([first.unsqueeze(0), gain * variances.mT[..., None, None]])
-        # V = F F' with F upper triangular, as the Cholesky factor C of the precision has F = C'^-1
-        columns = cholesky(covariance.permute(2, 3, 0, 1).flip(0, 1)).flip(0, 1)
-        factor = columns.permute(2, 3, 0, 1).contiguous()
-        factor.diagonal(dim1=-2, dim2=-1).clamp_(min=_LEAST_STD)
-        offset = (covariance @ vectors.unsqueeze(-1)).squeeze(-1)
-        dtype = path.dtype
-        return offset.to(dtype), gain.to(dtype), factor.to(dtype)
+        offset, gain, factor = self._chain_columns(features)
+        rows = (2, 3, 0, 1)
+        return offset.permute(1, 2, 0), gain.permute(rows), factor.permute(rows).contiguous()
 
     def _chain_columns(self, features: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Of ``c_t = offset_t + gain_t c_{t-1} + factor_t eps``: (P, T+1, B), (P, P, T, B) and (P, P, T+1, B)."""
-        curvature = features["curvature"].permute(2, 3, 1, 0).contiguous()
-        pull, path = (features[name].permute(2, 1, 0).contiguous() for name in ("pull", "path"))
         step_variance, loc, precision = self._walk()
-        variances = step_variance(path, features["mean_square"].mT)
+        path, dtype = _columns(features["path"]), features["path"].dtype
+        # In double precision, and symmetric: rounding must not cost a covariance its smallest eigenvalue.
+        variances = step_variance(path, features["mean_square"].mT).double()
+        curvature = features["curvature"].permute(2, 3, 1, 0).double()
+        curvature = 0.5 * (curvature + curvature.transpose(0, 1))
+        pull, loc, precision = _columns(features["pull"]).double(), loc.double(), precision.double()
         gain, first, vectors = conditionals(curvature, pull, variances, precision)
         vectors[:, 0] += (precision * loc).unsqueeze(-1)
         covariance = torch.cat([first.unsqueeze(2), gain * variances], dim=2)
         # V = F F' with F upper triangular, as the Cholesky factor C of the precision has F = C'^-1
         factor = cholesky(covariance.flip(0, 1)).flip(0, 1)
-        return apply(covariance, vectors), gain, factor
+        factor.diagonal(dim1=0, dim2=1).clamp_(min=_LEAST_STD)
+        return apply(covariance, vectors).to(dtype), gain.to(dtype), factor.to(dtype)
 
     def _corrections(self, pixels: Tensor, valid: Tensor, path: Tensor) -> tuple[Tensor, Tensor]:
         """Shift (in posterior stds) and log-scale of every ``q(c_t | ...)``, each (B, T, P)."""
-        num_bands = pixels.shape[-1]
-        sequence = pixels.new_empty(*valid.shape, num_bands + path.shape[-1])
-        torch.mul(pixels, valid.unsqueeze(-1), out=sequence[..., :num_bands])
-        sequence[..., num_bands:] = path[:, 1:]
+        sequence = torch.cat([pixels * valid.unsqueeze(-1), path[:, 1:]], dim=-1)
         hidden = encoded(self.encoder, sequence, self.model)
         if torch.is_grad_enabled():
             shift, log_scale = (hidden @ self.head.mT).chunk(2, dim=-1)
@@ -336,14 +321,12 @@ class ConjugateGuide(Guide):
     ) -> ExactVariability:
         """``q(psi_t | psi_{t-1}, c, y)`` for all dates, given all c and what pixels share."""
         model = self.model
-        prior = model.variability_prior
-        pixels, design, noise = model.noise.whitened(pixels, model.design())
+        pixels, design, noise_scale = model.noise.whitened(pixels, model.design())
         return ExactVariability(
-            design=design,
-            noise_scale=noise,
-            chain=prior.whole_chain(pixels.shape[1]),
-            independent=prior.independent,
-            pixels=pixels,
+            gram=design.mT @ design,
+            projected=pixels @ design,
+            noise_scale=noise_scale,
+            chain=Chain.of(model.variability_prior, pixels.shape[1]),
             valid=valid,
             abundances=to_abundances(states),
             offsets=offsets,
@@ -365,21 +348,19 @@ class ConjugateGuide(Guide):
         num_dates, size = pixels.shape[1], self.model.num_endmembers
         eps = [noise(f"c_{t}", size).movedim(-1, 0) for t in range(num_dates + 1)]
         drawn = pixels.new_empty(num_dates, size, eps[0].shape[1], len(pixels))
-        variability = pixels.new_empty(num_dates, self.model.num_components * size, len(pixels))
+        variability = pixels.new_empty(*valid.shape, self.model.num_components * size)
         start = 0
         for index, wanted in blocks(len(valid), num_dates, _CHUNK):
             place = slice(start, start + wanted.stop)
             start = place.stop
             part = {name: feature[index] for name, feature in features.items()}
-            y, seen = taken(pixels, index, wanted), valid[index]
-            states = self._draw_states(y, seen, part, eps)
+            y, mask = spectra_of(pixels, index, wanted), valid[index]
+            states = self._draw_states(y, mask, part, eps)
             for t, state in enumerate(states):
                 drawn[t, :, :, place] = state[..., wanted]
-            mean = self._mean_variability(y, seen, states, part)
-            variability[..., place] = mean.movedim(1, 0)[..., wanted]
-        mean = variability.permute(2, 0, 1).contiguous()
+            variability[place] = self._mean_variability(y, mask, states, part)[wanted]
         shape = (self.model.num_components, size)
-        return drawn.permute(2, 3, 0, 1), mean.unflatten(-1, shape)
+        return drawn.permute(2, 3, 0, 1), variability.unflatten(-1, shape)
 
     def _draw_states(
         self,
@@ -412,21 +393,22 @@ class ConjugateGuide(Guide):
         states: Sequence[Tensor],
         features: Mapping[str, Tensor],
     ) -> Tensor:
-        """``E[a_p psi_kp] / E[a_p]`` over the first draws of a, shape (K P, T, B)."""
-        prior = self.model.variability_prior
-        chain = prior.whole_chain(len(states))
-        pixels, design, noise_scale = self.model.noise.whitened(pixels, self.model.design())
-        projected = project(pixels, design)
-        offsets = _columns(features["offsets"]) if self.has_field else None
-        weighted = torch.zeros_like(projected[states[0].shape[0] :])
+        """``E[a_p psi_kp] / E[a_p]`` over the first draws of a, shape (B, T, K P)."""
+        model = self.model
+        pixels, design, noise_scale = model.noise.whitened(pixels, model.design())
+        projected = project(pixels, design).permute(2, 1, 0)
+        chain = Chain.of(model.variability_prior, len(states)).later()
+        offsets = features["offsets"] if self.has_field else None
+        weighted = torch.zeros_like(projected[..., model.num_endmembers :])
         weights = torch.zeros_like(weighted)
         for number in range(min(_NUM_MEANS, states[0].shape[1])):
-            a = torch.stack([state[:, number] for state in states], dim=1)
-            means = chain_means(
-                design.mT @ design, noise_scale, chain, prior.independent, projected,
-                valid.mT, a, offsets,
+            abundances = torch.stack([state[:, number].mT for state in states], dim=1)
+            posterior = ExactVariability(
+                gram=design.mT @ design, projected=projected, noise_scale=noise_scale, chain=chain,
+                valid=valid, abundances=abundances, offsets=offsets,
             )  # fmt: skip
-            weight = a.repeat(self.model.num_components, 1, 1)
+            means = posterior.means() if offsets is None else posterior.means() + offsets
+            weight = tile_components(abundances, model.num_components)
             weighted, weights = weighted + weight * means, weights + weight
         return weighted / weights.clamp(min=1e-12)
 

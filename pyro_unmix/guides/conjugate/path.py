@@ -56,8 +56,8 @@ class Path:
     def smooth(self, sites: Sites) -> None:
         """Smooth between the sites; a state moves by at most `_LONGEST`."""
         variances = self._step_variance(self.states, self.mean_square)
-        given = conditionals(*sites, variances, self._initial[1])
-        target, self.covariance, self.mean_square = smooth(given, variances, *self._initial)
+        filtered = conditionals(*sites, variances, self._initial[1])
+        target, self.covariance, self.mean_square = smooth(filtered, variances, *self._initial)
         step = target - self.states
         longest = step.abs().amax(0).clamp(min=_LONGEST)
         self.states = torch.addcdiv(self.states, step, longest, value=_LONGEST)
@@ -204,7 +204,7 @@ def blocks(num_pixels: int, num_dates: int, largest: int) -> Iterator[tuple[Tens
         yield torch.arange(start, end).clamp(max=stop - 1), slice(0, stop - start)
 
 
-def taken(values: Tensor, block: Tensor, wanted: slice) -> Tensor:
+def spectra_of(values: Tensor, block: Tensor, wanted: slice) -> Tensor:
     """``values[block]`` of a block of `blocks`, without a copy where it was not filled up."""
     if len(block) > wanted.stop:
         return values[block]

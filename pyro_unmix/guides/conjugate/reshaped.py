@@ -88,7 +88,7 @@ class ReshapedGuide(ConjugateGuide):
         hidden = encoded(self.shape_encoder, torch.cat([observed, path[:, 1:]], dim=-1), self.model)
         entered = (hidden @ self.enter.mT + self.offset).unbind(1)
         paths = path.unbind(1)
-        seen = torch.cat([valid.any(1, keepdim=True), valid], dim=1).to(path.dtype).unbind(1)
+        has_data = torch.cat([valid.any(1, keepdim=True), valid], dim=1).to(path.dtype).unbind(1)
 
         def conditional(previous: Tensor | None, t: int):  # type: ignore[no-untyped-def]
             if previous is None:
@@ -97,7 +97,7 @@ class ReshapedGuide(ConjugateGuide):
                 layer = entered[t - 1] + (previous - paths[t - 1]) @ self.follow[:, :-1].mT
             parameters = self.shape_start + torch.tanh(layer) @ self.shape_head.mT
             return self.family.around(
-                _by_precision(gaussian(previous, t)), parameters * seen[t].unsqueeze(-1)
+                _by_precision(gaussian(previous, t)), parameters * has_data[t].unsqueeze(-1)
             )
 
         return conditional

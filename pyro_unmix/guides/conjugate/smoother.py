@@ -59,41 +59,6 @@ def conditionals(
     return torch.stack(gains[::-1], dim=2), first, torch.stack(vectors[::-1], dim=1)
 
 
-def conditionals_of_few(
-    curvature: Tensor, pull: Tensor, step_variance: Tensor, initial_precision: Tensor
-) -> Conditionals:
-    """`conditionals` of a batch of training: by LAPACK, whose few calls take less time where pixels are few.
-
-    Parameters
-    ----------
-    curvature : Tensor, shape (B, T, D, D)
-    pull : Tensor, shape (B, T, D)
-    step_variance : Tensor, shape (B, T)
-    initial_precision : Tensor, shape (D,)
-
-    Returns
-    -------
-    tuple of Tensor
-        G_t (T, B, D, D), V_0 (B, D, D), and h_t (T+1, B, D).
-    """
-    curvatures, pulls = curvature.unbind(1), pull.unsqueeze(-1).unbind(1)
-    variances = step_variance[..., None, None].unbind(1)
-    unit = torch.eye(len(initial_precision), dtype=pull.dtype, device=pull.device)
-    information, vector = curvatures[-1], pulls[-1]
-    gains, vectors = [], [vector]
-    for t in range(len(pulls), 0, -1):
-        gain = torch.linalg.inv_ex(torch.addcmul(unit, variances[t - 1], information)).inverse
-        passed = torch.bmm(gain, information)
-        information, vector = (passed + passed.mT).mul_(0.5), torch.bmm(gain, vector)
-        gains.append(gain)
-        if t > 1:
-            information += curvatures[t - 2]
-            vector = vector + pulls[t - 2]
-        vectors.append(vector)
-    first = torch.linalg.inv_ex(information + torch.diag(initial_precision)).inverse
-    return torch.stack(gains[::-1]), first, torch.stack(vectors[::-1]).squeeze(-1)
-
-
 def _plus(matrix: Tensor, diagonal: Tensor | float) -> Tensor:
     """Add to the diagonal of a matrix (D, D, B), in place."""
     matrix.diagonal(dim1=0, dim2=1).add_(diagonal)
@@ -101,13 +66,13 @@ def _plus(matrix: Tensor, diagonal: Tensor | float) -> Tensor:
 
 
 def smooth(
-    given: Conditionals, step_variance: Tensor, initial_loc: Tensor, initial_precision: Tensor
+    filtered: Conditionals, step_variance: Tensor, initial_loc: Tensor, initial_precision: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Smoothed means and covariances, and each step's expected squared length per coordinate.
 
     Parameters
     ----------
-    given : tuple
+    filtered : tuple
         Of `conditionals`.
     step_variance : Tensor, shape (T, B)
     initial_loc, initial_precision : Tensor, shape (D,)
@@ -117,7 +82,7 @@ def smooth(
     tuple of Tensor
         Means (D, T+1, B), covariances (D, D, T+1, B) and ``E ||x_t - x_{t-1}||^2 / D`` (T, B).
     """
-    gains, marginal, vectors = given
+    gains, marginal, vectors = filtered
     size = len(vectors)
     pulled = (initial_precision * initial_loc).unsqueeze(-1)
     loc = apply(marginal, pulled + vectors[:, 0])

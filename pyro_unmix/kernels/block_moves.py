@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pyro_unmix.ops.simplex import to_softmax_basis
+from pyro_unmix.priors.abundances import AbundancePrior
 
 NUM_MOVES = 32  # of blocks, in a sweep
 _LENGTHS = (1, 2, 4, 8)  # dates that move together, besides all of them
@@ -22,7 +22,7 @@ _FLOOR = 1e-12  # of abundances, whose logarithms the chains start from
 _LEAST_VARIANCE = 1e-4  # of a proposal, in the softmax basis
 
 
-class StateChains:
+class BlockMoves:
     """S chains of the states ``c_0 .. c_T`` of B pixels, kept as (T+1, B, P, S).
 
     Parameters
@@ -39,7 +39,7 @@ class StateChains:
 
     def __init__(
         self,
-        prior: Any,
+        prior: AbundancePrior,
         abundances: Tensor,
         generator: np.random.Generator,
         index: Tensor | None = None,
@@ -52,7 +52,7 @@ class StateChains:
         self._start(prior, torch.cat([states[:1], states]))
         self.log_prior = self.log_prior_of(self.c)
 
-    def _start(self, prior: Any, c: Tensor) -> None:
+    def _start(self, prior: AbundancePrior, c: Tensor) -> None:
         """The states, a Gaussian walk like the prior's, by whose bridges blocks are moved, and every state's spread."""
         dtype = self.initial.loc.dtype
         mean = c.mean(-1)  # (T+1, B, P)
@@ -121,7 +121,11 @@ class StateChains:
         return held
 
     def _move(
-        self, held: np.ndarray, propose: Any, likelihood: Callable[[Tensor], Tensor], old: Tensor
+        self,
+        held: np.ndarray,
+        propose: Callable[[np.ndarray], tuple[Tensor, Tensor]],
+        likelihood: Callable[[Tensor], Tensor],
+        old: Tensor,
     ) -> Tensor:
         new, gain = propose(held)
         log_prior = self.log_prior_of(new)

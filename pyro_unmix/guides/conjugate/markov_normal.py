@@ -1,4 +1,4 @@
-"""A Gaussian chain of states as one distribution."""
+"""All states of a linear-Gaussian walk as one distribution."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor
 
 
-class ChainNormal(TorchDistribution):
+class MarkovNormal(TorchDistribution):
     """``c_t = offset_t + G_t c_{t-1} + F_t (shift_t + exp(log_scale_t) eps_t)`` for t = 0..T, F_t upper triangular.
 
     At t = 0 there is no state before, no shift and no scale. A draw and its density factorise and solve nothing.
@@ -23,7 +23,7 @@ class ChainNormal(TorchDistribution):
     factors : Tensor, shape (T+1, B, D, D)
         F_t, with a positive diagonal.
     shift, log_scale : Tensor, shape (B, T, D), optional
-        Of t = 1..T; zero without them. Only these have gradients.
+        Of t = 1..T; zero without them.
     """
 
     arg_constraints: ClassVar = {}
@@ -50,13 +50,21 @@ class ChainNormal(TorchDistribution):
         if torch.Size(batch_shape) == self.batch_shape:
             return self
         raise NotImplementedError(
-            f"ChainNormal has {self.batch_shape[0]} chains, got {batch_shape}"
+            f"MarkovNormal has {self.batch_shape[0]} chains, got {batch_shape}"
         )
 
     def from_noise(self, noise: Tensor) -> Tensor:
         """The chain (B, T+1, D) of standard-normal noise of that shape."""
-        given = self.shift, self.log_scale, noise
-        value: Any = _Draw.apply(*given, self.offsets, self.gains, self.factors)
+        inner = noise
+        if self.shift is not None and self.log_scale is not None:
+            later = self.shift + self.log_scale.exp() * noise[:, 1:]
+            inner = torch.cat([noise[:, :1], later], dim=1)
+        steps = self.offsets.unsqueeze(-1) + self.factors @ inner.transpose(0, 1).unsqueeze(-1)
+        first, *rest = steps.unbind()
+        states = [first]
+        for step, gain in zip(rest, self.gains.unbind(), strict=True):
+            states.append(torch.baddbmm(step, gain, states[-1]))
+        value = torch.stack(states, dim=1).squeeze(-1)
         self._last = (value, noise)
         return value
 
@@ -87,44 +95,3 @@ class ChainNormal(TorchDistribution):
             return noise
         later = (noise[:, 1:] - self.shift) * (-self.log_scale).exp()
         return torch.cat([noise[:, :1], later], dim=1)
-
-
-class _Draw(torch.autograd.Function):
-    """`ChainNormal.from_noise`, with gradients of shift and log-scale alone."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        shift: Tensor | None,
-        log_scale: Tensor | None,
-        noise: Tensor,
-        offsets: Tensor,
-        gains: Tensor,
-        factors: Tensor,
-    ) -> Tensor:
-        inner, scaled = noise, None
-        if shift is not None and log_scale is not None:
-            scaled = log_scale.exp() * noise[:, 1:]
-            inner = torch.cat([noise[:, :1], shift + scaled], dim=1)
-        moved = (factors * inner.transpose(0, 1).unsqueeze(-2)).sum(-1)
-        first, *rest = (offsets + moved).unsqueeze(-1).unbind()
-        states = [first]
-        for step, gain in zip(rest, gains.unbind(), strict=True):
-            states.append(torch.baddbmm(step, gain, states[-1]))
-        ctx.scaled = scaled
-        ctx.save_for_backward(gains, factors)
-        return torch.stack(states, dim=1).squeeze(-1)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        gains, factors = ctx.saved_tensors
-        if ctx.scaled is None:
-            return (None,) * 6
-        last, *rest = reversed(grad.unsqueeze(-1).unbind(1)[1:])
-        adjoints = [last]
-        for slope, gain in zip(rest, reversed(gains[1:].unbind()), strict=True):
-            adjoints.append(torch.baddbmm(slope, gain.mT, adjoints[-1]))
-        by_steps = torch.stack(adjoints[::-1])
-        by_shift = (factors[1:] * by_steps).sum(-2).transpose(0, 1)
-        return by_shift, by_shift * ctx.scaled, None, None, None, None
