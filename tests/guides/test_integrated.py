@@ -38,7 +38,7 @@ from pyro_unmix.priors import (
     WhiteNoise,
 )
 
-pytestmark = pytest.mark.usefixtures("pieces", "noise_of_dates")
+pytestmark = pytest.mark.usefixtures("noise_of_dates")
 
 
 def evaluated(function: Any, model: SGLMM, guide: ConjugateGuide) -> tuple[float, dict[str, Any]]:

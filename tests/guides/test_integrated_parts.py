@@ -12,7 +12,7 @@ from integrated_cases import DATES, WALKS, B, P, T, features, pair, scene
 from pyro_unmix.guides.conjugate.markov_normal import MarkovNormal
 from pyro_unmix.priors import ConstantWalk
 
-pytestmark = pytest.mark.usefixtures("pieces", "noise_of_dates")
+pytestmark = pytest.mark.usefixtures("noise_of_dates")
 
 
 def path(seed: int = 0) -> torch.Tensor:
