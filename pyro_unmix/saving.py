@@ -16,6 +16,7 @@ import xarray as xr
 
 from pyro_unmix._recipe import from_recipe, to_recipe
 from pyro_unmix.estimates import PlugInMean, PolishedMean, PosteriorMean
+from pyro_unmix.io.own_netcdf import open_netcdf
 
 _FORMAT = 1
 _ESTIMATES = {cls.__name__: cls for cls in (PosteriorMean, PlugInMean, PolishedMean)}
@@ -110,5 +111,5 @@ def _rebuild(recipe: Any, arrays: list[np.ndarray], state: Any, known: dict[str,
 
 
 def _read_netcdf(path: Path) -> xr.Dataset:
-    with xr.open_dataset(path, engine="h5netcdf") as dataset:
+    with open_netcdf(path) as dataset:
         return dataset.load()

@@ -25,6 +25,7 @@ from pyro_unmix.cli.pictures import write_pictures
 from pyro_unmix.endmembers import extract_endmembers
 from pyro_unmix.estimates import MOST_POLISHED
 from pyro_unmix.io import FileError, read_library
+from pyro_unmix.io.own_netcdf import open_netcdf
 from pyro_unmix.num_endmembers import estimate_num_endmembers
 from pyro_unmix.presets import (
     MIN_DATES,
@@ -171,7 +172,7 @@ def _library(arguments: argparse.Namespace, cubes: xr.DataArray) -> xr.DataArray
 
 def _of_command(path: Path) -> xr.DataArray:
     """The NetCDF of the command ``endmembers``."""
-    with xr.open_dataset(path, engine="h5netcdf") as dataset:
+    with open_netcdf(path) as dataset:
         if "reference_endmembers" not in dataset or "label" not in dataset.coords:
             raise ValueError(f"{path}: expected a file that pyro-unmix endmembers wrote")
         return dataset["reference_endmembers"].load()

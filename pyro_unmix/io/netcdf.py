@@ -18,6 +18,7 @@ from pyro_unmix.io.hdf5 import (
     open_hdf5,
     unwritten,
 )
+from pyro_unmix.io.hdf5_links import check_layout
 from pyro_unmix.io.image import Image
 from pyro_unmix.io.netcdf_grid import grid_of
 from pyro_unmix.io.netcdf_packing import (
@@ -105,12 +106,19 @@ def _open(path: Path) -> xr.Dataset:
     return xr.open_dataset(path, engine="h5netcdf", phony_dims="access", **settings)
 
 
+def is_only_a_dim(dataset: h5py.Dataset) -> bool:
+    """Whether it stands for a dim of NetCDF without coordinates, and has no values."""
+    name = dataset.attrs.get("NAME", b"")
+    return isinstance(name, (bytes, np.bytes_)) and name.startswith(_ONLY_A_DIM)
+
+
 def _check_coordinates(path: Path, file: h5py.File) -> None:
     """Opening loads the coordinates of the dims, so they must be there."""
     for dataset in file.values():
-        if not isinstance(dataset, h5py.Dataset) or dataset.ndim != 1:
+        if not isinstance(dataset, h5py.Dataset) or dataset.ndim > 1 or is_only_a_dim(dataset):
             continue
-        if bytes(dataset.attrs.get("NAME", b"")).startswith(_ONLY_A_DIM):
+        check_layout(path, dataset)
+        if dataset.ndim == 0:
             continue
         if never_written(dataset) and dataset.size * dataset.dtype.itemsize <= path.stat().st_size:
             continue
