@@ -213,6 +213,10 @@ def _check_reflectances(path: Path, spectra: list[Spectrum]) -> None:
 
 
 def _check_reflectance(path: Path, spectrum: Spectrum) -> None:
+    for text in (spectrum.name, spectrum.label):
+        if not text.strip() or "\0" in text:
+            problem = f"must be texts without null characters, and not empty, got {text!r}"
+            raise FileError(path, "names of spectra and classes", problem)
     if len(spectrum.values) < 2:
         raise FileError(path, spectrum.name, "fewer than 2 channels hold a value")
     if not (np.isfinite(spectrum.values).all() and np.isfinite(spectrum.wavelength).all()):

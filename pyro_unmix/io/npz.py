@@ -66,7 +66,13 @@ def _load_npy(path: Path) -> Any:
 
 def _load_npz(path: Path) -> dict[str, np.ndarray]:
     with zipfile.ZipFile(path) as archive:
-        members = {name.removesuffix(".npy"): name for name in archive.namelist()}
+        members: dict[str, str] = {}
+        for name in archive.namelist():
+            key = name.removesuffix(".npy")
+            if key in members:
+                problem = "is in the archive twice, and which of them counts nobody can know"
+                raise FileError(path, key, f"{problem}: write it again")
+            members[key] = name
         cube = only_key(members, CUBE_NAMES, path)
         return {
             key: _load_member(archive, members[key], path)
