@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 
 from pyro_unmix._check import MAX_MEDIAN_REFLECTANCE
 from pyro_unmix.io.errors import FileError
+from pyro_unmix.io.kinds import check_kind
 from pyro_unmix.io.library_databases import (
     read_database,
     read_ecostress,
@@ -94,6 +95,7 @@ def read_library(
     else:
         if not path.exists():
             raise FileNotFoundError(f"no such spectral library: {path}")
+        check_kind(path)
         spectra = _reader(path)(path, **options)
     if not spectra:
         raise FileError(path, "", "holds no reflectance spectrum")
