@@ -190,15 +190,14 @@ def _valid_share(image: Image, keep: np.ndarray, path: Path, nodata: Any) -> flo
     What is implausible in the whole image is so in some of the rows; only then, as rows alone can
     also look odd, are all of them looked at together.
     """
-    stored = image.values if image.values.ndim == 4 else image.values[np.newaxis]
     height, width = image.grid
     step = max(1, _BLOCK // (width * image.num_bands))
     observed, darkness = 0, Darkness()
     settings: dict[str, Any] = {"path": path, "nodata": nodata}
     try:
-        for t in range(len(stored)):
+        for t in range(image.num_dates):
             for row in range(0, height, step):
-                part = replace(image, values=stored[t, row : row + step])
+                part = replace(image, values=image.date(t)[row : row + step])
                 observed += _count(reflectance(part, keep, darkness=darkness, **settings))
         darkness.warn(path)
     except FileError:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pyro_unmix.cli.arguments import add_out_folder, make_folder
-from pyro_unmix.cli.console import bad_input, say
+from pyro_unmix.cli.console import BadInput, bad_input, say
 from pyro_unmix.cli.pictures import write_pictures
 from pyro_unmix.cli.results import load_result
 
@@ -31,6 +31,11 @@ def add_command(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     result = load_result(arguments.result)
+    if "valid" not in result.dataset:
+        raise BadInput(
+            f"{arguments.result}: variables: lacks valid: expected a result, as pyro-unmix unmix or "
+            "Unmixing.save writes it (a scene of simulate is none: pass it to unmix first)"
+        )
     out = make_folder(arguments.out)
     with bad_input():  # a NetCDF of other programs can hold anything
         pictures = write_pictures(result, out)

@@ -13,6 +13,7 @@ import xarray as xr
 from pyro_unmix.cli.console import bad_input
 from pyro_unmix.io import FileError
 from pyro_unmix.io.errors import parsing
+from pyro_unmix.io.formats.own_netcdf import open_netcdf
 from pyro_unmix.posterior.result import Unmixing
 from pyro_unmix.simulate import Scene
 
@@ -104,8 +105,9 @@ def write_scene(scene: Scene, path: Path, *, endmembers: bool = True) -> None:
 
 
 def _open(path: Path) -> xr.Dataset:
-    with parsing(path, "content", "the NetCDF of a result or a scene"):
-        with xr.open_dataset(path, engine="h5netcdf", decode_coords="all") as dataset:
+    what = "the NetCDF of a result or a scene"
+    with parsing(path, "content", what):
+        with open_netcdf(path, what, decode_coords="all") as dataset:
             lacking = _NEEDED - set(dataset.variables)
             if lacking:
                 problem = (

@@ -23,6 +23,7 @@ from pyro_unmix.data.bands import same_bands
 from pyro_unmix.data.names import material_names
 from pyro_unmix.infer import Checkpoints
 from pyro_unmix.io import FileError, read_library
+from pyro_unmix.io.formats.own_netcdf import open_netcdf
 from pyro_unmix.methods import fcls, hbun, kalman_em, online_unmixing
 from pyro_unmix.methods.redsunn import NUM_EPOCHS, redsunn
 from pyro_unmix.methods.redsunn_published import redsunn_published
@@ -167,7 +168,7 @@ def _library(arguments: argparse.Namespace, cubes: xr.DataArray) -> xr.DataArray
 
 def _of_command(path: Path) -> xr.DataArray:
     """The NetCDF of the command ``endmembers``."""
-    with xr.open_dataset(path, engine="h5netcdf") as dataset:
+    with open_netcdf(path) as dataset:
         if "reference_endmembers" not in dataset or "label" not in dataset.coords:
             raise ValueError(f"{path}: expected a file that pyro-unmix endmembers wrote")
         return dataset["reference_endmembers"].load()

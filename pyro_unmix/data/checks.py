@@ -59,6 +59,8 @@ def as_endmembers(
                 f"{name} must have the dims ('wavelength', 'endmember'), got {x.dims}: rename or "
                 "select, for example x.rename(band='wavelength')"
             )
+        if "label" not in x.coords:  # the classes of a library count, not the names of its spectra
+            check_names(x, name)
         x = x.transpose("wavelength", "endmember").to_numpy()
     matrix = finite_array(x, name, ndim=2)
     _check_endmember_sizes(matrix, num_bands, name)
@@ -75,6 +77,25 @@ def as_endmembers(
             "the scale of the data"
         )
     return matrix
+
+
+def check_names(x: xr.DataArray, name: str) -> None:
+    """Raise ValueError unless the materials of a DataArray, where they have names, can be told apart by them."""
+    if "endmember" not in x.coords:
+        return
+    labels = x["endmember"].to_numpy().tolist()
+    rename = f"rename with {name}.assign_coords(endmember=[...])"
+    for label in labels:
+        if isinstance(label, str) and (not label.strip() or "\0" in label):
+            raise ValueError(
+                f"the names of {name} must be texts without null characters, and not empty, got "
+                f"{label!r}: {rename}"
+            )
+    again = [label for position, label in enumerate(labels) if label in labels[:position]]
+    if again:
+        raise ValueError(
+            f"the names of {name} must differ, got {again[0]!r} more than once: {rename}"
+        )
 
 
 def _check_endmember_sizes(matrix: np.ndarray, num_bands: int | None, name: str) -> None:
@@ -188,11 +209,19 @@ def as_wavelengths(wavelength: npt.ArrayLike | xr.DataArray, num_bands: int) -> 
             f"wavelength must be in nm, but its largest value is {array.max():g}, which looks "
             "like um: multiply by 1000"
         )
+    if array.size > 1 and array.min() == array.max():
+        raise ValueError(
+            f"wavelength must differ between bands, got {array[0]:g} nm for all {array.size}: leave "
+            "it out if it is not known"
+        )
     return array
 
 
-def plausible_reflectance(values: np.ndarray) -> None:
-    """Raise ValueError unless (T, H, W, L) holds plausible reflectances; one date at a time."""
+def plausible_reflectance(values: np.ndarray, *, whole_scene: bool = True) -> None:
+    """Raise ValueError unless (T, H, W, L) holds plausible reflectances; one date at a time.
+
+    A part of a scene may lie in the shade, where all values can be negative.
+    """
     observed: int = 0
     large: int = 0
     any_valid = False
@@ -228,6 +257,11 @@ def plausible_reflectance(values: np.ndarray) -> None:
         raise ValueError(
             f"reflectance must be about 0 to 1, got a median of {np.nanmedian(values):g}, above "
             f"{MAX_MEDIAN_REFLECTANCE:g}: divide by the scale of the product, for example 10000"
+        )
+    if high < 0 and whole_scene:
+        raise ValueError(
+            f"reflectance must be about 0 to 1, got no positive value ({low:g} to {high:g}): scale, "
+            "offset or sign are wrong, or nodata is not marked as NaN"
         )
     if max(-low, high) > _MAX_MAGNITUDE:
         odd = low if -low > high else high

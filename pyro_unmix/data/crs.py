@@ -8,6 +8,10 @@ from typing import Any
 
 # What PROJ and GDAL call a datum that the text does not name.
 _NO_DATUM = re.compile(r'DATUM\["(unknown|not[ _]specified)', re.IGNORECASE)
+# What is no CRS by itself, GDAL takes for a file or an address, and reads that.
+_BY_ITSELF = re.compile(
+    r"\s*(\w+\s*[\[(]|\{|\+(proj|init)\b|(EPSG|ESRI|IGNF|OGC|urn):|(WGS|NAD)\d\d)", re.IGNORECASE
+)
 _MARKS = {"crs_wkt", "spatial_ref", "grid_mapping_name", "GeoTransform"}
 
 
@@ -77,6 +81,8 @@ def _same_by_rasterio(one: str, two: str) -> bool:
     from rasterio.crs import CRS
     from rasterio.errors import CRSError
 
+    if not (_BY_ITSELF.match(one) and _BY_ITSELF.match(two)):
+        return False
     try:
         first, other = CRS.from_user_input(one), CRS.from_user_input(two)
     except CRSError:

@@ -51,8 +51,19 @@ def from_numpy(x: np.ndarray) -> xr.DataArray:
     return xr.DataArray(values if x.ndim == 4 else values[np.newaxis], dims=DIMS)
 
 
+def check_sizes(x: xr.DataArray, what: str) -> None:
+    """Raise ValueError where Dask does not know how many elements a dim has."""
+    unknown = [str(dim) for dim, size in x.sizes.items() if size != size]
+    if unknown:
+        raise ValueError(
+            f"{what} must have known sizes, got none along {', '.join(unknown)}: call "
+            "compute_chunk_sizes() of the dask array"
+        )
+
+
 def from_dataarray(x: xr.DataArray, what: str) -> xr.DataArray:
     """A DataArray with the dims in their order and the dates as datetime64 or numbers."""
+    check_sizes(x, what)
     missing = [dim for dim in DIMS if dim not in x.dims and dim != "time"]
     unknown = [dim for dim in x.dims if dim not in DIMS]
     if missing or unknown:

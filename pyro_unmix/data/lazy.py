@@ -8,6 +8,8 @@ from typing import Any, TypeGuard
 import numpy as np
 import xarray as xr
 
+from pyro_unmix.data.checks import plausible_reflectance
+from pyro_unmix.data.cube_input import check_sizes
 from pyro_unmix.data.cubes import DIMS, as_cube_sequence, whole_spectra
 from pyro_unmix.ops.checks import positive_int
 
@@ -37,6 +39,7 @@ def as_lazy_cubes(cubes: xr.DataArray, tile: int | None = None) -> xr.DataArray:
             f"cubes must be a DataArray, got {type(cubes).__name__}: as_cube_sequence(cubes) makes "
             "one"
         )
+    check_sizes(cubes, "cubes")
     corner = cubes.isel({dim: slice(0, 1) for dim in ("y", "x") if dim in cubes.dims})
     # Dims, dates, bands and type are checked on a corner of plausible values.
     checked = as_cube_sequence(corner.copy(data=np.full(corner.shape, 0.5).astype(cubes.dtype)))
@@ -68,5 +71,8 @@ def cleaned(tile: xr.DataArray) -> xr.DataArray:
     values = np.ma.filled(tile.to_numpy(), np.nan)
     # Row by row: as a rule the first one has a valid pixel.
     if any((whole_spectra(row) & row.any(axis=-1)).any() for image in values for row in image):
+        if np.fmax.reduce(values, axis=None) < 0:  # all in the shade, unlike the scene
+            plausible_reflectance(values, whole_scene=False)
+            return tile.copy(data=values)
         return as_cube_sequence(tile)
     return tile.copy(data=np.full_like(values, np.nan))

@@ -6,8 +6,9 @@ import hashlib
 import io
 import logging
 import os
-import pickle
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -261,7 +262,9 @@ class Checkpoints:
             return False
         path, content = found
         state = _unpacked(content, path)
-        different = run.check(state)
+        _check_state(state, path)
+        with _damaged(path):
+            different = run.check(state)
         if different:
             raise ValueError(
                 f"{path} is of another fit: {'; '.join(different[:4])}. Pass the same model, "
@@ -274,7 +277,9 @@ class Checkpoints:
                 "as many or more, or pass another folder, or Checkpoints(folder, resume=False) to start anew and "
                 "remove it"
             )
-        run.restore(state)
+        with _damaged(path):
+            run.restore(state)
+            _check_finite(run, path)
         self._kept = [path]
         if workers.is_first:
             logger.info("going on from %s, after %d steps", path, len(run.losses))
@@ -341,8 +346,8 @@ class Checkpoints:
 def _unpacked(content: bytes, path: Path) -> dict[str, Any]:
     try:
         state = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        first = str(error).splitlines()[0]
+    except Exception as error:  # parsers raise what damaged bytes lead them to
+        first = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(
             f"{path} is not a checkpoint of fit, which holds nothing but tensors, numbers and text "
             f"({first}): remove it, or pass another folder"
@@ -354,6 +359,44 @@ def _unpacked(content: bytes, path: Path) -> dict[str, Any]:
             "resume=False to start anew and remove it, or another folder"
         )
     return state
+
+
+@contextmanager
+def _damaged(path: Path) -> Iterator[None]:
+    """What a checkpoint of other content than ours leads to is an error that names it."""
+    try:
+        yield
+    except ValueError:
+        raise
+    except (KeyError, TypeError, AttributeError, IndexError, RuntimeError, RecursionError) as error:
+        raise ValueError(
+            f"{path} is damaged ({type(error).__name__}: {str(error)[:200]}): remove it, so that the "
+            "checkpoint before it is taken, or pass another folder"
+        ) from error
+
+
+def _check_state(state: dict[str, Any], path: Path) -> None:
+    """What the digest in the name does not tell: a checkpoint may be made by others."""
+    losses = state.get("losses")
+    steps = losses.numel() if isinstance(losses, Tensor) and losses.dim() == 1 else None
+    if not isinstance(losses, Tensor) or steps != _number(path):
+        raise ValueError(
+            f"{path} is damaged: expected the losses of {_number(path)} steps, as its name says, got "
+            f"{'none' if steps is None else steps}: remove it, or pass another folder"
+        )
+    if not torch.isfinite(losses).all():
+        raise ValueError(f"{path} is damaged: losses hold NaN or infinity: remove it")
+
+
+def _check_finite(run: Run, path: Path) -> None:
+    """Trained numbers, once they are where they belong."""
+    found = [(f"{n}.{k}", v) for n, part in run._modules() for k, v in part.named_parameters()]
+    found += list(loose_params(run.model, run.guide)["params"].items())
+    for name, value in found:
+        if not torch.isfinite(value).all():
+            raise ValueError(
+                f"{path} is damaged: {name} holds NaN or infinity: remove it, or pass another folder"
+            )
 
 
 def _hint(different: list[str]) -> str:

@@ -204,19 +204,20 @@ def reflectance(
     factor, shift = per_band(factor, keep), per_band(shift, keep)
     marks = image.nodata if nodata is None else nodata
     marks = None if marks is None else per_band(marks, keep)
-    stored = image.values if image.values.ndim == 4 else image.values[np.newaxis]
+    stored = image.values.dtype
     # Integers of 16 bits and their products with a scale lose nothing that matters in float32.
-    wide = stored.dtype.itemsize > (4 if stored.dtype.kind == "f" else 2)
-    num_kept = int(np.count_nonzero(keep))
-    out = np.empty((*stored.shape[:3], num_kept), dtype=np.float64 if wide else np.float32)
-    for t, row in np.ndindex(*stored.shape[:2]):
+    wide = stored.itemsize > (4 if stored.kind == "f" else 2)
+    shape = (image.num_dates, *image.grid, int(np.count_nonzero(keep)))
+    out = np.empty(shape, dtype=np.float64 if wide else np.float32)
+    for t in range(image.num_dates):
         # Row by row, so that no second copy of the image is made.
-        line = np.asarray(stored[t, row])[:, keep]
-        with np.errstate(over="ignore", invalid="ignore"):
-            result = line.astype(np.float64) * factor + shift
-            if marks is not None:
-                result[is_nodata(line, marks)] = np.nan
-            out[t, row] = result
+        for row, numbers in enumerate(image.date(t)):
+            line = np.asarray(numbers)[:, keep]
+            with np.errstate(over="ignore", invalid="ignore"):
+                result = line.astype(np.float64) * factor + shift
+                if marks is not None:
+                    result[is_nodata(line, marks)] = np.nan
+                out[t, row] = result
     _check_plausible(out, image, path, nodata_known=marks is not None)
     counted = Darkness() if darkness is None else darkness
     counted.add(out)

@@ -23,6 +23,7 @@ from pyro_unmix.io.formats import (
     sentinel2,
 )
 from pyro_unmix.io.image import Image, check_shapes
+from pyro_unmix.io.integrity.kinds import check_kind
 
 logger = logging.getLogger(__name__)
 
@@ -105,6 +106,7 @@ def find_reader(path: str | os.PathLike[str]) -> Reader:
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"no such file: {path}")
+    check_kind(path)
     table = readers()
     for reader in table:
         try:

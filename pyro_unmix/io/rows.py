@@ -45,6 +45,12 @@ class FileRows:
     def ndim(self) -> int:
         return len(self.shape)
 
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """All of it in memory."""
+        parts = [np.asarray(self[t]) for t in range(len(self))] if self.ndim == 4 else None
+        whole = self[:] if parts is None else np.stack(parts)
+        return np.asarray(whole, dtype=dtype)
+
     def __len__(self) -> int:
         return self.shape[0]
 

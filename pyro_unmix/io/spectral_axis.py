@@ -66,6 +66,9 @@ def wavelength_in_nm(
             f"expected {low / factor:g} to {high / factor:g}: correct the file, or {_HOW}"
         )
         raise FileError(path, "wavelength", problem)
+    if nm.size > 1 and nm.min() == nm.max():
+        problem = f"must differ between bands, got {array[0]:g} {name} for all {nm.size}"
+        raise FileError(path, "wavelength", problem)
     return nm
 
 

@@ -23,7 +23,7 @@ class Image:
     Parameters
     ----------
     values : numpy.ndarray (H, W, L) or (T, H, W, L)
-        The stored numbers, as they are in the file; a memory map or `FileRows` will do.
+        The stored numbers, as they are in the file; `FileRows`, which leave them there, will do.
     format : str
         What the file was understood to be.
     wavelength, fwhm : numpy.ndarray (L,), optional

@@ -38,9 +38,13 @@ def score(result: HasImages, truth: Truth) -> dict[str, float]:
 
     Raises
     ------
+    TypeError
+        If one of them is an array or anything else without these attributes.
     ValueError
         If the two differ in size, or as in the functions for each score.
     """
+    _need(result, "result", ("abundances", "endmembers", "reconstruct"))
+    _need(truth, "truth", ("abundances", "endmembers", "cubes"))
     estimated = as_array(result.abundances, "abundances", ("time", "endmember"))
     true = as_array(truth.abundances, "truth", ("time", "endmember"))
     same_shape(estimated, true, "abundances")
@@ -72,6 +76,16 @@ def _order_of_abundances(estimated: Array, true: Array) -> Array:
     require(int(known.sum()), "abundances")
     differences = true[known][:, :, np.newaxis] - estimated[known][:, np.newaxis]
     return linear_sum_assignment((differences**2).sum(axis=0))[1]
+
+
+def _need(source: object, name: str, attributes: tuple[str, ...]) -> None:
+    lacking = [attribute for attribute in attributes if not hasattr(source, attribute)]
+    if lacking:
+        raise TypeError(
+            f"{name} must have {', '.join(attributes)}, got {type(source).__name__} without "
+            f"{', '.join(lacking)}: compare arrays with nrmse_abundances, nrmse_endmembers, "
+            "nrmse_reconstruction"
+        )
 
 
 def _date_of_endmembers(source: HasSpectra, time: int) -> Array:

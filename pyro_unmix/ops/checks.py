@@ -10,6 +10,9 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 
+# Of a size or a seed, in torch.
+_LARGEST_INT = 2**63 - 1
+
 
 def finite_array(
     x: npt.ArrayLike,
@@ -58,14 +61,14 @@ def finite_array(
 
 
 def positive_int(value: object, name: str, *, minimum: int = 1) -> int:
-    """Return `value` as an int of at least `minimum`.
+    """Return `value` as an int of at least `minimum`, of 64 bits.
 
     Raises
     ------
     TypeError
         If it is not an integer (a bool and a float such as 3.0 are not).
     ValueError
-        If it is too small.
+        If it is too small or too large.
     """
     if isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name} must be an integer, got the bool {value}")
@@ -76,6 +79,8 @@ def positive_int(value: object, name: str, *, minimum: int = 1) -> int:
         raise TypeError(f"{name} must be an integer, got {value!r} ({kind})") from None
     if number < minimum:
         raise ValueError(f"{name} must be at least {minimum}, got {number}")
+    if number > _LARGEST_INT:
+        raise ValueError(f"{name} must be at most {_LARGEST_INT}, got {number}")
     return number
 
 

@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any
@@ -15,12 +17,18 @@ import torch
 import xarray as xr
 
 from pyro_unmix import bases, guides, mixing, models, priors  # noqa: F401 - whose classes a saved result may name
+from pyro_unmix.io.errors import FileError
+from pyro_unmix.io.formats.own_netcdf import open_netcdf
+from pyro_unmix.io.integrity.kinds import check_kind
 from pyro_unmix.models.base import FunctionModel
+from pyro_unmix.ops.checks import positive_int
 from pyro_unmix.ops.recipes import Recorded, from_recipe, to_recipe
 from pyro_unmix.posterior.decoding import name_of
 from pyro_unmix.posterior.estimates import PlugInMean, PolishedMean, PosteriorMean
 
 _FORMAT = 1
+_MAX_RECIPE = 64 * 2**20  # bytes; the arrays of a model are not in it
+_UNDEFINED = "is not defined here: import the module"
 _ESTIMATES = {cls.__name__: cls for cls in (PosteriorMean, PlugInMean, PolishedMean)}
 
 
@@ -105,53 +113,134 @@ def _write(
     (folder / "recipe.json").write_text(json.dumps(recipe, indent=1), encoding="utf-8")
     result.to_dataset().to_netcdf(folder / "result.nc", engine="h5netcdf")
     if with_cubes and result.cubes is not None:
-        result.cubes.to_netcdf(folder / "cubes.nc", engine="h5netcdf")
+        result.cubes.rename("reflectance").to_netcdf(folder / "cubes.nc", engine="h5netcdf")
 
 
 def load(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The arguments of the `Unmixing` that `save` wrote; runs no code from the file."""
+    """The arguments of the `Unmixing` that `save` wrote; runs no code from the file.
+
+    Raises
+    ------
+    FileError
+        If a file of the folder is missing, damaged or does not fit the others; it names file and field.
+    """
     path = Path(path)
-    try:
-        recipe = json.loads((path / "recipe.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"{path} is not a saved result (recipe.json: {error}): pass the folder that "
-            "Unmixing.save wrote"
-        ) from error
-    if recipe.get("format") != _FORMAT:
-        raise ValueError(
-            f"{path} has format {recipe.get('format')}, this version reads {_FORMAT}: load it "
-            "with the version of pyro_unmix that wrote it"
-        )
-    saved = torch.load(path / "weights.pt", weights_only=True, map_location="cpu")
-    arrays = [tensor.numpy() for tensor in saved["arrays"]]
-    model = _rebuild(recipe["model"], arrays, saved["model"], {})
-    guide = _rebuild(recipe["guide"], arrays, saved["guide"], {"model": model})
-    dataset = _read_netcdf(path / "result.nc")
-    cubes = _read_netcdf(path / "cubes.nc") if (path / "cubes.nc").exists() else None
-    kind, *settings = recipe["estimate"]
+    recipe_file, weights, maps = (
+        path / name for name in ("recipe.json", "weights.pt", "result.nc")
+    )
+    recipe = _read_recipe(path)
+    for file in (weights, maps):
+        _need(file)
+    with _part(weights, "content"):
+        saved = torch.load(weights, weights_only=True, map_location="cpu")
+        arrays = [tensor.numpy() for tensor in saved["arrays"]]
+        states = {name: dict(saved[name]) for name in ("model", "guide")}
+    parts: dict[str, Any] = {}
+    for name in ("model", "guide"):
+        known = dict(parts)
+        with _part(recipe_file, name):
+            part = from_recipe(recipe[name], arrays, known)
+        with _part(weights, name):
+            parts[name] = _trained(part, states[name], weights, name)
+    with _part(recipe_file, "estimate"):
+        kind, *settings = recipe["estimate"]
+        estimate = _ESTIMATES[kind](*settings)
+    with _part(recipe_file, "seed"):
+        seed = positive_int(recipe["seed"], "seed", minimum=0)
+    if not isinstance(recipe["method"], str):
+        raise FileError(recipe_file, "method", f"must be a text, got {recipe['method']!r:.80}")
+    dataset = _read_netcdf(maps, ("abundances", "reference_endmembers", "losses"))
+    cubes = None
+    if (path / "cubes.nc").exists():
+        cubes = _read_netcdf(path / "cubes.nc", ("reflectance",))["reflectance"]
+        _check_sizes(path / "cubes.nc", cubes, dataset)
     return dict(
         dataset=dataset.drop_vars("losses"),
         losses=dataset["losses"].to_numpy(),
-        model=model,
-        guide=guide,
-        cubes=None if cubes is None else cubes["reflectance"],
-        estimate=_ESTIMATES[kind](*settings),
-        seed=recipe["seed"],
+        cubes=cubes,
+        estimate=estimate,
+        seed=seed,
         method=recipe["method"],
+        **parts,
     )
 
 
-def _rebuild(recipe: Any, arrays: list[np.ndarray], state: Any, known: dict[str, Any]) -> Any:
-    part = from_recipe(recipe, arrays, known)
-    if part is not None:
-        floating = [tensor.dtype for tensor in state.values() if tensor.is_floating_point()]
-        if floating:
-            part.to(floating[0])
-        part.load_state_dict(state)
+def _read_recipe(path: Path) -> dict[str, Any]:
+    file = path / "recipe.json"
+    try:
+        if path.is_dir() and file.exists():
+            _need(file)
+            if file.stat().st_size > _MAX_RECIPE:
+                problem = f"expected at most {_MAX_RECIPE} bytes, got {file.stat().st_size}"
+                raise FileError(file, "size", problem)
+        recipe = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(recipe, dict):
+            raise ValueError(f"holds a {type(recipe).__name__}")
+    except FileError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
+        problem = f"is not a saved result (recipe.json: {error}): pass the folder that Unmixing.save wrote"
+        raise FileError(path, "", problem) from error
+    if recipe.get("format") != _FORMAT:
+        problem = (
+            f"has format {recipe.get('format')!r:.80}, this version reads {_FORMAT}: load it with "
+            "the version of pyro_unmix that wrote it"
+        )
+        raise FileError(path, "", problem)
+    lacking = {"method", "seed", "estimate", "model", "guide"} - set(recipe)
+    if lacking:
+        raise FileError(file, ", ".join(sorted(lacking)), "is missing: the file is damaged")
+    return recipe
+
+
+def _need(file: Path) -> None:
+    try:
+        check_kind(file, folder=False)
+    except FileNotFoundError as error:
+        raise FileError(file, "", "is missing: the saved result is incomplete") from error
+
+
+@contextmanager
+def _part(file: Path, field: str) -> Iterator[None]:
+    """Whatever damaged or foreign content leads to is an error that names file and field."""
+    try:
+        yield
+    except (FileError, ImportError):
+        raise
+    except Exception as error:
+        text = " ".join(str(error).split())[:400]
+        # What only the user can mend is said as it is.
+        damaged = "" if _UNDEFINED in text else f"is damaged ({type(error).__name__}): "
+        raise FileError(file, field, f"{damaged}{text}") from error
+
+
+def _trained(part: Any, state: dict[str, Any], file: Path, name: str) -> Any:
+    """The model or guide with its parameters, all of which must be numbers."""
+    if part is None:
+        return None
+    floating = [tensor.dtype for tensor in state.values() if tensor.is_floating_point()]
+    if floating:
+        part.to(floating[0])
+    part.load_state_dict(state)
+    for parameter, values in part.named_parameters():
+        if not torch.isfinite(values).all():
+            problem = "holds NaN or infinity: the file is damaged, or the fit had failed"
+            raise FileError(file, f"{name}.{parameter}", problem)
     return part
 
 
-def _read_netcdf(path: Path) -> xr.Dataset:
-    with xr.open_dataset(path, engine="h5netcdf") as dataset:
+def _read_netcdf(file: Path, needed: tuple[str, ...]) -> xr.Dataset:
+    _need(file)
+    with _part(file, "content"), open_netcdf(file) as dataset:
+        for name in needed:
+            if name not in dataset:
+                raise FileError(file, name, "is missing: the file is damaged")
         return dataset.load()
+
+
+def _check_sizes(file: Path, cubes: xr.DataArray, dataset: xr.Dataset) -> None:
+    """Images and maps are of one scene."""
+    sizes = {dim: dataset.sizes.get(dim) for dim in ("time", "y", "x", "wavelength")}
+    if dict(cubes.sizes) != sizes:
+        problem = f"has the sizes {dict(cubes.sizes)}, but the maps have {sizes}"
+        raise FileError(file, "reflectance", problem)

@@ -16,6 +16,7 @@ from pyro_unmix.io.errors import FileError
 from pyro_unmix.io.formats.metadata import attribute_text, read_time
 from pyro_unmix.io.image import Image
 from pyro_unmix.io.integrity.hdf5 import dataset_rows, open_hdf5, read_dataset
+from pyro_unmix.io.integrity.hdf5_links import without_links
 from pyro_unmix.io.stored import assume
 
 _CUBE = "reflectance"
@@ -31,7 +32,7 @@ class EmitReader:
 
     def sniff(self, path: Path) -> bool:
         try:
-            with h5py.File(path, "r") as file:
+            with without_links(path) as file:
                 return f"{_BANDS}/wavelengths" in file and _CUBE in file
         except (OSError, RuntimeError, KeyError, ValueError):
             return False

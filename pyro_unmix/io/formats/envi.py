@@ -15,6 +15,7 @@ import numpy as np
 
 from pyro_unmix.io.errors import FileError, parsing
 from pyro_unmix.io.formats.envi_map import transform_and_crs
+from pyro_unmix.io.integrity.flat import flat_rows
 from pyro_unmix.io.stored import Image, assume
 
 # https://www.nv5geospatialsoftware.com/docs/ENVIHeaderFiles.html; 6 and 9 are complex.
@@ -70,7 +71,7 @@ class _Envi:
             data_path = _find_data(header_path)
         check_size(header, header_path, data_path)
         facts = metadata(header, header_path)
-        return Image(values=_open(header_path, data_path), format=self.name, **facts)
+        return Image(values=_stored(header, data_path), format=self.name, **facts)
 
 
 READER = _Envi()
@@ -295,16 +296,13 @@ def check_size(header: Mapping[str, Any], header_path: Path, data_path: Path) ->
         raise FileError(data_path, "size", problem)
 
 
-def _open(header_path: Path, data_path: Path) -> np.ndarray:
-    """(y, x, band), a memory map."""
-    envi = _spectral()
-    with parsing(header_path, "header", "an ENVI image"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        image = envi.open(str(header_path.resolve()), str(data_path.resolve()))
-        values = image.open_memmap(interleave="bip", writable=False)
-    if values is None:
-        raise FileError(data_path, "values", "cannot be mapped into memory")
-    return values
+def _stored(header: Mapping[str, Any], data_path: Path) -> Any:
+    """Rows (y, x, band), after `check_size`."""
+    shape = tuple(int(header[name]) for name in ("lines", "samples", "bands"))
+    offset = int(header.get("header offset", "0"))
+    interleave = header["interleave"].lower()
+    dtype = stored_dtype(header)
+    return flat_rows(data_path, "size", dtype, shape, offset=offset, interleave=interleave)
 
 
 def _whole(header: Mapping[str, Any], name: str, path: Path, minimum: int) -> int:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ET
+from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
+from xml.parsers import expat
 
 import h5py
 import numpy as np
@@ -65,16 +67,37 @@ def read_xml(path: Path) -> ET.Element:
     if size > _MAX_XML_BYTES:
         raise FileError(path, "size", f"expected at most {_MAX_XML_BYTES} bytes, got {size}")
     content = path.read_bytes()
-    if b"<!DOCTYPE" in content or b"<!ENTITY" in content:
-        raise FileError(path, "DOCTYPE", "is not allowed in product metadata")
     try:
+        _check_doctype(content, path)
         root = ET.fromstring(content)
-    except (ET.ParseError, ValueError, LookupError) as error:
+    except FileError:
+        raise
+    except (ET.ParseError, expat.ExpatError, ValueError, LookupError) as error:
         raise FileError(path, "XML", f"is broken: {error}") from error
     for element in root.iter():
         if isinstance(element.tag, str):
             element.tag = element.tag.rpartition("}")[2]
     return root
+
+
+class _Root(Exception):
+    """The root element begins."""
+
+
+def _check_doctype(content: bytes, path: Path) -> None:
+    """By the parser itself, which knows the encoding; a document type can only stand before the root."""
+
+    def refuse(*_: object) -> None:
+        raise FileError(path, "DOCTYPE", "is not allowed in product metadata")
+
+    def end(*_: object) -> None:
+        raise _Root
+
+    parser = expat.ParserCreate()
+    parser.StartDoctypeDeclHandler = parser.EntityDeclHandler = refuse
+    parser.StartElementHandler = end
+    with suppress(_Root):
+        parser.Parse(content, True)
 
 
 def starts_with(path: Path, *needles: bytes, limit: int = 1 << 16) -> bool:

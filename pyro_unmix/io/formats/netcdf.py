@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +22,14 @@ from pyro_unmix.io.formats.netcdf_packing import (
 )
 from pyro_unmix.io.image import Image
 from pyro_unmix.io.integrity.hdf5 import (
-    MAX_DEFLATE,
     check_stored,
     fill_value,
     never_written,
     open_hdf5,
     unwritten,
 )
+from pyro_unmix.io.integrity.hdf5_links import check_layout
+from pyro_unmix.io.integrity.zarr_store import check_store, is_store, open_store
 from pyro_unmix.io.rows import FileRows
 
 # Names under which other programs keep the axes; sizes say nothing.
@@ -53,7 +51,7 @@ class _NetCDF:
 
     def sniff(self, path: Path) -> bool:
         if path.is_dir():
-            return _is_zarr(path)
+            return is_store(path)
         with path.open("rb") as file:
             head = file.read(4)
         return head[:3] == b"CDF" or bool(h5py.is_hdf5(path))
@@ -86,23 +84,14 @@ class _NetCDF:
 READER = _NetCDF()
 
 
-def _is_zarr(path: Path) -> bool:
-    return any((path / name).is_file() for name in ("zarr.json", ".zgroup", ".zmetadata"))
-
-
 def _open(path: Path) -> xr.Dataset:
     """Lazily, with the stored numbers; only the coordinates of the dims are in memory."""
     settings: dict[str, Any] = {"decode_cf": False}
     if path.is_dir():
-        if not _is_zarr(path):
+        if not is_store(path):
             raise FileError(path, "format", "is a folder, but no Zarr store")
-        _check_zarr(path)
-        try:
-            return xr.open_zarr(path, chunks=None, **settings)
-        except (ImportError, ValueError) as error:
-            if "zarr" in str(error) and not _has_zarr():
-                raise ImportError('Zarr needs: pip install "pyro-unmix[scale]"') from error
-            raise
+        check_store(path)
+        return open_store(path)
     with path.open("rb") as file:
         head = file.read(4)
     if head in (b"CDF\x01", b"CDF\x02"):
@@ -117,31 +106,23 @@ def _open(path: Path) -> xr.Dataset:
     return xr.open_dataset(path, engine="h5netcdf", phony_dims="access", **settings)
 
 
-def _has_zarr() -> bool:
-    return find_spec("zarr") is not None
+def is_only_a_dim(dataset: h5py.Dataset) -> bool:
+    """Whether it stands for a dim of NetCDF without coordinates, and has no values."""
+    name = dataset.attrs.get("NAME", b"")
+    return isinstance(name, (bytes, np.bytes_)) and name.startswith(_ONLY_A_DIM)
 
 
 def _check_coordinates(path: Path, file: h5py.File) -> None:
     """Opening loads the coordinates of the dims, so they must be there."""
     for dataset in file.values():
-        if not isinstance(dataset, h5py.Dataset) or dataset.ndim != 1:
+        if not isinstance(dataset, h5py.Dataset) or dataset.ndim > 1 or is_only_a_dim(dataset):
             continue
-        if bytes(dataset.attrs.get("NAME", b"")).startswith(_ONLY_A_DIM):
+        check_layout(path, dataset)
+        if dataset.ndim == 0:
             continue
         if never_written(dataset) and dataset.size * dataset.dtype.itemsize <= path.stat().st_size:
             continue
         check_stored(path, dataset)
-
-
-def _check_zarr(path: Path) -> None:
-    """Compare the declared sizes with what the store holds; chunks of fill are left out of it."""
-    stored = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    for meta in [*path.rglob(".zarray"), *path.rglob("zarr.json")]:
-        with parsing(meta, "shape", "Zarr metadata"):
-            shape = json.loads(meta.read_text(encoding="utf-8")).get("shape", [])
-            if math.prod(shape) > MAX_DEFLATE * stored:
-                problem = f"declares {shape} values, but the whole store has {stored} bytes"
-                raise FileError(path, meta.parent.name, problem)
 
 
 def _cube_name(dataset: xr.Dataset, path: Path) -> str:
@@ -243,7 +224,7 @@ def _load(path: Path, name: str, where: tuple[slice, ...]) -> np.ndarray:
             return np.asarray(file[name][where])
     settings: dict[str, Any] = {"decode_cf": False}
     if path.is_dir():
-        with xr.open_zarr(path, chunks=None, **settings) as dataset:
+        with open_store(path) as dataset:
             return dataset[name][where].to_numpy()
     with xr.open_dataset(path, engine="scipy", **settings) as dataset:
         return dataset[name][where].to_numpy()

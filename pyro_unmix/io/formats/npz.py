@@ -11,6 +11,7 @@ from typing import IO, Any
 import numpy as np
 
 from pyro_unmix.io.errors import FileError, parsing
+from pyro_unmix.io.integrity.flat import flat_rows
 from pyro_unmix.io.stored import Image, assume
 
 CUBE_NAMES = ("cubes", "reflectance", "Y")
@@ -52,15 +53,26 @@ class _Npz:
 READER = _Npz()
 
 
-def _load_npy(path: Path) -> np.ndarray:
+def _load_npy(path: Path) -> Any:
+    """The array, or its rows where these lie together."""
     with path.open("rb") as file:
-        _check_header(file, path.stat().st_size, path, "array")
-    return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+        shape, fortran, dtype = _check_header(file, path.stat().st_size, path, "array")
+        if len(shape) in (3, 4) and 0 not in shape and not fortran:
+            return flat_rows(path, "array", dtype, shape, offset=file.tell())
+        file.seek(0)
+        with parsing(path, "array", "a NumPy array"):
+            return np.lib.format.read_array(file, allow_pickle=False)
 
 
 def _load_npz(path: Path) -> dict[str, np.ndarray]:
     with zipfile.ZipFile(path) as archive:
-        members = {name.removesuffix(".npy"): name for name in archive.namelist()}
+        members: dict[str, str] = {}
+        for name in archive.namelist():
+            key = name.removesuffix(".npy")
+            if key in members:
+                problem = "is in the archive twice, and which of them counts nobody can know"
+                raise FileError(path, key, f"{problem}: write it again")
+            members[key] = name
         cube = only_key(members, CUBE_NAMES, path)
         return {
             key: _load_member(archive, members[key], path)
@@ -85,8 +97,10 @@ def _load_member(archive: zipfile.ZipFile, member: str, path: Path) -> np.ndarra
             return np.lib.format.read_array(file, allow_pickle=False)
 
 
-def _check_header(file: IO[bytes], size: int, path: Path, field: str) -> None:
-    """Compare the declared shape with the number of bytes that are there."""
+def _check_header(
+    file: IO[bytes], size: int, path: Path, field: str
+) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Compare the declared shape with the number of bytes that are there; shape, order and type."""
     with parsing(path, field, "a NumPy array"):
         version = np.lib.format.read_magic(file)
         read = {
@@ -95,7 +109,7 @@ def _check_header(file: IO[bytes], size: int, path: Path, field: str) -> None:
         }
         if version not in read:
             raise FileError(path, field, f"is of the unknown version {version}")
-        shape, _, dtype = read[version](file)
+        shape, fortran, dtype = read[version](file)
         if dtype.hasobject:
             problem = "holds Python objects (a pickle), which are never loaded: save plain arrays"
             raise FileError(path, field, problem)
@@ -106,6 +120,7 @@ def _check_header(file: IO[bytes], size: int, path: Path, field: str) -> None:
                 f"{size}: it is incomplete or damaged"
             )
             raise FileError(path, field, problem)
+        return shape, fortran, dtype
 
 
 def _image(content: Mapping[str, np.ndarray], path: Path, kind: str) -> Image:

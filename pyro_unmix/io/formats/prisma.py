@@ -18,6 +18,7 @@ from pyro_unmix.io.errors import FileError, parsing
 from pyro_unmix.io.formats.metadata import attribute_text, read_time
 from pyro_unmix.io.image import Image
 from pyro_unmix.io.integrity.hdf5 import check_stored, open_hdf5, read_dataset
+from pyro_unmix.io.integrity.hdf5_links import without_links
 from pyro_unmix.io.rows import FileRows
 from pyro_unmix.io.stored import assume
 
@@ -52,7 +53,7 @@ class PrismaReader:
 
     def sniff(self, path: Path) -> bool:
         try:
-            with h5py.File(path, "r") as file:
+            with without_links(path) as file:
                 return any(str(name).startswith("PRS_") for name in file.get(_SWATHS, ()))
         except (OSError, RuntimeError, KeyError, ValueError):
             return False

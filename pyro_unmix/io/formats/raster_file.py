@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from pyro_unmix.io.errors import FileError
+from pyro_unmix.io.integrity.gdal import closed_world
 from pyro_unmix.io.integrity.tiff import check_jp2, check_tiff, is_jp2
 from pyro_unmix.io.rows import FileRows
 from pyro_unmix.io.stored import assume
@@ -54,16 +55,19 @@ def import_rasterio() -> Any:
 
 
 @contextmanager
-def _opened(path: Path, driver: str) -> Iterator[Any]:
+def _opened(path: Path, driver: str, *, alone: bool = False) -> Iterator[Any]:
+    """The image; `alone`, without the files beside it, which say nothing about stored numbers."""
     rasterio = import_rasterio()
     try:
-        # The filters of warnings belong to all threads.
-        with _WARNINGS, warnings.catch_warnings():
-            # A raster without georeference is legal here.
-            warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-            source = rasterio.open(path, driver=driver)
-        with source:
-            yield source
+        with closed_world(rasterio, path, alone=alone):
+            # The filters of warnings belong to all threads.
+            with _WARNINGS, warnings.catch_warnings():
+                # A raster without georeference is legal here.
+                warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+                # An absolute path is never taken for the name of a data set within a file.
+                source = rasterio.open(path.absolute(), driver=driver)
+            with source:
+                yield source
     except rasterio.errors.RasterioError as error:
         raise FileError(path, "pixels", f"GDAL cannot read them: {error}") from error
 
@@ -115,7 +119,7 @@ def _load(source: Any, path: Path, lazy: bool) -> Raster:
     driver, piece = source.driver, source.block_shapes[0][0]
 
     def read(_: int, start: int, stop: int) -> np.ndarray:
-        with _opened(path, driver) as again:
+        with _opened(path, driver, alone=True) as again:
             return _rows(again, bands, start, stop, dtype, missing)
 
     rows = FileRows(shape, dtype, read, piece)

@@ -14,6 +14,7 @@ import numpy as np
 
 from pyro_unmix.io.errors import FileError, parsing
 from pyro_unmix.io.integrity.hdf5_heap import check_heaps
+from pyro_unmix.io.integrity.hdf5_links import check_layout, without_links
 from pyro_unmix.io.rows import FileRows
 
 # No deflated byte unpacks to more than 1032 (https://zlib.net/zlib_tech.html).
@@ -25,7 +26,7 @@ _RATIO_KNOWN = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTE
 def open_hdf5(path: str | os.PathLike[str], what: str = "an HDF5 file") -> Iterator[h5py.File]:
     """Open for reading; what fails inside the block is a FileError of the field `content`."""
     check_heaps(Path(path))
-    with parsing(path, "content", what), h5py.File(path, "r") as file:
+    with parsing(path, "content", what), without_links(path) as file:
         yield file
 
 
@@ -65,8 +66,7 @@ def check_stored(
     with parsing(path, name, "an HDF5 dataset"):
         plist = dataset.id.get_create_plist()
         layout = plist.get_layout()
-        if layout == h5py.h5d.VIRTUAL or plist.get_external_count():
-            raise FileError(path, name, "keeps its values in other files: copy them into one file")
+        check_layout(path, dataset)
         if dataset.shape is None:
             raise FileError(path, name, "is empty")
         if layout == h5py.h5d.CHUNKED:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from pyro_unmix.io.errors import FileError, parsing
+from pyro_unmix.io.integrity.kinds import check_kind
 from pyro_unmix.io.libraries.tables import Spectrum, import_spectral, known_or_given, to_nm
 
 logger = logging.getLogger(__name__)
@@ -21,6 +22,7 @@ _USGS_DELETED = -1e30  # the files mark deleted channels by -1.23e34
 def read_ecostress_folder(path: Path, **options: Any) -> list[Spectrum]:
     found: list[Spectrum] = []
     for file in sorted(path.glob("*.spectrum.txt")):
+        check_kind(file, folder=False)
         found += read_ecostress(file, **options)
     return found
 
@@ -112,9 +114,11 @@ def read_usgs_folder(path: Path, *, unit: Any, scale: Any, label: Any) -> list[S
         with closing(database.db):
             for library in libraries:
                 for file in sorted(library.glob("*.txt")):
+                    check_kind(file, folder=False)
                     _add(database._add_spectrometer_data, usgs.SpectrometerData, file)
                 for file in sorted(library.glob("*/*.txt")):
                     if file.parent.name != "errorbars":
+                        check_kind(file, folder=False)
                         _add(database._add_sample_data, usgs.SampleData, file, file.parent.name)
             return list(_from_usgs(path, database, unit, scale, label))
 

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike
 from pyro_unmix.data.checks import MAX_MEDIAN_REFLECTANCE
 from pyro_unmix.data.libraries import resampling_matrix, target_bands
 from pyro_unmix.io.errors import FileError
+from pyro_unmix.io.integrity.kinds import check_kind
 from pyro_unmix.io.libraries.databases import (
     read_database,
     read_ecostress,
@@ -94,6 +95,7 @@ def read_library(
     else:
         if not path.exists():
             raise FileNotFoundError(f"no such spectral library: {path}")
+        check_kind(path)
         spectra = _reader(path)(path, **options)
     if not spectra:
         raise FileError(path, "", "holds no reflectance spectrum")
@@ -213,6 +215,10 @@ def _check_reflectances(path: Path, spectra: list[Spectrum]) -> None:
 
 
 def _check_reflectance(path: Path, spectrum: Spectrum) -> None:
+    for text in (spectrum.name, spectrum.label):
+        if not text.strip() or "\0" in text:
+            problem = f"must be texts without null characters, and not empty, got {text!r}"
+            raise FileError(path, "names of spectra and classes", problem)
     if len(spectrum.values) < 2:
         raise FileError(path, spectrum.name, "fewer than 2 channels hold a value")
     if not (np.isfinite(spectrum.values).all() and np.isfinite(spectrum.wavelength).all()):
