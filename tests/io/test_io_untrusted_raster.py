@@ -14,7 +14,8 @@ import pytest
 from products import write_tiff
 
 from pyro_unmix.data import crs as _crs
-from pyro_unmix.io import FileError, gdal, read_sequence
+from pyro_unmix.io import FileError, read_sequence
+from pyro_unmix.io.integrity import gdal
 
 rasterio = pytest.importorskip("rasterio")
 
