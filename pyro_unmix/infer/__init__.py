@@ -1,9 +1,9 @@
 """The engine: `fit` trains a model and a guide by stochastic variational inference.
 
-`fit` is the loop; `step` one checked step of it; `batches` where its spectra come
-from, in memory or from disk; `stopping` how long it runs; `checkpoints` how it survives a kill, and `fingerprint` what
-two fits must share for that; `workers` how several processes share it. Objectives beside Pyro's: `trace_elbo` (the same
-one, in fewer operations), `weighted_elbo` (a divergence that counts less at first), `self_supervised` (IDNet's).
+`fit` is the loop; `step` one checked step of it and the optimiser; `batches` where its spectra come from, in memory or
+from disk; `stopping` how long it runs; `checkpoints` how it survives a kill, and `fingerprint` what two fits must share
+for that; `workers` how several processes share it. Objectives: `trace_elbo` (Pyro's, without draws of what a guide
+integrates out), `weighted_elbo` (a divergence that counts less at first), `self_supervised` (IDNet's).
 """
 
 from pyro_unmix.infer.checkpoints import Checkpoints

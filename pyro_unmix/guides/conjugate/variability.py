@@ -64,6 +64,15 @@ class Chain:
             covariance[s, s] += self.variance[s]
         return self.coefficient.cumprod(0), covariance
 
+    def expected_log_ratio(self, moments: Moments) -> Tensor:
+        """``E log p`` of states of such moments, without ``S K P log(2 pi) / 2``, shape (..., B)."""
+        mean, variance = moments.mean, moments.covariance.diagonal(dim1=-2, dim2=-1)
+        before = torch.cat([torch.ones_like(mean[..., :1, :]), mean[..., :-1, :]], dim=-2)
+        varied = torch.cat([torch.zeros_like(mean[..., :1, :]), variance[..., :-1, :]], dim=-2)
+        square = (mean - self.coefficient * before).square() + variance
+        square = square + self.coefficient * (self.coefficient * varied - 2 * moments.lagged)
+        return -0.5 * (square / self.variance + self.variance.log()).sum((-1, -2))
+
 
 class Moments(NamedTuple):
     """Of a chain given y and c: means (..., B, S, K P), covariances (..., B, S, K P, K P), and of every coefficient
@@ -164,8 +173,14 @@ class ExactVariability:
 
     def moments(self) -> Moments:
         """Posterior means and covariances of all states."""
-        means, covariances = self.means(), [self._conditionals[0].covariance]
-        lagged = [torch.zeros_like(means[..., 0, :])]
+        means = self.means()
+        if self.chain.independent:
+            alone = torch.stack([state.covariance for state in self._conditionals], dim=-3)
+            return Moments(means, alone, torch.zeros_like(means))
+        covariances, lagged = (
+            [self._conditionals[0].covariance],
+            [torch.zeros_like(means[..., 0, :])],
+        )
         for pulled, state in zip(self._pulled[1:], self._conditionals[1:], strict=True):
             gain = state.covariance * pulled
             passed = gain @ covariances[-1]

@@ -1,4 +1,4 @@
-"""Posterior means of the variability for many pixels, against the joint Gaussian of all dates in numpy."""
+"""Posterior means of the variability against the joint Gaussian of all dates in numpy."""
 
 from __future__ import annotations
 
