@@ -22,6 +22,7 @@ from pyro_unmix._check import positive_int
 from pyro_unmix.dates import copies
 from pyro_unmix.feed import FromDisk, InMemory
 from pyro_unmix.fingerprint import attributes, describe, describe_program, differences, same
+from pyro_unmix.io.whole_files import is_full
 from pyro_unmix.posterior import loose_params, prepare_steps
 from pyro_unmix.training import CheckedSVI
 
@@ -293,11 +294,22 @@ class Checkpoints:
         content = buffer.getvalue()
         path = self.folder / f"step-{steps:09d}-{_digest(content)}.pt"
         temporary = path.with_suffix(".tmp")
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        try:
+            with open(temporary, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except OSError as error:
+            if not is_full(error):
+                raise
+            # Hours of training are worth more than this checkpoint.
+            temporary.unlink(missing_ok=True)
+            logger.warning(
+                "no checkpoint after %d steps: %s. The fit goes on; make room, or a fit that is "
+                "killed will go on from %s", steps, error, self._kept[-1] if self._kept else "the start",
+            )  # fmt: skip
+            return
         _sync_folder(self.folder)
         self._kept = [*self._kept, path][-_NUM_KEPT:]
         self._prune()

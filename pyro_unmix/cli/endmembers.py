@@ -15,6 +15,7 @@ from pyro_unmix._names import material_names
 from pyro_unmix.cli import arguments as options
 from pyro_unmix.cli.console import BadInput, bad_input, say, say_json
 from pyro_unmix.io.rasters import write_sli
+from pyro_unmix.io.whole_files import write_netcdf4
 from pyro_unmix.io.writers import cf_dataset, need, workshop
 from pyro_unmix.num_endmembers import estimate_num_endmembers
 from pyro_unmix.selection import choose_start
@@ -90,7 +91,7 @@ def _write(spectra: xr.DataArray, path: Path) -> list[Path]:
         elif path.suffix.lower() == ".nc":
             library = spectra.assign_coords(label=("endmember", labels))
             dataset = library.rename("reference_endmembers").to_dataset()
-            cf_dataset(dataset).to_netcdf(folder / path.name, engine="h5netcdf")
+            write_netcdf4(cf_dataset(dataset), folder / path.name)
             files = {path.name: path}
         else:
             envi = need("spectral.io.envi", "io")
