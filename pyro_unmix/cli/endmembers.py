@@ -16,6 +16,7 @@ from pyro_unmix.cli.console import BadInput, bad_input, say, say_json
 from pyro_unmix.data.names import material_names
 from pyro_unmix.io.write.datasets import cf_dataset, workshop
 from pyro_unmix.io.write.rasters import write_sli
+from pyro_unmix.io.write.whole_files import write_netcdf4
 from pyro_unmix.ops.extras import need
 from pyro_unmix.start import choose_start
 from pyro_unmix.start.num_endmembers import estimate_num_endmembers
@@ -91,7 +92,7 @@ def _write(spectra: xr.DataArray, path: Path) -> list[Path]:
         elif path.suffix.lower() == ".nc":
             library = spectra.assign_coords(label=("endmember", labels))
             dataset = library.rename("reference_endmembers").to_dataset()
-            cf_dataset(dataset).to_netcdf(folder / path.name, engine="h5netcdf")
+            write_netcdf4(cf_dataset(dataset), folder / path.name)
             files = {path.name: path}
         else:
             envi = need("spectral.io.envi", "io")

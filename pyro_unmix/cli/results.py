@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from pyro_unmix.cli.console import bad_input
 from pyro_unmix.io import FileError
 from pyro_unmix.io.errors import parsing
 from pyro_unmix.io.formats.own_netcdf import open_netcdf
+from pyro_unmix.io.write.replacing import workshop
+from pyro_unmix.io.write.whole_files import write_netcdf4
 from pyro_unmix.posterior.result import Unmixing
 from pyro_unmix.simulate import Scene
 
@@ -101,7 +104,9 @@ def write_scene(scene: Scene, path: Path, *, endmembers: bool = True) -> None:
         dataset["endmembers"] = xr.concat(dates, "time", coords="minimal", compat="override")
     dataset.attrs = {"title": "Simulated scene", "source": "pyro_unmix simulate"}
     packing = {name: {"zlib": True, "complevel": 1, "shuffle": True} for name in dataset.data_vars}
-    dataset.to_netcdf(path, engine="h5netcdf", encoding=packing)
+    with workshop(path.absolute().parent) as folder:
+        write_netcdf4(dataset, folder / path.name, encoding=packing)
+        os.replace(folder / path.name, path)
 
 
 def _open(path: Path) -> xr.Dataset:

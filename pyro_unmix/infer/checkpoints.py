@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from pyro_unmix.infer.batches import FromDisk, InMemory
 from pyro_unmix.infer.fingerprint import attributes, describe, describe_program, differences, same
 from pyro_unmix.infer.step import CheckedSVI
+from pyro_unmix.io.write.whole_files import is_full
 from pyro_unmix.ops.checks import positive_int
 from pyro_unmix.posterior.dates import copies
 from pyro_unmix.posterior.read_out import loose_params, prepare
@@ -303,11 +304,22 @@ class Checkpoints:
         content = buffer.getvalue()
         path = self.folder / f"step-{steps:09d}-{_digest(content)}.pt"
         temporary = path.with_suffix(".tmp")
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        try:
+            with open(temporary, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except OSError as error:
+            if not is_full(error):
+                raise
+            # Hours of training are worth more than this checkpoint.
+            temporary.unlink(missing_ok=True)
+            logger.warning(
+                "no checkpoint after %d steps: %s. The fit goes on; make room, or a fit that is "
+                "killed will go on from %s", steps, error, self._kept[-1] if self._kept else "the start",
+            )  # fmt: skip
+            return
         _sync_folder(self.folder)
         self._kept = [*self._kept, path][-_NUM_KEPT:]
         self._prune()

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import astuple
@@ -20,6 +19,8 @@ from pyro_unmix import bases, guides, mixing, models, priors  # noqa: F401 - who
 from pyro_unmix.io.errors import FileError
 from pyro_unmix.io.formats.own_netcdf import open_netcdf
 from pyro_unmix.io.integrity.kinds import check_kind
+from pyro_unmix.io.write.replacing import clean, replace_folder, workshop
+from pyro_unmix.io.write.whole_files import write_netcdf4
 from pyro_unmix.models.base import FunctionModel
 from pyro_unmix.ops.checks import positive_int
 from pyro_unmix.ops.recipes import Recorded, from_recipe, to_recipe
@@ -27,6 +28,9 @@ from pyro_unmix.posterior.decoding import name_of
 from pyro_unmix.posterior.estimates import PlugInMean, PolishedMean, PosteriorMean
 
 _FORMAT = 1
+_FIELDS = {"method", "seed", "estimate", "model", "guide"}
+_FILES = {"recipe.json", "weights.pt", "result.nc", "cubes.nc"}
+_OF_SYSTEMS = {".DS_Store", "Thumbs.db", "desktop.ini"}  # which nobody misses
 _MAX_RECIPE = 64 * 2**20  # bytes; the arrays of a model are not in it
 _UNDEFINED = "is not defined here: import the module"
 _ESTIMATES = {cls.__name__: cls for cls in (PosteriorMean, PlugInMean, PolishedMean)}
@@ -35,23 +39,48 @@ _ESTIMATES = {cls.__name__: cls for cls in (PosteriorMean, PlugInMean, PolishedM
 def save(result: Any, path: str | os.PathLike[str], *, with_cubes: bool, overwrite: bool) -> Path:
     """Write an `Unmixing`; see `Unmixing.save`."""
     path = Path(path)
-    if path.exists() and not (overwrite and (path / "recipe.json").is_file()):
+    target = path.absolute()
+    clean(target.parent)
+    _check_target(target, overwrite)
+    recipe, arrays = _recipe_of(result)
+    with workshop(target.parent) as room:
+        folder = room / "new"
+        folder.mkdir()
+        folder.chmod(0o755)
+        _write(result, folder, recipe, arrays, with_cubes)
+        replace_folder(folder, target, room)
+    return path
+
+
+def _check_target(path: Path, overwrite: bool) -> None:
+    """Refuse whatever is not a saved result and nothing else, as it would be removed."""
+    if path.is_symlink():
+        raise FileExistsError(
+            f"{path} is a link: pass the folder that it leads to ({os.path.realpath(path)}), or "
+            "another path"
+        )
+    if not path.exists():
+        return
+    if not (overwrite and (path / "recipe.json").is_file()):
         raise FileExistsError(
             f"{path} exists: pass overwrite=True to replace a saved result, or another path"
         )
-    recipe, arrays = _recipe_of(result)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
-        _write(result, folder, recipe, arrays, with_cubes)
-        if path.exists():
-            shutil.rmtree(path)
-        os.replace(folder, path)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    path.chmod(0o755)
-    return path
+        recipe = json.loads((path / "recipe.json").read_text(encoding="utf-8"))
+        ours = isinstance(recipe, dict) and {"format", *_FIELDS} <= set(recipe)
+    except (ValueError, RecursionError):
+        ours = False
+    if not ours:
+        raise FileExistsError(
+            f"{path} holds a recipe.json that Unmixing.save did not write, or that is damaged: "
+            "remove the folder yourself, or pass another path"
+        )
+    foreign = sorted({entry.name for entry in os.scandir(path)} - _FILES - _OF_SYSTEMS)
+    if foreign:
+        raise FileExistsError(
+            f"{path} also holds {', '.join(foreign[:5])}, which Unmixing.save did not write and "
+            "would be lost: move it away, or pass another path"
+        )
 
 
 def _recipe_of(result: Any) -> tuple[dict[str, Any], list[np.ndarray]]:
@@ -109,11 +138,14 @@ def _write(
         for name, part in (("model", result.model), ("guide", result.guide))
     }
     tensors = [torch.from_numpy(array) for array in arrays]
-    torch.save({**states, "arrays": tensors}, folder / "weights.pt")
+    weights = io.BytesIO()  # torch's own errors of a full disk are none of the system
+    torch.save({**states, "arrays": tensors}, weights)
+    (folder / "weights.pt").write_bytes(weights.getbuffer())
     (folder / "recipe.json").write_text(json.dumps(recipe, indent=1), encoding="utf-8")
-    result.to_dataset().to_netcdf(folder / "result.nc", engine="h5netcdf")
+    write_netcdf4(result.to_dataset(), folder / "result.nc")
     if with_cubes and result.cubes is not None:
-        result.cubes.rename("reflectance").to_netcdf(folder / "cubes.nc", engine="h5netcdf")
+        cubes = result.cubes.rename("reflectance")
+        write_netcdf4(cubes.to_dataset(), folder / "cubes.nc")
 
 
 def load(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -128,6 +160,8 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
     recipe_file, weights, maps = (
         path / name for name in ("recipe.json", "weights.pt", "result.nc")
     )
+    if not path.exists() and path.absolute().parent.is_dir():
+        clean(path.absolute().parent)  # where a process was killed while it replaced it
     recipe = _read_recipe(path)
     for file in (weights, maps):
         _need(file)
@@ -187,7 +221,7 @@ def _read_recipe(path: Path) -> dict[str, Any]:
             "the version of pyro_unmix that wrote it"
         )
         raise FileError(path, "", problem)
-    lacking = {"method", "seed", "estimate", "model", "guide"} - set(recipe)
+    lacking = _FIELDS - set(recipe)
     if lacking:
         raise FileError(file, ", ".join(sorted(lacking)), "is missing: the file is damaged")
     return recipe

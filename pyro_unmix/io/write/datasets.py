@@ -6,9 +6,8 @@ The layouts are described at `write_netcdf` and, for maps of single dates, in `p
 from __future__ import annotations
 
 import os
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +16,8 @@ import numpy as np
 import xarray as xr
 
 from pyro_unmix.data.crs import crs_coordinates, crs_text
+from pyro_unmix.io.write.replacing import clean, replace_folder, workshop
+from pyro_unmix.io.write.whole_files import write_netcdf4
 from pyro_unmix.ops.extras import need
 
 # The first version of the conventions with 64-bit integers, which dates and numbered materials are.
@@ -146,14 +147,6 @@ def check_free(paths: Sequence[Path], overwrite: bool) -> None:
             raise FileExistsError(f"{path} exists: pass overwrite=True, or another path")
 
 
-@contextmanager
-def workshop(folder: Path) -> Iterator[Path]:
-    """A hidden folder beside the targets, from where finished files are renamed into place."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".pyro_unmix-", dir=folder) as name:
-        yield Path(name)
-
-
 def write_netcdf(
     dataset: xr.Dataset, path: str | os.PathLike[str], *, overwrite: bool = False
 ) -> Path:
@@ -190,7 +183,7 @@ def write_netcdf(
     path = Path(path)
     check_free([path], overwrite)
     with workshop(path.parent) as folder:
-        cf_dataset(dataset).to_netcdf(folder / path.name, engine="h5netcdf")
+        write_netcdf4(cf_dataset(dataset), folder / path.name)
         os.replace(folder / path.name, path)
     return path
 
@@ -211,7 +204,10 @@ def write_zarr(
     """
     zarr = need("zarr", "scale")
     path = Path(path)
+    clean(path.absolute().parent)
     store = any((path / name).is_file() for name in (".zgroup", "zarr.json"))
+    if path.is_symlink():
+        raise FileExistsError(f"{path} is a link: pass the store that it leads to, or another path")
     if path.exists() and not (overwrite and store):
         raise FileExistsError(
             f"{path} exists: pass overwrite=True to replace a Zarr store, or another path"
@@ -221,9 +217,7 @@ def write_zarr(
     format_2 = nullcontext() if config is None else config.set({"default_zarr_format": 2})
     with workshop(path.parent) as folder, format_2:
         cf_dataset(dataset).to_zarr(folder / "new")
-        if path.exists():
-            os.replace(path, folder / "old")
-        os.replace(folder / "new", path)
+        replace_folder(folder / "new", path.absolute(), folder)
     return path
 
 

@@ -1,0 +1,75 @@
+"""Folders that are replaced as a whole: the old one is kept until the new one is in its place.
+
+What is written lies in a hidden folder beside the target, ``.pyro_unmix-...``, which is locked while somebody writes
+to it. One that is not locked is a leftover of a killed process: the next call puts back what was to be replaced, where
+nothing is in its place, and removes the rest.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pyro_unmix.io.write.locks import free, locked, take
+
+logger = logging.getLogger(__name__)
+
+_PREFIX = ".pyro_unmix-"
+_OLD, _NEW, _MARK = "old", "new", "for"
+
+
+@contextmanager
+def workshop(folder: Path) -> Iterator[Path]:
+    """A hidden folder beside the targets, from where finished files are renamed into place."""
+    folder.mkdir(parents=True, exist_ok=True)
+    clean(folder)
+    with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=folder) as name:
+        with locked(Path(name)):
+            (Path(name) / _MARK).mkdir()
+            yield Path(name)
+
+
+def replace_folder(new: Path, path: Path, room: Path) -> None:
+    """Put a finished folder into place; `room` is the workshop, in which what is there is kept meanwhile."""
+    if not path.exists():
+        os.replace(new, path)
+        return
+    # By this name the next call knows where it belongs, should this one be killed here.
+    (room / _MARK / path.name).touch()
+    os.replace(path, room / _OLD)
+    try:
+        os.replace(new, path)
+    except BaseException:
+        os.replace(room / _OLD, path)
+        raise
+
+
+def clean(folder: Path) -> None:
+    """Put back and remove what killed processes left in a folder."""
+    for room in folder.glob(f"{_PREFIX}*") if folder.is_dir() else ():
+        if room.is_symlink() or not (room / _MARK).is_dir():  # not of these functions
+            continue
+        lock = None
+        try:
+            lock = take(room)
+            if lock is not None:  # else nobody can know whether it is in use
+                _put_back(room)
+                shutil.rmtree(room)
+        except OSError as error:  # in use, or of another user
+            logger.debug("%s is left alone: %s", room, error)
+        finally:
+            free(lock)
+
+
+def _put_back(room: Path) -> None:
+    names = [mark.name for mark in (room / _MARK).iterdir()]
+    target = room.parent / names[0] if len(names) == 1 else None
+    if target is None or target.exists() or not (room / _OLD).exists():
+        return
+    os.replace(room / _OLD, target)
+    logger.warning("%s was being replaced when that was broken off: it is what it was", target)
