@@ -67,9 +67,10 @@ ROWS = [
         "tile_store",
     ],
     ["comparison", "metrics", "plots", "models", *(f"baselines.{name}" for name in CLASSICAL)],
-    ["guides", "interactions", "losses", "published", "self_supervised", "simulate"],
-    ["checkpoint", "feed", "fingerprint", "fit", "plan", "training", "workers"],
-    ["presets", "presets_idnet", "baselines"],  # the package's list holds hbun, which ends in fit
+    ["guides", "interactions", "kernels", "losses", "published", "self_supervised", "simulate"],
+    ["checkpoint", "feed", "fingerprint", "fit", "infer", "plan", "training", "workers"],
+    # the list of the package of baselines holds hbun, which ends in fit
+    ["presets", "presets_chains", "presets_idnet", "baselines"],
     ["cli", "__init__", "__main__"],
 ]
 ROW = {name: row for row, names in enumerate(ROWS) for name in names}
