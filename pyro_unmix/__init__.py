@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from pyro_unmix.guides.conjugate.guide import ConjugateGuide as ConjugateGuide
     from pyro_unmix.guides.mean_field import MeanFieldGuide as MeanFieldGuide
     from pyro_unmix.infer.fit import fit as fit
+    from pyro_unmix.infer.sample import sample as sample
     from pyro_unmix.infer.step import NonFiniteLossError as NonFiniteLossError
     from pyro_unmix.io.errors import FileError as FileError
     from pyro_unmix.io.libraries.library import read_library as read_library
@@ -111,6 +112,7 @@ _HOMES = {
     "NonFiniteLossError": "infer.step",
     "SGLMM": "models.sglmm",
     "Unmixing": "posterior.result",
+    "sample": "infer.sample",
     "as_cube_sequence": "data.cubes",
     "choose_start": "start.choice",
     "compare": "posterior.comparison",

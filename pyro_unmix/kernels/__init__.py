@@ -1,6 +1,61 @@
-"""Markov kernels over what a model does not know, given the rest.
+"""Markov kernels: steps that leave a model's posterior as it is, to be put in a row.
 
-`sweeps` moves softmax states and variability in turn and leaves the model's posterior as it is; `collapsed` moves
-states alone, in a likelihood that has the variability integrated out once. Both build on `block_moves`, which has
-the block moves; `observations` is the likelihood that they look at.
+Two families. Over the softmax states of an `SGLMM`, from a guide's draws: `sweeps` moves states and variability in turn
+and leaves the model's posterior as it is, `collapsed` moves states alone in a likelihood that has the variability
+integrated out once; both have the `block_moves`, and look at the likelihood through `observations`.
+
+Over everything that a `SimplexMixing` does not know, abundances exactly on the simplex:
+
+A kernel is called as ``kernel(state, spectra)`` and gives a new `State`; a tuple of them, in order, is a round of a
+chain (`pyro_unmix.infer.sample`). Those here are for `SimplexMixing`. What a kernel may integrate out is said in its
+docstring; `State.residual` is None from then on until `ResidualDraws`. Each is tested by itself: its density against
+the program's trace, its draws against prior draws (Geweke) and against quadrature.
+
+- `state`: `State`, `Spectra`, and the products that kernels share
+- `abundances`: `MassMoves`
+- `variability`: `VariabilityDraws`, `ScaleDraws`
+- `rescale`: `RescaleMoves`
+- `endmembers`: `EllipticalEndmembers`
+- `residual`: `ResidualDraws`, `FactorDraws`, `NoiseDraws`
+- `concentration`: `ConcentrationMoves`
 """
+
+from pyro_unmix.kernels.abundances import MassMoves
+from pyro_unmix.kernels.concentration import ConcentrationMoves
+from pyro_unmix.kernels.endmembers import EllipticalEndmembers
+from pyro_unmix.kernels.rescale import RescaleMoves
+from pyro_unmix.kernels.residual import FactorDraws, NoiseDraws, ResidualDraws
+from pyro_unmix.kernels.state import Kernel, Spectra, State, Whitened
+from pyro_unmix.kernels.variability import ScaleDraws, VariabilityDraws
+
+#: What one spectrum has of its own, given what all share.
+OWN_KERNELS: tuple[Kernel, ...] = (VariabilityDraws(), MassMoves())
+#: A round over everything that `SimplexMixing` does not know.
+ROUND: tuple[Kernel, ...] = (
+    *OWN_KERNELS,
+    ScaleDraws(),
+    EllipticalEndmembers(),
+    ResidualDraws(),
+    FactorDraws(),
+    NoiseDraws(),
+    RescaleMoves(),
+    ConcentrationMoves(),
+)
+
+__all__ = [
+    "OWN_KERNELS",
+    "ROUND",
+    "ConcentrationMoves",
+    "EllipticalEndmembers",
+    "FactorDraws",
+    "Kernel",
+    "MassMoves",
+    "NoiseDraws",
+    "RescaleMoves",
+    "ResidualDraws",
+    "ScaleDraws",
+    "Spectra",
+    "State",
+    "VariabilityDraws",
+    "Whitened",
+]

@@ -1,8 +1,8 @@
 """Whole methods, one file each: ``method(cubes, num_endmembers, endmembers=..., seed=..., progress=...) -> Unmixing``.
 
 Trained by `fit`: `unmix` (ours), `redsunn` (the paper's), `redsunn_published` (the paper's program), `idnet` (one
-image, nonlinear), `hbun` (hierarchical Bayes). By other means: `fcls`, `online_unmixing`, `kalman_em`, which share
-`classical`. `settings` is what the trained ones check before they begin.
+image, nonlinear), `hbun` (hierarchical Bayes). By `sample`: `unmix_by_chains` (everything unknown in the chain). By
+other means: `fcls`, `online_unmixing`, `kalman_em`, which share `classical`. `arguments` is what all of them take.
 """
 
 from pyro_unmix.methods.fcls import fcls
@@ -13,6 +13,7 @@ from pyro_unmix.methods.online_unmixing import online_unmixing
 from pyro_unmix.methods.redsunn import redsunn
 from pyro_unmix.methods.redsunn_published import redsunn_published
 from pyro_unmix.methods.unmix import unmix
+from pyro_unmix.methods.unmix_by_chains import unmix_by_chains
 
 __all__ = [
     "fcls",
@@ -23,4 +24,5 @@ __all__ = [
     "redsunn",
     "redsunn_published",
     "unmix",
+    "unmix_by_chains",
 ]

@@ -14,11 +14,12 @@ from pyro_unmix.infer.settings import FitSettings
 from pyro_unmix.ops.checks import positive_int
 
 
-def check_settings(seed: int, settings: Mapping[str, Any]) -> int:
-    """The seed as an int; what `fit` would refuse is refused before anything is computed."""
-    if unknown := sorted(set(settings) - set(FitSettings.__annotations__)):
+def check_settings(seed: int, settings: Mapping[str, Any], allowed: type = FitSettings) -> int:
+    """The seed as an int; what the engine would refuse is refused before anything is computed."""
+    if unknown := sorted(set(settings) - set(allowed.__annotations__)):
+        engine = "fit" if allowed is FitSettings else "sample"
         raise TypeError(
-            f"got an unexpected keyword argument {unknown[0]!r}: settings are those of `fit`"
+            f"got an unexpected keyword argument {unknown[0]!r}: settings are those of `{engine}`"
         )
     return positive_int(seed, "seed", minimum=0)
 

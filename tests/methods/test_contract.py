@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import pyro_unmix as pu
-from pyro_unmix.infer.settings import FitSettings
+from pyro_unmix.infer.settings import FitSettings, SampleSettings
 
 #: Every method; a new one is added here.
 METHODS: list[Callable[..., pu.Unmixing]] = [
@@ -20,6 +20,7 @@ METHODS: list[Callable[..., pu.Unmixing]] = [
 FEW: dict[str, dict[str, Any]] = {
     name: {"num_steps": 1} for name in ("unmix", "redsunn", "redsunn_published", "idnet", "hbun")
 }
+FEW["unmix_by_chains"] = {"num_rounds": 4, "num_spectra": 20, "num_held_out": 5, "num_samples": 4}
 BANDS, MATERIALS = 9, 3
 RNG = np.random.default_rng(0)
 SPECTRA = RNG.uniform(0.05, 0.6, size=(BANDS, MATERIALS))
@@ -105,3 +106,8 @@ def test_the_settings_of_methods_are_those_of_fit() -> None:
         "num_epochs",
     }
     assert set(get_type_hints(FitSettings)) == taken - apart
+
+
+def test_the_settings_of_chains_are_those_of_sample() -> None:
+    taken = set(inspect.signature(pu.sample).parameters)
+    assert set(get_type_hints(SampleSettings)) == taken - {"model", "cubes", "seed", "progress"}

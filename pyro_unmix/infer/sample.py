@@ -1,0 +1,210 @@
+"""The engine of Markov chains: everything that a program does not know, drawn in turn."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from tqdm.auto import tqdm
+
+from pyro_unmix.data.cubes import as_cube_sequence, to_pixels
+from pyro_unmix.infer.chains import Chain, kept_rounds, run_chain, start_state
+from pyro_unmix.infer.sampled import Sampled
+from pyro_unmix.infer.stacking import log_predictive, stacking_weights
+from pyro_unmix.kernels import ROUND, Kernel, Spectra
+from pyro_unmix.models.simplex import SimplexMixing
+from pyro_unmix.ops.checks import in_range, positive_int
+from pyro_unmix.ops.threads import one_thread
+from pyro_unmix.start.extraction import match_endmembers
+
+logger = logging.getLogger(__name__)
+
+
+@one_thread()
+def sample(
+    model: SimplexMixing | Sequence[SimplexMixing],
+    cubes: Any,
+    *,
+    num_rounds: int = 200,
+    num_chains: int = 1,
+    num_spectra: int = 1000,
+    num_held_out: int = 500,
+    num_kept: int = 16,
+    num_samples: int = 64,
+    num_warmup: int = 16,
+    shrink: float = 0.1,
+    kernels: Sequence[Kernel] = ROUND,
+    seed: int = 0,
+    progress: bool = True,
+) -> Sampled:
+    """The posterior of a program, or of several, by Markov chains over everything that it does not know.
+
+    What all spectra share is drawn by chains on random spectra, of its own for every chain: what is misfit is not
+    independent from spectrum to spectrum, so that more of them would only make the chains surer of the same error (as
+    in bagged posteriors). Chains do not mix between modes; they are weighted by how well they predict spectra that none
+    has seen (`stacking_weights`). Then all spectra, block by block: abundances and variability given the shared draws.
+
+    Parameters
+    ----------
+    model : SimplexMixing, or sequence of them
+        Several, such as about endmembers of several extractions, each get `num_chains` chains.
+    cubes
+        Anything that `as_cube_sequence` takes, reflectance.
+    num_rounds : int
+        Of every chain; shared draws are kept from the second half.
+    num_chains : int
+        Per model.
+    num_spectra : int
+        Spectra that a chain sees.
+    num_held_out : int
+        Spectra that no chain sees, behind the weights.
+    num_kept : int
+        Shared draws that a chain keeps.
+    num_samples : int
+        Draws of every spectrum behind mean and standard deviation, of all chains together.
+    num_warmup : int
+        Rounds of the kernels before the first of them.
+    shrink : float
+        See `stacking_weights`.
+    kernels : sequence of Kernel
+        A round; without `EllipticalEndmembers` the endmembers stay where they start.
+    seed : int
+    progress : bool
+        Show bars.
+
+    Returns
+    -------
+    Sampled
+        Ctrl-C during the chains gives a result of those that are done.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as described, or there are too few observed spectra.
+
+    References
+    ----------
+    Huggins, Miller, "Reproducible model selection using bagged posteriors", Bayesian Analysis 18(1), 2023; Yao,
+    Vehtari, Gelman, JMLR 23, 2022.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pyro_unmix.models.simplex import SimplexMixing
+    >>> model = SimplexMixing(np.array([[0.1, 0.5], [0.2, 0.4], [0.2, 0.3]]), rank=1)
+    >>> images = model.simulate(30, seed=1)["pixels"].numpy().clip(0, 1).reshape(1, 5, 6, 3)
+    >>> result = sample(model, images, num_rounds=8, num_spectra=20, num_held_out=5, progress=False)
+    >>> result.abundances.sizes["endmember"]
+    2
+    """
+    models = [model] if isinstance(model, SimplexMixing) else list(model)
+    if not models or not all(isinstance(m, SimplexMixing) for m in models):
+        raise TypeError(f"expected a SimplexMixing, or a sequence of them, got {model!r}")
+    seed = positive_int(seed, "seed", minimum=0)
+    positive_int(num_rounds, "num_rounds", minimum=4)
+    positive_int(num_chains, "num_chains")
+    in_range(shrink, "shrink", low=0)
+    sequence = as_cube_sequence(cubes)
+    seen, held_out = _split(sequence, models, num_spectra, num_held_out, seed)
+    planned = [(m, number) for m in models for number in range(num_chains)]
+    chains: list[Chain] = []
+    bar = tqdm(total=num_rounds * len(planned), disable=not progress, desc="sample", unit="round")
+    try:
+        for number, (each, _) in enumerate(planned):
+            spectra = _spectra_of(each, seen, num_spectra, seed, number)
+            chains.append(_chain(each, spectra, kernels, num_rounds, num_kept, bar))
+    except KeyboardInterrupt:
+        if not chains:
+            raise
+        logger.warning("interrupted: %d of %d chains are done", len(chains), len(planned))
+    finally:
+        bar.close()
+    weights = _weights(chains, held_out, shrink, seed)
+    logger.info("weights of the chains: %s", np.round(weights, 3).tolist())
+    result = Sampled(
+        xr.Dataset(),
+        model=chains[int(weights.argmax())].model,
+        cubes=sequence,
+        seed=seed,
+        method="sample",
+        chains=tuple(chains),
+        weights=weights,
+        orders=_orders(chains, weights),
+        num_samples=positive_int(num_samples, "num_samples", minimum=2),
+        num_warmup=positive_int(num_warmup, "num_warmup", minimum=0),
+    )
+    return result.read_out(progress=progress)
+
+
+def _split(
+    cubes: xr.DataArray,
+    models: Sequence[SimplexMixing],
+    num_spectra: int,
+    num_held_out: int,
+    seed: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Observed spectra that chains may see, and those that none does, in random order."""
+    positive_int(num_spectra, "num_spectra", minimum=2)
+    positive_int(num_held_out, "num_held_out")
+    if cubes.sizes["wavelength"] != models[0].num_bands:
+        raise ValueError(
+            f"the model has {models[0].num_bands} bands, the images {cubes.sizes['wavelength']}: "
+            "give the model endmembers at the bands of the images"
+        )
+    pixels, valid = to_pixels(cubes)
+    spectra = pixels[valid]
+    if len(spectra) < 4:
+        raise ValueError(f"expected at least 4 observed spectra, got {len(spectra)}")
+    order = np.random.default_rng([seed, 1]).permutation(len(spectra))
+    count = min(num_held_out, len(spectra) // 2)
+    return spectra[order[count:]], spectra[order[:count]]
+
+
+def _spectra_of(
+    model: SimplexMixing, seen: np.ndarray, num_spectra: int, seed: int, number: int
+) -> Spectra:
+    rng = np.random.default_rng([seed, 2, number])
+    chosen = rng.permutation(len(seen))[:num_spectra]
+    device = model.concentration_bounds.device
+    values = torch.as_tensor(seen[chosen].astype(np.float64), device=device)
+    generator = torch.Generator(device).manual_seed(int(rng.integers(2**62)))
+    return Spectra(model, values, generator)
+
+
+def _chain(
+    model: SimplexMixing,
+    spectra: Spectra,
+    kernels: Sequence[Kernel],
+    num_rounds: int,
+    num_kept: int,
+    bar: Any,
+) -> Chain:
+    state = start_state(model, spectra.values, model.reference.centre)
+    keep, shared = kept_rounds(num_rounds, num_kept), []
+    for number, after in enumerate(run_chain(state, spectra, kernels, num_rounds), start=1):
+        if number in keep:
+            shared.append(after.shared())
+        bar.update()
+    return Chain(model, tuple(shared))
+
+
+def _weights(chains: Sequence[Chain], held_out: np.ndarray, shrink: float, seed: int) -> np.ndarray:
+    if len(chains) == 1:
+        return np.ones(1)
+    found = []
+    for chain in chains:
+        device = chain.model.concentration_bounds.device
+        values = torch.as_tensor(held_out.astype(np.float64), device=device)
+        found.append(log_predictive(chain, values, seed=seed).cpu())
+    return stacking_weights(torch.stack(found), shrink=shrink).numpy()
+
+
+def _orders(chains: Sequence[Chain], weights: np.ndarray) -> np.ndarray:
+    """The materials of every chain in the order of those of the chain that weighs most, by spectral angle."""
+    means = [chain.stacked("endmembers").mean(0).cpu().numpy() for chain in chains]
+    best = means[int(weights.argmax())]
+    return np.stack([match_endmembers(mean, best) for mean in means])

@@ -1,0 +1,337 @@
+"""The result of `sample`: chains over what all spectra share, from which single spectra are drawn anew."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+import xarray as xr
+from numpy.typing import ArrayLike
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from pyro_unmix.data.cubes import as_cube_sequence, check_bands, from_pixels, to_pixels, valid_mask
+from pyro_unmix.infer.chains import BLOCK, Chain, draw_abundances
+from pyro_unmix.ops.checks import in_range, positive_int
+from pyro_unmix.ops.threads import one_thread
+from pyro_unmix.posterior.intervals import credible_interval
+from pyro_unmix.posterior.read_out import describe
+from pyro_unmix.posterior.result import Unmixing
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Sampled(Unmixing):
+    """A posterior held as chains over what all spectra share; what single spectra have is drawn given these.
+
+    As `Unmixing`, and: draws of one number belong to one draw of what is shared, for all spectra alike, and have random
+    numbers of their own besides, so that sums and means over pixels may be read off them (`area`). There is no guide,
+    and nothing is said of other dates. `endmembers(time)` are the posterior mean of M: chains from several starts have
+    variability of several bases.
+
+    Parameters
+    ----------
+    chains : tuple of Chain
+    weights : array
+        Of the chains, summing to one.
+    orders : array of int, shape (chains, P)
+        Which of a chain's materials are the result's.
+    num_samples, num_warmup : int
+        Draws behind the estimate, of all chains together, and rounds of the kernels before the first of a chain.
+    """
+
+    chains: tuple[Chain, ...] = ()
+    weights: np.ndarray | None = None
+    orders: np.ndarray | None = None
+    num_samples: int = 64
+    num_warmup: int = 16
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{name}: {size}" for name, size in self.abundances.sizes.items())
+        return f"<Sampled by {self.method} ({sizes}), {len(self.chains)} chains>"
+
+    # ---------------------------------------------------------------- draws of the abundances
+
+    @one_thread()
+    def sample(self, num_samples: int = 100, *, seed: int = 0) -> xr.DataArray:
+        """Posterior draws of the abundances (sample, time, y, x, endmember), for sums over pixels as well."""
+        return self._maps(num_samples, seed, lambda draws: draws, "sample")
+
+    @one_thread()
+    def quantile(
+        self, q: float | Sequence[float], *, num_samples: int = 200, seed: int = 0
+    ) -> xr.DataArray:
+        """See `Unmixing.quantile`."""
+        levels = [in_range(level, "q", 0.0, 1.0) for level in np.atleast_1d(np.asarray(q))]
+
+        def quantiles(draws: Tensor) -> Tensor:
+            return torch.as_tensor(
+                np.quantile(draws.cpu().numpy(), levels, axis=0, method="weibull")
+            )
+
+        maps = self._maps(num_samples, seed, quantiles, "quantile")
+        maps = maps.assign_coords(quantile=levels)
+        return maps[0] if np.ndim(q) == 0 else maps
+
+    @one_thread()
+    def interval(
+        self, level: float = 0.9, *, num_samples: int = 200, seed: int = 0
+    ) -> xr.DataArray:
+        """See `Unmixing.interval`."""
+        level = in_range(level, "level", 0.0, 1.0, open_low=True, open_high=True)
+        maps = self._maps(num_samples, seed, lambda draws: credible_interval(draws, level), "bound")
+        return maps.assign_coords(bound=["lower", "upper"])
+
+    @one_thread()
+    def area(
+        self, mask: ArrayLike | None = None, level: float = 0.9, *, num_samples: int = 200,
+        seed: int = 0,
+    ) -> xr.Dataset:  # fmt: skip
+        """Sum of the abundances over a region, in pixels, with its credible interval.
+
+        Parameters
+        ----------
+        mask : array of bool (y, x), optional
+            Default all pixels. Those not observed at a date count with what the model says of them.
+        level : float
+            In (0, 1).
+
+        Returns
+        -------
+        Dataset
+            ``area``, the mean, ``lower`` and ``upper`` (time, endmember).
+        """
+        level = in_range(level, "level", 0.0, 1.0, open_low=True, open_high=True)
+        plane = self.abundances.isel(time=0, endmember=0).shape
+        chosen = np.ones(plane, bool) if mask is None else np.asarray(mask, dtype=bool)
+        if chosen.shape != plane:
+            raise ValueError(f"mask must have the shape (y, x) = {plane}, got {chosen.shape}")
+        draws = self.sample(num_samples, seed=seed).where(xr.DataArray(chosen, dims=("y", "x")), 0)
+        sums = draws.sum(("y", "x"))
+        tail = (1 - level) / 2
+        bounds = sums.quantile([tail, 1 - tail], "sample", method="weibull")
+        return xr.Dataset(
+            {
+                "area": sums.mean("sample"),
+                "lower": bounds.isel(quantile=0, drop=True),
+                "upper": bounds.isel(quantile=1, drop=True),
+            }
+        )
+
+    def endmembers_interval(self, level: float = 0.9) -> xr.DataArray:
+        """Credible intervals of the reference endmembers (bound, wavelength, endmember), reflectance.
+
+        With equal tails, of the draws that the chains kept, each with the weight of its chain.
+        """
+        level = in_range(level, "level", 0.0, 1.0, open_low=True, open_high=True)
+        drawn, weights = self._endmember_draws()
+        bounds = weighted_quantiles(drawn, weights, [(1 - level) / 2, (1 + level) / 2])
+        like = self.reference_endmembers.transpose("wavelength", "endmember")
+        return xr.concat([like.copy(data=bound) for bound in bounds], dim="bound").assign_coords(
+            bound=["lower", "upper"]
+        )
+
+    def predict(self, other_cubes: Any, *, estimate: Any = None) -> Sampled:
+        """Unmix other images of the same bands with what the chains know."""
+        if estimate is not None:
+            raise ValueError("a sampled result has one estimate, the posterior mean: leave it out")
+        cubes = as_cube_sequence(other_cubes)
+        if "wavelength" in self.reference_endmembers.coords:
+            check_bands(self.reference_endmembers["wavelength"], cubes)
+        return replace(self, cubes=cubes).read_out(progress=False)
+
+    def diagnose(self, *, num_samples: int = 200, seed: int = 0) -> xr.Dataset:
+        """Split R-hat of what spectra share: near one where chains of one model agree, above 1.05 where they do not.
+
+        Chains of several models have several starts, and are not meant to mix: theirs is computed within a chain.
+
+        Returns
+        -------
+        Dataset (endmember)
+            ``r_hat`` of an endmember's mean over bands, ``r_hat_concentration`` and ``r_hat_noise``.
+
+        References
+        ----------
+        Vehtari, Gelman, Simpson, Carpenter, Buerkner, Bayesian Analysis 16(2), 2021 (without their ranks).
+        """
+        together: dict[int, list[int]] = {}
+        for number, chain in enumerate(self.chains):
+            together.setdefault(id(chain.model), []).append(number)
+        worst: dict[str, Any] = {}
+        for numbers in together.values():
+            for name in ("endmembers", "concentration", "noise_variance"):
+                draws = [self.chains[n].stacked(name).cpu() for n in numbers]
+                if name == "endmembers":
+                    assert self.orders is not None
+                    draws = [
+                        d.mean(-2)[:, self.orders[n]] for d, n in zip(draws, numbers, strict=True)
+                    ]
+                value = split_r_hat(torch.stack(draws).double()).numpy()
+                worst[name] = np.fmax(worst.get(name, value), value)
+        return xr.Dataset(
+            {
+                "r_hat": ("endmember", worst["endmembers"]),
+                "r_hat_concentration": worst["concentration"],
+                "r_hat_noise": worst["noise_variance"],
+            },
+            coords={"endmember": self.dataset["endmember"]},
+        )
+
+    # ---------------------------------------------------------------- what a sampled result has not
+
+    def interpolate(self, dates: Any) -> NoReturn:
+        """Refused: the program knows nothing of other dates."""
+        self._refuse("interpolate")
+
+    def forecast(self, dates: Any) -> NoReturn:
+        """Refused: the program knows nothing of other dates."""
+        self._refuse("forecast")
+
+    def reflectance_quantile(self, *args: Any, **settings: Any) -> NoReturn:
+        """Refused."""
+        self._refuse("reflectance_quantile")
+
+    def predict_to_zarr(self, *args: Any, **settings: Any) -> NoReturn:
+        """Refused."""
+        self._refuse("predict_to_zarr")
+
+    def to_arviz(self, *args: Any, **settings: Any) -> NoReturn:
+        """Refused."""
+        self._refuse("to_arviz")
+
+    def save(self, *args: Any, **settings: Any) -> NoReturn:
+        """Refused: `to_netcdf` writes the maps."""
+        self._refuse("save")
+
+    def _refuse(self, what: str) -> NoReturn:
+        raise ValueError(
+            f".{what}() is not there for sampled results: use sample(), interval(), area() or "
+            "predict(cubes), or fit(model, guide, cubes) for a result that has it"
+        )
+
+    # ---------------------------------------------------------------- reading out
+
+    def read_out(self, *, progress: bool = True) -> Sampled:
+        """The same with means and standard deviations of all its images."""
+        cubes = self._images()
+        means, deviations = [], []
+        for draws in self._blocks(self.num_samples, self.seed, progress):
+            means.append(draws.mean(0))
+            deviations.append(draws.std(0))
+        names = self._names()
+        parts = {"abundances": torch.cat(means), "abundances_std": torch.cat(deviations)}
+        shape = (cubes.sizes["y"] * cubes.sizes["x"], cubes.sizes["time"], -1)
+        maps = {
+            name: from_pixels(
+                value.cpu().numpy().reshape(shape), cubes, {"endmember": names}, name=name
+            )
+            for name, value in parts.items()
+        }
+        drawn, weights = self._endmember_draws()
+        reference = np.average(drawn, axis=0, weights=weights)
+        wavelength = {"wavelength": cubes["wavelength"]} if "wavelength" in cubes.coords else {}
+        dataset = xr.Dataset(
+            {
+                **maps,
+                "valid": valid_mask(cubes),
+                "reference_endmembers": (("wavelength", "endmember"), reference),
+            },
+            coords=wavelength,
+        )
+        return replace(self, dataset=describe(dataset))
+
+    def _endmember_draws(self) -> tuple[np.ndarray, np.ndarray]:
+        """Draws (D, L, P) of all chains, and their weights (D,)."""
+        assert self.weights is not None and self.orders is not None
+        drawn, weights = [], []
+        for chain, weight, order in zip(self.chains, self.weights, self.orders, strict=True):
+            values = chain.stacked("endmembers").cpu().numpy()[..., order]
+            drawn.append(values)
+            weights.append(np.full(len(values), weight / len(values)))
+        return np.concatenate(drawn), np.concatenate(weights)
+
+    def _names(self) -> Any:
+        names = self.chains[0].model.endmember_names
+        return np.arange(self.chains[0].model.num_endmembers) if names is None else names
+
+    def _images(self) -> xr.DataArray:
+        if self.cubes is None:
+            raise ValueError("the images are not there: call result.predict(cubes) with them")
+        return self.cubes
+
+    def _maps(self, num_samples: int, seed: int, what: Any, dim: str) -> xr.DataArray:
+        """Maps (dim, time, y, x, endmember) of what is made of draws (S, B, P), block by block."""
+        num_samples = positive_int(num_samples, "num_samples", minimum=2)
+        seed = positive_int(seed, "seed", minimum=0)
+        cubes = self._images()
+        parts = [what(draws).cpu() for draws in self._blocks(num_samples, seed, False)]
+        values = torch.cat(parts, dim=1).numpy()
+        shape = (len(values), cubes.sizes["y"] * cubes.sizes["x"], cubes.sizes["time"], -1)
+        names = {"endmember": self._names()}
+        maps = [from_pixels(v, cubes, names, name="abundances") for v in values.reshape(shape)]
+        return xr.concat(maps, dim=dim)
+
+    def _blocks(self, num_samples: int, seed: int, progress: bool) -> Iterator[Tensor]:
+        """Draws (S, B, P) of one block of the pixel-dates, in the order (pixel, date), after the other."""
+        pixels, valid = to_pixels(self._images())
+        values, observed = pixels.reshape(-1, pixels.shape[-1]), valid.ravel()
+        bar = tqdm(total=len(values), disable=not progress, desc="read out", unit="spectrum")
+        for block, first in enumerate(range(0, len(values), BLOCK)):
+            part = slice(first, first + BLOCK)
+            yield self._block(values[part], observed[part], num_samples, (seed, block))
+            bar.update(len(values[part]))
+        bar.close()
+
+    def _block(
+        self, values: np.ndarray, observed: np.ndarray, num_samples: int, seeds: tuple[int, int]
+    ) -> Tensor:
+        assert self.weights is not None and self.orders is not None
+        like = self.chains[0].model.concentration_bounds
+        spectra = torch.as_tensor(np.where(observed[:, None], values, 0.0)).to(like)
+        missing = torch.as_tensor(~observed, device=like.device)
+        parts = []
+        counts = shares(self.weights, num_samples)
+        for number, (chain, count, order) in enumerate(
+            zip(self.chains, counts, self.orders, strict=True)
+        ):
+            if not count:
+                continue
+            state = np.random.SeedSequence([*seeds, number]).generate_state(1, np.uint64)[0]
+            generator = torch.Generator(like.device).manual_seed(int(state) % 2**63)
+            drawn = draw_abundances(
+                chain, spectra, int(count), num_warmup=self.num_warmup, generator=generator
+            )
+            alpha = chain.stacked("concentration").mean().to(like).expand_as(drawn)
+            prior = torch._standard_gamma(alpha, generator=generator).clamp(min=1e-290)
+            prior = prior / prior.sum(-1, keepdim=True)
+            parts.append(torch.where(missing.unsqueeze(-1), prior, drawn)[..., list(order)])
+        return torch.cat(parts)
+
+
+def shares(weights: np.ndarray, num_samples: int) -> np.ndarray:
+    """How many of the draws are a chain's: in proportion to its weight, by largest remainders."""
+    exact = np.asarray(weights) * num_samples
+    counts = np.floor(exact).astype(int)
+    rest = num_samples - counts.sum()
+    counts[np.argsort(counts - exact, kind="stable")[:rest]] += 1
+    return counts
+
+
+def weighted_quantiles(values: np.ndarray, weights: np.ndarray, q: Sequence[float]) -> np.ndarray:
+    """Quantiles (len(q), ...) over the first axis of values, whose weights sum to one."""
+    order = np.argsort(values, axis=0)
+    ordered = np.take_along_axis(values, order, axis=0)
+    below = np.cumsum(weights[order], axis=0)
+    places = [(below < level).sum(0).clip(max=len(values) - 1) for level in q]
+    return np.stack([np.take_along_axis(ordered, place[None], axis=0)[0] for place in places])
+
+
+def split_r_hat(draws: Tensor) -> Tensor:
+    """Potential scale reduction (...) of draws (chains, draws, ...), every chain cut in two halves."""
+    half = draws.shape[1] // 2
+    parts = torch.cat([draws[:, :half], draws[:, -half:]])
+    within = parts.var(1).mean(0)
+    between = half * parts.mean(1).var(0)
+    return (((half - 1) * within + between) / (half * within)).sqrt()

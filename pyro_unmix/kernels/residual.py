@@ -1,0 +1,82 @@
+"""Draws of the residual that all materials have in common, ``U r``, and of the noise."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pyro_unmix.kernels.state import Spectra, State
+
+
+class ResidualDraws:
+    """r of every spectrum given all else: normal, of precision ``I + U'U / sigma^2``.
+
+    To be followed by the kernels that need it before any that integrates it out.
+    """
+
+    def __repr__(self) -> str:
+        return "ResidualDraws()"
+
+    def __call__(self, state: State, spectra: Spectra) -> State:
+        factor, variance = state.residual_factor, state.noise_variance
+        precision = factor.mT @ factor / variance
+        precision.diagonal().add_(1.0)
+        root = torch.linalg.cholesky(precision)
+        left = unexplained(state, spectra)
+        loc = torch.cholesky_solve(factor.mT @ left.mT / variance, root)
+        noise = spectra.normal(*loc.shape)
+        away = torch.linalg.solve_triangular(root.mT, noise, upper=True)
+        return state.having(residual=(loc + away).mT)
+
+
+class FactorDraws:
+    """U given r and all else: every band a regression on r, with one precision ``R'R / sigma^2 + diag(1 / g)``; then g.
+
+    A column that nothing needs shrinks: its variance g is inverse gamma given it.
+    """
+
+    def __repr__(self) -> str:
+        return "FactorDraws()"
+
+    def __call__(self, state: State, spectra: Spectra) -> State:
+        residual, variance = drawn_residual(state), state.noise_variance
+        precision = residual.mT @ residual / variance + torch.diag(1 / state.residual_variance)
+        root = torch.linalg.cholesky(precision)
+        loc = torch.cholesky_solve(residual.mT @ unexplained(state, spectra) / variance, root)
+        noise = spectra.normal(*loc.shape)
+        factor = (loc + torch.linalg.solve_triangular(root.mT, noise, upper=True)).mT
+        rate = spectra.model.residual**2 + 0.5 * factor.square().sum(0)
+        shape = torch.full_like(rate, 1 + 0.5 * len(factor))
+        return state.having(residual_factor=factor, residual_variance=rate / spectra.gamma(shape))
+
+
+class NoiseDraws:
+    """``sigma^2`` given r and all else: inverse gamma."""
+
+    def __repr__(self) -> str:
+        return "NoiseDraws()"
+
+    def __call__(self, state: State, spectra: Spectra) -> State:
+        left = unexplained(state, spectra) - drawn_residual(state) @ state.residual_factor.mT
+        rate = spectra.model.noise**2 + 0.5 * left.square().sum()
+        shape = torch.full_like(rate, 1 + 0.5 * left.numel())
+        return state.having(noise_variance=rate / spectra.gamma(shape))
+
+
+def unexplained(state: State, spectra: Spectra) -> Tensor:
+    """``y - (1 + v b) M a - W (s psi tile(a))``, (N, L): what is left for U r and noise."""
+    direct = state.lit @ state.endmembers.mT
+    return spectra.values - direct - state.spread @ spectra.model.components.mT
+
+
+def drawn_residual(state: State) -> Tensor:
+    """r (N, Q).
+
+    Raises
+    ------
+    ValueError
+        If it is integrated out.
+    """
+    if state.residual is None:
+        raise ValueError("this kernel needs r, which is integrated out: put ResidualDraws() before")
+    return state.residual

@@ -1,0 +1,92 @@
+"""Draws of a spectrum's variability and brightness, exactly, and of their scales."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pyro_unmix.kernels.state import Spectra, State, Whitened
+from pyro_unmix.ops.simplex import tile_components
+
+
+class VariabilityDraws:
+    """psi and b of every spectrum given its abundances, jointly normal, r integrated out.
+
+    With ``V_n = [W diag(s tile(a)), v M a]`` the precision is ``I + V' C^-1 V`` and the pull ``V' C^-1 (y - M a)``.
+    """
+
+    def __repr__(self) -> str:
+        return "VariabilityDraws()"
+
+    def __call__(self, state: State, spectra: Spectra) -> State:
+        products = Whitened(state, spectra)
+        factor, pull = self.normal(state.abundances, state, products)
+        half = torch.linalg.solve_triangular(factor, pull.unsqueeze(-1), upper=False)
+        noise = spectra.normal(*half.shape)
+        drawn = torch.linalg.solve_triangular(factor.mT, half + noise, upper=True).squeeze(-1)
+        return state.having(variability=drawn[:, :-1], brightness=drawn[:, -1], residual=None)
+
+    @staticmethod
+    def normal(abundances: Tensor, state: State, products: Whitened) -> tuple[Tensor, Tensor]:
+        """Cholesky factor (N, K P + 1, K P + 1) of the precision, and the pull (N, K P + 1), at abundances (N, P)."""
+        gram, count = products.gram, abundances.shape[-1]
+        repeats = (len(gram) - count) // count
+        weight = state.scales * tile_components(abundances, repeats)
+        mixed = abundances @ gram[:count]  # D' C^-1 M a
+        light = state.brightness_scale
+        cross = light * weight * mixed[..., count:]
+        bright = light.square() * (abundances * mixed[..., :count]).sum(-1, keepdim=True)
+        inner = weight.unsqueeze(-1) * gram[count:, count:] * weight.unsqueeze(-2)
+        rows = torch.cat([inner, cross.unsqueeze(-2)], dim=-2)
+        last = torch.cat([cross, bright], dim=-1).unsqueeze(-1)
+        precision = torch.cat([rows, last], dim=-1)
+        precision.diagonal(dim1=-2, dim2=-1).add_(1.0)
+        left = products.projected - mixed
+        pulls = [
+            weight * left[..., count:],
+            light * (abundances * left[..., :count]).sum(-1, keepdim=True),
+        ]
+        return torch.linalg.cholesky(precision), torch.cat(pulls, dim=-1)
+
+
+class ScaleDraws:
+    """The scales s and v given everything but r, jointly normal: y is linear in them.
+
+    A prior that is normal about zero, in place of one of the variance, gives the same program up to signs, lets a scale
+    that is not needed go to zero, and makes this draw exact.
+    """
+
+    def __repr__(self) -> str:
+        return "ScaleDraws()"
+
+    def __call__(self, state: State, spectra: Spectra) -> State:
+        factor, pull = self.normal(state, spectra)
+        half = torch.linalg.solve_triangular(factor, pull.unsqueeze(-1), upper=False)
+        half = half + spectra.normal(len(pull), 1)
+        drawn = torch.linalg.solve_triangular(factor.mT, half, upper=True).squeeze(-1)
+        return state.having(scales=drawn[:-1], brightness_scale=drawn[-1], residual=None)
+
+    @staticmethod
+    def normal(state: State, spectra: Spectra) -> tuple[Tensor, Tensor]:
+        """Cholesky factor of the precision (K P + 1, K P + 1) and the pull, of s and then v."""
+        products, count = Whitened(state, spectra), state.abundances.shape[-1]
+        gram, projected = products.gram, products.projected
+        repeats = state.scales.shape[0] // count
+        varied = tile_components(state.abundances, repeats) * state.variability
+        bright = state.brightness.unsqueeze(-1) * state.abundances
+        left = projected - state.abundances @ gram[:count]
+        pull = torch.cat(
+            [
+                (varied * left[:, count:]).sum(0),
+                (bright * left[:, :count]).sum().reshape(1),
+            ]
+        )
+        cross = ((bright @ gram[:count, count:]) * varied).sum(0)
+        own = ((bright @ gram[:count, :count]) * bright).sum().reshape(1, 1)
+        inner = (varied.mT @ varied) * gram[count:, count:]
+        top = torch.cat([inner, cross.unsqueeze(-1)], dim=1)
+        precision = torch.cat([top, torch.cat([cross.unsqueeze(0), own], dim=1)])
+        precision = precision + torch.eye(len(pull)).to(precision)
+        # v ~ N(0, brightness^2), where s ~ N(0, 1)
+        precision[-1, -1] += spectra.model.brightness**-2 - 1
+        return torch.linalg.cholesky(precision), pull

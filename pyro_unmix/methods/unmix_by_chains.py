@@ -1,0 +1,122 @@
+"""`unmix_by_chains`: a sequence unmixed by Markov chains from several starts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import ArrayLike
+
+from pyro_unmix.bases.linear import library_basis
+from pyro_unmix.data.checks import as_endmembers
+from pyro_unmix.data.cubes import as_cube_sequence
+from pyro_unmix.data.libraries import at_bands_of, is_library, library_endmembers
+from pyro_unmix.infer.sample import sample
+from pyro_unmix.infer.sampled import Sampled
+from pyro_unmix.infer.settings import SampleSettings
+from pyro_unmix.kernels import ROUND, EllipticalEndmembers
+from pyro_unmix.methods.arguments import check_settings, count_materials, known_spectra
+from pyro_unmix.models.simplex import SimplexMixing, as_components
+from pyro_unmix.ops.threads import one_thread
+from pyro_unmix.priors.bounded import BoundedEndmembers
+from pyro_unmix.start.purity import learn_basis
+from pyro_unmix.start.several_starts import several_starts
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+_COMPONENTS = 4
+_LIBRARY_COMPONENTS = 8
+_CHAINS_OF_GIVEN = 3
+_ABOVE = 0.2  # the bound above the largest endmember that a start has
+
+#: A round that leaves the endmembers where they are.
+_KEPT = tuple(kernel for kernel in ROUND if not isinstance(kernel, EllipticalEndmembers))
+
+
+@one_thread()
+def unmix_by_chains(
+    cubes: Any,
+    num_endmembers: int | None = None,
+    *,
+    endmembers: ArrayLike | None = None,
+    seed: int = 0,
+    progress: bool = True,
+    **settings: Unpack[SampleSettings],
+) -> Sampled:
+    """Unmix a sequence with everything unknown drawn by Markov chains: endmembers, variability, residual, noise.
+
+    A `SimplexMixing` about the endmembers of each of `several_starts`, with four components of each material's own
+    variability (`learn_basis`) whose scales may shrink to nothing and a common residual of rank eight; a chain of each,
+    weighted by what it predicts of spectra that none has seen; then all spectra under the chains' draws. Slower than
+    `unmix`, and what dates and neighbours have in common is not used. For scenes that may be unlike those that `unmix`
+    was made for, and where intervals matter.
+
+    Parameters
+    ----------
+    cubes
+        Anything that `as_cube_sequence` takes.
+    num_endmembers : int, optional
+        P; may be left out if `endmembers` are given.
+    endmembers : array (L, P) or library, optional
+        Spectra that are known and kept; default extracted. A library (a DataArray with the coordinate ``label``) gives
+        the mean spectra of its classes, and its spread within them as variability.
+    seed : int
+    progress : bool
+    **settings
+        Passed on to `sample`.
+
+    Returns
+    -------
+    Sampled
+
+    Raises
+    ------
+    ValueError
+        If neither P nor endmembers are given, or they do not agree.
+    """
+    seed = check_settings(seed, settings, SampleSettings)
+    cubes = as_cube_sequence(cubes)
+    count = count_materials(num_endmembers, known_spectra(endmembers, cubes))
+    if endmembers is None:
+        starts = several_starts(cubes, count, seed=seed)
+        models = [_model(cubes, start, learned(cubes, start)) for start in starts]
+        result = sample(models, cubes, seed=seed, progress=progress, **settings)
+        return replace(result, method="unmix_by_chains")
+    model = _of_given(cubes, endmembers)
+    chosen: SampleSettings = {"num_chains": _CHAINS_OF_GIVEN, "kernels": _KEPT, **settings}
+    result = sample(model, cubes, seed=seed, progress=progress, **chosen)
+    return replace(result, method="unmix_by_chains")
+
+
+def learned(cubes: xr.DataArray, endmembers: xr.DataArray | np.ndarray) -> np.ndarray:
+    """Components (L, K, P) of the materials' variability, from the images."""
+    return as_components(learn_basis(cubes, endmembers, _COMPONENTS), np.asarray(endmembers))
+
+
+def _of_given(cubes: xr.DataArray, endmembers: ArrayLike) -> SimplexMixing:
+    if is_library(endmembers):
+        library = at_bands_of(endmembers, cubes)
+        matrix = library_endmembers(library)
+        spread = int(np.unique(library["label"], return_counts=True)[1].max()) - 1
+        rank = min(_LIBRARY_COMPONENTS, spread)
+        components = as_components(library_basis(library, rank), matrix) if rank else None
+    else:
+        values = as_endmembers(endmembers, cubes.sizes["wavelength"])
+        names = getattr(endmembers, "coords", {}).get("endmember", np.arange(values.shape[1]))
+        matrix = xr.DataArray(
+            values, dims=("wavelength", "endmember"), coords={"endmember": np.asarray(names)}
+        )
+        components = learned(cubes, matrix)
+    return _model(cubes, matrix, components)
+
+
+def _model(
+    cubes: xr.DataArray, endmembers: xr.DataArray, components: np.ndarray | None
+) -> SimplexMixing:
+    wavelength = cubes["wavelength"].values if "wavelength" in cubes.coords else None
+    high = max(1.2, float(endmembers.max()) + _ABOVE)
+    reference = BoundedEndmembers(endmembers, high=high, wavelength=wavelength)
+    return SimplexMixing(reference, components=components)

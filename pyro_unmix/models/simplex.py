@@ -1,0 +1,277 @@
+"""Linear mixing with everything unknown: abundances on the simplex, variability, and what no material explains.
+
+To be sampled by `pyro_unmix.infer.sample`, whose kernels (`pyro_unmix.kernels`) know the conditional densities of this
+program. Use it where the answer must be as uncertain as it is; `SGLMM` is the model in time, trained by `fit`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import torch
+from numpy.typing import ArrayLike
+from pyro import poutine
+from pyro.distributions import constraints
+from pyro.nn import PyroModule
+from torch import Tensor
+
+from pyro_unmix.ops.checks import finite_array, in_range, positive_int
+from pyro_unmix.ops.recipes import Recorded
+from pyro_unmix.ops.seeding import seeded
+from pyro_unmix.ops.simplex import tile_components
+from pyro_unmix.priors.bounded import BoundedEndmembers
+
+
+class LogUniform(dist.TorchDistribution):
+    """``log x ~ U(log low, log high)``.
+
+    Parameters
+    ----------
+    low, high : Tensor, scalars
+    """
+
+    arg_constraints = {}  # noqa: RUF012 (torch's own form)
+
+    def __init__(self, low: Tensor, high: Tensor) -> None:
+        self.low, self.high = low, high
+        super().__init__(torch.Size(), torch.Size(), validate_args=False)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        return constraints.interval(self.low, self.high)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> LogUniform:
+        if tuple(batch_shape):
+            raise ValueError(f"one number for all pixels, got the plate {batch_shape}")
+        return self
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        inside = (value >= self.low) & (value <= self.high)
+        density = -value.log() - (self.high / self.low).log().log()
+        return torch.where(inside, density, -torch.inf)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        uniform = torch.rand(sample_shape, dtype=self.low.dtype, device=self.low.device)
+        return self.low * (self.high / self.low) ** uniform
+
+
+class SimplexMixing(Recorded, PyroModule):
+    """Mixtures on the simplex, with variability of each material and a residual that they have in common.
+
+    For what all pixels share::
+
+        M ~ N(m, K) within [0, high]             endmembers (L, P), smooth over wavelength: `BoundedEndmembers`
+        alpha ~ LogUniform(low, high)            concentration of the abundances
+        s_kp ~ N(0, 1)                           scales of the variability (K P), component outer
+        v ~ N(0, brightness^2)                   scale of the whole pixel's brightness
+        g_q ~ InvGamma(1, residual^2)            variance of a column of U
+        U_q ~ N(0, g_q I)                        residual_factor (L, Q)
+        sigma^2 ~ InvGamma(1, noise^2)           noise_variance
+
+    and for every pixel and date, independently given these::
+
+        a ~ Dirichlet(alpha, .., alpha)          abundances; sparse, as alpha is below one half
+        b ~ N(0, 1),  psi_kp ~ N(0, 1),  r_q ~ N(0, 1)
+        y ~ N((1 + v b) M a + W (s * psi * tile(a)) + U r, sigma^2 I)
+
+    The sign of a scale means nothing; a scale that the data do not need goes to zero. The prior of a date does not
+    depend on other dates: a link between them would have to be one of the residuals, too, or intervals become too
+    narrow. Sites: the names above in full (``endmembers``, ``concentration``, ``scales``, ``brightness_scale``,
+    ``residual_variance``, ``residual_factor``, ``noise_variance``), and in the plate ``pixels``, for t = 1..T,
+    ``abundances_t``, ``brightness_t``, ``variability_t``, ``residual_t``, ``y_t``. All is in double precision:
+    abundances near a corner need it.
+
+    Parameters
+    ----------
+    endmembers : array (L, P), DataArray (wavelength, endmember), or `BoundedEndmembers`
+        What M is near; an array is the centre of ``BoundedEndmembers()``.
+    components : array (L, K, P), optional
+        W, spectral components of each material's variability, for psi of unit variance; such as
+        ``learn_basis(cubes, endmembers).array``. Default none.
+    rank : int
+        Q, of the residual.
+    concentration : tuple of float
+        Least and largest alpha. Above one half, where nothing holds the faces of the simplex in place, good endmembers
+        drift.
+    brightness : float
+        Scale of v.
+    residual, noise : float
+        Scales of U and of the noise, reflectance; their priors have heavy tails.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as described.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> model = SimplexMixing(np.array([[0.1, 0.5], [0.2, 0.4], [0.2, 0.3]]), rank=1)
+    >>> model.num_bands, model.num_endmembers, model.num_components
+    (3, 2, 0)
+    """
+
+    components: Tensor
+    concentration_bounds: Tensor
+
+    def __init__(
+        self,
+        endmembers: ArrayLike | BoundedEndmembers,
+        *,
+        components: ArrayLike | None = None,
+        rank: int = 8,
+        concentration: tuple[float, float] = (0.1, 0.5),
+        brightness: float = 0.2,
+        residual: float = 0.01,
+        noise: float = 0.001,
+    ) -> None:
+        super().__init__("model")
+        self.reference = (
+            endmembers
+            if isinstance(endmembers, BoundedEndmembers)
+            else BoundedEndmembers(endmembers)
+        )
+        self.num_bands, self.num_endmembers = self.reference.centre.shape
+        self.rank = positive_int(rank, "rank")
+        low, high = (in_range(c, "concentration", low=0, open_low=True) for c in concentration)
+        if not low < high:
+            raise ValueError(f"concentration must be (least, largest), got {concentration}")
+        self.register_buffer("concentration_bounds", torch.tensor([low, high], dtype=torch.float64))
+        self.register_buffer("components", self._checked(components))
+        self.num_components = self.components.shape[1] // self.num_endmembers
+        self.brightness = in_range(brightness, "brightness", low=0, open_low=True)
+        self.residual = in_range(residual, "residual", low=0, open_low=True)
+        self.noise = in_range(noise, "noise", low=0, open_low=True)
+
+    def _checked(self, components: ArrayLike | None) -> Tensor:
+        """W, shape (L, K P), component outer and material inner."""
+        if components is None:
+            return torch.zeros(self.num_bands, 0, dtype=torch.float64)
+        array = finite_array(components, "components", ndim=3)
+        if array.shape[::2] != (self.num_bands, self.num_endmembers):
+            raise ValueError(
+                f"components must have the shape ({self.num_bands}, K, {self.num_endmembers}), got "
+                f"{array.shape}: learn them for these endmembers"
+            )
+        return torch.tensor(array.reshape(self.num_bands, -1))
+
+    @property
+    def endmember_names(self) -> list[Any] | None:
+        """Names of the materials, where the given endmembers had them."""
+        names = self.reference.names
+        return None if names is None else list(names)
+
+    # ---------------------------------------------------------------- the program
+
+    def forward(
+        self,
+        pixels: Tensor | None,
+        valid: Tensor,
+        *,
+        index: Tensor | None = None,
+        size: int | None = None,
+        features: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """The generative program.
+
+        Parameters
+        ----------
+        pixels : Tensor, shape (B, T, L), or None to simulate
+            Reflectance; any finite value where not valid.
+        valid : Tensor of bool, shape (B, T)
+        index, size, features
+            As for `SGLMM`.
+        """
+        batch, num_dates = valid.shape
+        shared = self.sample_shared()
+        alpha = shared["concentration"].expand(self.num_endmembers)
+        noise_scale = shared["noise_variance"].sqrt()
+        index = torch.arange(batch, device=valid.device) if index is None else index
+        masks: Any = valid.unbind(1)
+        with pyro.plate("pixels", size or batch, subsample=index, dim=-1):
+            for t in range(num_dates):
+                own = {
+                    "abundances": pyro.sample(f"abundances_{t + 1}", dist.Dirichlet(alpha)),
+                    "brightness": pyro.sample(f"brightness_{t + 1}", self._standard()),
+                    "variability": pyro.sample(
+                        f"variability_{t + 1}", self._standard(self.components.shape[1])
+                    ),
+                    "residual": pyro.sample(f"residual_{t + 1}", self._standard(self.rank)),
+                }
+                mean = self.mean(own, shared)
+                observed = None if pixels is None else pixels[:, t]
+                with poutine.mask(mask=masks[t]):
+                    spectrum = dist.Normal(mean, noise_scale).to_event(1)
+                    pyro.sample(f"y_{t + 1}", spectrum, obs=observed)
+
+    def sample_shared(self) -> dict[str, Tensor]:
+        """The sites of what all pixels share."""
+        like = self.concentration_bounds
+        low, high = like.unbind()
+        num_scales, tiny = self.components.shape[1], like.new_tensor(1.0)
+        variance = dist.InverseGamma(tiny.expand(self.rank), tiny * self.residual**2).to_event(1)
+        shared = {
+            "endmembers": pyro.sample("endmembers", self.reference.distribution()),
+            "concentration": pyro.sample("concentration", LogUniform(low, high)),
+            "scales": pyro.sample("scales", self._standard(num_scales)),
+            "brightness_scale": pyro.sample(
+                "brightness_scale", dist.Normal(0 * tiny, self.brightness * tiny)
+            ),
+            "residual_variance": pyro.sample("residual_variance", variance),
+            "noise_variance": pyro.sample(
+                "noise_variance", dist.InverseGamma(tiny, tiny * self.noise**2)
+            ),
+        }
+        scale = shared["residual_variance"].sqrt().expand(self.num_bands, self.rank)
+        factor = dist.Normal(torch.zeros_like(scale), scale).to_event(2)
+        shared["residual_factor"] = pyro.sample("residual_factor", factor)
+        return shared
+
+    def mean(self, own: Mapping[str, Tensor], shared: Mapping[str, Tensor]) -> Tensor:
+        """Noiseless spectra (..., L) of a date's sites (without their dates in the names) and the shared ones."""
+        abundances = own["abundances"]
+        spread = shared["scales"] * own["variability"]
+        spread = spread * tile_components(abundances, self.num_components)
+        light = 1 + shared["brightness_scale"] * own["brightness"]
+        direct = light.unsqueeze(-1) * abundances @ shared["endmembers"].mT
+        common = own["residual"] @ shared["residual_factor"].mT
+        return direct + spread @ self.components.mT + common
+
+    def _standard(self, *size: int) -> dist.TorchDistribution:
+        zeros = torch.zeros(size, dtype=torch.float64, device=self.concentration_bounds.device)
+        return dist.Normal(zeros, torch.ones_like(zeros)).to_event(len(size))
+
+    def simulate(self, num_pixels: int, num_dates: int = 1, *, seed: int = 0) -> dict[str, Any]:
+        """Everything drawn from the program: sites by name, and ``pixels`` (N, T, L).
+
+        Parameters
+        ----------
+        num_pixels, num_dates : int
+        seed : int
+        """
+        device = self.concentration_bounds.device
+        valid = torch.ones(num_pixels, num_dates, dtype=torch.bool, device=device)
+        with torch.no_grad(), seeded(seed, device), pyro.get_param_store().scope():
+            trace = poutine.trace(self).get_trace(None, valid)
+        sites: dict[str, Any] = {
+            k: s["value"] for k, s in trace.nodes.items() if s["type"] == "sample"
+        }
+        sites["pixels"] = torch.stack([sites[f"y_{t + 1}"] for t in range(num_dates)], 1)
+        return sites
+
+    def decode(self, latents: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Abundances (..., T, P) and scaled variability (..., T, K, P) of site values."""
+        dates = range(1, 1 + sum(name.startswith("abundances_") for name in latents))
+        abundances = torch.stack([latents[f"abundances_{t}"] for t in dates], dim=-2)
+        psi = torch.stack([latents[f"variability_{t}"] for t in dates], dim=-2)
+        shape = (self.num_components, self.num_endmembers)
+        return abundances, (psi * latents["scales"]).unflatten(-1, shape)
+
+
+def as_components(basis: Any, endmembers: ArrayLike) -> np.ndarray:
+    """F (L, K, P) of a `Basis` at some endmembers (L, P), as `SimplexMixing` takes it."""
+    return basis.components(torch.as_tensor(np.array(endmembers))).numpy()

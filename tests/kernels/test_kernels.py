@@ -1,0 +1,399 @@
+"""Every kernel by itself: its density against the program's trace, what it leaves as it is, and quadrature."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyro
+import pytest
+import torch
+from pyro import poutine
+from scipy import integrate, stats
+from simplex_cases import BANDS, COMPONENTS, MATERIALS, RANK, model_of, start_of
+from torch import Tensor
+
+from pyro_unmix.kernels import (
+    ROUND,
+    ConcentrationMoves,
+    EllipticalEndmembers,
+    FactorDraws,
+    Kernel,
+    MassMoves,
+    NoiseDraws,
+    RescaleMoves,
+    ResidualDraws,
+    ScaleDraws,
+    Spectra,
+    State,
+    VariabilityDraws,
+    Whitened,
+)
+from pyro_unmix.kernels.rescale import log_density
+from pyro_unmix.kernels.residual import unexplained
+from pyro_unmix.kernels.truncated import truncated_normal
+from pyro_unmix.models.simplex import SimplexMixing
+from pyro_unmix.priors.bounded import elliptical_step
+
+
+def joint(state: State, spectra: Spectra) -> float:
+    """Log-density of the program's trace at a state and its spectra."""
+    pixels = spectra.values.unsqueeze(1)
+    valid = torch.ones(pixels.shape[:2], dtype=torch.bool)
+    program = poutine.condition(spectra.model, data=state.sites())
+    with pyro.validation_enabled(False):
+        return float(poutine.trace(program).get_trace(pixels, valid).log_prob_sum())
+
+
+def marginal(state: State, spectra: Spectra) -> float:
+    """`joint` with r integrated out: at r's conditional mean, less its normal density there."""
+    factor, variance = state.residual_factor, state.noise_variance
+    precision = torch.eye(factor.shape[1]).double() + factor.mT @ factor / variance
+    loc = torch.linalg.solve(precision, factor.mT @ unexplained(state, spectra).mT / variance).mT
+    normal = 0.5 * (torch.logdet(precision) - factor.shape[1] * math.log(2 * math.pi))
+    return joint(state.having(residual=loc), spectra) - len(loc) * float(normal)
+
+
+@dataclass(frozen=True, eq=False)
+class Noiseless(Spectra):
+    """Spectra whose standard-normal stream is zero but for one number."""
+
+    unit: int = -1
+
+    def normal(self, *shape: int) -> Tensor:
+        values = torch.zeros(math.prod(shape), dtype=torch.float64)
+        if 0 <= self.unit < len(values):
+            values[self.unit] = 1.0
+        return values.reshape(shape)
+
+
+def law_of(draw: Callable[[Spectra], Tensor], spectra: Spectra, size: int) -> tuple[Tensor, Tensor]:
+    """Mean and covariance of a draw that is linear in one block of standard-normal numbers."""
+    made = [
+        draw(Noiseless(spectra.model, spectra.values, spectra.generator, unit))
+        for unit in range(-1, size)
+    ]
+    loc = made[0].flatten()
+    root = torch.stack([value.flatten() - loc for value in made[1:]], dim=-1)
+    return loc, root @ root.mT
+
+
+def normal_difference(loc: Tensor, covariance: Tensor, first: Tensor, second: Tensor) -> float:
+    law = torch.distributions.MultivariateNormal(loc, covariance)
+    return float(law.log_prob(first.flatten()) - law.log_prob(second.flatten()))
+
+
+def fields_after(kernel: Kernel, *names: str) -> Callable[[State], Callable[[Spectra], Tensor]]:
+    def of(state: State) -> Callable[[Spectra], Tensor]:
+        def draw(spectra: Spectra) -> Tensor:
+            new = kernel(state, spectra)
+            return torch.cat(
+                [getattr(new, name).reshape(len(spectra.values), -1) for name in names], 1
+            )
+
+        return draw
+
+    return of
+
+
+# ---------------------------------------------------------------- densities against the trace
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_mass_moves_know_the_density_of_the_trace(seed: int) -> None:
+    state, spectra = start_of(model_of(), 6, seed)
+    gram, pull = MassMoves.quadratic(state, Whitened(state, spectra))
+
+    def density(a: Tensor) -> Tensor:
+        likelihood = (a * pull).sum() - 0.5 * torch.einsum("np,npq,nq->", a, gram, a)
+        return likelihood + (state.concentration - 1) * a.log().sum()
+
+    other = torch.distributions.Dirichlet(torch.ones(3).double()).sample((6,))
+    ours = float(density(other) - density(state.abundances))
+    theirs = marginal(state.having(abundances=other), spectra) - marginal(state, spectra)
+    assert ours == pytest.approx(theirs, rel=1e-9, abs=1e-9)
+
+
+def test_variability_is_drawn_from_the_conditional_of_the_trace() -> None:
+    state, spectra = start_of(model_of(), 1, 2)
+    of = fields_after(VariabilityDraws(), "variability", "brightness")
+    size = COMPONENTS * MATERIALS + 1
+    loc, covariance = law_of(of(state), spectra, size)
+    other = state.having(
+        variability=torch.randn(1, size - 1).double(), brightness=torch.ones(1).double()
+    )
+    values = [torch.cat([s.variability[0], s.brightness]) for s in (other, state)]
+    ours = normal_difference(loc, covariance, *values)
+    theirs = marginal(other, spectra) - marginal(state, spectra)
+    assert ours == pytest.approx(theirs, rel=1e-9, abs=1e-9)
+
+
+def test_scales_are_drawn_from_the_conditional_of_the_trace() -> None:
+    state, spectra = start_of(model_of(), 6, 3)
+
+    def draw(given: Spectra) -> Tensor:
+        new = ScaleDraws()(state, given)
+        return torch.cat([new.scales, new.brightness_scale.reshape(1)])
+
+    loc, covariance = law_of(draw, spectra, COMPONENTS * MATERIALS + 1)
+    other = state.having(scales=state.scales + 0.3, brightness_scale=state.brightness_scale - 0.1)
+    values = [torch.cat([s.scales, s.brightness_scale.reshape(1)]) for s in (other, state)]
+    theirs = marginal(other, spectra) - marginal(state, spectra)
+    assert normal_difference(loc, covariance, *values) == pytest.approx(theirs, rel=1e-9, abs=1e-9)
+
+
+@pytest.mark.parametrize("p", range(MATERIALS))
+def test_endmembers_are_drawn_from_the_conditional_of_the_trace(p: int) -> None:
+    state, spectra = start_of(model_of(), 6, 4)
+    rest = spectra.values - state.spread @ spectra.model.components.mT
+    squares, pull = state.lit.mT @ state.lit, rest.mT @ state.lit
+    others = state.endmembers @ squares[:, p] - state.endmembers[:, p] * squares[p, p]
+    arguments = (p, pull[:, p] - others, squares[p, p], state)
+    draws = EllipticalEndmembers.normal
+    loc = draws(*arguments, Noiseless(spectra.model, spectra.values, spectra.generator))[0]
+    # Two blocks of numbers stand behind a draw; each has its own unit.
+    roots = []
+    for block, size in ((0, RANK), (1, BANDS)):
+        for unit in range(size):
+            one = _OneBlock(spectra.model, spectra.values, spectra.generator, unit, block)
+            roots.append(draws(*arguments, one)[1])
+    root = torch.stack(roots, dim=-1)
+    column = (state.endmembers[:, p] * 0.9).clamp(0.01, 0.99)
+    endmembers = state.endmembers.clone()
+    endmembers[:, p] = column
+    ours = normal_difference(loc, root @ root.mT, column, state.endmembers[:, p])
+    theirs = marginal(state.having(endmembers=endmembers), spectra) - marginal(state, spectra)
+    assert ours == pytest.approx(theirs, rel=1e-9, abs=1e-9)
+
+
+@dataclass(frozen=True, eq=False)
+class _OneBlock(Noiseless):
+    block: int = 0
+
+    def normal(self, *shape: int) -> Tensor:
+        values = torch.zeros(shape, dtype=torch.float64).flatten()
+        if (self.block == 0) == (len(shape) == 2):
+            values[self.unit] = 1.0
+        return values.reshape(shape)
+
+
+def test_residual_and_factor_are_drawn_from_the_conditionals_of_the_trace() -> None:
+    state, spectra = start_of(model_of(), 1, 5)
+    loc, covariance = law_of(fields_after(ResidualDraws(), "residual")(state), spectra, RANK)
+    other = state.having(residual=state.residual + 0.5)
+    ours = normal_difference(loc, covariance, other.residual, state.residual)
+    assert ours == pytest.approx(joint(other, spectra) - joint(state, spectra), rel=1e-9, abs=1e-9)
+
+    state, spectra = start_of(model_of(), 6, 6)
+    draw = lambda given: FactorDraws()(state, given).residual_factor  # noqa: E731
+    loc, covariance = law_of(draw, spectra, BANDS * RANK)
+    other = state.having(residual_factor=state.residual_factor + 0.02)
+    ours = normal_difference(loc, covariance, other.residual_factor, state.residual_factor)
+    assert ours == pytest.approx(joint(other, spectra) - joint(state, spectra), rel=1e-9, abs=1e-9)
+
+
+def test_concentration_moves_know_the_density_of_the_trace() -> None:
+    state, spectra = start_of(model_of(), 6, 7)
+    total, new = state.abundances.log().sum(), torch.tensor(0.31).double()
+
+    def density(alpha: Tensor) -> float:
+        return float(ConcentrationMoves.log_density(alpha.log(), 6, MATERIALS, total) - alpha.log())
+
+    theirs = joint(state.having(concentration=new), spectra) - joint(state, spectra)
+    assert density(new) - density(state.concentration) == pytest.approx(theirs, rel=1e-9)
+
+
+def test_rescaling_knows_the_density_of_the_trace() -> None:
+    state, spectra = start_of(model_of(), 6, 8)
+    c, x = 1.3, torch.tensor(math.log(1.3), dtype=torch.float64)
+    new = state.having(scales=state.scales * c, variability=state.variability / c)
+    square, other = state.scales.square(), state.variability.square().sum(0)
+    ours = log_density(x, 1 - 6, square, other) - log_density(0 * x, 1 - 6, square, other)
+    # the measure dc / c counts the Jacobian of (s, psi) -> (c s, psi / c)
+    jacobian = COMPONENTS * MATERIALS * (1 - 6) * float(x)
+    theirs = joint(new, spectra) - joint(state, spectra) + jacobian
+    assert float(ours.sum()) == pytest.approx(theirs, rel=1e-9)
+
+
+# ---------------------------------------------------------------- what kernels leave as it is
+
+STATISTICS: dict[str, Callable[[State, Tensor], Tensor]] = {
+    "abundance": lambda s, y: s.abundances[:, 0].mean(),
+    "corner": lambda s, y: (s.abundances.max(-1).values > 0.99).double().mean(),
+    "absent": lambda s, y: (s.abundances < 1e-6).double().mean(),
+    "log abundance": lambda s, y: s.abundances.log().clamp(min=-40).mean(),
+    "variability": lambda s, y: s.variability.square().mean(),
+    "brightness": lambda s, y: s.brightness.square().mean(),
+    "contrast": lambda s, y: (s.lit @ s.endmembers.mT * y).mean(),
+    "scale": lambda s, y: s.scales.abs().mean(),
+    "brightness scale": lambda s, y: s.brightness_scale.abs(),
+    "signs": lambda s, y: (s.scales * s.variability).mean(),
+    "endmembers": lambda s, y: s.endmembers.mean(),
+    "first endmember": lambda s, y: s.endmembers[:, 0].square().mean(),
+    "low": lambda s, y: (s.endmembers < 0.1).double().mean(),
+    "factor": lambda s, y: s.residual_factor.square().sum().log(),
+    "factor variance": lambda s, y: s.residual_variance.log().mean(),
+    "noise": lambda s, y: s.noise_variance.log(),
+    "concentration": lambda s, y: s.concentration.log(),
+    "concentration squared": lambda s, y: s.concentration.log().square(),
+}
+KERNELS: dict[str, tuple[Kernel, ...]] = {
+    "VariabilityDraws": (VariabilityDraws(),),
+    "MassMoves": (MassMoves(),),
+    "ScaleDraws": (ScaleDraws(),),
+    "EllipticalEndmembers": (EllipticalEndmembers(),),
+    "FactorDraws": (ResidualDraws(), FactorDraws()),
+    "NoiseDraws": (ResidualDraws(), NoiseDraws()),
+    "RescaleMoves": (ResidualDraws(), RescaleMoves()),
+    "ConcentrationMoves": (ConcentrationMoves(),),
+    "ROUND": ROUND,
+}
+REPLICATES, NUM_SPECTRA = 150, 5
+#: Of 18 statistics of 9 rows of kernels, the largest |z| under the null exceeds this with probability 1e-3.
+MOST = float(stats.norm.isf(1e-3 / (2 * 18 * 9)))
+
+
+@functools.cache
+def replicates() -> list[tuple[State, Tensor]]:
+    """Everything drawn from the program, again and again: states and their spectra."""
+    drawn = (start_of(model_of(), NUM_SPECTRA, seed) for seed in range(REPLICATES))
+    return [(state, spectra.values) for state, spectra in drawn]
+
+
+def largest_z(kernels: tuple[Kernel, ...]) -> float:
+    """Of the statistics before and after, where everything was drawn from the program: a paired test of invariance."""
+    model, changes = model_of(), []
+    for seed, (state, y) in enumerate(replicates()):
+        spectra = Spectra(model, y, torch.Generator().manual_seed(seed))
+        new = state
+        for _ in range(2):
+            for kernel in kernels:
+                new = kernel(new, spectra)
+        changes.append([float(f(new, y) - f(state, y)) for f in STATISTICS.values()])
+    array = np.array(changes)
+    moved = array.std(0) > 1e-12
+    z = array.mean(0)[moved] / (array.std(0)[moved] / math.sqrt(len(array)))
+    assert moved.any()
+    return float(np.abs(z).max())
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_kernels_leave_the_posterior_as_it_is(name: str) -> None:
+    assert largest_z(KERNELS[name]) < MOST
+
+
+def test_the_test_of_invariance_sees_a_wrong_kernel() -> None:
+    class Narrow(VariabilityDraws):
+        def __call__(self, state: State, spectra: Spectra) -> State:
+            new = super().__call__(state, spectra)
+            return new.having(variability=0.9 * new.variability)
+
+    class Flat(MassMoves):
+        def __call__(self, state: State, spectra: Spectra) -> State:
+            wrong = super().__call__(state.having(concentration=state.concentration + 0.3), spectra)
+            return wrong.having(concentration=state.concentration)
+
+    for wrong in (Narrow(), Flat()):
+        assert largest_z((wrong,)) > MOST
+
+
+# ---------------------------------------------------------------- quadrature and NUTS
+
+
+@pytest.mark.parametrize("noise", [0.03, 0.3])
+def test_mass_moves_agree_with_quadrature(noise: float) -> None:
+    """Twenty thousand chains of one spectrum of two materials against its posterior, integrated."""
+    model = SimplexMixing([[0.2, 0.6], [0.3, 0.5], [0.3, 0.2]], rank=1)
+    state, _ = start_of(model, 1, 1)
+    one = torch.tensor(1.0).double()
+    state = state.having(
+        endmembers=model.reference.centre, residual_factor=torch.zeros(3, 1).double(),
+        noise_variance=one * noise**2, concentration=one * 0.3, brightness_scale=0 * one,
+    )  # fmt: skip
+    count, y = 20_000, model.reference.centre @ torch.tensor([0.97, 0.03]).double()
+    many = state.having(
+        abundances=torch.full((count, 2), 0.5).double(), brightness=torch.zeros(count).double(),
+        variability=torch.zeros(count, 0).double(), residual=None,
+    )  # fmt: skip
+    spectra = Spectra(model, y.expand(count, -1), torch.Generator().manual_seed(5))
+    for _ in range(60):
+        many = MassMoves()(many, spectra)
+
+    apart, left = [v.numpy() for v in (model.reference.centre.T, y)]
+
+    def density(x: float) -> float:
+        residual = left - x * apart[0] - (1 - x) * apart[1]
+        return float(np.exp(-0.5 * (residual**2).sum() / noise**2))
+
+    def below(limit: float) -> float:
+        """The integral up to `limit`, in powers that take the poles at 0 and 1 away."""
+        low = integrate.quad(lambda u: density(u ** (1 / 0.3)) * (1 - u ** (1 / 0.3)) ** -0.7, 0,
+                             min(limit, 0.5) ** 0.3, epsabs=1e-12, limit=200)[0]  # fmt: skip
+        if limit <= 0.5:
+            return low
+        return low + integrate.quad(
+            lambda u: density(1 - u ** (1 / 0.3)) * (1 - u ** (1 / 0.3)) ** -0.7,
+            (1 - limit) ** 0.3, 0.5**0.3, epsabs=1e-12, limit=200)[0]  # fmt: skip
+
+    drawn, total = many.abundances[:, 0].numpy(), below(1.0)
+    for limit in (1e-6, 0.5, 0.9, 0.95, 0.97, 0.99, 0.999, 1 - 1e-6):
+        expected = below(limit) / total
+        error = math.sqrt(max(expected * (1 - expected), 1e-6) / count)
+        assert abs((drawn <= limit).mean() - expected) < 4.5 * error
+
+
+def test_elliptical_steps_agree_with_rejection() -> None:
+    """A correlated normal within a box that it mostly leaves."""
+    covariance = torch.tensor([[1.0, 0.8], [0.8, 1.0]]).double()
+    loc, root = torch.tensor([-0.5, 0.7]).double(), torch.linalg.cholesky(covariance)
+    generator = torch.Generator().manual_seed(1)
+    value, kept = torch.tensor([0.3, 0.4]).double(), []
+    for _ in range(20_000):
+        noise = torch.randn(2, generator=generator, dtype=torch.float64)
+        uniform = torch.rand((), generator=generator, dtype=torch.float64)
+        value = elliptical_step(value, loc, root @ noise, 0.0, 1.0, uniform)
+        kept.append(value)
+    chain = torch.stack(kept)
+    free = loc + torch.randn(400_000, 2, generator=generator, dtype=torch.float64) @ root.mT
+    free = free[((free >= 0) & (free <= 1)).all(-1)]
+    assert bool(((chain >= 0) & (chain <= 1)).all())
+    for power in (1, 2):
+        expected = (free**power).mean(0)
+        # batch means: draws of a chain are correlated
+        batches = (chain**power).reshape(50, -1, 2).mean(1)
+        error = (batches.var(0) / 50 + (free**power).var(0) / len(free)).sqrt()
+        assert bool(((batches.mean(0) - expected).abs() < 4 * error).all())
+    product, batches = free.prod(-1).mean(), chain.prod(-1).reshape(50, -1).mean(1)
+    assert abs(batches.mean() - product) < 4 * (batches.var() / 50).sqrt()
+
+
+def test_truncated_normals_agree_with_scipy() -> None:
+    uniform = torch.linspace(0.01, 0.99, 5).double()
+    for low, high in ((-1.0, 2.0), (5.0, 6.0), (-9.0, -7.5), (20.0, 20.1)):
+        bounds = [torch.full((5,), b).double() for b in (low, high)]
+        zero = torch.zeros(5).double()
+        drawn, inside = truncated_normal(zero, zero + 1, *bounds, uniform)
+        law = stats.truncnorm(low, high)
+        levels = 1 - uniform.numpy() if low > 0 else uniform.numpy()
+        np.testing.assert_allclose(drawn.numpy(), law.ppf(levels), rtol=1e-7)
+        # the tail on the side of zero that the bounds are on
+        most, least = stats.norm.logcdf(high), stats.norm.logcdf(low)
+        if low > 0:
+            most, least = stats.norm.logsf(low), stats.norm.logsf(high)
+        logs = most + np.log1p(-np.exp(least - most))
+        np.testing.assert_allclose(inside.log().numpy(), logs, rtol=1e-8)
+
+
+# ---------------------------------------------------------------- refusals
+
+
+def test_a_kernel_that_needs_r_says_what_to_do() -> None:
+    state, spectra = start_of(model_of(), 2, 0)
+    for kernel in (FactorDraws(), NoiseDraws()):
+        with pytest.raises(ValueError, match="put ResidualDraws\\(\\) before"):
+            kernel(replace(state, residual=None), spectra)
+    with pytest.raises(ValueError, match="apply ResidualDraws\\(\\) first"):
+        replace(state, residual=None).sites()
