@@ -27,7 +27,7 @@ from pyro import poutine
 
 from pyro_unmix import Brightness, Unmixing, metrics, redsunn, unmix
 from pyro_unmix.methods import fcls
-from pyro_unmix.posterior.read_out import as_tensors, prepare, quiet_pyro
+from pyro_unmix.posterior.programs import as_tensors, prepare, quiet_pyro
 
 SCORES = ("NRMSE_A", "RMSE_A", "NRMSE_M", "SAM_M", "NRMSE_Y")
 COLUMNS = (*SCORES, "CPU s", "wall s", "ELBO")

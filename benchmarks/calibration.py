@@ -41,7 +41,7 @@ from pyro_unmix.guides.conjugate.variability import Chain, ExactVariability
 from pyro_unmix.posterior import PolishedMean, PosteriorMean
 from pyro_unmix.posterior.dates import has_field
 from pyro_unmix.posterior.intervals import credible_interval
-from pyro_unmix.posterior.read_out import as_tensors
+from pyro_unmix.posterior.programs import as_tensors
 from pyro_unmix.priors import AutoRegressive, Independent, JumpWalk, KnownAbundances, WhiteNoise
 from pyro_unmix.start import misfit_factor
 

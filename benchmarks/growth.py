@@ -34,7 +34,8 @@ from pyro_unmix import SGLMM, ConjugateGuide, FixedEndmembers, fit, simulate
 from pyro_unmix.bases import DCT
 from pyro_unmix.infer.step import Batches
 from pyro_unmix.posterior import PosteriorMean
-from pyro_unmix.posterior.read_out import as_tensors, prepare, read_out
+from pyro_unmix.posterior.programs import as_tensors, prepare
+from pyro_unmix.posterior.read_out import read_out
 from pyro_unmix.priors import Independent, JumpWalk, WhiteNoise
 
 

@@ -33,7 +33,7 @@ from pyro_unmix import SGLMM, FixedEndmembers, redsunn, simulate, unmix
 from pyro_unmix.bases import DCT, LearnedBasis
 from pyro_unmix.infer.step import CheckedSVI, Optimiser
 from pyro_unmix.posterior import PosteriorMean
-from pyro_unmix.posterior.read_out import as_tensors, prepare, quiet_pyro
+from pyro_unmix.posterior.programs import as_tensors, prepare, quiet_pyro
 from pyro_unmix.priors import AutoRegressive, Independent, RandomWalk, VariabilityPrior, WhiteNoise
 
 #: Largest relative difference between Pyro's loss and the hand-written one, float32.

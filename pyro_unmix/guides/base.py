@@ -15,7 +15,8 @@ from pyro_unmix.models.base import Model
 from pyro_unmix.ops.recipes import Recorded
 from pyro_unmix.priors.part import Need
 
-Noise = Callable[[str, int], Tensor]
+#: ``noise(site, size)`` gives standard-normal draws (S, 1, size).
+SiteNoise = Callable[[str, int], Tensor]
 
 
 class Guide(Recorded, PyroModule):
@@ -103,7 +104,7 @@ class Guide(Recorded, PyroModule):
         return {}
 
     def draw(
-        self, pixels: Tensor, valid: Tensor, features: Mapping[str, Tensor], noise: Noise
+        self, pixels: Tensor, valid: Tensor, features: Mapping[str, Tensor], noise: SiteNoise
     ) -> tuple[Tensor, Tensor] | None:
         """Posterior draws from given noise, where a guide can do better than running its program.
 

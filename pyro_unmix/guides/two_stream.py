@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_unmix.bases.decoded import Decoder
-from pyro_unmix.guides.base import Guide, Noise
+from pyro_unmix.guides.base import Guide, SiteNoise
 from pyro_unmix.guides.shrinkage import Regression, ShrinkageSteps
 from pyro_unmix.models.idnet import IDNet, check_one_date
 from pyro_unmix.ops.checks import in_range, positive_int
@@ -174,7 +174,7 @@ class TwoStreamGuide(Guide):
             pyro.sample("a_1", dist.Dirichlet(self.concentration(y, observed, endmembers)))
 
     def draw(
-        self, pixels: Tensor, valid: Tensor, features: Mapping[str, Tensor], noise: Noise
+        self, pixels: Tensor, valid: Tensor, features: Mapping[str, Tensor], noise: SiteNoise
     ) -> tuple[Tensor, Tensor]:
         """Draws of the abundances (S, B, 1, P) one by one, and the mean latent endmembers (B, 1, H, P)."""
         check_one_date(valid)

@@ -21,7 +21,7 @@ from pyro_unmix.data.cubes import to_pixels
 from pyro_unmix.data.lazy import cleaned, tile_regions
 from pyro_unmix.infer.step import Batches
 from pyro_unmix.ops.seeding import seeded
-from pyro_unmix.posterior.read_out import model_dtype_and_device
+from pyro_unmix.posterior.programs import model_dtype_and_device
 
 logger = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ from pyro_unmix.infer.step import CheckedSVI
 from pyro_unmix.io.write.whole_files import is_full
 from pyro_unmix.ops.checks import positive_int
 from pyro_unmix.posterior.dates import copies
-from pyro_unmix.posterior.read_out import loose_params, prepare
+from pyro_unmix.posterior.programs import loose_params, prepare
 
 logger = logging.getLogger(__name__)
 

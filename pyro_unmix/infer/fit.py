@@ -41,13 +41,13 @@ from pyro_unmix.posterior.autoguides import holds_scene, may_hold_scene
 from pyro_unmix.posterior.dates import check_dates, copies
 from pyro_unmix.posterior.decoding import decoding_of, need_own_decode
 from pyro_unmix.posterior.estimates import PolishedMean, PosteriorMean, as_estimate
-from pyro_unmix.posterior.read_out import (
+from pyro_unmix.posterior.programs import (
     as_tensors,
     loose_params,
     model_dtype_and_device,
     quiet_pyro,
-    read_out,
 )
+from pyro_unmix.posterior.read_out import read_out
 from pyro_unmix.posterior.result import Unmixing
 from pyro_unmix.posterior.tiles import TileReader, lazy_read_out, tiled_read_out
 

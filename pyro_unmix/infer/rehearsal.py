@@ -21,7 +21,8 @@ from pyro_unmix.ops.seeding import seeded
 from pyro_unmix.posterior.autoguides import holds_pixels, holds_scene, may_hold_scene, needs_plate
 from pyro_unmix.posterior.dates import copies
 from pyro_unmix.posterior.decoding import decoding_of, in_pixels, is_latent_site, name_of
-from pyro_unmix.posterior.read_out import prepare, quiet_pyro, surveyed
+from pyro_unmix.posterior.programs import prepare, quiet_pyro
+from pyro_unmix.posterior.read_out import surveyed
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ import torch.distributed as group
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from pyro_unmix.posterior.read_out import is_latent, value_from_noise
+from pyro_unmix.posterior.programs import is_latent, value_from_noise
 
 logger = logging.getLogger(__name__)
 

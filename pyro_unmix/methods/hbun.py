@@ -21,7 +21,7 @@ from pyro_unmix.methods.classical import Input, fcls_of_date, read_input
 from pyro_unmix.models.perturbed import PerturbedLinear
 from pyro_unmix.ops.simplex import to_softmax_basis
 from pyro_unmix.ops.threads import one_thread
-from pyro_unmix.posterior.read_out import quiet_pyro
+from pyro_unmix.posterior.programs import quiet_pyro
 from pyro_unmix.posterior.result import Unmixing
 
 logger = logging.getLogger(__name__)

@@ -21,7 +21,8 @@ from pyro_unmix.models.published import FirstDateSGLMM, RawDCT, TransposedDCT, V
 from pyro_unmix.ops.checks import in_range, positive_int
 from pyro_unmix.ops.seeding import seeded
 from pyro_unmix.ops.threads import one_thread
-from pyro_unmix.posterior.read_out import as_tensors, chunks, prepare, quiet_pyro
+from pyro_unmix.posterior.programs import as_tensors, prepare, quiet_pyro
+from pyro_unmix.posterior.read_out import chunks
 from pyro_unmix.posterior.result import Unmixing
 from pyro_unmix.priors import RandomWalk, WhiteNoise
 from pyro_unmix.start.extraction import vca

@@ -20,7 +20,8 @@ from pyro_unmix.ops.checks import positive_int
 from pyro_unmix.ops.seeding import seeded
 from pyro_unmix.posterior.autoguides import check_by_pixel
 from pyro_unmix.posterior.decoding import decoding_of
-from pyro_unmix.posterior.read_out import as_tensors, chunks, prepare, quiet_pyro
+from pyro_unmix.posterior.programs import as_tensors, prepare, quiet_pyro
+from pyro_unmix.posterior.read_out import chunks
 
 #: Above it the importance weights of a pixel have too heavy a tail, and its posterior is not to be trusted.
 LARGEST_PARETO_K = 0.7

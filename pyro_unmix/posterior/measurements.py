@@ -15,19 +15,18 @@ from pyro_unmix.models.base import Decode
 from pyro_unmix.ops.seeding import seeded
 from pyro_unmix.posterior.autoguides import check_by_pixel
 from pyro_unmix.posterior.decoding import decoding_of
-from pyro_unmix.posterior.read_out import (
+from pyro_unmix.posterior.programs import (
+    CommonNoise,
     FixedNoise,
-    Noise,
     OneDraw,
     ParamStore,
     as_tensors,
-    chunks,
     is_latent,
-    one_by_one,
     prepare,
     quiet_pyro,
     value_from_noise,
 )
+from pyro_unmix.posterior.read_out import chunks, one_by_one
 
 
 class _PredictiveNoise(FixedNoise):
@@ -65,7 +64,7 @@ def iterate_predictive(
     """Draws (S, B, T, L) of what would be measured, chunk by chunk of the pixels."""
     pixels, valid = as_tensors(cubes, model)
     num_pixels, num_dates, num_bands = pixels.shape
-    noise = Noise(num_samples, seed, pixels)
+    noise = CommonNoise(num_samples, seed, pixels)
     broadcasts = decoding_of(model, decode).broadcasts
     names = [f"y_{t}" for t in range(1, num_dates + 1)]
     if not broadcasts:

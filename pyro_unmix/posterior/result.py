@@ -35,8 +35,8 @@ from pyro_unmix.posterior import (
     tiles as prediction,
 )
 from pyro_unmix.posterior.decoding import is_of_a_function
-from pyro_unmix.posterior.estimates import as_estimate
-from pyro_unmix.posterior.read_out import ParamStore, PosteriorMean
+from pyro_unmix.posterior.estimates import PosteriorMean, as_estimate
+from pyro_unmix.posterior.programs import ParamStore
 
 
 @dataclass(frozen=True, eq=False, repr=False)

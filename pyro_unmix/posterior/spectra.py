@@ -8,7 +8,8 @@ import numpy as np
 import torch
 import xarray as xr
 
-from pyro_unmix.posterior.read_out import chunks, model_dtype_and_device, quiet_pyro
+from pyro_unmix.posterior.programs import model_dtype_and_device, quiet_pyro
+from pyro_unmix.posterior.read_out import chunks
 
 
 def decoded_endmembers(model: Any, variability: xr.DataArray) -> np.ndarray:

@@ -23,15 +23,9 @@ from pyro_unmix.ops.threads import one_thread
 from pyro_unmix.posterior.autoguides import holds_pixels
 from pyro_unmix.posterior.dates import check_kind_of_dates, dated, has_field
 from pyro_unmix.posterior.decoding import name_of
-from pyro_unmix.posterior.estimates import PolishedMean, are_many_to_polish
-from pyro_unmix.posterior.read_out import (
-    ParamStore,
-    PosteriorMean,
-    model_dtype_and_device,
-    prepare,
-    quiet_pyro,
-    read_out,
-)
+from pyro_unmix.posterior.estimates import PolishedMean, PosteriorMean, are_many_to_polish
+from pyro_unmix.posterior.programs import ParamStore, model_dtype_and_device, prepare, quiet_pyro
+from pyro_unmix.posterior.read_out import read_out
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from pyro_unmix.models.sglmm import SGLMM
 from pyro_unmix.ops.checks import positive_int
 from pyro_unmix.ops.solvers import MarginalMixing
 from pyro_unmix.ops.threads import one_thread
-from pyro_unmix.posterior.read_out import as_tensors, quiet_pyro
+from pyro_unmix.posterior.programs import as_tensors, quiet_pyro
 
 _LEAST_NEGATIVE = 30  # values that a factor is told from
 

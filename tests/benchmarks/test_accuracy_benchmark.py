@@ -19,7 +19,7 @@ from pyro.infer import Trace_ELBO
 from scipy.optimize import nnls
 
 from pyro_unmix import simulate, unmix
-from pyro_unmix.posterior.read_out import as_tensors
+from pyro_unmix.posterior.programs import as_tensors
 
 
 @pytest.fixture(scope="module")

@@ -29,6 +29,7 @@ from torch import nn
 import pyro_unmix as pu
 from pyro_unmix.ops.site_noise import draw_from_normals
 from pyro_unmix.posterior import read_out as posterior
+from pyro_unmix.posterior.programs import CommonNoise
 
 
 @pytest.fixture(autouse=True)
@@ -309,10 +310,10 @@ def test_draws_have_the_moments_of_their_distribution(fn):
 
 def test_noise_is_common_to_the_pixels():
     like = torch.zeros(())
-    handlers = posterior.one_by_one(posterior.Noise(4, 0, like))
+    handlers = posterior.one_by_one(CommonNoise(4, 0, like))
     with handlers[2], pyro.plate("pixels", 6, dim=-1):
         value = pyro.sample("x", dist.Normal(torch.arange(6.0), 1.0))
         gamma = pyro.sample("g", dist.Gamma(2.0, torch.ones(6)))
-    expected = posterior.Noise(4, 0, like)("x", 1)[2, 0]
+    expected = CommonNoise(4, 0, like)("x", 1)[2, 0]
     np.testing.assert_allclose(value - torch.arange(6.0), expected.expand(6), rtol=1e-6)
     assert gamma.unique().numel() == 1

@@ -14,7 +14,7 @@ from pyro.infer import Trace_ELBO
 
 from pyro_unmix.infer.step import CheckedSVI, Optimiser
 from pyro_unmix.infer.stopping import Plan
-from pyro_unmix.posterior.read_out import prepare
+from pyro_unmix.posterior.programs import prepare
 
 
 def svi() -> CheckedSVI:

@@ -26,7 +26,7 @@ from pyro_unmix.bases import ScalingDecoder
 from pyro_unmix.guides import BiLSTMGuide, ConjugateGuide, MeanFieldGuide, TwoStreamGuide
 from pyro_unmix.mixing import BilinearMixing
 from pyro_unmix.models import IDNet
-from pyro_unmix.posterior.read_out import Noise
+from pyro_unmix.posterior.programs import CommonNoise
 
 pytestmark = pytest.mark.usefixtures("seeded", "own_store")
 
@@ -99,7 +99,7 @@ def test_read_out_draws_as_the_program_does() -> None:
         guide.encoder.biases[-1][..., LATENTS:] += 2.0
     (y, valid), num = data(), 1000
     with torch.no_grad():
-        ours, _ = guide.draw(y, valid, {}, Noise(num, 0, y))
+        ours, _ = guide.draw(y, valid, {}, CommonNoise(num, 0, y))
         with pyro.plate("draws", num, dim=-2):
             program = poutine.trace(guide).get_trace(y, valid).nodes["a_1"]["value"].numpy()
     ours = ours[:, :, 0].numpy()

@@ -23,7 +23,8 @@ from pyro_unmix.methods.redsunn_published import along_trajectories
 from pyro_unmix.models import FirstDateSGLMM
 from pyro_unmix.models.published import RawDCT, TransposedDCT, VarianceWalk
 from pyro_unmix.posterior import PlugInMean
-from pyro_unmix.posterior.read_out import as_tensors, read_out
+from pyro_unmix.posterior.programs import as_tensors
+from pyro_unmix.posterior.read_out import read_out
 from pyro_unmix.priors import FreeEndmembers, RandomWalk, WhiteNoise
 
 pytestmark = pytest.mark.usefixtures("seeded", "own_store")

@@ -12,8 +12,8 @@ from result_cases import CUBES, LIBRARY, PAIRS, SCENE, SINGLE
 from pyro_unmix import fit, simulate
 from pyro_unmix.bases import Brightness, LearnedBasis
 from pyro_unmix.guides.conjugate import guide as conjugate_guide
-from pyro_unmix.posterior import read_out
-from pyro_unmix.posterior.read_out import Noise
+from pyro_unmix.posterior import programs, read_out
+from pyro_unmix.posterior.programs import CommonNoise
 
 pytestmark = pytest.mark.usefixtures("seeded")
 READ_OUT = ("abundances", "abundances_std", "variability", "change")
@@ -122,18 +122,18 @@ def test_prediction_of_cubes_as_a_plain_array(result):
 
 def test_noise_is_a_function_of_seed_and_site():
     like = torch.zeros(())
-    noise = Noise(6, 3, like)
+    noise = CommonNoise(6, 3, like)
     first = noise("c_1", 4)
     assert first.shape == (6, 1, 4)
-    assert torch.equal(first, Noise(6, 3, like)("c_1", 4))
+    assert torch.equal(first, CommonNoise(6, 3, like)("c_1", 4))
     assert torch.equal(first[0::2], -first[1::2])  # antithetic
-    for other in (noise("c_2", 4), Noise(6, 4, like)("c_1", 4)):
+    for other in (noise("c_2", 4), CommonNoise(6, 4, like)("c_1", 4)):
         assert not torch.equal(first, other)
-    assert Noise(5, 3, like)("c_1", 4).shape == (5, 1, 4)
+    assert CommonNoise(5, 3, like)("c_1", 4).shape == (5, 1, 4)
 
 
 def test_noise_is_standard_normal():
-    draws = Noise(20_000, 0, torch.zeros(()).double())("x", 2).numpy()[::2, 0]
+    draws = CommonNoise(20_000, 0, torch.zeros(()).double())("x", 2).numpy()[::2, 0]
     assert (np.abs(draws.mean(0)) < 5 / np.sqrt(10_000)).all()
     assert draws.std(0) == pytest.approx(1, rel=5 / np.sqrt(2 * 10_000))
 
@@ -151,8 +151,8 @@ def test_noise_is_standard_normal():
 )
 def test_draws_from_common_noise_have_the_distribution(site):
     count = 4000
-    noise = Noise(count, 0, torch.zeros(()))
-    draws = read_out._from_noise(site, "x", noise)
+    noise = CommonNoise(count, 0, torch.zeros(()))
+    draws = programs._from_noise(site, "x", noise)
     draws = draws.expand(count, *draws.shape[1:]) if draws.dim() > len(site.event_shape) else draws
     mean, std = site.mean, site.variance.sqrt()
     if isinstance(getattr(site, "base_dist", None), dist.Delta):
@@ -167,4 +167,4 @@ def test_draws_from_common_noise_have_the_distribution(site):
 def test_a_site_that_noise_cannot_draw_is_named():
     site = dist.Gamma(torch.ones(2), torch.ones(2)).to_event(1)
     with pytest.raises(TypeError, match="site 'rate' of the guide is Gamma, which cannot be drawn"):
-        read_out._from_noise(site, "rate", Noise(4, 0, torch.zeros(())))
+        programs._from_noise(site, "rate", CommonNoise(4, 0, torch.zeros(())))

@@ -9,7 +9,7 @@ import pyro
 import torch
 from torch import Tensor, nn
 
-from pyro_unmix.guides.base import Guide, Noise
+from pyro_unmix.guides.base import Guide, SiteNoise
 from pyro_unmix.guides.conjugate.integrated import Integrated
 from pyro_unmix.guides.conjugate.markov_normal import MarkovNormal
 from pyro_unmix.guides.conjugate.path import (
@@ -336,7 +336,7 @@ class ConjugateGuide(Guide):
 
     @torch.no_grad()
     def draw(
-        self, pixels: Tensor, valid: Tensor, features: Mapping[str, Tensor], noise: Noise
+        self, pixels: Tensor, valid: Tensor, features: Mapping[str, Tensor], noise: SiteNoise
     ) -> tuple[Tensor, Tensor] | None:
         """Abundance draws, and the abundance-weighted mean of the variability.
 
