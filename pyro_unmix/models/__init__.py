@@ -2,8 +2,8 @@
 
 `sglmm` is `SGLMM`, the state-space model of ReDSUNN, whose every line is a part that can be swapped; `idnet` is
 `IDNet`, for one image that mixes nonlinearly. `published` has the parts with which ReDSUNN's published program departs
-from its paper, `perturbed` the scene-wide model of `hbun` with its `smoothness` priors. `base` is `Model`, the class of
-your own.
+from its paper, `perturbed` the scene-wide model of `hbun` with its `smoothness` priors. `simplex` is `SimplexMixing`, for
+`sample`. `base` is `Model`, the class of your own.
 """
 
 from pyro_unmix.models.base import Model, VariabilityModel
@@ -11,6 +11,7 @@ from pyro_unmix.models.idnet import IDNet
 from pyro_unmix.models.perturbed import PerturbedLinear
 from pyro_unmix.models.published import FirstDateSGLMM, RawDCT, TransposedDCT, VarianceWalk
 from pyro_unmix.models.sglmm import SGLMM
+from pyro_unmix.models.simplex import SimplexMixing
 
 __all__ = [
     "SGLMM",
@@ -19,6 +20,7 @@ __all__ = [
     "Model",
     "PerturbedLinear",
     "RawDCT",
+    "SimplexMixing",
     "TransposedDCT",
     "VariabilityModel",
     "VarianceWalk",

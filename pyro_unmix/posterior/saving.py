@@ -273,8 +273,9 @@ def _read_netcdf(file: Path, needed: tuple[str, ...]) -> xr.Dataset:
 
 
 def _check_sizes(file: Path, cubes: xr.DataArray, dataset: xr.Dataset) -> None:
-    """Images and maps are of one scene."""
-    sizes = {dim: dataset.sizes.get(dim) for dim in ("time", "y", "x", "wavelength")}
-    if dict(cubes.sizes) != sizes:
+    """Images and maps are of one scene; maps may be at other dates, between those of the images or after them."""
+    plane = ("y", "x", "wavelength")
+    sizes = {dim: dataset.sizes.get(dim) for dim in plane}
+    if {"time", *plane} != set(cubes.dims) or {dim: cubes.sizes[dim] for dim in plane} != sizes:
         problem = f"has the sizes {dict(cubes.sizes)}, but the maps have {sizes}"
         raise FileError(file, "reflectance", problem)

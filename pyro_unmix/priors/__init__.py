@@ -5,6 +5,7 @@ Each part is a small `PyroModule` that returns distributions. Sizes are not know
 """
 
 from pyro_unmix.priors.abundances import AbundancePrior, GaussianStart, KnownAbundances
+from pyro_unmix.priors.bounded import BoundedEndmembers
 from pyro_unmix.priors.endmembers import (
     AnchoredEndmembers,
     Endmembers,
@@ -40,6 +41,7 @@ __all__ = [
     "AnchoredEndmembers",
     "AutoRegressive",
     "BandNoise",
+    "BoundedEndmembers",
     "ConstantWalk",
     "DateNoise",
     "DirichletStart",

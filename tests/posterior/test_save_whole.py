@@ -13,7 +13,7 @@ import pytest
 import xarray as xr
 
 import pyro_unmix as pu
-from pyro_unmix.io import replacing, whole_files
+from pyro_unmix.io.write import replacing, whole_files
 from pyro_unmix.io.write.datasets import write_netcdf, write_zarr
 from pyro_unmix.io.write.whole_files import write_netcdf4
 from pyro_unmix.posterior import saving
