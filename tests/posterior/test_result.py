@@ -478,6 +478,7 @@ def test_prediction_does_not_depend_on_chunks(name, results, monkeypatch):
     monkeypatch.setattr(posterior, "chunks", counting)
     monkeypatch.setattr(posterior, "_CHUNK_ELEMENTS", 3 * 5 * 3 * 64)
     monkeypatch.setattr(conjugate, "_CHUNK", 4)
+    monkeypatch.setattr(conjugate, "_DRAWN", 4)
     again = results[name].predict(CUBES)
     assert sizes == [9]  # of five pixels
     assert_close(again.dataset, results[name].dataset)
