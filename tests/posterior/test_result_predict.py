@@ -55,6 +55,7 @@ def test_prediction_does_not_depend_on_chunks(name, results, monkeypatch):
     monkeypatch.setattr(read_out, "chunks", counting)
     monkeypatch.setattr(read_out, "_CHUNK_ELEMENTS", 3 * 5 * 3 * 64)
     monkeypatch.setattr(conjugate_guide, "_CHUNK", 4)
+    monkeypatch.setattr(conjugate_guide, "_DRAWN", 4)
     again = results[name].predict(CUBES)
     assert sizes == [9]  # of five pixels
     assert_close(again.dataset, results[name].dataset)

@@ -34,7 +34,7 @@ from pyro_unmix.priors.part import Need
 from pyro_unmix.priors.variability import VariabilityPrior
 
 _CHUNK = 32768  # pixels times dates that are treated together
-_ENCODED = 1024  # pixels that the network reads together
+_DRAWN = 4096  # ... in a read-out: what the network and the filter hold of them stays in the cache
 # Of a state given those before: rounding may leave a curvature that is not quite positive.
 _LEAST_STD = 1e-6
 _NUM_MEANS = 2  # abundance draws behind the mean variability: a pair of opposite ones
@@ -350,7 +350,7 @@ class ConjugateGuide(Guide):
         drawn = pixels.new_empty(num_dates, size, eps[0].shape[1], len(pixels))
         variability = pixels.new_empty(*valid.shape, self.model.num_components * size)
         start = 0
-        for index, wanted in blocks(len(valid), num_dates, _CHUNK):
+        for index, wanted in blocks(len(valid), num_dates, _DRAWN):
             place = slice(start, start + wanted.stop)
             start = place.stop
             part = {name: feature[index] for name, feature in features.items()}
@@ -372,10 +372,8 @@ class ConjugateGuide(Guide):
         """Abundances of every date, (P, S, B), from noise (P, S, 1) of the dates 0..T."""
         offset, gain, factor = self._chain_columns(features)
         if self.correction:
-            # A few pixels at a time: the network's input is as large as the spectra.
-            inputs = (x.split(_ENCODED) for x in (pixels, valid, features["path"]))
-            parts = [self._corrections(*few) for few in zip(*inputs, strict=True)]
-            shift, log_scale = (torch.cat(few).permute(2, 1, 0) for few in zip(*parts, strict=True))
+            corrections = self._corrections(pixels, valid, features["path"])
+            shift, log_scale = (_columns(part) for part in corrections)
             offset[:, 1:] += apply(factor[:, :, 1:], shift)
             factor[:, :, 1:] *= log_scale.exp()
         c = offset[:, None, 0] + multiply(factor[:, :, 0], eps[0])
