@@ -19,6 +19,11 @@ def is_lazy(cubes: object) -> TypeGuard[xr.DataArray]:
     return isinstance(cubes, xr.DataArray) and cubes.chunks is not None
 
 
+def as_cubes(cubes: Any) -> xr.DataArray:
+    """`as_lazy_cubes` of a DataArray in chunks, `as_cube_sequence` of anything else."""
+    return as_lazy_cubes(cubes) if is_lazy(cubes) else as_cube_sequence(cubes)
+
+
 def as_lazy_cubes(cubes: xr.DataArray, tile: int | None = None) -> xr.DataArray:
     """What `as_cube_sequence` returns, in chunks; their values are looked at when they are read.
 

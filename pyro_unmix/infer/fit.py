@@ -17,8 +17,8 @@ from pyro.infer import Trace_ELBO
 from pyro.infer.autoguide import AutoDelta, AutoGuide, AutoNormal
 from tqdm.auto import tqdm
 
-from pyro_unmix.data.cubes import as_cube_sequence, check_bands
-from pyro_unmix.data.lazy import as_lazy_cubes, is_lazy, without_fill
+from pyro_unmix.data.cubes import check_bands
+from pyro_unmix.data.lazy import as_cubes, is_lazy, without_fill
 from pyro_unmix.guides.base import Guide
 from pyro_unmix.infer.batches import FromDisk, InMemory
 from pyro_unmix.infer.checkpoints import Checkpoints, Run
@@ -59,7 +59,7 @@ __all__ = ["NonFiniteLossError", "fit"]
 def fit(
     model: Any,
     guide: Any,
-    cube_sequence: Any,
+    cubes: Any,
     *,
     num_steps: int | None = None,
     num_epochs: float | None = None,
@@ -91,7 +91,7 @@ def fit(
     guide : module or function
         Variational program with the model's latent sites, such as `ConjugateGuide`, or any other, called in the same
         way; trained in place.
-    cube_sequence
+    cubes
         Anything that `as_cube_sequence` takes. A DataArray in chunks (`xarray.open_zarr`, `read_sequence(chunks=...)`)
         is not loaded: see Notes.
     num_steps : int, optional
@@ -170,8 +170,8 @@ def fit(
     lazy; what needs them (`sample`, `quantile`, `diagnose`) loads them.
     """
     seed = positive_int(seed, "seed", minimum=0)
-    lazy = is_lazy(cube_sequence)
-    cubes = as_lazy_cubes(cube_sequence) if lazy else as_cube_sequence(cube_sequence)
+    cubes = as_cubes(cubes)
+    lazy = is_lazy(cubes)
     plan_of = partial(
         Plan,
         num_steps=num_steps, num_epochs=num_epochs, batch_size=batch_size, decay=learning_rate_decay,

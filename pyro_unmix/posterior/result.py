@@ -12,28 +12,13 @@ import numpy as np
 import xarray as xr
 
 from pyro_unmix.data.cubes import as_cube_sequence
+from pyro_unmix.data.lazy import as_lazy_cubes, is_lazy
 from pyro_unmix.io.write import datasets as writers
 from pyro_unmix.io.write import rasters
 from pyro_unmix.models.base import Decode
 from pyro_unmix.ops.threads import one_thread
-from pyro_unmix.posterior import (
-    arviz as inference_data,
-)
+from pyro_unmix.posterior import arviz, evidence, intervals, saving, spectra, tile_store, tiles
 from pyro_unmix.posterior import dates as dates_module
-from pyro_unmix.posterior import (
-    evidence,
-    saving,
-    tile_store,
-)
-from pyro_unmix.posterior import (
-    intervals as draws,
-)
-from pyro_unmix.posterior import (
-    spectra as pixel_maps,
-)
-from pyro_unmix.posterior import (
-    tiles as prediction,
-)
 from pyro_unmix.posterior.decoding import is_of_a_function
 from pyro_unmix.posterior.estimates import PosteriorMean, as_estimate
 from pyro_unmix.posterior.programs import ParamStore
@@ -107,7 +92,7 @@ class Unmixing:
         if "reference_endmembers" in self.dataset:
             return self.dataset["reference_endmembers"]
         if not self.has_endmembers:
-            raise AttributeError(pixel_maps.no_endmembers("reference_endmembers"))
+            raise AttributeError(spectra.no_endmembers("reference_endmembers"))
         mean = self.dataset["endmembers"].mean(("time", "y", "x"), keep_attrs=True)
         return mean.rename("reference_endmembers")
 
@@ -157,7 +142,7 @@ class Unmixing:
         DataArray (y, x, wavelength, endmember), reflectance
         """
         self._check_time(time)
-        return pixel_maps.endmembers(self, time)
+        return spectra.endmembers(self, time)
 
     def reconstruct(self, time: int = 0) -> xr.DataArray:
         """``M_n a_n`` of every pixel of one date, or what the model's own mixing gives.
@@ -167,7 +152,7 @@ class Unmixing:
         DataArray (y, x, wavelength), reflectance
         """
         self._check_time(time)
-        return pixel_maps.reconstruction(self, time)
+        return spectra.reconstruction(self, time)
 
     def unit_maximum(self) -> xr.DataArray:
         """Abundances as the references of Jasper Ridge and Samson define them.
@@ -179,7 +164,7 @@ class Unmixing:
         -------
         DataArray (time, y, x, endmember)
         """
-        return pixel_maps.unit_maximum(self)
+        return spectra.unit_maximum(self)
 
     # ------------------------------------------------------------------ the posterior
 
@@ -190,7 +175,7 @@ class Unmixing:
         One draw uses the same noise at every pixel, so that a pixel's draws do not depend on its neighbours. The
         spread of a mean over pixels therefore cannot be read off them: it comes out as large as one pixel's.
         """
-        return draws.draw_maps(self, self._need_posterior("sample"), num_samples, seed)
+        return intervals.draw_maps(self, self._need_posterior("sample"), num_samples, seed)
 
     @one_thread()
     def quantile(
@@ -209,7 +194,7 @@ class Unmixing:
         DataArray (time, y, x, endmember), with a leading ``quantile`` dim for a sequence
         """
         cubes = self._need_posterior("quantile")
-        return draws.quantile_maps(self, cubes, q, num_samples, seed)
+        return intervals.quantile_maps(self, cubes, q, num_samples, seed)
 
     @one_thread()
     def interval(
@@ -240,7 +225,9 @@ class Unmixing:
         On intervals of bounded parameters: Liu, Gelman, Zheng, "Simulation-efficient shortest probability intervals",
         Statistics and Computing 25, 2015.
         """
-        return draws.interval_maps(self, self._need_posterior("interval"), level, num_samples, seed)
+        return intervals.interval_maps(
+            self, self._need_posterior("interval"), level, num_samples, seed
+        )
 
     @one_thread()
     def predict(self, other_cubes: Any, *, estimate: PosteriorMean | None = None) -> Unmixing:
@@ -257,7 +244,7 @@ class Unmixing:
         if self.model is None:
             raise ValueError(self._no_posterior("predict"))
         asked = self if estimate is None else replace(self, estimate=as_estimate(estimate))
-        model, guide, cubes, dataset = prediction.predict(asked, other_cubes)
+        model, guide, cubes, dataset = tiles.predict(asked, other_cubes)
         return replace(asked, dataset=dataset, cubes=cubes, model=model, guide=guide)
 
     def interpolate(self, dates: Any) -> Unmixing:
@@ -317,7 +304,7 @@ class Unmixing:
             At the dates of this result; of all dates at once, so take few (`interpolate`, `forecast`) of a large scene.
         """
         cubes = self._need_posterior("reflectance_quantile")
-        return draws.reflectance_quantiles(self, cubes, q, num_samples, seed)
+        return intervals.reflectance_quantiles(self, cubes, q, num_samples, seed)
 
     def predict_to_zarr(
         self,
@@ -363,8 +350,8 @@ class Unmixing:
         ValueError
             If tiles of another prediction, unfinished, are in the way.
         """
-        predicted = self.predict(prediction.as_lazy_cubes(cubes, tile), estimate=estimate)
-        identity = prediction.identity(predicted, tile)
+        predicted = self.predict(as_lazy_cubes(cubes, tile), estimate=estimate)
+        identity = tiles.identity(predicted, tile)
         return tile_store.write_tiles(
             predicted._known(), path, identity,
             num_workers=num_workers, overwrite=overwrite, progress=progress,
@@ -372,7 +359,7 @@ class Unmixing:
 
     def to_arviz(self, pixels: Any, *, num_samples: int = 400, seed: int = 0) -> Any:
         """Draws of chosen pixels for ArviZ (extra ``arviz``); see `pyro_unmix.posterior.read_out.arviz.to_arviz`."""
-        return inference_data.to_arviz(self, pixels, num_samples, seed)
+        return arviz.to_arviz(self, pixels, num_samples, seed)
 
     @one_thread()
     def diagnose(self, *, num_samples: int = 200, seed: int = 0) -> xr.Dataset:
@@ -406,7 +393,7 @@ class Unmixing:
                 f".{what}() needs the images, and this result was saved without them: call "
                 f"result.predict(cubes).{what}(...) with the images"
             )
-        return as_cube_sequence(self.cubes) if prediction.is_lazy(self.cubes) else self.cubes
+        return as_cube_sequence(self.cubes) if is_lazy(self.cubes) else self.cubes
 
     def _no_posterior(self, what: str) -> str:
         return (

@@ -15,7 +15,7 @@ from pyro import poutine
 from tqdm.auto import tqdm
 
 from pyro_unmix.data.cubes import as_cube_sequence, check_bands
-from pyro_unmix.data.lazy import as_lazy_cubes, cleaned, is_lazy, tile_regions
+from pyro_unmix.data.lazy import as_cubes, cleaned, is_lazy, tile_regions
 from pyro_unmix.models.base import Decode
 from pyro_unmix.ops.extras import need
 from pyro_unmix.ops.seeding import seeded
@@ -38,8 +38,8 @@ def predict(result: Any, other_cubes: Any) -> tuple[Any, Any, xr.DataArray, xr.D
     """Model and guide at the dates of other images, these cubes, and their read-out by a fitted `Unmixing`; lazy ones
     of a DataArray in chunks.
     """
-    lazy = is_lazy(other_cubes)
-    cubes = as_lazy_cubes(other_cubes) if lazy else as_cube_sequence(other_cubes)
+    cubes = as_cubes(other_cubes)
+    lazy = is_lazy(cubes)
     known = result.dataset if result.cubes is None else result.cubes
     bands = known.sizes.get("wavelength", cubes.sizes["wavelength"])
     if cubes.sizes["wavelength"] != bands:

@@ -98,7 +98,6 @@ def test_the_settings_of_methods_are_those_of_fit() -> None:
         "model",
         "guide",
         "cubes",
-        "cube_sequence",
         "decode",
         "seed",
         "progress",
