@@ -358,7 +358,7 @@ class Unmixing:
         )  # fmt: skip
 
     def to_arviz(self, pixels: Any, *, num_samples: int = 400, seed: int = 0) -> Any:
-        """Draws of chosen pixels for ArviZ (extra ``arviz``); see `pyro_unmix.posterior.read_out.arviz.to_arviz`."""
+        """Draws of chosen pixels for ArviZ (extra ``arviz``); see `pyro_unmix.posterior.arviz.to_arviz`."""
         return arviz.to_arviz(self, pixels, num_samples, seed)
 
     @one_thread()
