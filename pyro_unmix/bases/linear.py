@@ -205,7 +205,7 @@ class Full(Basis):
 
 
 class LearnedBasis(Basis):
-    """Components given as an array, as `pyro_unmix.start.extraction.learn_basis` estimates them from an image.
+    """Components given as an array, as `pyro_unmix.start.learn_basis` estimates them from an image.
 
     Parameters
     ----------
