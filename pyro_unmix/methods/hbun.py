@@ -53,7 +53,7 @@ def hbun(
     scales are inferred too. This is our reading of the published description, from which it departs
     in three ways. The scales have log-normal priors, with medians in place of the parameters of
     inverse-gamma ones. The abundances of missing pixel-dates are filled in, which the other
-    baselines leave missing. And the sampler is not followed: the same `fit` as for every other
+    methods here leave missing. And the sampler is not followed: the same `fit` as for every other
     model finds a mean-field approximation of the posterior, or its mode::
 
         from pyro.infer.autoguide import AutoDelta
