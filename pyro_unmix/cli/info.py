@@ -26,7 +26,8 @@ from pyro_unmix.cli.console import facts as fact_lines
 from pyro_unmix.io import FileError
 from pyro_unmix.io.given import needs_scaling, with_scaling, with_wavelengths
 from pyro_unmix.io.grid import check_same_grid, is_rotated
-from pyro_unmix.io.image import Darkness, Image, kept_bands, reflectance
+from pyro_unmix.io.image import Image
+from pyro_unmix.io.reflectance import Darkness, kept_bands, reflectance
 from pyro_unmix.io.registry import read_image
 from pyro_unmix.io.spectral_axis import choose_bands, fwhm_in_nm, ranges, wavelength_in_nm
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from pyro_unmix.io.errors import FileError
+from pyro_unmix.io.image import Image
 from pyro_unmix.io.rows import FileRows
-from pyro_unmix.io.stored import Image
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pyro_unmix.io.errors import FileError
-from pyro_unmix.io.stored import Image
+from pyro_unmix.io.image import Image
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ import xarray as xr
 
 from pyro_unmix.data.crs import lacks_datum, same_crs
 from pyro_unmix.io.errors import FileError
-from pyro_unmix.io.stored import Image
+from pyro_unmix.io.image import Image
 
 # Of a pixel: more than rounding in text headers, less than any registration can reach.
 _SAME_PLACE = 1e-3

@@ -13,7 +13,8 @@ import xarray as xr
 
 from pyro_unmix.data.checks import as_wavelengths
 from pyro_unmix.data.cubes import tiles
-from pyro_unmix.io.image import Darkness, Image, is_nodata, per_band, reflectance, scaling
+from pyro_unmix.io.image import Image
+from pyro_unmix.io.reflectance import Darkness, is_nodata, per_band, reflectance, scaling
 from pyro_unmix.io.rows import FileRows
 
 _BLOCK = 2**21  # numbers per block

@@ -22,8 +22,9 @@ from pyro_unmix.io.formats import (
     prisma,
     sentinel2,
 )
-from pyro_unmix.io.image import Image, check_shapes
+from pyro_unmix.io.image import Image
 from pyro_unmix.io.integrity.kinds import check_kind
+from pyro_unmix.io.reflectance import check_shapes
 
 logger = logging.getLogger(__name__)
 

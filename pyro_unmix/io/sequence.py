@@ -20,8 +20,9 @@ from pyro_unmix.io.common_bands import with_common_bands
 from pyro_unmix.io.errors import FileError, parsing
 from pyro_unmix.io.given import with_scaling, with_wavelengths
 from pyro_unmix.io.grid import check_same_grid, spatial_coords
-from pyro_unmix.io.image import Image, band_coords, check_shapes, kept_bands, reflectance
+from pyro_unmix.io.image import Image
 from pyro_unmix.io.lazy import checked, import_dask, lazy_reflectance
+from pyro_unmix.io.reflectance import band_coords, check_shapes, kept_bands, reflectance
 from pyro_unmix.io.registry import find_reader, read_image
 from pyro_unmix.io.spectral_axis import Bands, fwhm_in_nm, wavelength_in_nm
 

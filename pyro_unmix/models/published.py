@@ -15,8 +15,8 @@ from pyro_unmix.bases.linear import Basis
 from pyro_unmix.models.sglmm import SGLMM
 from pyro_unmix.ops.checks import positive, positive_int
 from pyro_unmix.ops.seeding import seeded
+from pyro_unmix.priors.abundance_walks import NetworkWalk
 from pyro_unmix.priors.part import Need
-from pyro_unmix.priors.walks import NetworkWalk
 
 
 class RawDCT(Basis):

@@ -4,6 +4,15 @@ Each part is a small `PyroModule` that returns distributions. Sizes are not know
 ``SGLMM(endmembers, abundance_prior=JumpWalk())``, so the model copies each part and calls its `setup` once.
 """
 
+from pyro_unmix.priors.abundance_walks import (
+    ConstantWalk,
+    DirichletWalk,
+    JumpWalk,
+    OrnsteinUhlenbeck,
+    SoftmaxWalk,
+    StudentWalk,
+    Walk,
+)
 from pyro_unmix.priors.abundances import AbundancePrior, GaussianStart, KnownAbundances
 from pyro_unmix.priors.bounded import BoundedEndmembers
 from pyro_unmix.priors.endmembers import (
@@ -26,15 +35,6 @@ from pyro_unmix.priors.seasonal_variability import SeasonalVariability
 from pyro_unmix.priors.shared_variability import SharedVariability
 from pyro_unmix.priors.smooth_variability import SmoothVariability
 from pyro_unmix.priors.variability import AutoRegressive, Independent, RandomWalk, VariabilityPrior
-from pyro_unmix.priors.walks import (
-    ConstantWalk,
-    DirichletWalk,
-    JumpWalk,
-    OrnsteinUhlenbeck,
-    SoftmaxWalk,
-    StudentWalk,
-    Walk,
-)
 
 __all__ = [
     "AbundancePrior",

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from pyro_unmix.io import FileError
-from pyro_unmix.io.image import Image, kept_bands, to_array, wavelength_to_nm
+from pyro_unmix.io.image import Image
+from pyro_unmix.io.reflectance import kept_bands, to_array, wavelength_to_nm
 from pyro_unmix.io.spectral_axis import ranges
 
 H, W, L = 3, 4, 5

@@ -12,8 +12,7 @@ from pathlib import Path
 from pyro_unmix.io.errors import FileError
 from pyro_unmix.io.formats.metadata import number_of, read_xml
 from pyro_unmix.io.formats.sidecar import Layout, is_product, locate, read_product
-from pyro_unmix.io.image import Image
-from pyro_unmix.io.stored import assume
+from pyro_unmix.io.image import Image, assume
 
 _LAYOUT = Layout(
     format="DESIS L2A",

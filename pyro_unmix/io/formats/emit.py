@@ -14,10 +14,9 @@ import numpy as np
 
 from pyro_unmix.io.errors import FileError
 from pyro_unmix.io.formats.metadata import attribute_text, read_time
-from pyro_unmix.io.image import Image
+from pyro_unmix.io.image import Image, assume
 from pyro_unmix.io.integrity.hdf5 import dataset_rows, open_hdf5, read_dataset
 from pyro_unmix.io.integrity.hdf5_links import without_links
-from pyro_unmix.io.stored import assume
 
 _CUBE = "reflectance"
 _BANDS = "sensor_band_parameters"

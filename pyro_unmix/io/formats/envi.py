@@ -15,8 +15,8 @@ import numpy as np
 
 from pyro_unmix.io.errors import FileError, parsing
 from pyro_unmix.io.formats.envi_map import transform_and_crs
+from pyro_unmix.io.image import Image, assume
 from pyro_unmix.io.integrity.flat import flat_rows
-from pyro_unmix.io.stored import Image, assume
 
 # https://www.nv5geospatialsoftware.com/docs/ENVIHeaderFiles.html; 6 and 9 are complex.
 _DTYPES = {

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pyro_unmix.io.errors import FileError, parsing
-from pyro_unmix.io.stored import assume
+from pyro_unmix.io.image import assume
 
 Transform = tuple[float, float, float, float, float, float]
 AnyPath = str | os.PathLike[str]

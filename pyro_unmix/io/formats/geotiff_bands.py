@@ -13,7 +13,7 @@ import numpy as np
 from pyro_unmix.data.bands import band_tolerance
 from pyro_unmix.io.errors import FileError
 from pyro_unmix.io.formats.raster_file import Raster
-from pyro_unmix.io.image import wavelength_to_nm
+from pyro_unmix.io.reflectance import wavelength_to_nm
 
 _DESCRIPTION = re.compile(
     r"(?:^|[\s(])(\d+(?:\.\d*)?)\s*(nm|nanomet(?:er|re)s?|um|[µμ]m|micromet(?:er|re)s?)\b", re.I

@@ -11,7 +11,7 @@ import xarray as xr
 
 from pyro_unmix.io.errors import FileError
 from pyro_unmix.io.formats.netcdf_packing import unpacked
-from pyro_unmix.io.stored import assume
+from pyro_unmix.io.image import assume
 
 # Of a pixel; coordinates in float32 are rounded, and a GeoTransform may be of another cut-out.
 _REGULAR = 0.01

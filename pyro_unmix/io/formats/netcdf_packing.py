@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 
 from pyro_unmix.io.errors import FileError
-from pyro_unmix.io.stored import assume
+from pyro_unmix.io.image import assume
 
 _MARKS = ("_FillValue", "missing_value")
 _LIMITS = ("valid_range", "valid_min", "valid_max")

@@ -11,8 +11,8 @@ from typing import IO, Any
 import numpy as np
 
 from pyro_unmix.io.errors import FileError, parsing
+from pyro_unmix.io.image import Image, assume
 from pyro_unmix.io.integrity.flat import flat_rows
-from pyro_unmix.io.stored import Image, assume
 
 CUBE_NAMES = ("cubes", "reflectance", "Y")
 _TEXTS = ("wavelength_unit",)

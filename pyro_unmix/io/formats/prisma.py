@@ -16,11 +16,10 @@ import numpy as np
 
 from pyro_unmix.io.errors import FileError, parsing
 from pyro_unmix.io.formats.metadata import attribute_text, read_time
-from pyro_unmix.io.image import Image
+from pyro_unmix.io.image import Image, assume
 from pyro_unmix.io.integrity.hdf5 import check_stored, open_hdf5, read_dataset
 from pyro_unmix.io.integrity.hdf5_links import without_links
 from pyro_unmix.io.rows import FileRows
-from pyro_unmix.io.stored import assume
 
 _SWATHS = "HDFEOS/SWATHS"
 _FIELDS = f"{_SWATHS}/PRS_L2D_HCO/Data Fields"

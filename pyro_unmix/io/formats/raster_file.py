@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from pyro_unmix.io.errors import FileError
+from pyro_unmix.io.image import assume
 from pyro_unmix.io.integrity.gdal import closed_world
 from pyro_unmix.io.integrity.tiff import check_jp2, check_tiff, is_jp2
 from pyro_unmix.io.rows import FileRows
-from pyro_unmix.io.stored import assume
 
 _WARNINGS = threading.Lock()
 

@@ -27,9 +27,8 @@ from pyro_unmix.io.formats.sentinel2_metadata import (
     metadata_near,
 )
 from pyro_unmix.io.given import Unscaled
-from pyro_unmix.io.image import Image
+from pyro_unmix.io.image import Image, assume
 from pyro_unmix.io.integrity.tiff import is_jp2, is_tiff
-from pyro_unmix.io.stored import assume
 
 _NAME = re.compile(r"(?:^|[_.-])B(0?[1-9]|1[0-2]|8A)(?=[_.-]|$)", re.I)
 _STAMP = re.compile(r"(?<!\d)20\d{6}(?:T\d{6})?(?!\d)")

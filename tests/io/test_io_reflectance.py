@@ -10,8 +10,8 @@ import pytest
 
 from pyro_unmix.io import FileError
 from pyro_unmix.io.errors import parsing
-from pyro_unmix.io.image import Darkness, Image, reflectance, to_array
-from pyro_unmix.io.stored import assume
+from pyro_unmix.io.image import Image, assume
+from pyro_unmix.io.reflectance import Darkness, reflectance, to_array
 
 H, W, L = 3, 4, 5
 WAVELENGTH = np.array([450.0, 550.0, 650.0, 850.0, 1600.0])
