@@ -1,10 +1,10 @@
 """Files in and out.
 
 `sequence` is `read_sequence`, the one call for images; it asks `registry` for the reader of a file, one of `formats`.
-What a reader returns (`image`, `rows`) becomes reflectance by the rules of `reflectance`, with bands by `spectral_axis`
-and `common_bands`, places by `grid`, and what the caller says in place of the file by `given`; `lazy` does so by blocks.
-`libraries` reads spectral libraries, `write` writes results, `integrity` notices damaged files. Whatever is wrong with
-a file is a `FileError`.
+What a reader returns (`image`, `rows`) becomes reflectance by the rules of `reflectance`, with bands by
+`spectral_axis` and `common_bands`, places by `grid`, and what the caller says in place of the file by `given`; `lazy`
+does so by blocks. `libraries` reads spectral libraries, `write` writes results, `integrity` notices damaged files.
+Whatever is wrong with a file is a `FileError`.
 """
 
 from __future__ import annotations
