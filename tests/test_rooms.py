@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import pyro_unmix
+
 PACKAGE = Path(__file__).parents[1] / "pyro_unmix"
 #: Rooms in the order in which they may import from each other; those of one line stand side by side.
 ORDER = """
@@ -77,6 +79,16 @@ def test_every_entry_of_the_package_is_a_room() -> None:
     entries = {path.stem for path in PACKAGE.iterdir() if path.name != "__pycache__"}
     assert entries == {*ROW, "__init__", "py"}  # py.typed
     assert len(entries) <= 20
+
+
+def test_the_root_and_the_tests_stay_small() -> None:
+    tests = Path(__file__).parent
+    assert len(pyro_unmix.__all__) <= 45
+    assert len(list(tests.glob("test_*.py"))) <= 6
+    lengths = {
+        path: len(path.read_text(encoding="utf-8").splitlines()) for path in tests.rglob("*.py")
+    }
+    assert [path for path, length in lengths.items() if length > 400] == []
 
 
 def test_no_import_runs_up() -> None:

@@ -1,4 +1,4 @@
-"""Objectives beyond `Trace_ELBO`: an ELBO whose divergence from the prior counts less at first, and that of IDNet."""
+"""The ELBO with a divergence from the prior that counts less at first."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from pyro.poutine.runtime import Message
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence, register_kl
 
-from pyro_unmix.infer.self_supervised import SelfSupervisedELBO as SelfSupervisedELBO
 from pyro_unmix.ops.checks import in_range, positive_int
 from pyro_unmix.ops.distributions import DiagonalNormal, IsotropicNormal
 

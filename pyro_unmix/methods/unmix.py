@@ -1,4 +1,4 @@
-"""Whole methods in one call: the paper's `redsunn` and our `unmix`. Each ends in ``fit(model, guide, cubes)``."""
+"""Our whole method in one call: `unmix` chooses start, model and guide, and ends in ``fit(model, guide, cubes)``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Endmember extraction from image sequences, bundles of pure pixels, and matching of materials."""
+"""Endmember extraction from image sequences, and matching of materials."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from pyro_unmix.data.libraries import at_bands_of, library_endmembers
 from pyro_unmix.ops.checks import finite_array, positive_int
 from pyro_unmix.ops.solvers import fcls
 from pyro_unmix.ops.threads import one_thread
-from pyro_unmix.start.bundles import extract_bundles as extract_bundles
 
 _MAX_SWEEPS = 20
 _NUM_LENGTHS = 200  # pixels behind the brightness of an endmember that was found without it

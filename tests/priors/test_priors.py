@@ -394,8 +394,7 @@ def test_every_site_has_one_event_dim(num_components):
     start = set_up(SoftmaxWalk(), 3).initial()
     step = set_up(JumpWalk(), 3).transitions()(start.mean, 1)
     chain = set_up(RandomWalk(), 3, num_components=num_components)
-    noise = WhiteNoise()
-    noise.setup(num_bands=5, generator=torch.Generator())
+    (noise := WhiteNoise()).setup(num_bands=5, generator=torch.Generator())
     spectrum = noise.distributions()(torch.zeros(4, 5))
     for site, event in ((start, 3), (step, 3), (chain.initial(), size), (spectrum, 5)):
         assert site.event_shape == (event,)
