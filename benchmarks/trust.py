@@ -71,7 +71,7 @@ class Truth:
 
 def _fcls(cubes: xr.DataArray, known: Any, seed: int, quick: bool) -> Unmixing:
     spectra = choose_start(cubes, known, seed=seed).endmembers if np.ndim(known) == 0 else known
-    return fcls(cubes, spectra, progress=False)
+    return fcls(cubes, endmembers=spectra, progress=False)
 
 
 def _unmix(cubes: xr.DataArray, known: Any, seed: int, quick: bool) -> Unmixing:

@@ -19,6 +19,9 @@ MAX_MEDIAN_REFLECTANCE = 2.0
 # Fill values in use (-9999, -32768, 65535, 1e20, ...) are all far outside, reflectances far inside.
 _MAX_MAGNITUDE = 100.0
 
+# Noise and corrections of the atmosphere leave bands without light a little below zero, whole bands at a flag of -0.01.
+_DEEPEST_SHADE = -0.05
+
 
 _NM = {"nm", "nanometer", "nanometers", "nanometre", "nanometres"}
 
@@ -258,7 +261,7 @@ def plausible_reflectance(values: np.ndarray, *, whole_scene: bool = True) -> No
             f"reflectance must be about 0 to 1, got a median of {np.nanmedian(values):g}, above "
             f"{MAX_MEDIAN_REFLECTANCE:g}: divide by the scale of the product, for example 10000"
         )
-    if high < 0 and whole_scene:
+    if high < 0 and low < _DEEPEST_SHADE and whole_scene:
         raise ValueError(
             f"reflectance must be about 0 to 1, got no positive value ({low:g} to {high:g}): scale, "
             "offset or sign are wrong, or nodata is not marked as NaN"
