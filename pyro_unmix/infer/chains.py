@@ -101,6 +101,29 @@ def kept_rounds(num_rounds: int, num_kept: int) -> np.ndarray:
     return np.unique(places.round().astype(int).clip(1))
 
 
+def random_spectra(model: Any, seen: np.ndarray, num_spectra: int, seed: Sequence[int]) -> Spectra:
+    """Some of the spectra (n, L), and the stream of random numbers of a chain."""
+    rng = np.random.default_rng(seed)
+    chosen = rng.permutation(len(seen))[:num_spectra]
+    device = model.concentration_bounds.device
+    values = torch.as_tensor(seen[chosen].astype(np.float64), device=device)
+    generator = torch.Generator(device).manual_seed(int(rng.integers(2**62)))
+    return Spectra(model, values, generator)
+
+
+def chain_of(
+    spectra: Spectra, num_rounds: int, *, kernels: Sequence[Kernel], num_kept: int, bar: Any
+) -> Chain:
+    """A chain from where the model's endmembers are; `bar` is told every round."""
+    state = start_state(spectra.model, spectra.values, spectra.model.reference.centre)
+    keep, shared = kept_rounds(num_rounds, num_kept), []
+    for number, after in enumerate(run_chain(state, spectra, kernels, num_rounds), start=1):
+        if number in keep:
+            shared.append(after.shared())
+        bar.update()
+    return Chain(spectra.model, tuple(shared))
+
+
 def draw_abundances(
     chain: Chain,
     values: Tensor,

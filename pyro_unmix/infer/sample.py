@@ -12,10 +12,10 @@ import xarray as xr
 from tqdm.auto import tqdm
 
 from pyro_unmix.data.cubes import as_cube_sequence, to_pixels
-from pyro_unmix.infer.chains import Chain, kept_rounds, run_chain, start_state
+from pyro_unmix.infer.chains import Chain, chain_of, random_spectra
 from pyro_unmix.infer.sampled import Sampled
 from pyro_unmix.infer.stacking import log_predictive, stacking_weights
-from pyro_unmix.kernels import ROUND, Kernel, Spectra
+from pyro_unmix.kernels import ROUND, Kernel
 from pyro_unmix.models.simplex import SimplexMixing
 from pyro_unmix.ops.checks import in_range, positive_int
 from pyro_unmix.ops.threads import one_thread
@@ -29,13 +29,13 @@ def sample(
     model: SimplexMixing | Sequence[SimplexMixing],
     cubes: Any,
     *,
-    num_rounds: int = 200,
+    num_rounds: int = 100,
     num_chains: int = 1,
-    num_spectra: int = 1000,
+    num_spectra: int = 2000,
     num_held_out: int = 500,
     num_kept: int = 16,
     num_samples: int = 64,
-    num_warmup: int = 16,
+    num_warmup: int = 8,
     shrink: float = 0.1,
     kernels: Sequence[Kernel] = ROUND,
     seed: int = 0,
@@ -109,14 +109,22 @@ def sample(
     positive_int(num_chains, "num_chains")
     in_range(shrink, "shrink", low=0)
     sequence = as_cube_sequence(cubes)
-    seen, held_out = _split(sequence, models, num_spectra, num_held_out, seed)
+    positive_int(num_spectra, "num_spectra", minimum=2)
+    if sequence.sizes["wavelength"] != models[0].num_bands:
+        raise ValueError(
+            f"the model has {models[0].num_bands} bands, the images {sequence.sizes['wavelength']}: "
+            "give the model endmembers at the bands of the images"
+        )
+    seen, held_out = split_spectra(sequence, num_held_out, seed)
     planned = [(m, number) for m in models for number in range(num_chains)]
     chains: list[Chain] = []
     bar = tqdm(total=num_rounds * len(planned), disable=not progress, desc="sample", unit="round")
     try:
         for number, (each, _) in enumerate(planned):
-            spectra = _spectra_of(each, seen, num_spectra, seed, number)
-            chains.append(_chain(each, spectra, kernels, num_rounds, num_kept, bar))
+            spectra = random_spectra(each, seen, num_spectra, [seed, 2, number])
+            chains.append(
+                chain_of(spectra, num_rounds, kernels=kernels, num_kept=num_kept, bar=bar)
+            )
     except KeyboardInterrupt:
         if not chains:
             raise
@@ -140,21 +148,11 @@ def sample(
     return result.read_out(progress=progress)
 
 
-def _split(
-    cubes: xr.DataArray,
-    models: Sequence[SimplexMixing],
-    num_spectra: int,
-    num_held_out: int,
-    seed: int,
+def split_spectra(
+    cubes: xr.DataArray, num_held_out: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Observed spectra that chains may see, and those that none does, in random order."""
-    positive_int(num_spectra, "num_spectra", minimum=2)
+    """Observed spectra (n, L) that chains may see, and those that none does, in random order."""
     positive_int(num_held_out, "num_held_out")
-    if cubes.sizes["wavelength"] != models[0].num_bands:
-        raise ValueError(
-            f"the model has {models[0].num_bands} bands, the images {cubes.sizes['wavelength']}: "
-            "give the model endmembers at the bands of the images"
-        )
     pixels, valid = to_pixels(cubes)
     spectra = pixels[valid]
     if len(spectra) < 4:
@@ -162,34 +160,6 @@ def _split(
     order = np.random.default_rng([seed, 1]).permutation(len(spectra))
     count = min(num_held_out, len(spectra) // 2)
     return spectra[order[count:]], spectra[order[:count]]
-
-
-def _spectra_of(
-    model: SimplexMixing, seen: np.ndarray, num_spectra: int, seed: int, number: int
-) -> Spectra:
-    rng = np.random.default_rng([seed, 2, number])
-    chosen = rng.permutation(len(seen))[:num_spectra]
-    device = model.concentration_bounds.device
-    values = torch.as_tensor(seen[chosen].astype(np.float64), device=device)
-    generator = torch.Generator(device).manual_seed(int(rng.integers(2**62)))
-    return Spectra(model, values, generator)
-
-
-def _chain(
-    model: SimplexMixing,
-    spectra: Spectra,
-    kernels: Sequence[Kernel],
-    num_rounds: int,
-    num_kept: int,
-    bar: Any,
-) -> Chain:
-    state = start_state(model, spectra.values, model.reference.centre)
-    keep, shared = kept_rounds(num_rounds, num_kept), []
-    for number, after in enumerate(run_chain(state, spectra, kernels, num_rounds), start=1):
-        if number in keep:
-            shared.append(after.shared())
-        bar.update()
-    return Chain(model, tuple(shared))
 
 
 def _weights(chains: Sequence[Chain], held_out: np.ndarray, shrink: float, seed: int) -> np.ndarray:

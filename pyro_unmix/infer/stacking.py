@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_unmix.infer.chains import Chain, draw_abundances
-from pyro_unmix.kernels import Spectra, State, VariabilityDraws, Whitened
+from pyro_unmix.kernels import Marginal, Spectra, State, Whitened
 from pyro_unmix.ops.checks import finite_array, in_range
 
 _TINY = 1e-290
@@ -87,7 +87,7 @@ def _importance(
             gamma = spectra.gamma(proposal[number % len(proposal)]).clamp(min=_TINY)
             new = (gamma / gamma.sum(-1, keepdim=True)).clamp(min=_TINY)
             density = log_dirichlet(new, proposal).logsumexp(0) - math.log(len(proposal))
-            likelihood = base + log_likelihood(new, state, products)
+            likelihood = base + Marginal.of(new, state, products).log_likelihood
             weights.append(likelihood + log_dirichlet(new, alpha) - density)
     return torch.stack(weights).logsumexp(0) - math.log(len(weights))
 
@@ -101,17 +101,6 @@ def log_normal_without_own(state: State, spectra: Spectra, products: Whitened) -
         2 * products.inner.diagonal().log().sum() + (num_bands - rank) * products.variance.log()
     )
     return -0.5 * (quadratic + log_det + num_bands * math.log(2 * math.pi))
-
-
-def log_likelihood(abundances: Tensor, state: State, products: Whitened) -> Tensor:
-    """``log N(y; M a, C + V V') - log N(y; 0, C)``, (N,): psi and b integrated out at abundances (N, P)."""
-    count = abundances.shape[-1]
-    factor, pull = VariabilityDraws.normal(abundances, state, products)
-    half = torch.linalg.solve_triangular(factor, pull.unsqueeze(-1), upper=False).squeeze(-1)
-    mixed = abundances @ products.gram[:count, :count]
-    direct = (abundances * (products.projected[:, :count] - 0.5 * mixed)).sum(-1)
-    log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    return direct + 0.5 * half.square().sum(-1) - log_det
 
 
 def log_dirichlet(abundances: Tensor, parameters: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ docstring; `State.residual` is None from then on until `ResidualDraws`. Each is 
 the program's trace, its draws against prior draws (Geweke) and against quadrature.
 
 - `state`: `State`, `Spectra`, and the products that kernels share
-- `abundances`: `MassMoves`
+- `abundances`: `MassMoves`, and the likelihood that they see, `Marginal`
 - `variability`: `VariabilityDraws`, `ScaleDraws`
 - `rescale`: `RescaleMoves`
 - `endmembers`: `EllipticalEndmembers`
@@ -20,7 +20,7 @@ the program's trace, its draws against prior draws (Geweke) and against quadratu
 - `concentration`: `ConcentrationMoves`
 """
 
-from pyro_unmix.kernels.abundances import MassMoves
+from pyro_unmix.kernels.abundances import Marginal, MassMoves
 from pyro_unmix.kernels.concentration import ConcentrationMoves
 from pyro_unmix.kernels.endmembers import EllipticalEndmembers
 from pyro_unmix.kernels.rescale import RescaleMoves
@@ -29,10 +29,11 @@ from pyro_unmix.kernels.state import Kernel, Spectra, State, Whitened
 from pyro_unmix.kernels.variability import ScaleDraws, VariabilityDraws
 
 #: What one spectrum has of its own, given what all share.
-OWN_KERNELS: tuple[Kernel, ...] = (VariabilityDraws(), MassMoves())
+OWN_KERNELS: tuple[Kernel, ...] = (MassMoves(),)
 #: A round over everything that `SimplexMixing` does not know.
 ROUND: tuple[Kernel, ...] = (
     *OWN_KERNELS,
+    VariabilityDraws(),
     ScaleDraws(),
     EllipticalEndmembers(),
     ResidualDraws(),
@@ -49,6 +50,7 @@ __all__ = [
     "EllipticalEndmembers",
     "FactorDraws",
     "Kernel",
+    "Marginal",
     "MassMoves",
     "NoiseDraws",
     "RescaleMoves",

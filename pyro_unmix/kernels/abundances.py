@@ -3,30 +3,81 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from pyro_unmix.kernels.state import Spectra, State, Whitened
 from pyro_unmix.kernels.truncated import truncated_normal
+from pyro_unmix.kernels.variability import own_products
 
 _TINY = 1e-290  # abundances do not underflow, so that their logarithms stay finite
-_LIKELY, _CORNER = (
-    0.5,
-    0.25,
-)  # shares of the proposals that follow the likelihood, and each end's prior
+_LIKELY, _CORNER = 0.6, 0.2  # shares of the proposals: the likelihood's, and each end's prior
+_WIDER = 1.3  # than the likelihood at the state, which is not normal
 _HALF_LOG_TURN = 0.5 * math.log(2 * math.pi)
 
 
-class MassMoves:
-    """For every pair of materials i, j: ``(a_i, a_j) -> (x, a_i + a_j - x)``, r integrated out.
+@dataclass(frozen=True, eq=False)
+class Marginal:
+    """The likelihood at abundances a (N, P), with psi, b and r integrated out.
 
-    The likelihood of x is normal, ``N(mu, 1 / h)`` with ``h = G_ii + G_jj - 2 G_ij``, G the pixel's own
-    ``M_n' C^-1 M_n``, and the prior is ``(x (s - x))^(alpha - 1)`` with ``s = a_i + a_j``. One Metropolis-Hastings step
-    with an independent proposal: half of the time the likelihood's normal within [0, s], else one of the prior's
-    powers, x or s - x being ``s u^(1/alpha)``. The powers reach what no likelihood does: the prior of a sparse mixture
-    has much of its mass so close to zero that all of it looks the same. Target over proposal is bounded, so that the
-    step mixes uniformly.
+    ``y ~ N(M a, S)`` with ``S = C + V V'`` and V of `VariabilityDraws`. S changes with a; with S held, the
+    log-likelihood of other abundances x is ``x' pull - x' gram x / 2`` plus a constant.
+
+    Attributes
+    ----------
+    log_likelihood : Tensor, shape (N,)
+        ``log N(y; M a, S) - log N(y; 0, C)``.
+    gram : Tensor, shape (N, P, P)
+        ``M' S^-1 M``.
+    pull : Tensor, shape (N, P)
+        ``M' S^-1 y``.
+    """
+
+    log_likelihood: Tensor
+    gram: Tensor
+    pull: Tensor
+
+    @classmethod
+    def of(cls, abundances: Tensor, state: State, products: Whitened) -> Marginal:
+        """At abundances, with everything else of a state but psi, b and r."""
+        count = abundances.shape[-1]
+        factor, rows = own_products(abundances, state, products)
+        half = torch.linalg.solve_triangular(factor, rows, upper=False)
+        mixing, spectrum = half[..., :-1], half[..., -1:]
+        gram, projected = products.gram[:count, :count], products.projected[:, :count]
+        left = spectrum - mixing @ abundances.unsqueeze(-1)
+        direct = (abundances * (projected - 0.5 * abundances @ gram)).sum(-1)
+        log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        return cls(
+            direct + 0.5 * left.square().sum((-2, -1)) - log_det,
+            gram - mixing.mT @ mixing,
+            projected - (mixing.mT @ spectrum).squeeze(-1),
+        )
+
+    def where(self, chosen: Tensor, other: Marginal) -> Marginal:
+        """Of `other` for the spectra that are chosen."""
+        return Marginal(
+            torch.where(chosen, other.log_likelihood, self.log_likelihood),
+            torch.where(chosen[:, None, None], other.gram, self.gram),
+            torch.where(chosen[:, None], other.pull, self.pull),
+        )
+
+
+class MassMoves:
+    """For a random pair of materials of every spectrum ``(a_i, a_j) -> (x, a_i + a_j - x)``; psi, b, r integrated out.
+
+    Variability can stand in for abundance, so that draws of one given the other hardly move: here the one is moved in
+    the likelihood of `Marginal`. One Metropolis-Hastings step with a proposal from three: the normal of that likelihood
+    as it is at the state, 1.3 times as wide, within [0, s], ``s = a_i + a_j``; and the prior's powers, x or s - x being
+    ``s u^(1/alpha)``. The powers reach what no likelihood does: the prior of a sparse mixture has much of its mass so
+    close to zero that all of it looks the same.
+
+    Parameters
+    ----------
+    num_moves : int, optional
+        In a row; default P.
 
     Examples
     --------
@@ -34,79 +85,94 @@ class MassMoves:
     MassMoves()
     """
 
+    def __init__(self, num_moves: int | None = None) -> None:
+        self.num_moves = num_moves
+
     def __repr__(self) -> str:
-        return "MassMoves()"
+        return f"MassMoves({'' if self.num_moves is None else self.num_moves})"
 
     def __call__(self, state: State, spectra: Spectra) -> State:
-        gram, pull = self.quadratic(state, Whitened(state, spectra))
-        columns = [column.clamp(min=_TINY) for column in state.abundances.unbind(-1)]
-        for i in range(1, len(columns)):
-            for j in range(i):
-                columns[i], columns[j] = self._move(columns, i, j, gram, pull, state, spectra)
-        abundances = torch.stack(columns, dim=-1)
+        products, abundances = Whitened(state, spectra), state.abundances.clamp(min=_TINY)
+        size = abundances.shape[-1]
+        marginal = Marginal.of(abundances, state, products)
+        for _ in range((size if self.num_moves is None else self.num_moves) if size > 1 else 0):
+            pair = self._pair(size, spectra)
+            new = self._proposed(abundances, pair, marginal, state.concentration, spectra)
+            other = Marginal.of(new, state, products)
+            gain = self._gain(new, abundances, pair, other, marginal, state.concentration)
+            gain = gain - self._gain(abundances, new, pair, marginal, other, state.concentration)
+            accept = spectra.uniform(len(new)).log() < gain
+            abundances = torch.where(accept.unsqueeze(-1), new, abundances)
+            marginal = marginal.where(accept, other)
         total = abundances.sum(-1, keepdim=True)  # one, but for rounding
         return state.having(abundances=abundances / total, residual=None)
 
     @staticmethod
-    def quadratic(state: State, products: Whitened) -> tuple[Tensor, Tensor]:
-        """``M_n' C^-1 M_n`` (N, P, P) and ``M_n' C^-1 y_n`` (N, P) of the pixels' own endmembers.
-
-        The log-likelihood of abundances a, r integrated out, is ``a' pull - a' gram a / 2`` plus a constant.
-        """
-        count, num_endmembers = state.abundances.shape
-        light = (1 + state.brightness_scale * state.brightness).unsqueeze(-1)
-        weights = torch.cat(
-            [light.expand(-1, num_endmembers), state.scales * state.variability], dim=-1
-        )
-        blocks = weights.shape[-1] // num_endmembers
-        weights = weights.reshape(count, blocks, num_endmembers)
-        by_row = products.gram.reshape(blocks, num_endmembers, -1).transpose(0, 1)  # (P, K+1, Q)
-        half = weights.permute(2, 0, 1) @ by_row
-        half = half.reshape(num_endmembers, count, blocks, num_endmembers)
-        gram = (half * weights).sum(2).transpose(0, 1)
-        pull = (weights * products.projected.reshape(weights.shape)).sum(1)
-        return gram, pull
+    def _pair(size: int, spectra: Spectra) -> tuple[Tensor, Tensor]:
+        """Numbers (N, 1) of two materials, all pairs being alike."""
+        uniform = spectra.uniform(2, len(spectra.values), 1)
+        first = (uniform[0] * size).long()
+        second = (first + 1 + (uniform[1] * (size - 1)).long()) % size
+        return first, second
 
     @staticmethod
-    def _move(
-        columns: list[Tensor],
-        i: int,
-        j: int,
-        gram: Tensor,
-        pull: Tensor,
-        state: State,
-        spectra: Spectra,
+    def _normal(
+        abundances: Tensor, pair: tuple[Tensor, Tensor], marginal: Marginal
     ) -> tuple[Tensor, Tensor]:
-        first, second = columns[i], columns[j]
-        mass, count = first + second, len(first)
-        precision = gram[:, i, i] + gram[:, j, j] - 2 * gram[:, i, j]
-        scale = precision.clamp(min=_TINY).rsqrt()
-        slope = pull[:, i] - pull[:, j]
-        for p, column in enumerate(columns):
-            slope = slope - (gram[:, i, p] - gram[:, j, p]) * column
-        loc, alpha = first + slope * scale.square(), state.concentration
-        likely, inside = truncated_normal(
-            loc, scale, torch.zeros_like(mass), mass, spectra.uniform(count)
-        )
-        small = mass * spectra.uniform(count) ** (1 / alpha)
-        kind = spectra.uniform(count)
-        new = torch.where(kind < _LIKELY, likely, torch.where(kind < 0.75, small, mass - small))
-        rest = torch.where(
-            kind < _LIKELY, mass - likely, torch.where(kind < 0.75, mass - small, small)
-        )
-        new, rest = new.clamp(min=_TINY), rest.clamp(min=_TINY)
+        """Mean and std (N,) of the proposal of a_i."""
+        first, second = pair
+        along = torch.zeros_like(abundances).scatter_(-1, first, 1.0).scatter_(-1, second, -1.0)
+        curved = (marginal.gram @ along.unsqueeze(-1)).squeeze(-1)
+        variance = 1 / (curved * along).sum(-1).clamp(min=1e-12)
+        slope = (marginal.pull * along).sum(-1) - (curved * abundances).sum(-1)
+        start = abundances.gather(-1, first).squeeze(-1)
+        return start + slope * variance, _WIDER * variance.sqrt()
 
-        def gain(x: Tensor, other: Tensor) -> Tensor:
-            """Log of target over proposal."""
-            normal = -0.5 * ((x - loc) / scale).square()
-            target = normal + (alpha - 1) * (x.log() + other.log())
-            power = math.log(_CORNER) + alpha.log() - alpha * mass.log()
-            parts = [
-                math.log(_LIKELY) + normal - _HALF_LOG_TURN - scale.log() - inside.log(),
-                power + (alpha - 1) * x.log(),
-                power + (alpha - 1) * other.log(),
-            ]
-            return target - torch.stack(parts).logsumexp(0)
+    @classmethod
+    def _proposed(
+        cls,
+        abundances: Tensor,
+        pair: tuple[Tensor, Tensor],
+        marginal: Marginal,
+        alpha: Tensor,
+        spectra: Spectra,
+    ) -> Tensor:
+        count, (first, second) = len(abundances), pair
+        loc, scale = cls._normal(abundances, pair, marginal)
+        mass = (abundances.gather(-1, first) + abundances.gather(-1, second)).squeeze(-1)
+        uniform = spectra.uniform(count)
+        likely, _ = truncated_normal(loc, scale, torch.zeros_like(mass), mass, uniform)
+        small, kind = mass * spectra.uniform(count) ** (1 / alpha), spectra.uniform(count)
+        low = torch.where(kind < _LIKELY, likely, small)
+        high = mass - low
+        turned = kind >= 1 - _CORNER
+        new = torch.where(turned, high, low).clamp(min=_TINY).unsqueeze(-1)
+        rest = torch.where(turned, low, high).clamp(min=_TINY).unsqueeze(-1)
+        return abundances.scatter(-1, first, new).scatter(-1, second, rest)
 
-        accept = spectra.uniform(count).log() < gain(new, rest) - gain(first, second)
-        return torch.where(accept, new, first), torch.where(accept, rest, second)
+    @classmethod
+    def _gain(
+        cls,
+        abundances: Tensor,
+        before: Tensor,
+        pair: tuple[Tensor, Tensor],
+        marginal: Marginal,
+        marginal_before: Marginal,
+        alpha: Tensor,
+    ) -> Tensor:
+        """Log of the target at abundances over the proposal of them from those before."""
+        first, second = (abundances.gather(-1, index).squeeze(-1) for index in pair)
+        mass = first + second
+        loc, scale = cls._normal(before, pair, marginal_before)
+        zero = torch.zeros_like(mass)
+        _, inside = truncated_normal(loc, scale, zero, mass, zero + 0.5)
+        logs = (first.log(), second.log())
+        power = math.log(_CORNER) + alpha.log() - alpha * mass.log()
+        normal = -0.5 * ((first - loc) / scale).square() - _HALF_LOG_TURN - scale.log()
+        parts = [
+            math.log(_LIKELY) + normal - inside.log(),
+            power + (alpha - 1) * logs[0],
+            power + (alpha - 1) * logs[1],
+        ]
+        target = marginal.log_likelihood + (alpha - 1) * (logs[0] + logs[1])
+        return target - torch.stack(parts).logsumexp(0)

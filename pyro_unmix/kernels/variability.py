@@ -29,24 +29,31 @@ class VariabilityDraws:
     @staticmethod
     def normal(abundances: Tensor, state: State, products: Whitened) -> tuple[Tensor, Tensor]:
         """Cholesky factor (N, K P + 1, K P + 1) of the precision, and the pull (N, K P + 1), at abundances (N, P)."""
-        gram, count = products.gram, abundances.shape[-1]
-        repeats = (len(gram) - count) // count
-        weight = state.scales * tile_components(abundances, repeats)
-        mixed = abundances @ gram[:count]  # D' C^-1 M a
-        light = state.brightness_scale
-        cross = light * weight * mixed[..., count:]
-        bright = light.square() * (abundances * mixed[..., :count]).sum(-1, keepdim=True)
-        inner = weight.unsqueeze(-1) * gram[count:, count:] * weight.unsqueeze(-2)
-        rows = torch.cat([inner, cross.unsqueeze(-2)], dim=-2)
-        last = torch.cat([cross, bright], dim=-1).unsqueeze(-1)
-        precision = torch.cat([rows, last], dim=-1)
-        precision.diagonal(dim1=-2, dim2=-1).add_(1.0)
-        left = products.projected - mixed
-        pulls = [
-            weight * left[..., count:],
-            light * (abundances * left[..., :count]).sum(-1, keepdim=True),
-        ]
-        return torch.linalg.cholesky(precision), torch.cat(pulls, dim=-1)
+        factor, rows = own_products(abundances, state, products)
+        mixed = (rows[..., :-1] @ abundances.unsqueeze(-1)).squeeze(-1)
+        return factor, rows[..., -1] - mixed
+
+
+def own_products(abundances: Tensor, state: State, products: Whitened) -> tuple[Tensor, Tensor]:
+    """Cholesky factor (N, K P + 1, K P + 1) of ``I + V' C^-1 V``, and ``V' C^-1 [M, y]`` (N, K P + 1, P + 1)."""
+    count, gram = abundances.shape[-1], products.gram
+    size = len(gram) - count
+    weight = state.scales * tile_components(abundances, size // count)
+    mixed = abundances @ gram[:count]  # a' M' C^-1 D
+    light = state.brightness_scale
+    precision = abundances.new_empty(len(abundances), size + 1, size + 1)
+    torch.mul(weight.unsqueeze(-1) * gram[count:, count:], weight.unsqueeze(-2),
+              out=precision[:, :-1, :-1])  # fmt: skip
+    cross = light * weight * mixed[:, count:]
+    precision[:, -1, :-1] = precision[:, :-1, -1] = cross
+    precision[:, -1, -1] = light.square() * (abundances * mixed[:, :count]).sum(-1)
+    precision.diagonal(dim1=-2, dim2=-1).add_(1.0)
+    rows = abundances.new_empty(len(abundances), size + 1, count + 1)
+    rows[:, :-1, :-1] = weight.unsqueeze(-1) * gram[count:, :count]
+    rows[:, -1, :-1] = light * mixed[:, :count]
+    rows[:, :-1, -1] = weight * products.projected[:, count:]
+    rows[:, -1, -1] = light * (abundances * products.projected[:, :count]).sum(-1)
+    return torch.linalg.cholesky(precision), rows
 
 
 class ScaleDraws:

@@ -28,8 +28,8 @@ def several_starts(
 ) -> list[xr.DataArray]:
     """Endmembers by the marginal likelihood, in pure neighbourhoods of three sizes, by direction, and by volume.
 
-    In turn: those of `choose_start`; `extract_endmembers` in windows of 1, 3 and 5 pixels; in spectra scaled to length
-    one in P + 3 directions; and `minimum_volume` from those of window 1, for scenes without pure pixels.
+    In turn: those of `choose_start`; `extract_endmembers` in windows of 1, 3 and 5 pixels, the same in spectra scaled
+    to length one in P + 3 directions; and `minimum_volume` from those of window 1, for scenes without pure pixels.
 
     Parameters
     ----------
@@ -49,15 +49,14 @@ def several_starts(
     sequence = as_cube_sequence(cubes)
     count = positive_int(num_endmembers, "num_endmembers", minimum=2)
     most = min(sequence.sizes["wavelength"], count + _MORE_DIRECTIONS)
-    single = extract_endmembers(sequence, count, window=1, seed=seed)
-    found = [choose_start(sequence, count, seed=seed).endmembers, single]
     shortest = min(sequence.sizes["y"], sequence.sizes["x"])
+    windows = [window for window in (1, 3, 5) if window <= shortest]
+    plain = [extract_endmembers(sequence, count, window=w, seed=seed) for w in windows]
+    found = [choose_start(sequence, count, seed=seed).endmembers, *plain]
     found += [
-        extract_endmembers(sequence, count, window=window, seed=seed)
-        for window in (3, 5)
-        if window <= shortest
+        extract_endmembers(sequence, count, window=w, directions=most, seed=seed) for w in windows
     ]
-    found.append(extract_endmembers(sequence, count, window=1, directions=most, seed=seed))
+    single = plain[0]
     pixels, valid = to_pixels(sequence)
     spectra = pixels[valid]
     chosen = np.random.default_rng(seed).permutation(len(spectra))[:num_spectra]
