@@ -12,6 +12,7 @@ from torch import Tensor
 
 _LARGEST_JACOBI = 3  # rows; beyond, LAPACK takes less time
 _NUM_SWEEPS = 4
+_ROWS = 8  # that are updated together
 _SPECTRA = 512  # that are in double precision at a time
 
 
@@ -46,13 +47,15 @@ def eliminate(matrix: Tensor, count: int) -> Tensor:
     Returns
     -------
     Tensor, shape (I - count, J - count, ...)
-        A view of `matrix`.
+        A view of `matrix`; below its diagonal stands anything, which saves a third of the time.
     """
     size = len(matrix)
     for k in range(count):
         row = matrix[k, k + 1 :]
         left = row[: size - k - 1] / matrix[k, k]
-        matrix[k + 1 :, k + 1 :].addcmul_(left[:, None], row, value=-1)
+        for i in range(0, len(left), _ROWS):
+            rest = matrix[k + 1 + i : k + 1 + i + _ROWS, k + 1 + i :]
+            rest.addcmul_(left[i : i + _ROWS, None], row[i:], value=-1)
     return matrix[count:, count:]
 
 
