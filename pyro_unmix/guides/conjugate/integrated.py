@@ -52,7 +52,9 @@ class Integrated:
         noise = model.noise.distributions()(mixing_features(abundances, psi) @ plain.mT)
         # of the spectra: at the mean of psi, less e' (Cov * G) e / (2 sigma^2)
         e = tile_components(abundances, model.num_components) * self.valid.unsqueeze(-1)
-        spread = ((moments.covariance * gram[p:, p:]) @ e.unsqueeze(-1)).squeeze(-1) * e
+        dates = zip(moments.covariances, e.unsqueeze(-1).unbind(1), strict=True)
+        spread = torch.stack([(part * gram[p:, p:]) @ e_t for part, e_t in dates], dim=1)
+        spread = spread.squeeze(-1) * e
         expected = torch.where(self.valid, noise.log_prob(self.pixels), 0.0).sum(-1)
         expected = expected - 0.5 * noise_scale.pow(-2) * spread.sum((-1, -2))
         return expected + chain.expected_log_ratio(moments) + entropy

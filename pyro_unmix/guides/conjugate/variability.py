@@ -66,7 +66,8 @@ class Chain:
 
     def expected_log_ratio(self, moments: Moments) -> Tensor:
         """``E log p`` of states of such moments, without ``S K P log(2 pi) / 2``, shape (..., B)."""
-        mean, variance = moments.mean, moments.covariance.diagonal(dim1=-2, dim2=-1)
+        mean = moments.mean
+        variance = torch.stack([_diagonal(part) for part in moments.covariances], dim=-2)
         before = torch.cat([torch.ones_like(mean[..., :1, :]), mean[..., :-1, :]], dim=-2)
         varied = torch.cat([torch.zeros_like(mean[..., :1, :]), variance[..., :-1, :]], dim=-2)
         square = (mean - self.coefficient * before).square() + variance
@@ -75,12 +76,12 @@ class Chain:
 
 
 class Moments(NamedTuple):
-    """Of a chain given y and c: means (..., B, S, K P), covariances (..., B, S, K P, K P), and of every coefficient
-    the covariance with itself one state before, (..., B, S, K P).
+    """Of a chain given y and c: means (..., B, S, K P), of every state the covariance (..., B, K P, K P), and of every
+    coefficient the covariance with itself one state before, (..., B, S, K P).
     """
 
     mean: Tensor
-    covariance: Tensor
+    covariances: list[Tensor]  # apart, since one state's stay in the cache
     lagged: Tensor
 
 
@@ -134,14 +135,15 @@ class ExactVariability:
         """The conditionals of all states, from the last to the first, in order."""
         left = precision * self.e
         pull, weight = left * moment, self.chain.variance.reciprocal()
-        vector = torch.zeros_like(pull[..., 0, :])
-        information = torch.zeros_like(vector.unsqueeze(-1) * vector.unsqueeze(-2))
+        vector = nothing = torch.zeros_like(pull[..., 0, :])
+        information = unknown = nothing.unsqueeze(-1).expand(*nothing.shape, len(self.gram))
         unit = torch.eye(len(self.gram), dtype=pull.dtype, device=pull.device)
         unseen, conditionals = len(weight) - pull.shape[-2], []
         for s in reversed(range(len(weight))):
             if s >= unseen:
                 e, scaled = self.e[..., s - unseen, :], left[..., s - unseen, :]
-                information = information + scaled.unsqueeze(-1) * e.unsqueeze(-2) * self.gram
+                products = scaled.unsqueeze(-1) * e.unsqueeze(-2)
+                information = torch.addcmul(information, products, self.gram)
                 vector = vector + pull[..., s - unseen, :]
             tril = torch.linalg.cholesky(information + torch.diag(weight[s]))
             # as `torch.cholesky_inverse`, in half the time
@@ -149,8 +151,8 @@ class ExactVariability:
             covariance = root @ root.mT
             conditionals.append(_Conditional(tril, covariance, vector))
             if self.chain.independent:
-                information, vector = torch.zeros_like(information), torch.zeros_like(vector)
-            else:
+                information, vector = unknown, nothing
+            elif s:
                 # phi (J - J Lambda^-1 J) phi = phi Q^-1 Lambda^-1 J phi, the form that does not cancel
                 gain = self._pulled[s].unsqueeze(-1) * covariance
                 information = gain @ (information * self.chain.coefficient[s])
@@ -178,7 +180,7 @@ class ExactVariability:
         """Posterior means and covariances of all states."""
         means = self.means()
         if self.chain.independent:
-            alone = torch.stack([state.covariance for state in self._conditionals], dim=-3)
+            alone = [state.covariance for state in self._conditionals]
             return Moments(means, alone, torch.zeros_like(means))
         covariances, lagged = (
             [self._conditionals[0].covariance],
@@ -187,14 +189,18 @@ class ExactVariability:
         for pulled, state in zip(self._pulled[1:], self._conditionals[1:], strict=True):
             gain = state.covariance * pulled
             passed = gain @ covariances[-1]
-            lagged.append(passed.diagonal(dim1=-2, dim2=-1))
+            lagged.append(_diagonal(passed))
             covariances.append(state.covariance + passed @ gain.mT)
-        return Moments(means, torch.stack(covariances, dim=-3), torch.stack(lagged, dim=-2))
+        return Moments(means, covariances, torch.stack(lagged, dim=-2))
 
     def half_log_det(self) -> Tensor:
         """Half the log-determinant of the precision of all states together, shape (..., B)."""
-        trils = torch.stack([state.tril for state in self._conditionals])
-        return trils.diagonal(dim1=-2, dim2=-1).log().sum((0, -1))
+        roots = torch.stack([_diagonal(state.tril) for state in self._conditionals])
+        return roots.log().sum((0, -1))
+
+
+def _diagonal(matrix: Tensor) -> Tensor:
+    return matrix.diagonal(dim1=-2, dim2=-1)
 
 
 def _times(matrix: Tensor, vector: Tensor) -> Tensor:
