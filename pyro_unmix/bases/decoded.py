@@ -23,6 +23,9 @@ _DARKEST = 1e-3
 class Decoder(Part):
     """``m_p = f_p(z_p)`` for all materials at once."""
 
+    #: Whether there is a `brightness_posterior`.
+    knows_brightness: ClassVar[bool] = False
+
     def setup(
         self, *, num_bands: int, num_endmembers: int, latent_size: int, generator: torch.Generator
     ) -> None:
@@ -85,6 +88,8 @@ class ScalingDecoder(Decoder):
         s, relative change of brightness at ``z_1 = 1``, at the start.
     hidden_size : int
     """
+
+    knows_brightness = True
 
     def __init__(self, brightness: float = 0.2, *, hidden_size: int = 16) -> None:
         super().__init__()

@@ -19,6 +19,7 @@ from pyro_unmix.data.libraries import is_library, library_endmembers
 from pyro_unmix.mixing import LinearMixing, Mixing, design_matrix, mixing_features
 from pyro_unmix.models.base import VariabilityModel
 from pyro_unmix.ops.checks import positive, positive_int
+from pyro_unmix.ops.declared import Declaring
 from pyro_unmix.ops.seeding import seeded
 from pyro_unmix.ops.simplex import to_abundances
 from pyro_unmix.priors import (
@@ -44,7 +45,7 @@ class IntegratedStates(Protocol):
         """``log p(y | c)`` (B,), given what pixels share and add to psi (..., B, T, K P)."""
 
 
-class SGLMM(VariabilityModel):
+class SGLMM(Declaring, VariabilityModel):
     """Dynamical smooth generalised linear mixing model, eqs. (7)-(22) of the ReDSUNN paper.
 
     For every pixel n, independently given the parameters::
@@ -98,6 +99,10 @@ class SGLMM(VariabilityModel):
 
     #: Sites in the plate that are of what all pixels share, and say nothing of a single one.
     shared_sites: ClassVar[frozenset[str]] = frozenset({"M0", "field"})
+
+    #: Whether the program is that of the equations above, whose psi `ConjugateGuide` integrates out.
+    is_plain: ClassVar[bool] = True
+    declarations: ClassVar = {"is_plain": ("forward", "_mean")}
 
     #: The first step that has states: 0, a unit of time before the first image.
     first_step: ClassVar[int] = 0
