@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,14 @@ def test_no_import_runs_up() -> None:
 
 def test_no_import_cycle() -> None:
     assert cycle(imports(PACKAGE)) == []
+
+
+def test_no_two_classes_of_one_name() -> None:
+    trees = (ast.parse(path.read_text(encoding="utf-8")) for path in PACKAGE.rglob("*.py"))
+    counts = Counter(
+        n.name for tree in trees for n in ast.walk(tree) if isinstance(n, ast.ClassDef)
+    )
+    assert [name for name, count in counts.items() if count > 1] == []
 
 
 @pytest.mark.parametrize(

@@ -78,9 +78,11 @@ class FlowedNormal(White):
         noise = fixed_noise(len(self.batch_shape), self.size, self.parameters)
         return self._forwards(noise)[0].mean(0)
 
-    def _layers(self) -> list[_Layer]:
+    def _layers(self) -> list[_Coupling]:
         chunks = self.parameters.chunk(self.family.num_layers, dim=-1)
-        return [_Layer(c, self.size, self.family, lower=i % 2 == 0) for i, c in enumerate(chunks)]
+        return [
+            _Coupling(c, self.size, self.family, lower=i % 2 == 0) for i, c in enumerate(chunks)
+        ]
 
     def _forwards(self, noise: Tensor) -> tuple[Tensor, Tensor]:
         """x, and its log-density."""
@@ -107,7 +109,7 @@ class FlowedNormal(White):
         return -0.5 * (x.square().sum(-1) + self.size * _LOG_2PI) - log_slopes
 
 
-class _Layer:
+class _Coupling:
     """``x -> A s(x) + b``."""
 
     def __init__(self, parameters: Tensor, size: int, family: SplineFlow, lower: bool) -> None:

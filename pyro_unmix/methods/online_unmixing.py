@@ -160,7 +160,7 @@ class _Settings:
 
 
 @dataclass
-class _Date:
+class _DateEstimate:
     """What is estimated of one date, at its observed pixels."""
 
     time: int
@@ -176,7 +176,7 @@ class _Programme:
     ----------
     endmembers : Tensor (L, P)
         M.
-    dates : list of _Date
+    dates : list of _DateEstimate
         Those with an observed pixel, in their order.
     """
 
@@ -184,13 +184,13 @@ class _Programme:
         self.settings = settings
         self.pixels, self.valid = given.pixels, given.valid
         self.endmembers = torch.tensor(given.reference, dtype=torch.float64)
-        self.dates: list[_Date] = []
+        self.dates: list[_DateEstimate] = []
         for time in np.flatnonzero(given.valid.any(axis=0)):
             seen = given.valid[:, time]
             start = fcls_of_date(given.pixels[:, time], seen, given.reference)[seen]
             rows = np.flatnonzero(seen)
             zero = torch.zeros_like(self.endmembers)
-            self.dates.append(_Date(int(time), rows, torch.from_numpy(start), zero))
+            self.dates.append(_DateEstimate(int(time), rows, torch.from_numpy(start), zero))
         size = self.endmembers.shape[1]
         self.num_visits = 0
         self.gram = torch.zeros(size, size, dtype=torch.float64)  # C

@@ -21,7 +21,7 @@ from pyro_unmix.guides.conjugate.path import (
     spectra_of,
 )
 from pyro_unmix.guides.conjugate.smoother import conditionals
-from pyro_unmix.guides.conjugate.variability import Chain, ExactVariability
+from pyro_unmix.guides.conjugate.variability import ExactVariability, GaussianChain
 from pyro_unmix.guides.encoders import Encoder, built, encoded
 from pyro_unmix.models.sglmm import SGLMM
 from pyro_unmix.ops.declared import Declaring
@@ -307,7 +307,7 @@ class ConjugateGuide(Declaring, Guide):
             gram=design.mT @ design,
             projected=pixels @ design,
             noise_scale=noise_scale,
-            chain=Chain.of(model.variability_prior, pixels.shape[1]),
+            chain=GaussianChain.of(model.variability_prior, pixels.shape[1]),
             valid=valid,
             abundances=to_abundances(states),
             offsets=offsets,
@@ -376,7 +376,7 @@ class ConjugateGuide(Declaring, Guide):
         model = self.model
         pixels, design, noise_scale = model.noise.whitened(pixels, model.design())
         projected = project(pixels, design).permute(2, 1, 0)
-        chain = Chain.of(model.variability_prior, len(states)).later()
+        chain = GaussianChain.of(model.variability_prior, len(states)).later()
         offsets = features["offsets"] if self.has_field else None
         weighted = torch.zeros_like(projected[..., model.num_endmembers :])
         weights = torch.zeros_like(weighted)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyro_unmix.guides.conjugate.variability import Chain, ExactVariability
+from pyro_unmix.guides.conjugate.variability import ExactVariability, GaussianChain
 from pyro_unmix.mixing import mixing_features
 from pyro_unmix.models.sglmm import SGLMM
 from pyro_unmix.ops.simplex import tile_components, to_abundances
@@ -39,7 +39,10 @@ class Integrated:
         model, abundances = self.model, to_abundances(self.states[:, 1:])
         plain = model.design()
         pixels, design, noise_scale = model.noise.whitened(self.pixels, plain)
-        gram, chain = design.mT @ design, Chain.of(model.variability_prior, len(abundances[0]))
+        gram, chain = (
+            design.mT @ design,
+            GaussianChain.of(model.variability_prior, len(abundances[0])),
+        )
         chain, p = chain.later(), abundances.shape[-1]
         with torch.no_grad():
             posterior = ExactVariability(

@@ -20,7 +20,7 @@ from pyro_unmix.priors.variability import VariabilityPrior
 
 
 @dataclass(frozen=True)
-class Chain:
+class GaussianChain:
     """``psi_s ~ N(coefficient_s psi_{s-1}, diag(variance_s))`` of S states, a one standing before the first.
 
     Parameters
@@ -36,7 +36,9 @@ class Chain:
     independent: bool
 
     @classmethod
-    def of(cls, prior: VariabilityPrior, num_dates: int, dtype: torch.dtype | None = None) -> Chain:
+    def of(
+        cls, prior: VariabilityPrior, num_dates: int, dtype: torch.dtype | None = None
+    ) -> GaussianChain:
         """``psi_0 .. psi_T`` of a prior."""
         coefficient, step_scale, loc, scale = (
             part.to(dtype or part.dtype) for part in prior.whole_chain(num_dates)
@@ -44,11 +46,11 @@ class Chain:
         variance = torch.cat([scale.unsqueeze(0), step_scale]).square()
         return cls(torch.cat([loc.unsqueeze(0), coefficient]), variance, prior.independent)
 
-    def later(self) -> Chain:
+    def later(self) -> GaussianChain:
         """The same without its first state, which is integrated out: ``psi_1 .. psi_T``."""
         first, rest = self.coefficient[1:2], self.coefficient[2:]
         variance = self.variance[1:2] + first.square() * self.variance[:1]
-        return Chain(
+        return GaussianChain(
             torch.cat([first * self.coefficient[:1], rest]),
             torch.cat([variance, self.variance[2:]]),
             self.independent,
@@ -103,7 +105,7 @@ class ExactVariability:
     projected : Tensor, shape (..., B, T, Q)
         ``design'y``.
     noise_scale : Tensor, scalar
-    chain : Chain
+    chain : GaussianChain
         Of T states, or of more: the first ones are then seen by no date.
     valid : Tensor, shape (B, T)
     abundances : Tensor, shape (..., B, T, P)
@@ -117,7 +119,7 @@ class ExactVariability:
         gram: Tensor,
         projected: Tensor,
         noise_scale: Tensor,
-        chain: Chain,
+        chain: GaussianChain,
         valid: Tensor,
         abundances: Tensor,
         offsets: Tensor | None = None,
