@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pyro_unmix import metrics
-from pyro_unmix.cli.arguments import add_json
+from pyro_unmix.cli.arguments import Commands, add_json
 from pyro_unmix.cli.console import bad_input, facts, say, say_json
 from pyro_unmix.cli.results import StoredTruth, load_result, load_truth
 from pyro_unmix.data.names import material_names
@@ -17,7 +17,7 @@ from pyro_unmix.start.extraction import match_endmembers
 _NAMES = ("NRMSE_A", "RMSE_A", "NRMSE_M", "SAM_M", "NRMSE_Y")
 
 
-def add_command(commands: Any) -> None:
+def add_command(commands: Commands) -> None:
     command = commands.add_parser(
         "score",
         help="compare a result with a truth",

@@ -8,7 +8,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
-from pyro_unmix.ops.distributions import DiagonalNormal, NoiseDistribution, PrecisionNormal
+from pyro_unmix.ops.distributions import DiagonalNormal, NoiseDistribution, PrecisionNormal, Shape
 from pyro_unmix.ops.recipes import Recorded
 
 _NUM_POINTS = 128  # draws behind a mean
@@ -85,7 +85,7 @@ class Reshaped(NoiseDistribution):
         batch_shape = torch.broadcast_shapes(base.batch_shape, white.batch_shape)
         super().__init__(batch_shape, base.event_shape, validate_args=False)
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
+    def expand(self, batch_shape: Shape, _instance: Any = None) -> Any:
         batch_shape = torch.Size(batch_shape)
         if batch_shape == self.batch_shape:
             return self

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pyro_unmix.guides.families import Family, White, fixed_noise
 from pyro_unmix.ops.checks import in_range, positive_int
+from pyro_unmix.ops.distributions import Shape
 
 _LOG_2PI = math.log(2 * math.pi)
 _LEAST = 1e-3  # width and height of a bin, as a share of the interval; slope at a knot
@@ -68,7 +69,7 @@ class FlowedNormal(White):
         self._last: tuple[Tensor, Tensor] | None = None
         super().__init__(parameters.shape[:-1], torch.Size([size]), validate_args=False)
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
+    def expand(self, batch_shape: Shape, _instance: Any = None) -> Any:
         shape = torch.Size(batch_shape) + self.parameters.shape[-1:]
         return FlowedNormal(self.parameters.expand(shape), self.size, self.family)
 

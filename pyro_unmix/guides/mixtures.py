@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pyro_unmix.guides.families import Family, White
 from pyro_unmix.ops.checks import positive_int
+from pyro_unmix.ops.distributions import Shape
 
 _LOG_2PI = math.log(2 * math.pi)
 _EDGE = 1e-9  # of a uniform number that becomes a normal one
@@ -88,7 +89,7 @@ class NormalMixture(White):
         self._last: tuple[Tensor, Tensor] | None = None
         super().__init__(parameters.shape[:-1], torch.Size([size]), validate_args=False)
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
+    def expand(self, batch_shape: Shape, _instance: Any = None) -> Any:
         shape = torch.Size(batch_shape) + self.parameters.shape[-1:]
         return NormalMixture(self.parameters.expand(shape), self.size, self.num_components)
 

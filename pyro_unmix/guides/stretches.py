@@ -9,7 +9,7 @@ from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor
 
 from pyro_unmix.guides.families import Family, fixed_noise
-from pyro_unmix.ops.distributions import DiagonalNormal, PrecisionNormal
+from pyro_unmix.ops.distributions import DiagonalNormal, PrecisionNormal, Shape
 
 _NUM_FEATURES = 6
 _STEEPEST = 3.0  # largest logarithm of a slope
@@ -64,7 +64,7 @@ class Stretched(TorchDistribution):
         batch_shape = torch.broadcast_shapes(base.batch_shape, parameters.shape[:-1])
         super().__init__(batch_shape, base.event_shape, validate_args=False)
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
+    def expand(self, batch_shape: Shape, _instance: Any = None) -> Any:
         batch_shape = torch.Size(batch_shape)
         if batch_shape == self.batch_shape:
             return self
@@ -97,7 +97,7 @@ class Stretched(TorchDistribution):
         self._last = self._forwards(noise)
         return self._last[0]
 
-    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
+    def rsample(self, sample_shape: Shape = torch.Size()) -> Tensor:  # noqa: B008
         shape = self._extended_shape(sample_shape)
         like = self.parameters
         return self.from_noise(torch.randn(shape, dtype=like.dtype, device=like.device))

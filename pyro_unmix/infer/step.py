@@ -144,7 +144,7 @@ class _Parameters(Messenger):
         super().__init__()
         self.params: dict[str, Tensor] = {}
 
-    def _pyro_post_param(self, msg: Any) -> None:
+    def _pyro_post_param(self, msg: dict[str, Any]) -> None:
         self.params[msg["name"]] = msg["value"].unconstrained()
 
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import copy
 import zlib
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_unmix.data.types import ModelProgram
 from pyro_unmix.kernels.block_moves import BlockMoves
 from pyro_unmix.kernels.collapsed import CollapsedSweeps
 from pyro_unmix.kernels.observations import Marginal, Observations, quadratic_value
@@ -180,7 +180,7 @@ def polished(
     return drawn.to(pixels), mean.unflatten(-1, shape).to(pixels)
 
 
-def check_model(model: Any) -> None:
+def check_model(model: ModelProgram) -> None:
     """Refuse a model whose posterior the sweeps do not know.
 
     Raises

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from numpy.typing import ArrayLike
 
 from pyro_unmix.data.checks import as_endmembers
 from pyro_unmix.data.libraries import at_bands_of, is_library, library_endmembers
@@ -24,7 +25,7 @@ def check_settings(seed: int, settings: Mapping[str, Any], allowed: type = FitSe
     return positive_int(seed, "seed", minimum=0)
 
 
-def known_spectra(endmembers: Any, cubes: xr.DataArray) -> Any:
+def known_spectra(endmembers: ArrayLike | None, cubes: xr.DataArray) -> Any:
     """Spectra (L, P) that the user gave, checked; of a library the means of its classes at the bands of the cubes."""
     if is_library(endmembers):
         return library_endmembers(at_bands_of(endmembers, cubes))

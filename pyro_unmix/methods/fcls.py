@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
@@ -11,6 +9,7 @@ from tqdm.auto import tqdm
 
 from pyro_unmix.data.checks import as_endmembers
 from pyro_unmix.data.cubes import as_cube_sequence, to_pixels
+from pyro_unmix.data.types import CubesLike
 from pyro_unmix.methods.arguments import count_materials, known_spectra
 from pyro_unmix.methods.classical import fcls_of_date, names_of, to_result
 from pyro_unmix.ops.checks import positive_int
@@ -21,7 +20,7 @@ from pyro_unmix.start.extraction import match_endmembers, vca
 
 @one_thread()
 def fcls(
-    cubes: Any,
+    cubes: CubesLike,
     num_endmembers: int | None = None,
     *,
     endmembers: ArrayLike | xr.DataArray | None = None,

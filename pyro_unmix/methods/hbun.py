@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 from pyro.infer.autoguide import AutoDelta, init_to_value
 from torch import Tensor
 
+from pyro_unmix.data.types import CubesLike
 from pyro_unmix.guides.scene import SceneMeanField
 from pyro_unmix.infer.fit import fit
 from pyro_unmix.methods.arguments import known_spectra
@@ -35,7 +36,7 @@ _LEAST_NOISE = 1e-4
 
 @one_thread()
 def hbun(
-    cubes: Any,
+    cubes: CubesLike,
     num_endmembers: int | None = None,
     *,
     endmembers: ArrayLike | xr.DataArray | None = None,

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 from pyro_unmix.bases.decoded import ScalingDecoder
 from pyro_unmix.data.cubes import as_cube_sequence
 from pyro_unmix.data.libraries import at_bands_of, is_library
+from pyro_unmix.data.types import CubesLike
 from pyro_unmix.guides import NonnegativeRegression, TwoStreamGuide
 from pyro_unmix.infer.fit import fit
 from pyro_unmix.infer.self_supervised import PUBLISHED_BATCH, SelfSupervisedELBO
@@ -52,7 +53,7 @@ _NETWORKS = (".encoder.", ".correction.", ".net.")
 
 @one_thread()
 def idnet(
-    cubes: Any,
+    cubes: CubesLike,
     num_endmembers: int | None = None,
     *,
     endmembers: ArrayLike | xr.DataArray | None = None,

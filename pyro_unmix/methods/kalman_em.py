@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -12,6 +11,7 @@ from numpy.typing import ArrayLike
 from tqdm.auto import tqdm
 
 from pyro_unmix.data.checks import as_endmembers
+from pyro_unmix.data.types import CubesLike
 from pyro_unmix.methods.classical import Input, chunks, fcls_of_date, read_input, to_result
 from pyro_unmix.ops.checks import in_range, positive_int
 from pyro_unmix.ops.threads import one_thread
@@ -23,7 +23,7 @@ _LEAST_NOISE = 1e-12  # of the mean square of the data: keeps noiseless images f
 
 @one_thread()
 def kalman_em(
-    cubes: Any,
+    cubes: CubesLike,
     num_endmembers: int | None = None,
     *,
     endmembers: ArrayLike | xr.DataArray | None = None,

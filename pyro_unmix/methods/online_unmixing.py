@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from pyro_unmix.data.types import CubesLike
 from pyro_unmix.methods.classical import Input, fcls_of_date, read_input, to_result
 from pyro_unmix.ops.checks import in_range, positive_int
 from pyro_unmix.ops.solvers import project_simplex
@@ -27,7 +27,7 @@ _STEP = 1 / 1.1  # of the inverse Lipschitz constant, as published
 
 @one_thread()
 def online_unmixing(
-    cubes: Any,
+    cubes: CubesLike,
     num_endmembers: int | None = None,
     *,
     endmembers: ArrayLike | xr.DataArray | None = None,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from numpy.typing import ArrayLike
 
 from pyro_unmix.bases.linear import DCT
 from pyro_unmix.data.cubes import as_cube_sequence, to_pixels
+from pyro_unmix.data.types import CubesLike
 from pyro_unmix.guides import BiLSTMGuide
 from pyro_unmix.infer.fit import fit
 from pyro_unmix.infer.settings import FitSettings
@@ -31,7 +32,7 @@ NUM_EPOCHS = 30.0
 
 @one_thread()
 def redsunn(
-    cubes: Any,
+    cubes: CubesLike,
     num_endmembers: int | None = None,
     *,
     endmembers: ArrayLike | None = None,

@@ -11,6 +11,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_unmix.data.cubes import as_cube_sequence, from_pixels, to_pixels
+from pyro_unmix.data.types import CubesLike
 from pyro_unmix.guides.published import PublishedGuide
 from pyro_unmix.infer.fit import fit
 from pyro_unmix.infer.settings import FitSettings
@@ -98,7 +99,7 @@ def _means(
 
 @one_thread()
 def redsunn_published(
-    cubes: Any,
+    cubes: CubesLike,
     num_endmembers: int | None = None,
     *,
     endmembers: ArrayLike | None = None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import xarray as xr
 from numpy.typing import ArrayLike
@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from pyro_unmix.bases.linear import Basis
 from pyro_unmix.data.cubes import as_cube_sequence
 from pyro_unmix.data.lazy import as_lazy_cubes, is_lazy
+from pyro_unmix.data.types import CubesLike
 from pyro_unmix.guides import ConjugateGuide
 from pyro_unmix.infer.fit import fit
 from pyro_unmix.infer.settings import FitSettings
@@ -66,7 +67,7 @@ NUM_STEPS = 100
 
 @one_thread()
 def unmix(
-    cubes: Any,
+    cubes: CubesLike,
     num_endmembers: int | str | None = None,
     *,
     endmembers: ArrayLike | None = None,
@@ -219,7 +220,7 @@ def _choose_estimate(
     return PolishedMean(num_sweeps=NUM_SWEEPS, noise_factor=factor, exact=False)
 
 
-def _images(cubes: Any) -> xr.DataArray:
+def _images(cubes: CubesLike) -> xr.DataArray:
     """The images in memory; those in chunks stay where they are if they are many."""
     if is_lazy(cubes):
         images = as_lazy_cubes(cubes)
@@ -238,7 +239,7 @@ def _pixel_dates(images: xr.DataArray) -> int:
 
 
 def _count(
-    cubes: xr.DataArray, num_endmembers: int | str | None, endmembers: Any, seed: int
+    cubes: xr.DataArray, num_endmembers: int | str | None, endmembers: ArrayLike | None, seed: int
 ) -> int:
     """P as a number; given endmembers say it themselves."""
     if isinstance(num_endmembers, str):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyro
@@ -23,6 +23,10 @@ from pyro_unmix.posterior.decoding import decoding_of
 from pyro_unmix.posterior.programs import as_tensors, prepare, quiet_pyro
 from pyro_unmix.posterior.read_out import chunks
 
+if TYPE_CHECKING:
+    from pyro_unmix.posterior.result import Unmixing
+
+
 #: Above it the importance weights of a pixel have too heavy a tail, and its posterior is not to be trusted.
 LARGEST_PARETO_K = 0.7
 _LEAST_TAIL = 5  # weights that a tail is fitted to
@@ -31,7 +35,7 @@ _LEAST_EXCESS = 1e-100  # one weight can be larger than the others by any factor
 _DRAWS = "draws of importance weights"  # no name that a model's own plate might have
 
 
-def log_weights(result: Any, cubes: xr.DataArray, num_samples: int, seed: int) -> np.ndarray:
+def log_weights(result: Unmixing, cubes: xr.DataArray, num_samples: int, seed: int) -> np.ndarray:
     """``log p(y_n, z) - log q(z | y_n)`` of draws z from the guide, (S, N); zero where a pixel has no date.
 
     Raises
@@ -42,7 +46,9 @@ def log_weights(result: Any, cubes: xr.DataArray, num_samples: int, seed: int) -
     return np.concatenate(list(_weights(result, cubes, num_samples, seed)), axis=1)
 
 
-def _weights(result: Any, cubes: xr.DataArray, num_samples: int, seed: int) -> Iterator[np.ndarray]:
+def _weights(
+    result: Unmixing, cubes: xr.DataArray, num_samples: int, seed: int
+) -> Iterator[np.ndarray]:
     model, guide = result.model, result.guide
     pixels, valid = as_tensors(cubes, model)
     num_pixels, num_dates, num_bands = pixels.shape
@@ -98,7 +104,7 @@ def _log_prob(trace: Any, shape: tuple[int, int], shared: frozenset[str]) -> Ten
 
 
 def bounds(
-    result: Any, cubes: xr.DataArray, num_samples: int, seed: int
+    result: Unmixing, cubes: xr.DataArray, num_samples: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """ELBO, importance-weighted ELBO and Pareto k of every pixel, each (N,); chunk by chunk, see `log_weights`."""
     parts = [
@@ -109,7 +115,7 @@ def bounds(
     return elbo, importance, k
 
 
-def diagnose(result: Any, cubes: xr.DataArray, num_samples: int, seed: int) -> xr.Dataset:
+def diagnose(result: Unmixing, cubes: xr.DataArray, num_samples: int, seed: int) -> xr.Dataset:
     """See `Unmixing.diagnose`."""
     num_samples = positive_int(num_samples, "num_samples", minimum=2)
     elbo, importance, k = bounds(result, cubes, num_samples, positive_int(seed, "seed", minimum=0))

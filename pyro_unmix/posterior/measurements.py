@@ -32,7 +32,7 @@ from pyro_unmix.posterior.read_out import chunks, one_by_one
 class _PredictiveNoise(FixedNoise):
     """As `FixedNoise`; sites that cannot be made of standard-normal noise are left to Pyro."""
 
-    def _pyro_sample(self, msg: Any) -> None:
+    def _pyro_sample(self, msg: dict[str, Any]) -> None:
         if is_latent(msg):
             size = int(np.prod(msg["fn"].event_shape))
             msg["value"] = value_from_noise(msg["fn"], lambda: self.noise(msg["name"], size))
@@ -45,7 +45,7 @@ class _Outcome(OneDraw):
         super().__init__(handler.noise, handler.draw)
         self.names = names
 
-    def _pyro_sample(self, msg: Any) -> None:
+    def _pyro_sample(self, msg: dict[str, Any]) -> None:
         if msg["name"] in self.names:
             msg["is_observed"], msg["value"] = False, None
         if is_latent(msg):

@@ -15,6 +15,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from pyro_unmix.data.cubes import DIMS, from_pixels, valid_mask
+from pyro_unmix.data.types import GuideProgram, ModelProgram
 from pyro_unmix.kernels.sweeps import check_model, elements_per_pixel, num_chains, polished
 from pyro_unmix.mixing import change_detector, linear_regression
 from pyro_unmix.models.base import Decode
@@ -52,7 +53,7 @@ __all__ = ["PlugInMean", "PolishedMean", "PosteriorMean", "iterate_draws", "read
 class _Means(Messenger):
     """Every latent site takes its distribution's mean."""
 
-    def _pyro_sample(self, msg: Any) -> None:
+    def _pyro_sample(self, msg: dict[str, Any]) -> None:
         if is_latent(msg):
             try:
                 msg["value"] = msg["fn"].mean
@@ -65,7 +66,7 @@ class _Means(Messenger):
 
 def draw_abundances(
     decoding: Decoding,
-    guide: Any,
+    guide: GuideProgram,
     pixels: Tensor,
     valid: Tensor,
     features: Mapping[str, Tensor],
@@ -106,7 +107,7 @@ def one_by_one(noise: CommonNoise) -> list[OneDraw]:
 
 def _one_by_one(
     decoding: Decoding,
-    guide: Any,
+    guide: GuideProgram,
     noise: CommonNoise,
     pixels: Tensor,
     valid: Tensor,
@@ -124,7 +125,7 @@ def _one_by_one(
 
 
 def _latents(
-    guide: Any,
+    guide: GuideProgram,
     handler: Messenger,
     pixels: Tensor,
     valid: Tensor,
@@ -142,7 +143,7 @@ def _latents(
 
 def surveyed(
     decoding: Decoding,
-    guide: Any,
+    guide: GuideProgram,
     pixels: Tensor,
     valid: Tensor,
     index: Tensor,
@@ -209,7 +210,7 @@ def chunks(num_pixels: int, per_pixel: int) -> Iterator[slice]:
 
 def iterate_draws(
     model: Any,
-    guide: Any,
+    guide: GuideProgram,
     cubes: xr.DataArray,
     num_samples: int,
     seed: int,
@@ -270,8 +271,8 @@ def iterate_draws(
 
 
 def read_out(
-    model: Any,
-    guide: Any,
+    model: ModelProgram,
+    guide: GuideProgram,
     cubes: xr.DataArray,
     *,
     estimate: PosteriorMean,

@@ -9,6 +9,8 @@ import torch
 from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor
 
+from pyro_unmix.ops.distributions import Shape
+
 
 class MarkovNormal(TorchDistribution):
     """``c_t = offset_t + G_t c_{t-1} + F_t (shift_t + exp(log_scale_t) eps_t)`` for t = 0..T, F_t upper triangular.
@@ -46,7 +48,7 @@ class MarkovNormal(TorchDistribution):
         event_shape = torch.Size((num_states, size))
         super().__init__(torch.Size((batch,)), event_shape, validate_args=validate_args)
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
+    def expand(self, batch_shape: Shape, _instance: Any = None) -> Any:
         if torch.Size(batch_shape) == self.batch_shape:
             return self
         raise NotImplementedError(
@@ -68,7 +70,7 @@ class MarkovNormal(TorchDistribution):
         self._last = (value, noise)
         return value
 
-    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
+    def rsample(self, sample_shape: Shape = torch.Size()) -> Tensor:  # noqa: B008
         shape = self._extended_shape(sample_shape)
         like = self.offsets
         return self.from_noise(torch.randn(shape, dtype=like.dtype, device=like.device))

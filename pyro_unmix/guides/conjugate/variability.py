@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pyro_unmix.mixing import mixing_features
-from pyro_unmix.ops.distributions import PrecisionNormal
+from pyro_unmix.ops.distributions import PrecisionNormal, Shape
 from pyro_unmix.ops.simplex import tile_components
 from pyro_unmix.priors.variability import VariabilityPrior
 
@@ -212,7 +212,7 @@ def _times(matrix: Tensor, vector: Tensor) -> Tensor:
 class _ConstantDraws(PrecisionNormal):
     """A `PrecisionNormal` whose draws carry no gradients; their density does."""
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> PrecisionNormal:
+    def expand(self, batch_shape: Shape, _instance: Any = None) -> PrecisionNormal:
         shape = torch.Size(batch_shape)
         loc = self.loc.expand(shape + self.event_shape)
         return _ConstantDraws(loc, self.precision_tril.expand(shape + self.event_shape * 2))
