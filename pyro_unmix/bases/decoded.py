@@ -107,7 +107,8 @@ class ScalingDecoder(Decoder):
 
     def forward(self, latents: Tensor, reference: Tensor) -> Tensor:
         bright = self.log_brightness.exp().unsqueeze(-1) * latents[..., :1]
-        return reference.mT * (bright + self.net(latents)).exp()
+        change: Tensor = bright + self.net(latents)
+        return reference.mT * change.exp()
 
     def brightness_posterior(
         self, amounts: Tensor, reference: Tensor, noise_scale: Tensor
@@ -170,7 +171,8 @@ class DecodedBasis(Basis, PyroModule):
 
     def varied(self, endmembers: Tensor, variability: Tensor) -> Tensor:
         """``f(psi)``, of (L, P) and (..., K, P): (..., L, P)."""
-        return self.decoder(variability.mT, endmembers).mT
+        spectra: Tensor = self.decoder(variability.mT, endmembers)
+        return spectra.mT
 
     @torch.no_grad()
     def components(self, endmembers: Tensor) -> Tensor:
