@@ -22,8 +22,8 @@ from pyro_unmix.models.published import FirstDateSGLMM, RawDCT, TransposedDCT, V
 from pyro_unmix.ops.checks import in_range, positive_int
 from pyro_unmix.ops.seeding import seeded
 from pyro_unmix.ops.threads import one_thread
-from pyro_unmix.posterior.programs import as_tensors, prepare, quiet_pyro
-from pyro_unmix.posterior.read_out import chunks
+from pyro_unmix.posterior.programs import model_dtype_and_device, quiet_pyro
+from pyro_unmix.posterior.read_out import iterate_pixels
 from pyro_unmix.posterior.result import Unmixing
 from pyro_unmix.priors import RandomWalk, WhiteNoise
 from pyro_unmix.start.extraction import vca
@@ -63,14 +63,10 @@ def along_trajectories(result: Unmixing, num_trajectories: int = 1, *, seed: int
             f"expected a result with model, guide and cubes, got that of {result.method!r}: pass "
             "what fit returned"
         )
-    pixels, valid = as_tensors(cubes, model)
-    num_pixels, num_dates, num_bands = pixels.shape
-    parts = []
-    with quiet_pyro(result.store), torch.no_grad(), seeded(seed, pixels.device):
-        for part in chunks(num_pixels, num_dates * num_bands):
-            y, v = pixels[part], valid[part]
-            index = torch.arange(part.start, part.stop, device=y.device)
-            inputs = {"index": index, "size": num_pixels, "features": prepare(guide, y, v, index)}
+    per_pixel = cubes.sizes["time"] * cubes.sizes["wavelength"]
+    device, parts = model_dtype_and_device(model)[1], []
+    with quiet_pyro(result.store), torch.no_grad(), seeded(seed, device):
+        for _, y, v, inputs in iterate_pixels(model, guide, cubes, per_pixel):
             draws = [_means(model, guide, y, v, inputs) for _ in range(num_trajectories)]
             parts.append([torch.stack(values).mean(0) for values in zip(*draws, strict=True)])
     dataset = result.dataset.copy()

@@ -20,8 +20,8 @@ from pyro_unmix.ops.checks import positive_int
 from pyro_unmix.ops.seeding import seeded
 from pyro_unmix.posterior.autoguides import check_by_pixel
 from pyro_unmix.posterior.decoding import decoding_of
-from pyro_unmix.posterior.programs import as_tensors, prepare, quiet_pyro
-from pyro_unmix.posterior.read_out import chunks
+from pyro_unmix.posterior.programs import model_dtype_and_device, quiet_pyro
+from pyro_unmix.posterior.read_out import iterate_pixels
 
 if TYPE_CHECKING:
     from pyro_unmix.posterior.result import Unmixing
@@ -50,17 +50,14 @@ def _weights(
     result: Unmixing, cubes: xr.DataArray, num_samples: int, seed: int
 ) -> Iterator[np.ndarray]:
     model, guide = result.model, result.guide
-    pixels, valid = as_tensors(cubes, model)
-    num_pixels, num_dates, num_bands = pixels.shape
+    per_pixel = cubes.sizes["time"] * num_samples * (cubes.sizes["wavelength"] + 16)
     broadcasts = decoding_of(model, result.decode).broadcasts
     if not broadcasts:
         check_by_pixel(guide, "diagnose")
     shared: frozenset[str] = getattr(model, "shared_sites", frozenset())
-    with quiet_pyro(result.store), torch.no_grad(), seeded(seed, pixels.device):
-        for part in chunks(num_pixels, num_dates * num_samples * (num_bands + 16)):
-            y, v = pixels[part], valid[part]
-            index = torch.arange(num_pixels, device=y.device)[part]
-            known = {"index": index, "size": num_pixels, "features": prepare(guide, y, v, index)}
+    device = model_dtype_and_device(model)[1]
+    with quiet_pyro(result.store), torch.no_grad(), seeded(seed, device):
+        for _, y, v, known in iterate_pixels(model, guide, cubes, per_pixel):
             # Programs that know no axis of draws are run for one after the other.
             size = num_samples if broadcasts else 1
             runs = []
@@ -73,7 +70,7 @@ def _weights(
                 runs.append(_log_prob(joint, shape, shared) - _log_prob(drawn, shape, shared))
             weights = torch.cat(runs)
             # The plate scales the chunk to the scene.
-            weights = torch.where(v.any(1), weights * (len(y) / num_pixels), 0.0)
+            weights = torch.where(v.any(1), weights * (len(y) / known["size"]), 0.0)
             if weights.isnan().any():
                 raise ValueError(
                     "the importance weights of some pixels are NaN: parameters or spectra are not "

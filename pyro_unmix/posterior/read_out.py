@@ -208,6 +208,29 @@ def chunks(num_pixels: int, per_pixel: int) -> Iterator[slice]:
         yield slice(start, min(start + size, num_pixels))
 
 
+def iterate_pixels(
+    model: ModelProgram,
+    guide: GuideProgram,
+    cubes: xr.DataArray,
+    per_pixel: int,
+    place: tuple[np.ndarray, int] | None = None,
+    rows: slice = _ALL,
+) -> Iterator[tuple[slice, Tensor, Tensor, dict[str, Any]]]:
+    """Chunk by chunk of `rows` of the pixels: which, spectra, validity, and keywords of the programs.
+
+    `place` as `read_out` takes it; a pixel takes `per_pixel` numbers.
+    """
+    # All dates of a few pixels are put together when it is their turn, while they are in the cache.
+    images = cubes.transpose(*DIMS).to_numpy()
+    images = images.reshape(len(images), 1, -1, images.shape[-1])
+    numbers, size = (np.arange(images.shape[2]), images.shape[2]) if place is None else place
+    images, numbers = images[:, :, rows], numbers[rows]
+    for part in chunks(len(numbers), per_pixel):
+        y, v = as_tensors(xr.DataArray(images[:, :, part], dims=DIMS), model)
+        index = torch.as_tensor(numbers[part], device=y.device)
+        yield part, y, v, {"index": index, "size": size, "features": prepare(guide, y, v, index)}
+
+
 def iterate_draws(
     model: Any,
     guide: GuideProgram,
@@ -223,12 +246,8 @@ def iterate_draws(
     """Chunk by chunk of `rows` of the pixels: what was drawn, and the chunk's tensors; `store` as `loose_params` gave
     it, `place` and `decode` as `read_out` takes them. Draws are the guide's, or those of a `PolishedMean`.
     """
-    # All dates of a few pixels are put together when it is their turn, while they are in the cache.
-    images = cubes.transpose(*DIMS).to_numpy()
-    images = images.reshape(len(images), 1, -1, images.shape[-1])
-    num_dates, _, total, num_bands = images.shape
-    numbers, size = (np.arange(total), total) if place is None else place
-    images, numbers = images[:, :, rows], numbers[rows]
+    num_dates, num_bands = cubes.sizes["time"], cubes.sizes["wavelength"]
+    numbers, size = ([0], cubes.sizes["y"] * cubes.sizes["x"]) if place is None else place
     decoding = decoding_of(model, decode)
     polish = estimate if isinstance(estimate, PolishedMean) and estimate.num_sweeps else None
     per_pixel = num_dates * max(num_bands, 3 * num_samples)
@@ -239,20 +258,17 @@ def iterate_draws(
         num_draws = num_chains(num_samples)
         per_pixel = max(per_pixel, elements_per_pixel(model, num_dates, num_draws, polish.exact))
     with quiet_pyro(store), torch.no_grad():
-        y, v = as_tensors(xr.DataArray(images[:, :, :1], dims=DIMS), model)
+        y, v = as_tensors(cubes.isel(y=[0], x=[0]), model)
         first = torch.as_tensor(numbers[:1], device=y.device)
         decoding, per_draw = surveyed(decoding, guide, y, v, first, size)
         per_pixel = max(per_pixel, per_draw * num_samples)
-        for part in chunks(len(numbers), per_pixel):
-            y, v = as_tensors(xr.DataArray(images[:, :, part], dims=DIMS), model)
-            index = torch.as_tensor(numbers[part], device=y.device)
-            features = prepare(guide, y, v, index)
+        for part, y, v, known in iterate_pixels(model, guide, cubes, per_pixel, place, rows):
             noise = CommonNoise(num_draws, seed, y)
-            told = draw_abundances(decoding, guide, y, v, features, noise, index, size)
+            told = draw_abundances(decoding, guide, y, v, noise=noise, **known)
             if polish is not None:
                 drawn, variability = polished(
                     model, y, v, told.abundances, num_samples=num_samples, num_sweeps=polish.num_sweeps,
-                    noise_factor=polish.noise_factor, exact=polish.exact, seed=seed, index=index,
+                    noise_factor=polish.noise_factor, exact=polish.exact, seed=seed, index=known["index"],
                 )  # fmt: skip
                 told = Decoded(drawn, {"variability": variability}, {})
             yield (
@@ -263,9 +279,7 @@ def iterate_draws(
                     "decoding": decoding,
                     "pixels": y,
                     "valid": v,
-                    "features": features,
-                    "index": index,
-                    "size": size,
+                    **known,
                 },
             )
 
