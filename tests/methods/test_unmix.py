@@ -132,7 +132,9 @@ def test_variability_that_lasts_is_autoregressive_other_is_independent(truth, ch
     ],
 )
 def test_the_limit_is_a_correlation_of_a_tenth(correlation, chosen, monkeypatch):
-    monkeypatch.setattr(unmix_module, "temporal_correlation", lambda *arguments: correlation)
+    monkeypatch.setattr(
+        unmix_module.temporal_correlation, "unchecked", lambda *arguments: correlation
+    )
     assert type(run("unmix", num_steps=0).model.variability_prior) is chosen
 
 
