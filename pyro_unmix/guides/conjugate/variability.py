@@ -8,13 +8,13 @@ carry gradients, since the derivative along it vanishes.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from pyro_unmix.mixing import mixing_features
-from pyro_unmix.ops.distributions import PrecisionNormal, Shape
+from pyro_unmix.ops.distributions import PrecisionNormal
 from pyro_unmix.ops.simplex import tile_components
 from pyro_unmix.priors.variability import VariabilityPrior
 
@@ -211,11 +211,6 @@ def _times(matrix: Tensor, vector: Tensor) -> Tensor:
 
 class _ConstantDraws(PrecisionNormal):
     """A `PrecisionNormal` whose draws carry no gradients; their density does."""
-
-    def expand(self, batch_shape: Shape, _instance: Any = None) -> PrecisionNormal:
-        shape = torch.Size(batch_shape)
-        loc = self.loc.expand(shape + self.event_shape)
-        return _ConstantDraws(loc, self.precision_tril.expand(shape + self.event_shape * 2))
 
     def from_noise(self, noise: Tensor) -> Tensor:
         value = super().from_noise(noise).detach()
