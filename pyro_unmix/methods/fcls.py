@@ -29,9 +29,9 @@ def fcls(
 ) -> Unmixing:
     """Abundances of every pixel-date by fully constrained least squares.
 
-    ``min_a ||y - M a||^2`` subject to ``a >= 0`` and ``1'a = 1``. Without endmembers it is the
-    baseline of the ReDSUNN paper: VCA finds M anew at every date, and the materials are put in the
-    order of the first date by the smallest spectral angles.
+    ``min_a ||y - M a||^2`` subject to ``a >= 0`` and ``1'a = 1``. Without endmembers it is the baseline of the ReDSUNN
+    paper: VCA finds M anew at every date, and the materials are put in the order of the first date by the smallest
+    spectral angles.
 
     Parameters
     ----------
@@ -49,17 +49,14 @@ def fcls(
     Returns
     -------
     Unmixing
-        Without posterior. A missing pixel-date stays missing: its abundances are NaN. Endmembers
-        that VCA found are `endmembers(time)`; `reference_endmembers` is their mean over the dates.
-        A date with fewer observed spectra than P has no VCA endmembers: all of it is NaN.
+        Without posterior. A missing pixel-date stays missing: its abundances are NaN. Endmembers that VCA found are
+        `endmembers(time)`; `reference_endmembers` is their mean over the dates. A date with fewer observed spectra
+        than P has no VCA endmembers: all of it is NaN.
 
     Raises
     ------
-    TypeError
-        If an argument is of another type.
-    ValueError
-        If the cubes, the endmembers or the seed are not as described, or no date has P observed
-        spectra.
+    TypeError, ValueError
+        If the cubes, the endmembers or the seed are not as described, or no date has P observed spectra.
 
     References
     ----------
