@@ -26,19 +26,7 @@ NUM_KEPT = 4
 
 
 class GibbsSweeps(BlockMoves):
-    """`BlockMoves` of a model and their variability psi (S, B, T+1, K P).
-
-    Parameters
-    ----------
-    model : SGLMM
-    observations : Observations
-    abundances : Tensor, shape (S, B, T, P)
-        Where the chains start.
-    generator : numpy Generator
-        The same numbers for all pixels.
-    index : Tensor of int, shape (B,), optional
-        Which pixels of the scene these are.
-    """
+    """`BlockMoves` of a model and their variability psi (S, B, T+1, K P); made as `CollapsedSweeps`."""
 
     def __init__(
         self,

@@ -233,22 +233,10 @@ class SGLMM(Declaring, VariabilityModel):
         features: Mapping[str, Tensor] | None = None,
         integrated: IntegratedStates | None = None,
     ) -> None:
-        """The generative program.
+        """The generative program; arguments as `Model.forward`.
 
-        Parameters
-        ----------
-        pixels : Tensor, shape (B, T, L), or None to simulate
-            Reflectance; any finite value where not valid.
-        valid : Tensor of bool, shape (B, T)
-        index : Tensor of int, shape (B,), optional
-            Which pixels of the scene these are (for subsampling).
-        size : int, optional
-            Number of pixels of the whole scene; the plate scales the batch to it.
-        features : mapping, optional
-            What a guide prepared; the model does not use it.
-        integrated : IntegratedStates, optional
-            Where a guide has drawn c alone (`ConjugateGuide.integrates`): the factor ``y`` is then ``log p(y, c)``, in
-            place of the sites ``c_t``, ``psi_t`` and ``y_t``.
+        Where a guide has drawn c alone, `integrated` (`ConjugateGuide.integrates`), the factor ``y`` is ``log p(y, c)``
+        in place of the sites ``c_t``, ``psi_t`` and ``y_t``.
         """
         batch, num_dates = valid.shape
         self._check_dates(num_dates)

@@ -293,16 +293,8 @@ class Unmixing:
     ) -> xr.DataArray:
         """Quantiles of what would be measured, noise included: the posterior predictive distribution.
 
-        Parameters
-        ----------
-        q : float or sequence of floats in [0, 1]
-        num_samples : int
-            Draws behind them.
-
-        Returns
-        -------
-        DataArray (time, y, x, wavelength), reflectance, with a leading ``quantile`` dim for a sequence
-            At the dates of this result; of all dates at once, so take few (`interpolate`, `forecast`) of a large scene.
+        As `quantile`, of reflectance (time, y, x, wavelength) at the dates of this result; of all dates at once, so
+        take few (`interpolate`, `forecast`) of a large scene.
         """
         cubes = self._need_posterior("reflectance_quantile")
         return intervals.reflectance_quantiles(self, cubes, q, num_samples, seed)
