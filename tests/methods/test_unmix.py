@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from preset_cases import (
+from pyro.infer import Trace_ELBO
+from scipy.optimize import nnls
+from torch import nn
+from unmix_cases import (
     CUBES,
     GIVEN,
     LIBRARY,
@@ -21,9 +24,6 @@ from preset_cases import (
     parameters,
     run,
 )
-from pyro.infer import Trace_ELBO
-from scipy.optimize import nnls
-from torch import nn
 
 from pyro_unmix import SGLMM, ConjugateGuide, fit, simulate, unmix
 from pyro_unmix.bases import Brightness
