@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -46,6 +46,8 @@ from pyro_unmix.posterior.programs import (
 _CHUNK_ELEMENTS = 6_000_000
 _ROUND = 64  # pixels
 _ALL = slice(None)
+#: ``index``, ``size`` and ``features``, as programs take them.
+Keywords = dict[str, Any]
 
 __all__ = ["PlugInMean", "PolishedMean", "PosteriorMean", "iterate_draws", "read_out"]
 
@@ -67,20 +69,21 @@ class _Means(Messenger):
 def draw_abundances(
     decoding: Decoding,
     guide: GuideProgram,
+    noise: CommonNoise,
     pixels: Tensor,
     valid: Tensor,
-    features: Mapping[str, Tensor],
-    noise: CommonNoise,
-    index: Tensor | None = None,
-    size: int | None = None,
+    known: Keywords,
 ) -> Decoded:
     """Posterior draws of abundances (S, B, T, P) and means of what tells the endmembers."""
-    inputs = pixels, valid, features, index, size
     if not decoding.broadcasts:
-        return _one_by_one(decoding, guide, noise, *inputs)
-    drawn = guide.draw(pixels, valid, features, noise) if hasattr(guide, "draw") else None
+        # one run of the guide for every draw
+        runs = [_latents(guide, h, pixels, valid, known) for h in one_by_one(noise)]
+        latents = {name: torch.stack([run[name] for run in runs]) for name in runs[0]}
+        return decoding.decode(latents, tuple(pixels.shape))
+    draw = getattr(guide, "draw", None)
+    drawn = draw(pixels, valid, known["features"], noise) if draw else None
     if drawn is None:
-        abundances, maps, _ = _run(decoding, guide, FixedNoise(noise), *inputs)
+        abundances, maps, _ = _run(decoding, guide, FixedNoise(noise), pixels, valid, known)
         variability = maps["variability"]
         shape = (noise.num_samples, *abundances.shape[-3:])
         drawn = abundances.expand(shape), variability.reshape(-1, *variability.shape[-4:]).mean(0)
@@ -105,49 +108,17 @@ def one_by_one(noise: CommonNoise) -> list[OneDraw]:
     return [OneDraw(kept, draw) for draw in range(noise.num_samples)]
 
 
-def _one_by_one(
-    decoding: Decoding,
-    guide: GuideProgram,
-    noise: CommonNoise,
-    pixels: Tensor,
-    valid: Tensor,
-    features: Mapping[str, Tensor],
-    index: Tensor | None,
-    size: int | None,
-) -> Decoded:
-    """`draw_abundances` by one run of the guide for every draw."""
-    runs = [
-        _latents(guide, handler, pixels, valid, features, index, size)
-        for handler in one_by_one(noise)
-    ]
-    latents = {name: torch.stack([run[name] for run in runs]) for name in runs[0]}
-    return decoding.decode(latents, tuple(pixels.shape))
-
-
 def _latents(
-    guide: GuideProgram,
-    handler: Messenger,
-    pixels: Tensor,
-    valid: Tensor,
-    features: Mapping[str, Tensor],
-    index: Tensor | None,
-    size: int | None,
+    guide: GuideProgram, handler: Messenger, pixels: Tensor, valid: Tensor, known: Keywords
 ) -> dict[str, Tensor]:
     """Values (pixels, ...) of the latent sites in one run of the guide under a handler that fixes its draws."""
     with handler:
-        trace = poutine.trace(guide).get_trace(
-            pixels, valid, index=index, size=size, features=features
-        )
-    return latents_of(trace.nodes, index if holds_scene(guide) else None)
+        trace = poutine.trace(guide).get_trace(pixels, valid, **known)
+    return latents_of(trace.nodes, known["index"] if holds_scene(guide) else None)
 
 
 def surveyed(
-    decoding: Decoding,
-    guide: GuideProgram,
-    pixels: Tensor,
-    valid: Tensor,
-    index: Tensor,
-    size: int,
+    decoding: Decoding, guide: GuideProgram, pixels: Tensor, valid: Tensor, index: Tensor, size: int
 ) -> tuple[Decoding, int]:
     """How a program is read out, and the numbers that a draw of a pixel takes, found out on the first pixel, twice.
 
@@ -161,7 +132,8 @@ def surveyed(
     rows = torch.zeros(2, dtype=torch.long, device=index.device)
     y, v, numbers = pixels[rows], valid[rows], index[rows]
     handler = OneDraw(CommonNoise(2, 0, y), 0)
-    latents = _latents(guide, handler, y, v, prepare(guide, y, v, numbers), numbers, size)
+    known = {"index": numbers, "size": size, "features": prepare(guide, y, v, numbers)}
+    latents = _latents(guide, handler, y, v, known)
     if not latents:
         raise ValueError(f"{name_of(guide)} has no latent sites: it must draw those of the model")
     one = {name: value.unsqueeze(0) for name, value in latents.items()}
@@ -179,19 +151,15 @@ def _run(
     handler: Messenger,
     pixels: Tensor,
     valid: Tensor,
-    features: Mapping[str, Tensor],
-    index: Tensor | None,
-    size: int | None,
+    known: Keywords,
 ) -> Decoded:
     """Run the guide under a handler that fixes its draws, and decode them."""
     if not decoding.broadcasts:
-        latents = _latents(guide, handler, pixels, valid, features, index, size)
+        latents = _latents(guide, handler, pixels, valid, known)
         one = {name: value.unsqueeze(0) for name, value in latents.items()}
         return decoding.decode(one, tuple(pixels.shape))
     with handler:
-        trace = poutine.trace(guide).get_trace(
-            pixels, valid, index=index, size=size, features=features
-        )
+        trace = poutine.trace(guide).get_trace(pixels, valid, **known)
     sites = trace.nodes.items()
     latents = {k: site["value"] for k, site in sites if site["type"] == "sample"}
     return decoding.decode(latents, tuple(pixels.shape))
@@ -215,7 +183,7 @@ def iterate_pixels(
     per_pixel: int,
     place: tuple[np.ndarray, int] | None = None,
     rows: slice = _ALL,
-) -> Iterator[tuple[slice, Tensor, Tensor, dict[str, Any]]]:
+) -> Iterator[tuple[slice, Tensor, Tensor, Keywords]]:
     """Chunk by chunk of `rows` of the pixels: which, spectra, validity, and keywords of the programs.
 
     `place` as `read_out` takes it; a pixel takes `per_pixel` numbers.
@@ -264,7 +232,7 @@ def iterate_draws(
         per_pixel = max(per_pixel, per_draw * num_samples)
         for part, y, v, known in iterate_pixels(model, guide, cubes, per_pixel, place, rows):
             noise = CommonNoise(num_draws, seed, y)
-            told = draw_abundances(decoding, guide, y, v, noise=noise, **known)
+            told = draw_abundances(decoding, guide, noise, y, v, known)
             if polish is not None:
                 drawn, variability = polished(
                     model, y, v, told.abundances, num_samples=num_samples, num_sweeps=polish.num_sweeps,
@@ -279,7 +247,7 @@ def iterate_draws(
                     "decoding": decoding,
                     "pixels": y,
                     "valid": v,
-                    **known,
+                    "known": known,
                 },
             )
 
@@ -340,7 +308,7 @@ def read_out(
         mean = drawn.mean(0)
         values = {"abundances": mean, "abundances_std": _std(drawn, mean)}
         if isinstance(estimate, PlugInMean):
-            inputs = (chunk[k] for k in ("pixels", "valid", "features", "index", "size"))
+            inputs = (chunk[k] for k in ("pixels", "valid", "known"))
             told = _run(decoding, guide, _Means(), *inputs)
             values["abundances"] = told.abundances.reshape(mean.shape)
         values |= told.maps
