@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from pyro_unmix.guides.families import Family, White, fixed_noise
 from pyro_unmix.ops.checks import in_range, positive_int
-from pyro_unmix.ops.distributions import Shape
 
 _LOG_2PI = math.log(2 * math.pi)
 _LEAST = 1e-3  # width and height of a bin, as a share of the interval; slope at a knot
@@ -66,12 +64,7 @@ class FlowedNormal(White):
 
     def __init__(self, parameters: Tensor, size: int, family: SplineFlow) -> None:
         self.parameters, self.size, self.family = parameters, size, family
-        self._last: tuple[Tensor, Tensor] | None = None
         super().__init__(parameters.shape[:-1], torch.Size([size]), validate_args=False)
-
-    def expand(self, batch_shape: Shape, _instance: Any = None) -> Any:
-        shape = torch.Size(batch_shape) + self.parameters.shape[-1:]
-        return FlowedNormal(self.parameters.expand(shape), self.size, self.family)
 
     @property
     def mean(self) -> Tensor:

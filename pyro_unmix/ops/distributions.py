@@ -34,7 +34,8 @@ class VectorDistribution(TorchDistribution):
     arg_constraints: ClassVar = {"loc": constraints.real_vector}
     support = constraints.real_vector
 
-    #: Parameters that `expand` expands, with the number of axes that are no batch; the others broadcast.
+    #: Parameters that `expand` expands, with the number of axes that are no batch (of a distribution 0); the others
+    #: broadcast.
     batched: ClassVar[dict[str, int]] = {"loc": 1}
 
     def expand(self, batch_shape: Shape, _instance: Any = None) -> Any:
@@ -44,8 +45,9 @@ class VectorDistribution(TorchDistribution):
         other = copy.copy(self)
         other._batch_shape = batch_shape
         for name, num_axes in self.batched.items():
-            values = getattr(self, name)
-            shape = batch_shape + values.shape[values.dim() - num_axes :]
+            values, shape = getattr(self, name), batch_shape
+            if isinstance(values, Tensor):
+                shape = shape + values.shape[values.dim() - num_axes :]
             setattr(other, name, values.expand(shape))
         return other
 

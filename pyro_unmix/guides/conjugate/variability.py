@@ -69,7 +69,8 @@ class GaussianChain:
     def expected_log_ratio(self, moments: Moments) -> Tensor:
         """``E log p`` of states of such moments, without ``S K P log(2 pi) / 2``, shape (..., B)."""
         mean = moments.mean
-        variance = torch.stack([_diagonal(part) for part in moments.covariances], dim=-2)
+        variances = [c.diagonal(dim1=-2, dim2=-1) for c in moments.covariances]
+        variance = torch.stack(variances, dim=-2)
         before = torch.cat([torch.ones_like(mean[..., :1, :]), mean[..., :-1, :]], dim=-2)
         varied = torch.cat([torch.zeros_like(mean[..., :1, :]), variance[..., :-1, :]], dim=-2)
         square = (mean - self.coefficient * before).square() + variance
@@ -191,18 +192,14 @@ class ExactVariability:
         for pulled, state in zip(self._pulled[1:], self._conditionals[1:], strict=True):
             gain = state.covariance * pulled
             passed = gain @ covariances[-1]
-            lagged.append(_diagonal(passed))
+            lagged.append(passed.diagonal(dim1=-2, dim2=-1))
             covariances.append(state.covariance + passed @ gain.mT)
         return Moments(means, covariances, torch.stack(lagged, dim=-2))
 
     def half_log_det(self) -> Tensor:
         """Half the log-determinant of the precision of all states together, shape (..., B)."""
-        roots = torch.stack([_diagonal(state.tril) for state in self._conditionals])
+        roots = torch.stack([state.tril.diagonal(dim1=-2, dim2=-1) for state in self._conditionals])
         return roots.log().sum((0, -1))
-
-
-def _diagonal(matrix: Tensor) -> Tensor:
-    return matrix.diagonal(dim1=-2, dim2=-1)
 
 
 def _times(matrix: Tensor, vector: Tensor) -> Tensor:
