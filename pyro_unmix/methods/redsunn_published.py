@@ -10,13 +10,13 @@ from numpy.typing import ArrayLike
 from pyro import poutine
 from torch import Tensor
 
-from pyro_unmix.data.cubes import as_cube_sequence, from_pixels, to_pixels
+from pyro_unmix.data.cubes import as_cube_sequence, from_pixels
 from pyro_unmix.data.types import CubesLike
 from pyro_unmix.guides.published import PublishedGuide
 from pyro_unmix.infer.fit import fit
 from pyro_unmix.infer.settings import FitSettings
 from pyro_unmix.infer.weighted_elbo import Ramp, WeightedELBO
-from pyro_unmix.methods.arguments import check_settings, count_materials, known_spectra
+from pyro_unmix.methods.arguments import check_settings, materials
 from pyro_unmix.methods.redsunn import NUM_EPOCHS
 from pyro_unmix.models.published import FirstDateSGLMM, RawDCT, TransposedDCT, VarianceWalk
 from pyro_unmix.ops.checks import in_range, positive_int
@@ -26,7 +26,6 @@ from pyro_unmix.posterior.programs import model_dtype_and_device, quiet_pyro
 from pyro_unmix.posterior.read_out import iterate_pixels
 from pyro_unmix.posterior.result import Unmixing
 from pyro_unmix.priors import RandomWalk, WhiteNoise
-from pyro_unmix.start.extraction import vca
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -147,11 +146,7 @@ def redsunn_published(
     in_range(sigma_psi, "sigma_psi", low=0, open_low=True)
     positive_int(num_trajectories, "num_trajectories")
     cubes = as_cube_sequence(cubes)
-    endmembers = known_spectra(endmembers, cubes)
-    num_endmembers = count_materials(num_endmembers, endmembers)
-    if endmembers is None:
-        pixels, valid = to_pixels(cubes)
-        endmembers = vca(pixels[valid], num_endmembers, seed=seed)
+    endmembers, num_endmembers = materials(cubes, num_endmembers, endmembers, seed)
     num_bands = cubes.sizes["wavelength"]
     num_basis = min(positive_int(num_basis, "num_basis"), num_bands)
     model = FirstDateSGLMM(
