@@ -59,5 +59,5 @@ class ModelProgram(Protocol):
     ) -> Any: ...
 
 
-class GuideProgram(ModelProgram, Protocol):
-    """A variational program, called alike: the latent sites of a `ModelProgram`."""
+#: A variational program, called alike: the latent sites of a `ModelProgram`.
+GuideProgram: TypeAlias = ModelProgram

@@ -234,22 +234,13 @@ def iterate_draws(
             noise = CommonNoise(num_draws, seed, y)
             told = draw_abundances(decoding, guide, noise, y, v, known)
             if polish is not None:
-                drawn, variability = polished(
+                moved, variability = polished(
                     model, y, v, told.abundances, num_samples=num_samples, num_sweeps=polish.num_sweeps,
                     noise_factor=polish.noise_factor, exact=polish.exact, seed=seed, index=known["index"],
                 )  # fmt: skip
-                told = Decoded(drawn, {"variability": variability}, {})
-            yield (
-                part,
-                {
-                    "draws": told.abundances,
-                    "told": told,
-                    "decoding": decoding,
-                    "pixels": y,
-                    "valid": v,
-                    "known": known,
-                },
-            )
+                told = Decoded(moved, {"variability": variability}, {})
+            drawn = {"draws": told.abundances, "told": told, "decoding": decoding}
+            yield part, {**drawn, "pixels": y, "valid": v, "known": known}
 
 
 def read_out(
