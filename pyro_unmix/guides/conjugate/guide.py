@@ -77,7 +77,12 @@ class ConjugateGuide(Declaring, Guide):
     follows_dates: ClassVar[bool] = True
     #: Whether psi is drawn from its exact conditional alone, so that it can be integrated out.
     is_exact: ClassVar[bool] = True
-    declarations: ClassVar = {"is_exact": ("forward", "_variability")}
+    #: Whether q(c) is a Gaussian chain, whose dates need no sites of their own.
+    has_path: ClassVar[bool] = True
+    declarations: ClassVar = {
+        "is_exact": ("forward", "_variability"),
+        "has_path": ("_abundance_chain", "_sample_abundances"),
+    }
 
     def __init__(
         self,
@@ -233,8 +238,8 @@ class ConjugateGuide(Declaring, Guide):
     def _path(
         self, pixels: Tensor, valid: Tensor, features: Mapping[str, Tensor]
     ) -> MarkovNormal | None:
-        """``q(c_0 .. c_T | y)`` where it is a Gaussian chain, whose dates need no sites of their own."""
-        if not self.model.abundance_prior.is_random:
+        """``q(c_0 .. c_T | y)``, or None where the dates have sites of their own."""
+        if not (self.has_path and self.model.abundance_prior.is_random):
             return None
         with torch.no_grad():
             offset, gain, factor = self._chain(features)

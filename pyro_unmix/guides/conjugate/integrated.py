@@ -39,11 +39,8 @@ class Integrated:
         model, abundances = self.model, to_abundances(self.states[:, 1:])
         plain = model.design()
         pixels, design, noise_scale = model.noise.whitened(self.pixels, plain)
-        gram, chain = (
-            design.mT @ design,
-            GaussianChain.of(model.variability_prior, len(abundances[0])),
-        )
-        chain, p = chain.later(), abundances.shape[-1]
+        gram, (num_dates, p) = design.mT @ design, abundances.shape[1:]
+        chain = GaussianChain.of(model.variability_prior, num_dates).later()
         with torch.no_grad():
             posterior = ExactVariability(
                 gram=gram, projected=pixels @ design, noise_scale=noise_scale, chain=chain,

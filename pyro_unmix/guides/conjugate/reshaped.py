@@ -65,9 +65,6 @@ class ReshapedGuide(ConjugateGuide):
         self.shape_head = nn.Parameter(torch.zeros(len(start), _WIDTH))
         self.shape_start = nn.Parameter(start)
 
-    def _path(self, *_: object) -> None:
-        """None: the family is not Gaussian."""
-
     def _draw_states(
         self,
         pixels: Tensor,
