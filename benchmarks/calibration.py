@@ -37,7 +37,7 @@ from pyro_unmix import (
     unmix,
 )
 from pyro_unmix.bases import DCT, Basis
-from pyro_unmix.guides.conjugate.variability import Chain, ExactVariability
+from pyro_unmix.guides.conjugate.variability import ExactVariability, GaussianChain
 from pyro_unmix.posterior import PolishedMean, PosteriorMean
 from pyro_unmix.posterior.dates import has_field
 from pyro_unmix.posterior.intervals import credible_interval
@@ -76,7 +76,7 @@ def ranks(num_simulations: int, seed: int = 0) -> tuple[Array, float, float]:
         design = model.design()
         posterior = ExactVariability(
             gram=design.mT @ design, projected=drawn["pixels"] @ design,
-            noise_scale=model.noise.scale, chain=Chain.of(prior, dates),
+            noise_scale=model.noise.scale, chain=GaussianChain.of(prior, dates),
             valid=torch.ones(num_simulations, dates, dtype=torch.bool),
             abundances=torch.from_numpy(known),
         )  # fmt: skip

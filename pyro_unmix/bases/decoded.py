@@ -23,6 +23,9 @@ _DARKEST = 1e-3
 class Decoder(Part):
     """``m_p = f_p(z_p)`` for all materials at once."""
 
+    #: Whether there is a `brightness_posterior`.
+    knows_brightness: ClassVar[bool] = False
+
     def setup(
         self, *, num_bands: int, num_endmembers: int, latent_size: int, generator: torch.Generator
     ) -> None:
@@ -86,6 +89,8 @@ class ScalingDecoder(Decoder):
     hidden_size : int
     """
 
+    knows_brightness = True
+
     def __init__(self, brightness: float = 0.2, *, hidden_size: int = 16) -> None:
         super().__init__()
         self.start = positive(brightness, "brightness")
@@ -102,7 +107,8 @@ class ScalingDecoder(Decoder):
 
     def forward(self, latents: Tensor, reference: Tensor) -> Tensor:
         bright = self.log_brightness.exp().unsqueeze(-1) * latents[..., :1]
-        return reference.mT * (bright + self.net(latents)).exp()
+        change: Tensor = bright + self.net(latents)
+        return reference.mT * change.exp()
 
     def brightness_posterior(
         self, amounts: Tensor, reference: Tensor, noise_scale: Tensor
@@ -165,7 +171,8 @@ class DecodedBasis(Basis, PyroModule):
 
     def varied(self, endmembers: Tensor, variability: Tensor) -> Tensor:
         """``f(psi)``, of (L, P) and (..., K, P): (..., L, P)."""
-        return self.decoder(variability.mT, endmembers).mT
+        spectra: Tensor = self.decoder(variability.mT, endmembers)
+        return spectra.mT
 
     @torch.no_grad()
     def components(self, endmembers: Tensor) -> Tensor:

@@ -1,4 +1,8 @@
-"""The command ``pyro-unmix``: arguments in, files and tables out; the work is done elsewhere."""
+"""The command ``pyro-unmix``: arguments in, files and tables out; the work is done elsewhere.
+
+A file a command: `info`, `unmix`, `endmembers`, `plot`, `score`, `simulate`, `demo`. They share `arguments` (options),
+`console` (what is said), `results` (results and truths from files) and `pictures`.
+"""
 
 from __future__ import annotations
 

@@ -7,13 +7,15 @@ import math
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 import xarray as xr
 
 from pyro_unmix.cli.console import BadInput, bad_input
 from pyro_unmix.io import read_sequence
 
+#: What commands are added to.
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 READING = ("scale", "offset", "wavelength_unit", "nodata", "drop_water")
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from pyro_unmix.cli.arguments import add_out_folder, add_seed, make_folder
+from pyro_unmix.cli.arguments import Commands, add_out_folder, add_seed, make_folder
 from pyro_unmix.cli.console import bad_input, say, table
 from pyro_unmix.cli.pictures import write_pictures
 from pyro_unmix.cli.results import write_scene
@@ -31,7 +31,7 @@ _LEGEND = (
 )
 
 
-def add_command(commands: Any) -> None:
+def add_command(commands: Commands) -> None:
     sizes = "{num_dates} dates, {height} x {width} pixels".format(**_SIZES)
     demo = commands.add_parser(
         "demo",

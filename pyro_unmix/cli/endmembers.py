@@ -6,12 +6,12 @@ import argparse
 import csv
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from pyro_unmix.cli import arguments as options
+from pyro_unmix.cli.arguments import Commands
 from pyro_unmix.cli.console import BadInput, bad_input, say, say_json
 from pyro_unmix.data.names import material_names
 from pyro_unmix.io.write.datasets import cf_dataset, workshop
@@ -24,7 +24,7 @@ from pyro_unmix.start.num_endmembers import estimate_num_endmembers
 _SUFFIXES = (".csv", ".nc", ".sli")
 
 
-def add_command(commands: Any) -> None:
+def add_command(commands: Commands) -> None:
     command = commands.add_parser(
         "endmembers",
         help="extract the spectra of the materials",

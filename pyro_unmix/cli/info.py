@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from pyro_unmix.cli.arguments import READING, add_files, add_json
+from pyro_unmix.cli.arguments import READING, Commands, add_files, add_json
 from pyro_unmix.cli.console import (
     BadInput,
     as_options,
@@ -35,7 +35,7 @@ _BLOCK = 2**22  # numbers that are made reflectance at once
 _SHOWN_DATES = 6
 
 
-def add_command(commands: Any) -> None:
+def add_command(commands: Commands) -> None:
     command = commands.add_parser(
         "info",
         help="say what is understood of image files",

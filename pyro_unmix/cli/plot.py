@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
-from pyro_unmix.cli.arguments import add_out_folder, make_folder
+from pyro_unmix.cli.arguments import Commands, add_out_folder, make_folder
 from pyro_unmix.cli.console import BadInput, bad_input, say
 from pyro_unmix.cli.pictures import write_pictures
 from pyro_unmix.cli.results import load_result
 
 
-def add_command(commands: Any) -> None:
+def add_command(commands: Commands) -> None:
     command = commands.add_parser(
         "plot",
         help="draw the pictures of a result",

@@ -24,7 +24,7 @@ _NEEDED = {"abundances", "reference_endmembers"}
 
 
 @dataclass(frozen=True, eq=False)
-class Truth:
+class StoredTruth:
     """What a result is compared with, date by date: `images` (y, x, wavelength) and `spectra`, the
     endmembers of every pixel (y, x, wavelength, endmember), or None where the file has none.
     """
@@ -43,7 +43,7 @@ class Truth:
         assert self.spectra is not None
         return self.spectra(time)
 
-    def where(self, known: xr.DataArray) -> Truth:
+    def where(self, known: xr.DataArray) -> StoredTruth:
         """The same, with NaN at the pixel-dates (time, y, x) that are not to be compared."""
         spectra = self.spectra
         order = ("time", "y", "x")
@@ -55,7 +55,7 @@ class Truth:
             )
         # Without coordinates: their files may count dates differently.
         mask = known.drop_vars(list(known.coords)).transpose(*order)
-        return Truth(
+        return StoredTruth(
             self.abundances.where(mask),
             self.reference_endmembers,
             lambda time: self.images(time).where(mask.isel(time=time)),
@@ -77,7 +77,7 @@ def load_result(path: Path) -> Unmixing:
         return _as_result(_open(path), path)
 
 
-def load_truth(path: Path) -> Truth:
+def load_truth(path: Path) -> StoredTruth:
     """A scene that `write_scene` wrote, or a result."""
     if path.is_file():
         with bad_input():
@@ -133,11 +133,11 @@ def _as_result(dataset: xr.Dataset, path: Path) -> Unmixing:
         return Unmixing(dataset, losses=losses, method=method)
 
 
-def _of_scene(dataset: xr.Dataset) -> Truth:
+def _of_scene(dataset: xr.Dataset) -> StoredTruth:
     def spectra(time: int) -> xr.DataArray:
         return dataset["endmembers"].isel(time=time)
 
-    return Truth(
+    return StoredTruth(
         dataset["abundances"],
         dataset["reference_endmembers"],
         lambda time: dataset["reflectance"].isel(time=time),
@@ -145,8 +145,8 @@ def _of_scene(dataset: xr.Dataset) -> Truth:
     )
 
 
-def _of_result(result: Unmixing) -> Truth:
+def _of_result(result: Unmixing) -> StoredTruth:
     def images(time: int) -> xr.DataArray:
         return result.reconstruct(time) if result.cubes is None else result.cubes.isel(time=time)
 
-    return Truth(result.abundances, result.reference_endmembers, images, result.endmembers)
+    return StoredTruth(result.abundances, result.reference_endmembers, images, result.endmembers)

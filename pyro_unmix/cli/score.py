@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from pyro_unmix import metrics
-from pyro_unmix.cli.arguments import add_json
+from pyro_unmix.cli.arguments import Commands, add_json
 from pyro_unmix.cli.console import bad_input, facts, say, say_json
-from pyro_unmix.cli.results import Truth, load_result, load_truth
+from pyro_unmix.cli.results import StoredTruth, load_result, load_truth
 from pyro_unmix.data.names import material_names
 from pyro_unmix.posterior.result import Unmixing
 from pyro_unmix.start.extraction import match_endmembers
@@ -17,7 +17,7 @@ from pyro_unmix.start.extraction import match_endmembers
 _NAMES = ("NRMSE_A", "RMSE_A", "NRMSE_M", "SAM_M", "NRMSE_Y")
 
 
-def add_command(commands: Any) -> None:
+def add_command(commands: Commands) -> None:
     command = commands.add_parser(
         "score",
         help="compare a result with a truth",
@@ -61,20 +61,20 @@ def run(arguments: argparse.Namespace) -> None:
     say(*facts(texts))
 
 
-def _order(result: Unmixing, truth: Truth) -> Any:
+def _order(result: Unmixing, truth: StoredTruth) -> Any:
     """As `metrics.score` matches: by the means over pixels and dates, where both have them."""
     if truth.spectra is None:
         return match_endmembers(result.reference_endmembers, truth.reference_endmembers)
     return match_endmembers(*(_mean_spectra(part) for part in (result, truth)))
 
 
-def _mean_spectra(source: Unmixing | Truth) -> Any:
+def _mean_spectra(source: Unmixing | StoredTruth) -> Any:
     times = range(source.abundances.sizes["time"])
     means = [source.endmembers(time).mean(("y", "x")) for time in times]
     return sum(mean.transpose("wavelength", "endmember").values for mean in means) / len(means)
 
 
-def _scores(result: Unmixing, truth: Truth) -> dict[str, float | None]:
+def _scores(result: Unmixing, truth: StoredTruth) -> dict[str, float | None]:
     if truth.spectra is not None:
         return {**metrics.score(result, truth)}
     estimate = result.abundances.isel(endmember=_order(result, truth))

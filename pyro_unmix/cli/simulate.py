@@ -6,9 +6,8 @@ import argparse
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from pyro_unmix.cli.arguments import add_seed, out_file, whole_number
+from pyro_unmix.cli.arguments import Commands, add_seed, out_file, whole_number
 from pyro_unmix.cli.console import bad_input, say
 from pyro_unmix.cli.results import write_scene
 from pyro_unmix.simulate import Scene, bundle_scene, scaled_scene
@@ -17,7 +16,7 @@ _SCENES: dict[str, Callable[..., Scene]] = {"scaled": scaled_scene, "bundle": bu
 _BUNDLES = 4  # of bundle_scene's own
 
 
-def add_command(commands: Any) -> None:
+def add_command(commands: Commands) -> None:
     command = commands.add_parser(
         "simulate",
         help="write a simulated scene with its truth",

@@ -17,6 +17,7 @@ from typing import Any
 import xarray as xr
 
 from pyro_unmix.cli import arguments as options
+from pyro_unmix.cli.arguments import Commands
 from pyro_unmix.cli.console import BadInput, bad_input, facts, say, say_json
 from pyro_unmix.cli.pictures import write_pictures
 from pyro_unmix.data.bands import same_bands
@@ -45,7 +46,7 @@ _CLASSICAL: dict[str, Callable[..., Unmixing]] = {
 _METHODS = ("unmix", "redsunn", "redsunn_published", *_CLASSICAL)
 
 
-def add_command(commands: Any) -> None:
+def add_command(commands: Commands) -> None:
     command = commands.add_parser(
         "unmix",
         help="unmix image files",

@@ -3,7 +3,7 @@
 `cubes` makes one labelled array (time, y, x, wavelength) of what users have (`cube_input`) and holds pixels, validity
 and windows; `lazy` does so for images in chunks. `libraries` are spectra with classes, resampled to a scene's bands.
 `checks` says what endmembers, dates, wavelengths and reflectance must be; `bands`, `crs`, `days` and `names` when two
-of them are the same. Reading files is the business of `pyro_unmix.io`.
+of them are the same; `types` what functions take. Reading files is the business of `pyro_unmix.io`.
 """
 
 from pyro_unmix.data.cubes import as_cube_sequence, from_pixels, to_pixels, valid_mask

@@ -11,6 +11,7 @@ import xarray as xr
 from pyro_unmix.data.checks import plausible_reflectance
 from pyro_unmix.data.cube_input import check_sizes
 from pyro_unmix.data.cubes import DIMS, as_cube_sequence, whole_spectra
+from pyro_unmix.data.types import CubesLike
 from pyro_unmix.ops.checks import positive_int
 
 
@@ -19,7 +20,7 @@ def is_lazy(cubes: object) -> TypeGuard[xr.DataArray]:
     return isinstance(cubes, xr.DataArray) and cubes.chunks is not None
 
 
-def as_cubes(cubes: Any) -> xr.DataArray:
+def as_cubes(cubes: CubesLike) -> xr.DataArray:
     """`as_lazy_cubes` of a DataArray in chunks, `as_cube_sequence` of anything else."""
     return as_lazy_cubes(cubes) if is_lazy(cubes) else as_cube_sequence(cubes)
 

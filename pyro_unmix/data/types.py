@@ -1,14 +1,17 @@
-"""What functions of this package take: images, dates, and what scores and pictures read of a result or a scene."""
+"""What functions take: images, dates, programs, and what scores and pictures read of a result or a scene."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 #: What `as_cube_sequence` takes.
 CubesLike: TypeAlias = np.ndarray | xr.DataArray | Sequence[np.ndarray] | Sequence[xr.DataArray]
@@ -40,3 +43,21 @@ class Truth(HasSpectra, Protocol):
 
     @property
     def cubes(self) -> xr.DataArray: ...
+
+
+class ModelProgram(Protocol):
+    """A generative program."""
+
+    def __call__(
+        self,
+        pixels: Tensor,
+        valid: Tensor,
+        *,
+        index: Tensor | None = ...,
+        size: int | None = ...,
+        features: Mapping[str, Tensor] | None = ...,
+    ) -> Any: ...
+
+
+#: A variational program, called alike: the latent sites of a `ModelProgram`.
+GuideProgram: TypeAlias = ModelProgram

@@ -11,6 +11,7 @@ import torch
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
+from pyro_unmix.data.types import ModelProgram
 from pyro_unmix.models.base import Model
 from pyro_unmix.ops.recipes import Recorded
 from pyro_unmix.priors.part import Need
@@ -31,7 +32,7 @@ class Guide(Recorded, PyroModule):
     #: Whether it needs a model of sequences, such as `SGLMM`.
     of_sequences: ClassVar[bool] = True
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: ModelProgram) -> None:
         super().__init__("guide")
         if not isinstance(model, Model) and (
             isinstance(model, type) or not hasattr(model, "design")

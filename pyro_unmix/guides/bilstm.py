@@ -53,15 +53,7 @@ class BiLSTMGuide(Guide):
     ReDSUNN paper, Sec. V and Table I.
     """
 
-    serves = frozenset(
-        {
-            Need.BAND_NOISE,
-            Need.COLOURED_NOISE,
-            Need.UNEVEN_VARIABILITY,
-            Need.NONLINEAR_MIXING,
-            Need.SHARED_VARIABILITY,
-        }
-    )
+    serves = frozenset(Need)
 
     def __init__(
         self,

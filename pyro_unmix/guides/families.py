@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -80,16 +80,12 @@ class Reshaped(NoiseDistribution):
         Of x.
     """
 
+    batched: ClassVar = {"loc": 1, "base": 0, "white": 0}
+
     def __init__(self, base: PrecisionNormal | DiagonalNormal, white: White) -> None:
         self.base, self.white, self.loc = base, white, base.loc
         batch_shape = torch.broadcast_shapes(base.batch_shape, white.batch_shape)
         super().__init__(batch_shape, base.event_shape, validate_args=False)
-
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
-        batch_shape = torch.Size(batch_shape)
-        if batch_shape == self.batch_shape:
-            return self
-        return Reshaped(self.base.expand(batch_shape), self.white.expand(batch_shape))
 
     @property
     def mean(self) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -65,12 +64,7 @@ class FlowedNormal(White):
 
     def __init__(self, parameters: Tensor, size: int, family: SplineFlow) -> None:
         self.parameters, self.size, self.family = parameters, size, family
-        self._last: tuple[Tensor, Tensor] | None = None
         super().__init__(parameters.shape[:-1], torch.Size([size]), validate_args=False)
-
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
-        shape = torch.Size(batch_shape) + self.parameters.shape[-1:]
-        return FlowedNormal(self.parameters.expand(shape), self.size, self.family)
 
     @property
     def mean(self) -> Tensor:
@@ -78,9 +72,11 @@ class FlowedNormal(White):
         noise = fixed_noise(len(self.batch_shape), self.size, self.parameters)
         return self._forwards(noise)[0].mean(0)
 
-    def _layers(self) -> list[_Layer]:
+    def _layers(self) -> list[_Coupling]:
         chunks = self.parameters.chunk(self.family.num_layers, dim=-1)
-        return [_Layer(c, self.size, self.family, lower=i % 2 == 0) for i, c in enumerate(chunks)]
+        return [
+            _Coupling(c, self.size, self.family, lower=i % 2 == 0) for i, c in enumerate(chunks)
+        ]
 
     def _forwards(self, noise: Tensor) -> tuple[Tensor, Tensor]:
         """x, and its log-density."""
@@ -107,7 +103,7 @@ class FlowedNormal(White):
         return -0.5 * (x.square().sum(-1) + self.size * _LOG_2PI) - log_slopes
 
 
-class _Layer:
+class _Coupling:
     """``x -> A s(x) + b``."""
 
     def __init__(self, parameters: Tensor, size: int, family: SplineFlow, lower: bool) -> None:

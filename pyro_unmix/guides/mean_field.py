@@ -50,15 +50,7 @@ class MeanFieldGuide(Guide):
         Of the initial weights.
     """
 
-    serves = frozenset(
-        {
-            Need.BAND_NOISE,
-            Need.COLOURED_NOISE,
-            Need.UNEVEN_VARIABILITY,
-            Need.NONLINEAR_MIXING,
-            Need.SHARED_VARIABILITY,
-        }
-    )
+    serves = frozenset(Need)
 
     def __init__(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -78,6 +78,8 @@ class NormalMixture(White):
     Figurnov, Mohamed, Mnih, "Implicit reparameterization gradients", NeurIPS 2018, eq. (8) and Sec. 4.
     """
 
+    batched: ClassVar = {"parameters": 1, "logits": 1, "loc": 2, "log_scale": 2, "_rows": 2}
+
     def __init__(self, parameters: Tensor, size: int, num_components: int) -> None:
         self.parameters, self.size, self.num_components = parameters, size, num_components
         parts = parameters.unflatten(-1, (num_components, -1))
@@ -85,12 +87,7 @@ class NormalMixture(White):
         self.loc = parts[..., 1 : size + 1]
         self.log_scale = parts[..., size + 1 : 2 * size + 1]
         self._rows = parts[..., 2 * size + 1 :]
-        self._last: tuple[Tensor, Tensor] | None = None
         super().__init__(parameters.shape[:-1], torch.Size([size]), validate_args=False)
-
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
-        shape = torch.Size(batch_shape) + self.parameters.shape[-1:]
-        return NormalMixture(self.parameters.expand(shape), self.size, self.num_components)
 
     @property
     def mean(self) -> Tensor:

@@ -29,6 +29,8 @@ class SceneMeanField(Recorded, AutoNormal):
         Std at the start, narrow enough for reflectances.
     """
 
+    unrecorded = frozenset({"init_loc_fn", "create_plates"})
+
     def __init__(
         self,
         model: PerturbedLinear,
@@ -43,8 +45,6 @@ class SceneMeanField(Recorded, AutoNormal):
             create_plates=model.plates if create_plates is None else create_plates,
             init_scale=init_scale,
         )
-        # A saved guide has other values than those of the start.
-        self._recipe = {"model": model, "init_scale": init_scale}
         valid = torch.ones_like(model.first_band, dtype=torch.bool)
         pixels = model.first_band[..., None].expand(*valid.shape, model.num_bands)
         with pyro.get_param_store().scope(), torch.random.fork_rng(), torch.no_grad():

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
-from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor
 
 from pyro_unmix.guides.families import Family, fixed_noise
-from pyro_unmix.ops.distributions import DiagonalNormal, PrecisionNormal
+from pyro_unmix.ops.distributions import DiagonalNormal, NoiseDistribution, PrecisionNormal
 
 _NUM_FEATURES = 6
 _STEEPEST = 3.0  # largest logarithm of a slope
@@ -41,7 +40,7 @@ class CornerStretch(Family):
         return Stretched(base, parameters)
 
 
-class Stretched(TorchDistribution):
+class Stretched(NoiseDistribution):
     """What `CornerStretch` makes of a Gaussian.
 
     ``log q(c) = log N(z) - sum_p log T_p' - log mean_p (1 / T_p')``, the determinant of the map on centred vectors.
@@ -54,22 +53,13 @@ class Stretched(TorchDistribution):
     """
 
     arg_constraints: ClassVar = {}
-    support = constraints.real_vector
-    has_rsample = True
+    batched: ClassVar = {"parameters": 1, "base": 0}
 
     def __init__(self, base: PrecisionNormal | DiagonalNormal, parameters: Tensor) -> None:
         self.base, self.parameters = base, parameters
         self._bends: _Bends | None = None
-        self._last: tuple[Tensor, Tensor] | None = None
         batch_shape = torch.broadcast_shapes(base.batch_shape, parameters.shape[:-1])
         super().__init__(batch_shape, base.event_shape, validate_args=False)
-
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
-        batch_shape = torch.Size(batch_shape)
-        if batch_shape == self.batch_shape:
-            return self
-        parameters = self.parameters.expand(batch_shape + self.parameters.shape[-1:])
-        return Stretched(self.base.expand(batch_shape), parameters)
 
     @property
     def bends(self) -> _Bends:
@@ -96,11 +86,6 @@ class Stretched(TorchDistribution):
         """The draw made of standard-normal noise (..., P)."""
         self._last = self._forwards(noise)
         return self._last[0]
-
-    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
-        shape = self._extended_shape(sample_shape)
-        like = self.parameters
-        return self.from_noise(torch.randn(shape, dtype=like.dtype, device=like.device))
 
     def log_prob(self, value: Tensor) -> Tensor:
         if self._last is not None and value is self._last[0]:

@@ -12,7 +12,6 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyro_unmix.bases.decoded import Decoder
 from pyro_unmix.guides.base import Guide, SiteNoise
 from pyro_unmix.guides.shrinkage import Regression, ShrinkageSteps
 from pyro_unmix.models.idnet import IDNet, check_one_date
@@ -88,7 +87,7 @@ class TwoStreamGuide(Guide):
                 "regression must be a Regression object such as ShrinkageSteps(), got "
                 f"{regression!r}"
             )
-        if informed and type(model.decoder).brightness_posterior is Decoder.brightness_posterior:
+        if informed and not model.decoder.knows_brightness:
             raise ValueError(
                 f"informed=True needs a decoder with a brightness_posterior, such as "
                 f"ScalingDecoder(), got {type(model.decoder).__name__}"

@@ -5,7 +5,8 @@ disk; `stopping` how long it runs; `checkpoints` how it survives a kill, and `fi
 that; `rehearsal` tries a fit out before its first step; `workers` how several processes share it. Objectives:
 `trace_elbo` (Pyro's, without draws of what a guide integrates out), `weighted_elbo` (a divergence that counts less at
 first), `self_supervised` (IDNet's). Of `sample`: `chains` is one chain over what all spectra share, and draws of what
-single spectra have given that; `stacking` weighs chains that do not mix; `sampled` is the result.
+single spectra have given that; `stacking` weighs chains that do not mix; `sampled` is the result. `settings` spells
+out the keywords of both.
 """
 
 from pyro_unmix.infer.checkpoints import Checkpoints

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from pyro_unmix.data.cubes import to_pixels
 from pyro_unmix.data.lazy import cleaned, tile_regions
+from pyro_unmix.data.types import ModelProgram
 from pyro_unmix.infer.step import Batches
 from pyro_unmix.ops.seeding import seeded
 from pyro_unmix.posterior.programs import model_dtype_and_device
@@ -31,7 +32,49 @@ _MOVED = 4096  # pixels that are copied together
 Features = Callable[[Tensor, Tensor, Tensor], dict[str, Tensor]]
 
 
-class InMemory:
+class PixelSource(Protocol):
+    """Where the batches of a fit come from."""
+
+    num_pixels: int
+    num_usable: int
+    num_values: int
+    num_bands: int
+    num_pools: int
+    #: Whether the pixels of a batch follow each other as in the scene.
+    in_order: bool
+
+    def shuffle(self, batch_size: int, seed: int) -> None:
+        """Begin batches of `batch_size` pixels, in the order that follows from `seed`."""
+
+    def prepare(self, features: Features) -> None:
+        """Have features of all pixels, by a function whose results do not change with time."""
+
+    def draw(self) -> Tensor:
+        """Numbers of the pixels of the next batch."""
+
+    def rows(self, index: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Spectra, validity and features of pixels of the batch that was drawn last."""
+
+    def example(self) -> Tensor:
+        """Some batch, without drawing one."""
+
+    def some(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Numbers, spectra and validity of some pixels, a batch or fewer, without drawing them."""
+
+    def state(self) -> dict[str, Any]:
+        """What comes next, for `restore`."""
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` gave; after `prepare`."""
+
+    def description(self) -> dict[str, Any]:
+        """What two scenes must have in common to be the same one, read alike."""
+
+    def close(self) -> None:
+        """End the reading, and let go of what was read."""
+
+
+class InMemory(PixelSource):
     """All pixels of a scene.
 
     Parameters
@@ -41,7 +84,6 @@ class InMemory:
     """
 
     num_pools = 1
-    #: Whether the pixels of a batch follow each other as in the scene.
     in_order = False
 
     def __init__(self, pixels: Tensor, valid: Tensor) -> None:
@@ -53,44 +95,35 @@ class InMemory:
         self._features: dict[str, Tensor] = {}
 
     def shuffle(self, batch_size: int, seed: int) -> None:
-        """Begin batches of `batch_size` pixels, in the order that follows from `seed`."""
         self._batches = Batches(self.usable, batch_size, seed)
 
     def prepare(self, features: Features) -> None:
-        """Compute the features of all pixels."""
         index = torch.arange(self.num_pixels, device=self.device)
         self._features = features(self.pixels, self.valid, index)
 
     def draw(self) -> Tensor:
-        """Numbers of the pixels of the next batch."""
         return _in_order(next(self._batches), self.in_order)
 
     def rows(self, index: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Spectra, validity and features of pixels of the batch that was drawn last."""
         features = {
             name: feature.index_select(0, index) for name, feature in self._features.items()
         }
         return self.pixels.index_select(0, index), self.valid.index_select(0, index), features
 
     def example(self) -> Tensor:
-        """Some batch, without drawing one."""
         return _in_order(next(Batches(self.usable, self._batches.batch_size, 0)), self.in_order)
 
     def some(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Numbers, spectra and validity of pixels of some batch, without drawing one."""
         index = self.example()
         return index, self.pixels.index_select(0, index), self.valid.index_select(0, index)
 
     def state(self) -> dict[str, Any]:
-        """What comes next, for `restore`."""
         return self._batches.state()
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` gave; after `prepare`."""
         self._batches.restore(state)
 
     def description(self) -> dict[str, Any]:
-        """What two scenes must have in common to be the same one."""
         if not hasattr(self, "_hash"):
             digest = hashlib.blake2b(digest_size=16)
             for tensor in (self.pixels, self.valid):
@@ -134,7 +167,7 @@ def _in_order(index: Tensor, wanted: bool) -> Tensor:
     return index.sort().values if wanted else index
 
 
-class FromDisk:
+class FromDisk(PixelSource):
     """A scene in chunks, of which a *pool* of pixels is in memory at a time while the next one is being read.
 
     An epoch lays the chunks out on a circle in random order, starts at a random pixel of the circle, and cuts the
@@ -168,7 +201,9 @@ class FromDisk:
 
     in_order = False
 
-    def __init__(self, cubes: xr.DataArray, model: Any, *, memory: int, progress: bool) -> None:
+    def __init__(
+        self, cubes: xr.DataArray, model: ModelProgram, *, memory: int, progress: bool
+    ) -> None:
         self.cubes = cubes
         self.dtype, self.device = model_dtype_and_device(model)
         num_dates, height, self._width, self.num_bands = cubes.shape
@@ -230,10 +265,7 @@ class FromDisk:
             raise ValueError(f"in {place} of the images: {error}") from error
         return torch.from_numpy(pixels).to(self.dtype), torch.from_numpy(valid)
 
-    # ------------------------------------------------------------------ as InMemory
-
     def shuffle(self, batch_size: int, seed: int) -> None:
-        """Begin batches of `batch_size` pixels, in the order that follows from `seed`."""
         if self._size < batch_size:
             raise ValueError(
                 f"memory={self._memory} holds two pools of {self._size} pixels, fewer than a batch of {batch_size}: "
@@ -252,11 +284,9 @@ class FromDisk:
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="pyro_unmix-read")
 
     def prepare(self, features: Features) -> None:
-        """Compute features by this function, whose results do not change with time, of every pool."""
         self._features_of = features
 
     def draw(self) -> Tensor:
-        """Numbers of the pixels of the next batch."""
         self._rest = None  # was of the batch before
         while len(self._queue) < self._batch_size:
             self._advance()
@@ -267,12 +297,10 @@ class FromDisk:
         return _in_order(taken, self.in_order).to(self.device)
 
     def rows(self, index: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Spectra, validity and features of pixels of the batch that was drawn last."""
         assert self._pool is not None
         return self._pool.rows(index, self._rest)
 
     def example(self) -> Tensor:
-        """Some batch, without drawing one."""
         if self._pool is None:
             self._install(self._after(self._place))
         assert self._pool is not None
@@ -288,20 +316,17 @@ class FromDisk:
         return index, spectra, seen
 
     def state(self) -> dict[str, Any]:
-        """What comes next, for `restore`."""
         queue, generator = self._queue.clone(), self._generator.get_state()
         epoch, pool = self._place
         return {"queue": queue, "generator": generator, "epoch": epoch, "pool": pool}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` gave; after `prepare`."""
         self._place = (state["epoch"], state["pool"])
         self._install(self._place)
         self._queue = state["queue"]
         self._generator.set_state(state["generator"])
 
     def description(self) -> dict[str, Any]:
-        """What two scenes must have in common to be the same one, read alike."""
         return {
             "shape": [self.num_pixels, self.cubes.sizes["time"], self.num_bands],
             "dtype": str(self.dtype),
@@ -312,7 +337,6 @@ class FromDisk:
         }
 
     def close(self) -> None:
-        """End the reading, and let go of what was read."""
         self._whole = None
         if not hasattr(self, "_closed"):
             return

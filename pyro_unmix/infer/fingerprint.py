@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pyro_unmix.data.types import ModelProgram
 from pyro_unmix.models.base import FunctionModel
 from pyro_unmix.ops.recipes import registered, registered_name, to_recipe
 
@@ -38,7 +39,7 @@ def describe(thing: Any, depth: int = 2) -> dict[str, Any]:
     return described
 
 
-def describe_program(program: Any, model: Any) -> dict[str, Any]:
+def describe_program(program: Any, model: ModelProgram) -> dict[str, Any]:
     """Class, arguments of the constructor where they are known, and names and shapes of parameters."""
     program = program.function if isinstance(program, FunctionModel) else program
     if not isinstance(program, nn.Module):

@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from pyro_unmix.data.cubes import check_bands
 from pyro_unmix.data.lazy import as_cubes, is_lazy, without_fill
+from pyro_unmix.data.types import CubesLike, GuideProgram, ModelProgram
 from pyro_unmix.guides.base import Guide
 from pyro_unmix.infer.batches import FromDisk, InMemory
 from pyro_unmix.infer.checkpoints import Checkpoints, Run
@@ -57,9 +58,9 @@ __all__ = ["NonFiniteLossError", "fit"]
 
 
 def fit(
-    model: Any,
-    guide: Any,
-    cubes: Any,
+    model: ModelProgram,
+    guide: GuideProgram,
+    cubes: CubesLike,
     *,
     num_steps: int | None = None,
     num_epochs: float | None = None,
@@ -253,7 +254,7 @@ def fit(
     )
 
 
-def _check_programs(model: Any, guide: Any) -> None:
+def _check_programs(model: ModelProgram, guide: GuideProgram) -> None:
     for name, program in (("model", model), ("guide", guide)):
         if isinstance(program, type) or not callable(program):
             raise TypeError(
@@ -287,7 +288,7 @@ def _check_programs(model: Any, guide: Any) -> None:
         )
 
 
-def _is_of_this_package(model: Any, guide: Any, decode: Decode | None) -> bool:
+def _is_of_this_package(model: ModelProgram, guide: GuideProgram, decode: Decode | None) -> bool:
     """Whether a pair was built to go together, so that nothing need be tried out."""
     return decode is None and isinstance(model, VariabilityModel) and isinstance(guide, Guide)
 
@@ -309,7 +310,7 @@ def _rehearse(run: Run, decode: Decode | None, seed: int, trains: bool) -> None:
         )
 
 
-def _no_posterior(model: Any, guide: Any, run: Run) -> str:
+def _no_posterior(model: ModelProgram, guide: GuideProgram, run: Run) -> str:
     """Why a factorisation failed outside of a step."""
     if run.losses:
         return "the last step left no posterior"
@@ -328,7 +329,7 @@ def _forget_gradients(*programs: Any) -> None:
 
 
 def _check_settings(
-    loss: Any, estimate: Any, callback: Any, model: Any, decode: Decode | None
+    loss: Any, estimate: Any, callback: Any, model: ModelProgram, decode: Decode | None
 ) -> None:
     if not hasattr(loss, "loss_and_grads"):
         raise TypeError(f"loss must be an ELBO of Pyro, such as Trace_ELBO(), got {loss!r}")

@@ -15,7 +15,8 @@ from pyro.nn import PyroModule
 from pyro.util import check_site_shape
 from torch import Tensor, nn
 
-from pyro_unmix.infer.batches import FromDisk, InMemory
+from pyro_unmix.data.types import GuideProgram, ModelProgram
+from pyro_unmix.infer.batches import InMemory, PixelSource
 from pyro_unmix.models.base import CALL, PIXELS, Decode
 from pyro_unmix.ops.seeding import seeded
 from pyro_unmix.posterior.autoguides import holds_pixels, holds_scene, may_hold_scene, needs_plate
@@ -29,7 +30,7 @@ logger = logging.getLogger(__name__)
 _PLATE = "pyro.plate('pixels', size or len(valid), subsample=index, dim=-1)"
 
 
-def check_call(model: Any, guide: Any) -> None:
+def check_call(model: ModelProgram, guide: GuideProgram) -> None:
     """Raise TypeError unless both programs can be called as `fit` calls them."""
     for what, program in (("model", model), ("guide", guide)):
         called = program.forward if isinstance(program, nn.Module) else program
@@ -46,7 +47,7 @@ def check_call(model: Any, guide: Any) -> None:
             ) from error
 
 
-def check_names(model: Any, guide: Any) -> None:
+def check_names(model: ModelProgram, guide: GuideProgram) -> None:
     """Raise ValueError if two modules of Pyro would share a parameter because they have one name, or none."""
     if not (isinstance(model, PyroModule) and isinstance(guide, PyroModule)):
         return
@@ -62,10 +63,10 @@ def check_names(model: Any, guide: Any) -> None:
 
 
 def rehearse(
-    model: Any,
-    guide: Any,
+    model: ModelProgram,
+    guide: GuideProgram,
     decode: Decode | None,
-    data: InMemory | FromDisk,
+    data: PixelSource,
     seed: int,
     *,
     trains: bool = True,
@@ -79,7 +80,7 @@ def rehearse(
         As they are trained.
     decode : callable, optional
         As `fit` was given it.
-    data : InMemory or FromDisk
+    data : PixelSource
         Shuffled.
     seed : int
     trains : bool
@@ -136,7 +137,7 @@ def _give_back_models(original: Any, copied: Any) -> None:
                 new._model = old._model
 
 
-def _refuse_batches(guide: Any, data: InMemory | FromDisk, batch: int) -> None:
+def _refuse_batches(guide: GuideProgram, data: PixelSource, batch: int) -> None:
     usable = data.num_usable
     ask = f"batch_size={usable} or more" if usable == data.num_pixels else "images without them"
     raise ValueError(
@@ -146,7 +147,7 @@ def _refuse_batches(guide: Any, data: InMemory | FromDisk, batch: int) -> None:
     )
 
 
-def _check_sites(model: Any, guide: Any, joint: Any, drawn: Any) -> None:
+def _check_sites(model: ModelProgram, guide: GuideProgram, joint: Any, drawn: Any) -> None:
     """Raise ValueError unless model and guide have the same latent sites, and the model observes something."""
     ours = {
         name: site

@@ -13,6 +13,7 @@ from pyro.poutine.messenger import unwrap
 from torch import Tensor
 
 from pyro_unmix.data.libraries import is_library
+from pyro_unmix.data.types import GuideProgram, ModelProgram
 from pyro_unmix.models import IDNet
 from pyro_unmix.ops.checks import finite_array, in_range, positive_int
 
@@ -112,19 +113,21 @@ class SelfSupervisedELBO(Trace_ELBO):
         self.noise_scale = in_range(noise_scale, "noise_scale", 0.0)
         self.smoothing = in_range(smoothing, "smoothing", 0.0, 1.0, open_low=True)
 
-    def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
+    def loss(self, model: ModelProgram, guide: GuideProgram, *args: Any, **kwargs: Any) -> float:
         """The negative objective."""
         with torch.no_grad():
             return float(self.differentiable_loss(model, guide, *args, **kwargs))
 
-    def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
+    def loss_and_grads(
+        self, model: ModelProgram, guide: GuideProgram, *args: Any, **kwargs: Any
+    ) -> float:
         """The negative objective, its gradient added to the parameters."""
         loss = self.differentiable_loss(model, guide, *args, **kwargs)
         loss.backward()
         return float(loss.detach())
 
     def differentiable_loss(
-        self, model: Any, guide: Any, pixels: Tensor, valid: Tensor, **kwargs: Any
+        self, model: ModelProgram, guide: GuideProgram, pixels: Tensor, valid: Tensor, **kwargs: Any
     ) -> Tensor:
         """The negative objective as a tensor; arguments are those of model and guide."""
         self._check_model(_innermost(model))
@@ -152,7 +155,7 @@ class SelfSupervisedELBO(Trace_ELBO):
         abundances = torch.nn.functional.one_hot(materials, p).to(pure)
         return pure + self.noise_scale * torch.randn_like(pure), endmembers, abundances
 
-    def _check_model(self, model: Any) -> None:
+    def _check_model(self, model: ModelProgram) -> None:
         """Raise unless the bundles are of the model's bands and materials."""
         if not isinstance(model, IDNet):
             raise TypeError(
@@ -173,7 +176,7 @@ class SelfSupervisedELBO(Trace_ELBO):
             )
 
     def _supervised(
-        self, model: Any, guide: Any, num: int, kwargs: dict[str, Any]
+        self, model: ModelProgram, guide: GuideProgram, num: int, kwargs: dict[str, Any]
     ) -> tuple[Tensor, Tensor]:
         """Supervised terms of `num` triples, without scale, and the half norms of their concentrations."""
         like = _innermost(model).reference.value
@@ -204,7 +207,7 @@ class SelfSupervisedELBO(Trace_ELBO):
         trace.compute_log_prob()
         return trace.nodes
 
-    def _norms(self, model: Any, guide: Any) -> Tensor | float:
+    def _norms(self, model: ModelProgram, guide: GuideProgram) -> Tensor | float:
         """Weighted Frobenius norms of the nonlinear networks."""
         total: Tensor | float = 0.0
         for weight, program in ((self.model_penalty, model), (self.guide_penalty, guide)):

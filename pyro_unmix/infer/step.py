@@ -24,7 +24,6 @@ from pyro.optim import PyroOptim
 from pyro.optim.clipped_adam import ClippedAdam
 from pyro.params.param_store import normalize_param_name
 from pyro.poutine.messenger import Messenger
-from pyro.poutine.runtime import Message
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
@@ -144,7 +143,7 @@ class _Parameters(Messenger):
         super().__init__()
         self.params: dict[str, Tensor] = {}
 
-    def _pyro_post_param(self, msg: Any) -> None:
+    def _pyro_post_param(self, msg: dict[str, Any]) -> None:
         self.params[msg["name"]] = msg["value"].unconstrained()
 
 
@@ -265,7 +264,7 @@ class ObservedPixels(Messenger):
         super().__init__()
         self.num_observed, self.total = num_observed, total
 
-    def _pyro_sample(self, msg: Message) -> None:
+    def _pyro_sample(self, msg: dict[str, Any]) -> None:
         frames = [f for f in msg["cond_indep_stack"] if f.dim == -1]
         if self.num_observed < self.total and any(f.full_size == self.total for f in frames):
             msg["scale"] = msg["scale"] * (self.num_observed / self.total)

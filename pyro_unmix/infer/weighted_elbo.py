@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from pyro.infer import TraceMeanField_ELBO
 from pyro.poutine.messenger import Messenger
-from pyro.poutine.runtime import Message
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence, register_kl
 
@@ -98,7 +97,7 @@ class _Weighted(Messenger):
         super().__init__()
         self.weight = weight
 
-    def _pyro_sample(self, msg: Message) -> None:
+    def _pyro_sample(self, msg: dict[str, Any]) -> None:
         if not msg["is_observed"]:
             msg["scale"] = msg["scale"] * self.weight
 

@@ -315,7 +315,7 @@ class _SharedNoise(Messenger):
         super().__init__()
         self.share, self.common, self.like = share, common, like
 
-    def _pyro_sample(self, msg: Any) -> None:
+    def _pyro_sample(self, msg: dict[str, Any]) -> None:
         fn = msg["fn"]
         if not is_latent(msg) or not getattr(fn, "has_rsample", False):
             return

@@ -4,7 +4,7 @@
 What a reader returns (`image`, `rows`) becomes reflectance by the rules of `reflectance`, with bands by
 `spectral_axis` and `common_bands`, places by `grid`, and what the caller says in place of the file by `given`; `lazy`
 does so by blocks. `libraries` reads spectral libraries, `write` writes results, `integrity` notices damaged files.
-Whatever is wrong with a file is a `FileError`.
+Whatever is wrong with a file is a `FileError` (`errors`).
 """
 
 from __future__ import annotations

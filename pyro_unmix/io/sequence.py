@@ -16,6 +16,7 @@ import xarray as xr
 from pyro_unmix.data.bands import ROUNDING, narrower, other_bands
 from pyro_unmix.data.checks import as_times
 from pyro_unmix.data.cubes import DIMS, as_cube_sequence
+from pyro_unmix.data.types import DatesLike
 from pyro_unmix.io.common_bands import with_common_bands
 from pyro_unmix.io.errors import FileError, parsing
 from pyro_unmix.io.given import with_scaling, with_wavelengths
@@ -35,7 +36,7 @@ _TWINS = ("Sentinel-2",)
 def read_sequence(
     paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     *,
-    dates: Any = None,
+    dates: DatesLike | None = None,
     scale: npt.ArrayLike | None = None,
     offset: npt.ArrayLike | None = None,
     bands: Bands = None,

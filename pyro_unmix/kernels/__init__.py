@@ -11,7 +11,7 @@ chain (`pyro_unmix.infer.sample`). Those here are for `SimplexMixing`. What a ke
 docstring; `State.residual` is None from then on until `ResidualDraws`. Each is tested by itself: its density against
 the program's trace, its draws against prior draws (Geweke) and against quadrature.
 
-- `state`: `State`, `Spectra`, and the products that kernels share
+- `state`: `State`, `Spectra`, and the products that kernels share; `truncated`: normal numbers between bounds
 - `abundances`: `MassMoves`, and the likelihood that they see, `Marginal`
 - `variability`: `VariabilityDraws`, `ScaleDraws`
 - `rescale`: `RescaleMoves`

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_unmix.guides.conjugate.variability import Chain
+from pyro_unmix.guides.conjugate.variability import GaussianChain
 from pyro_unmix.models.sglmm import SGLMM
 from pyro_unmix.ops.simplex import tile_components, to_abundances
 
@@ -49,7 +49,7 @@ class Observations:
         self.projected = y @ design  # (B, T, (K+1) P)
         self.valid = valid.to(y.dtype)
         self.variance = (noise_factor * noise_scale).square()
-        self.chain = Chain.of(model.variability_prior, pixels.shape[1], torch.float64)
+        self.chain = GaussianChain.of(model.variability_prior, pixels.shape[1], torch.float64)
 
     # ------------------------------------------------------------ psi integrated out, or drawn
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import copy
 import zlib
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_unmix.data.types import ModelProgram
 from pyro_unmix.kernels.block_moves import BlockMoves
 from pyro_unmix.kernels.collapsed import CollapsedSweeps
 from pyro_unmix.kernels.observations import Marginal, Observations, quadratic_value
@@ -26,19 +26,7 @@ NUM_KEPT = 4
 
 
 class GibbsSweeps(BlockMoves):
-    """`BlockMoves` of a model and their variability psi (S, B, T+1, K P).
-
-    Parameters
-    ----------
-    model : SGLMM
-    observations : Observations
-    abundances : Tensor, shape (S, B, T, P)
-        Where the chains start.
-    generator : numpy Generator
-        The same numbers for all pixels.
-    index : Tensor of int, shape (B,), optional
-        Which pixels of the scene these are.
-    """
+    """`BlockMoves` of a model and their variability psi (S, B, T+1, K P); made as `CollapsedSweeps`."""
 
     def __init__(
         self,
@@ -180,7 +168,7 @@ def polished(
     return drawn.to(pixels), mean.unflatten(-1, shape).to(pixels)
 
 
-def check_model(model: Any) -> None:
+def check_model(model: ModelProgram) -> None:
     """Refuse a model whose posterior the sweeps do not know.
 
     Raises

@@ -7,11 +7,14 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from numpy.typing import ArrayLike
 
 from pyro_unmix.data.checks import as_endmembers
+from pyro_unmix.data.cubes import to_pixels
 from pyro_unmix.data.libraries import at_bands_of, is_library, library_endmembers
 from pyro_unmix.infer.settings import FitSettings
 from pyro_unmix.ops.checks import positive_int
+from pyro_unmix.start.extraction import vca
 
 
 def check_settings(seed: int, settings: Mapping[str, Any], allowed: type = FitSettings) -> int:
@@ -24,13 +27,29 @@ def check_settings(seed: int, settings: Mapping[str, Any], allowed: type = FitSe
     return positive_int(seed, "seed", minimum=0)
 
 
-def known_spectra(endmembers: Any, cubes: xr.DataArray) -> Any:
+def known_spectra(endmembers: ArrayLike | None, cubes: xr.DataArray) -> Any:
     """Spectra (L, P) that the user gave, checked; of a library the means of its classes at the bands of the cubes."""
     if is_library(endmembers):
         return library_endmembers(at_bands_of(endmembers, cubes))
     if endmembers is not None:
         as_endmembers(endmembers, cubes.sizes["wavelength"])
     return endmembers
+
+
+def materials(
+    cubes: xr.DataArray,
+    num_endmembers: int | None,
+    endmembers: ArrayLike | None,
+    seed: int,
+    minimum: int = 1,
+) -> tuple[Any, int]:
+    """Spectra (L, P), those given or VCA of all dates as in the ReDSUNN paper, and P."""
+    spectra = known_spectra(endmembers, cubes)
+    count = count_materials(num_endmembers, spectra, minimum=minimum)
+    if spectra is None:
+        pixels, valid = to_pixels(cubes)
+        spectra = vca(pixels[valid], count, seed=seed)
+    return spectra, count
 
 
 def count_materials(num_endmembers: Any, endmembers: Any, *, minimum: int = 1) -> int:

@@ -9,15 +9,16 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
+from numpy.typing import ArrayLike
 
 from pyro_unmix.data.checks import as_endmembers
 from pyro_unmix.data.cubes import as_cube_sequence, from_pixels, to_pixels
-from pyro_unmix.methods.arguments import count_materials, known_spectra
+from pyro_unmix.data.types import CubesLike
+from pyro_unmix.methods.arguments import materials
 from pyro_unmix.ops.checks import positive_int
 from pyro_unmix.ops.solvers import fcls as solve_fcls
 from pyro_unmix.posterior.read_out import describe
 from pyro_unmix.posterior.result import Unmixing
-from pyro_unmix.start.extraction import vca
 
 _CHUNK = 50_000
 
@@ -43,23 +44,18 @@ class Input:
     names: np.ndarray
 
 
-def read_input(cubes: Any, num_endmembers: int | None, endmembers: Any, seed: int) -> Input:
-    """Check the input of a method whose endmembers start alike at all dates.
-
-    Without endmembers they are those that VCA finds in the spectra of all dates, as in the ReDSUNN paper.
-    """
+def read_input(
+    cubes: CubesLike, num_endmembers: int | None, endmembers: ArrayLike | None, seed: int
+) -> Input:
+    """Check the input of a method whose endmembers start alike at all dates."""
     seed = positive_int(seed, "seed", minimum=0)
     sequence = as_cube_sequence(cubes)
-    pixels, valid = to_pixels(sequence)
-    spectra = known_spectra(endmembers, sequence)
-    count = count_materials(num_endmembers, spectra, minimum=2)
-    if spectra is None:
-        spectra = vca(pixels[valid], count, seed=seed)
+    spectra, count = materials(sequence, num_endmembers, endmembers, seed, minimum=2)
     reference = as_endmembers(spectra, sequence.sizes["wavelength"])
-    return Input(sequence, pixels, valid, reference, names_of(spectra, count))
+    return Input(sequence, *to_pixels(sequence), reference, names_of(spectra, count))
 
 
-def names_of(endmembers: Any, count: int) -> np.ndarray:
+def names_of(endmembers: ArrayLike | None, count: int) -> np.ndarray:
     """The labels of the materials: those of a DataArray, else 0, 1, ..."""
     coords = getattr(endmembers, "coords", {})
     return coords["endmember"].values if "endmember" in coords else np.arange(count)

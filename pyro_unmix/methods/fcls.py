@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
@@ -11,6 +9,7 @@ from tqdm.auto import tqdm
 
 from pyro_unmix.data.checks import as_endmembers
 from pyro_unmix.data.cubes import as_cube_sequence, to_pixels
+from pyro_unmix.data.types import CubesLike
 from pyro_unmix.methods.arguments import count_materials, known_spectra
 from pyro_unmix.methods.classical import fcls_of_date, names_of, to_result
 from pyro_unmix.ops.checks import positive_int
@@ -21,7 +20,7 @@ from pyro_unmix.start.extraction import match_endmembers, vca
 
 @one_thread()
 def fcls(
-    cubes: Any,
+    cubes: CubesLike,
     num_endmembers: int | None = None,
     *,
     endmembers: ArrayLike | xr.DataArray | None = None,
@@ -30,9 +29,9 @@ def fcls(
 ) -> Unmixing:
     """Abundances of every pixel-date by fully constrained least squares.
 
-    ``min_a ||y - M a||^2`` subject to ``a >= 0`` and ``1'a = 1``. Without endmembers it is the
-    baseline of the ReDSUNN paper: VCA finds M anew at every date, and the materials are put in the
-    order of the first date by the smallest spectral angles.
+    ``min_a ||y - M a||^2`` subject to ``a >= 0`` and ``1'a = 1``. Without endmembers it is the baseline of the ReDSUNN
+    paper: VCA finds M anew at every date, and the materials are put in the order of the first date by the smallest
+    spectral angles.
 
     Parameters
     ----------
@@ -50,17 +49,14 @@ def fcls(
     Returns
     -------
     Unmixing
-        Without posterior. A missing pixel-date stays missing: its abundances are NaN. Endmembers
-        that VCA found are `endmembers(time)`; `reference_endmembers` is their mean over the dates.
-        A date with fewer observed spectra than P has no VCA endmembers: all of it is NaN.
+        Without posterior. A missing pixel-date stays missing: its abundances are NaN. Endmembers that VCA found are
+        `endmembers(time)`; `reference_endmembers` is their mean over the dates. A date with fewer observed spectra
+        than P has no VCA endmembers: all of it is NaN.
 
     Raises
     ------
-    TypeError
-        If an argument is of another type.
-    ValueError
-        If the cubes, the endmembers or the seed are not as described, or no date has P observed
-        spectra.
+    TypeError, ValueError
+        If the cubes, the endmembers or the seed are not as described, or no date has P observed spectra.
 
     References
     ----------

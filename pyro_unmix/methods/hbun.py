@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,15 +14,19 @@ from numpy.typing import ArrayLike
 from pyro.infer.autoguide import AutoDelta, init_to_value
 from torch import Tensor
 
+from pyro_unmix.data.types import CubesLike
 from pyro_unmix.guides.scene import SceneMeanField
 from pyro_unmix.infer.fit import fit
 from pyro_unmix.methods.arguments import known_spectra
 from pyro_unmix.methods.classical import Input, fcls_of_date, read_input
-from pyro_unmix.models.perturbed import PerturbedLinear
+from pyro_unmix.models.perturbed import PerturbedLinear, PriorScales
 from pyro_unmix.ops.simplex import to_softmax_basis
 from pyro_unmix.ops.threads import one_thread
 from pyro_unmix.posterior.programs import quiet_pyro
 from pyro_unmix.posterior.result import Unmixing
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +39,7 @@ _LEAST_NOISE = 1e-4
 
 @one_thread()
 def hbun(
-    cubes: Any,
+    cubes: CubesLike,
     num_endmembers: int | None = None,
     *,
     endmembers: ArrayLike | xr.DataArray | None = None,
@@ -43,29 +47,27 @@ def hbun(
     progress: bool = True,
     guide: Callable[..., Any] = SceneMeanField,
     num_steps: int = 300,
-    **scales: float,
+    **scales: Unpack[PriorScales],
 ) -> Unmixing:
     """Hierarchical Bayesian unmixing of a sequence: smooth endmembers and abundances, small shifts.
 
-    Fits `PerturbedLinear`, a perturbed linear model per date: ``y_nt = (M + dM_t) a_nt`` plus white
-    noise, with Gaussian priors on the second differences of M over wavelength, on the differences
-    of the softmax abundances between neighbours of a tile and between dates, and on ``dM_t``, whose
-    scales are inferred too. This is our reading of the published description, from which it departs
-    in three ways. The scales have log-normal priors, with medians in place of the parameters of
-    inverse-gamma ones. The abundances of missing pixel-dates are filled in, which the other
-    methods here leave missing. And the sampler is not followed: the same `fit` as for every other
-    model finds a mean-field approximation of the posterior, or its mode::
+    Fits `PerturbedLinear`, a perturbed linear model per date: ``y_nt = (M + dM_t) a_nt`` plus white noise, with
+    Gaussian priors on the second differences of M over wavelength, on the differences of the softmax abundances
+    between neighbours of a tile and between dates, and on ``dM_t``, whose scales are inferred too. This is our reading
+    of the published description, from which it departs in three ways. The scales have log-normal priors, with medians
+    in place of the parameters of inverse-gamma ones. The abundances of missing pixel-dates are filled in, which the
+    other methods here leave missing. And the sampler is not followed: the same `fit` as for every other model finds a
+    mean-field approximation of the posterior, or its mode::
 
         from pyro.infer.autoguide import AutoDelta
 
         hbun(cubes, num_endmembers=3, guide=AutoDelta)
 
-    The mode is the faster and the poorer answer. Where priors have unknown scales, the joint
-    density grows as differences and their scale shrink together, and states that shrink let the
-    endmembers move outwards.
+    The mode is the faster and the poorer answer. Where priors have unknown scales, the joint density grows as
+    differences and their scale shrink together, and states that shrink let the endmembers move outwards.
 
-    The search starts at FCLS with the given endmembers. All pixels take part in every step, because
-    neighbours depend on each other; memory and time grow with the whole scene.
+    The search starts at FCLS with the given endmembers. All pixels take part in every step, because neighbours depend
+    on each other; memory and time grow with the whole scene.
 
     Parameters
     ----------
@@ -74,38 +76,36 @@ def hbun(
     num_endmembers : int, optional
         P, at least 2. May be left out if `endmembers` are given.
     endmembers : array (L, P), DataArray (wavelength, endmember) or library, optional
-        What M is near, and where it starts. Default VCA of the spectra of all dates, which misses materials more
-        often than `extract_endmembers` does.
+        What M is near, and where it starts. Default VCA of the spectra of all dates, which misses materials more often
+        than `extract_endmembers` does.
     seed : int
         Of VCA and of the draws of a random guide.
     progress : bool
         Show a bar over the steps.
     guide : callable
-        Makes the guide, called as ``guide(model, init_loc_fn=..., create_plates=...)``: by default
-        `SceneMeanField`, Pyro's `AutoNormal` with narrow normals at the start; `AutoDelta` for the mode.
+        Makes the guide, called as ``guide(model, init_loc_fn=..., create_plates=...)``: by default `SceneMeanField`,
+        Pyro's `AutoNormal` with narrow normals at the start; `AutoDelta` for the mode.
     num_steps : int
         Of Adam, whose rates decay to a tenth.
     **scales
-        Keywords of `PerturbedLinear`: the scales of its priors. `reference_scale`, how far M may
-        go from the given endmembers, is 1 % reflectance, as are the medians of the noise and of the
-        second differences: a convention, chosen by no score. On the scene ds1, from VCA, 0.003,
-        0.01 and 0.03 give abundance errors of .277, .282 and .283.
+        Keywords of `PerturbedLinear`: the scales of its priors. `reference_scale`, how far M may go from the given
+        endmembers, is 1 % reflectance, as are the medians of the noise and of the second differences: a convention,
+        chosen by no score. On the scene ds1, from VCA, 0.003, 0.01 and 0.03 give abundance errors of .277, .282 and
+        .283.
 
     Returns
     -------
     Unmixing
-        `reference_endmembers` is M, `endmembers(time)` is ``M + dM_t``, alike for all pixels of a
-        date; they may be negative: nothing in the model forbids it. The abundances of missing
-        pixel-dates are filled in by the priors; `valid` says which these are. With `AutoDelta`
-        there is no posterior and `abundances_std` is NaN; else `sample` and `quantile` draw from
-        the guide, and `predict` refuses other images, to which the abundances do not belong.
+        `reference_endmembers` is M, `endmembers(time)` is ``M + dM_t``, alike for all pixels of a date; they may be
+        negative: nothing in the model forbids it. The abundances of missing pixel-dates are filled in by the priors;
+        `valid` says which these are. With `AutoDelta` there is no posterior and `abundances_std` is NaN; else `sample`
+        and `quantile` draw from the guide, and `predict` refuses other images, to which the abundances do not belong.
         `losses` are the negative log joint density, or the negative ELBO, per observed value.
 
     Raises
     ------
     TypeError
-        If `guide` does not make a guide of Pyro's, an argument is of another type, or
-        a keyword is unknown.
+        If `guide` does not make a guide of Pyro's, an argument is of another type, or a keyword is unknown.
     ValueError
         If the cubes, the endmembers or a setting are not as described.
 

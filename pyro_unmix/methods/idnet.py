@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 from pyro_unmix.bases.decoded import ScalingDecoder
 from pyro_unmix.data.cubes import as_cube_sequence
 from pyro_unmix.data.libraries import at_bands_of, is_library
+from pyro_unmix.data.types import CubesLike
 from pyro_unmix.guides import NonnegativeRegression, TwoStreamGuide
 from pyro_unmix.infer.fit import fit
 from pyro_unmix.infer.self_supervised import PUBLISHED_BATCH, SelfSupervisedELBO
@@ -21,12 +22,7 @@ from pyro_unmix.ops.threads import one_thread
 from pyro_unmix.posterior.read_out import PlugInMean, PosteriorMean
 from pyro_unmix.posterior.result import Unmixing
 from pyro_unmix.priors import WhiteNoise
-from pyro_unmix.start.unchecked import (
-    choose_mixing,
-    choose_start,
-    extract_bundles,
-    extract_endmembers,
-)
+from pyro_unmix.start import choose_mixing, choose_start, extract_bundles, extract_endmembers
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -52,7 +48,7 @@ _NETWORKS = (".encoder.", ".correction.", ".net.")
 
 @one_thread()
 def idnet(
-    cubes: Any,
+    cubes: CubesLike,
     num_endmembers: int | None = None,
     *,
     endmembers: ArrayLike | xr.DataArray | None = None,
@@ -141,12 +137,12 @@ Parts = tuple[IDNet, TwoStreamGuide, SelfSupervisedELBO, FitSettings]
 def _ours(
     cubes: xr.DataArray, count: int, endmembers: Any, bundles: Any, seed: int, kind: str
 ) -> Parts:
-    start = choose_start(cubes, count, endmembers=endmembers, seed=seed)
+    start = choose_start.unchecked(cubes, count, endmembers=endmembers, seed=seed)
     spectra = start.endmembers
     model = IDNet(
         spectra,
         decoder=ScalingDecoder(),
-        mixing=choose_mixing(cubes, spectra, seed=seed),
+        mixing=choose_mixing.unchecked(cubes, spectra, seed=seed),
         noise=WhiteNoise(start.noise_scale),
         endmember_scale=0.3 * start.noise_scale,
         seed=seed,
@@ -159,7 +155,7 @@ def _ours(
         initial_precision=3000.0,
         seed=seed,
     )
-    bundles = extract_bundles(cubes, spectra) if bundles is None else bundles
+    bundles = extract_bundles.unchecked(cubes, spectra) if bundles is None else bundles
     loss = SelfSupervisedELBO(
         bundles, weight=WEIGHT, label_weight=WEIGHT, guide_penalty=0.0, model_penalty=0.0
     )
@@ -182,11 +178,11 @@ def _published(
     cubes: xr.DataArray, count: int, endmembers: Any, bundles: Any, seed: int, kind: str
 ) -> Parts:
     if endmembers is None:
-        endmembers = extract_endmembers(cubes, count, seed=seed)
+        endmembers = extract_endmembers.unchecked(cubes, count, seed=seed)
     weight, sparsity, guide_penalty, model_penalty = PUBLISHED[kind]
     model = IDNet(endmembers, seed=seed)
     guide = TwoStreamGuide(model, seed=seed)
-    bundles = extract_bundles(cubes, endmembers) if bundles is None else bundles
+    bundles = extract_bundles.unchecked(cubes, endmembers) if bundles is None else bundles
     loss = SelfSupervisedELBO(
         bundles,
         weight=weight,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -12,6 +11,7 @@ from numpy.typing import ArrayLike
 from tqdm.auto import tqdm
 
 from pyro_unmix.data.checks import as_endmembers
+from pyro_unmix.data.types import CubesLike
 from pyro_unmix.methods.classical import Input, chunks, fcls_of_date, read_input, to_result
 from pyro_unmix.ops.checks import in_range, positive_int
 from pyro_unmix.ops.threads import one_thread
@@ -23,7 +23,7 @@ _LEAST_NOISE = 1e-12  # of the mean square of the data: keeps noiseless images f
 
 @one_thread()
 def kalman_em(
-    cubes: Any,
+    cubes: CubesLike,
     num_endmembers: int | None = None,
     *,
     endmembers: ArrayLike | xr.DataArray | None = None,
@@ -37,23 +37,20 @@ def kalman_em(
 ) -> Unmixing:
     """Unmixing by a Kalman smoother of the endmembers and EM.
 
-    Band by band, the endmembers of date t are those given, M0 (L, P), times a scaling that walks
-    at random; while the scaling is estimated, the abundances A (P, N) are taken as constant in
-    time::
+    Band by band, the endmembers of date t are those given, M0 (L, P), times a scaling that walks at random; while the
+    scaling is estimated, the abundances A (P, N) are taken as constant in time::
 
         psi_lt = psi_l,t-1 + q_lt,   q_lt ~ N(0, Q_l),   psi_l0 ~ N(mu_l, P_l),   t = 1 ... T
         y_lt = A' diag(m0_l) psi_lt + r_lt,   r_lt ~ N(0, sigma^2 I),   for all pixels y_lt (N,)
 
-    The bands are independent given the parameters, so that the filter is one of size P in each,
-    exactly; all pixels enter through the sums ``A A'`` and ``A Y_t'``. Between one smoothing and
-    the next, EM updates A (least squares, without constraints), Q_l, mu_l, P_l and sigma in closed
-    form, from ``mu = 1`` and A by FCLS of each pixel's first observed date. The abundances of each
-    date are FCLS with ``M_t = M0 * psi_t`` of the last smoothing.
+    The bands are independent given the parameters, so that the filter is one of size P in each, exactly; all pixels
+    enter through the sums ``A A'`` and ``A Y_t'``. Between one smoothing and the next, EM updates A (least squares,
+    without constraints), Q_l, mu_l, P_l and sigma in closed form, from ``mu = 1`` and A by FCLS of each pixel's first
+    observed date. The abundances of each date are FCLS with ``M_t = M0 * psi_t`` of the last smoothing.
 
-    The scalings and the constant A explain changes of abundance as changes of the endmembers, so
-    that more iterations, which always raise the evidence, need not improve the abundances. Two
-    scenes of changing abundances, ds1 and ds2, from the endmembers with which the published program
-    was measured (NRMSE_A .177 and .399 at its 5 iterations):
+    The scalings and the constant A explain changes of abundance as changes of the endmembers, so that more iterations,
+    which always raise the evidence, need not improve the abundances. Two scenes of changing abundances, ds1 and ds2,
+    from the endmembers with which the published program was measured (NRMSE_A .177 and .399 at its 5 iterations):
 
     ==========  ====  ====  ====  ====  ====  ====
     iterations     1     2     3     4     5     8
@@ -62,10 +59,10 @@ def kalman_em(
     ds2         .335  .343  .350  .359  .374  .434
     ==========  ====  ====  ====  ====  ====  ====
 
-    So on ds1 this function is worse at the published number of iterations than the published
-    program. That sees every 25th pixel, keeps covariances between the bands, and leaves mu and P
-    as they start; none of these alone explains it (five iterations with every 25th pixel: .292;
-    with mu and P as they start: .373; with covariances between the bands: .335).
+    So on ds1 this function is worse at the published number of iterations than the published program. That sees every
+    25th pixel, keeps covariances between the bands, and leaves mu and P as they start; none of these alone explains it
+    (five iterations with every 25th pixel: .292; with mu and P as they start: .373; with covariances between the
+    bands: .335).
 
     Parameters
     ----------
@@ -74,8 +71,7 @@ def kalman_em(
     num_endmembers : int, optional
         P, at least 2. May be left out if `endmembers` are given.
     endmembers : array (L, P), DataArray (wavelength, endmember) or library, optional
-        M0. Default VCA of the spectra of all dates, which misses materials more
-        often than `extract_endmembers` does.
+        M0. Default VCA of the spectra of all dates, which misses materials more often than `extract_endmembers` does.
     seed : int
         Of VCA; nothing else is random.
     progress : bool
@@ -83,36 +79,31 @@ def kalman_em(
     num_iterations : int
         Smoothings, with an update of the parameters between one and the next.
     first_endmembers : array (L, P) or DataArray, optional
-        Endmembers for the abundances that EM starts from, in the order of `endmembers`. By default,
-        as published, VCA of that first date, in the order with the smallest spectral angles to
-        `endmembers`; of a date with fewer than P observed spectra, `endmembers` themselves.
+        Endmembers for the abundances that EM starts from, in the order of `endmembers`. By default, as published, VCA
+        of that first date, in the order with the smallest spectral angles to `endmembers`; of a date with fewer than P
+        observed spectra, `endmembers` themselves.
     step_scale, initial_scale, noise_scale : float
-        Where EM starts: standard deviations of the elements of q and of psi_0, without units, and
-        of r, reflectance.
+        Where EM starts: standard deviations of the elements of q and of psi_0, without units, and of r, reflectance.
 
     Returns
     -------
     Unmixing
-        Without posterior of the abundances. `endmembers(time)` is M_t, alike for all pixels of a
-        date, and may be negative: nothing in the method forbids it. `losses` is the negative log
-        evidence ``-log p(Y; A, Q, mu, P, sigma)`` per observed value at each smoothing, exact; EM
-        never raises it. Missing pixel-dates are left out of all sums and stay missing: their
-        abundances are NaN. The endmembers of a date without any observed pixel are filled in by
-        the smoother.
+        Without posterior of the abundances. `endmembers(time)` is M_t, alike for all pixels of a date, and may be
+        negative: nothing in the method forbids it. `losses` is the negative log evidence ``-log p(Y; A, Q, mu, P,
+        sigma)`` per observed value at each smoothing, exact; EM never raises it. Missing pixel-dates are left out of
+        all sums and stay missing: their abundances are NaN. The endmembers of a date without any observed pixel are
+        filled in by the smoother.
 
     Raises
     ------
-    TypeError
-        If an argument or a setting is of another type.
-    ValueError
+    TypeError, ValueError
         If the cubes, the endmembers or a setting are not as described.
 
     References
     ----------
-    Borsoi, Imbiriba, Closas, Bermudez, Richard, "Kalman filtering and expectation maximization for
-    multitemporal spectral unmixing", IEEE GRSL, 2020. The default settings are published; the
-    publication has one filter of size L P, without the zeros that make it fall apart into bands,
-    and few of the pixels.
+    Borsoi, Imbiriba, Closas, Bermudez, Richard, "Kalman filtering and expectation maximization for multitemporal
+    spectral unmixing", IEEE GRSL, 2020. The default settings are published; the publication has one filter of size L
+    P, without the zeros that make it fall apart into bands, and few of the pixels.
     """
     num_iterations = positive_int(num_iterations, "num_iterations")
     scales = {"step": step_scale, "initial": initial_scale, "noise": noise_scale}

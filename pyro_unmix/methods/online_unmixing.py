@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from pyro_unmix.data.types import CubesLike
 from pyro_unmix.methods.classical import Input, fcls_of_date, read_input, to_result
 from pyro_unmix.ops.checks import in_range, positive_int
 from pyro_unmix.ops.solvers import project_simplex
@@ -27,7 +27,7 @@ _STEP = 1 / 1.1  # of the inverse Lipschitz constant, as published
 
 @one_thread()
 def online_unmixing(
-    cubes: Any,
+    cubes: CubesLike,
     num_endmembers: int | None = None,
     *,
     endmembers: ArrayLike | xr.DataArray | None = None,
@@ -51,12 +51,11 @@ def online_unmixing(
               + gamma/2 ||dM_t - dM_{t-1}||^2 + beta/2 sum_{p<q} ||m_p - m_q||^2
         subject to A_t >= 0, 1'A_t = 1', M >= 0, ||dM_t|| <= sigma, ||mean_t dM_t|| <= kappa
 
-    (Frobenius norms) by stochastic programming: every epoch visits the dates in random order. A
-    visit takes alternating proximal gradient steps on ``A_t`` and ``dM_t``, then projected gradient
-    steps on M from sums over the visits so far, which forget. The mean of the perturbations is
-    bounded as in the published program: at visit k, ``||E + dM_t|| <= k kappa`` with E the
-    forgetting sum over the earlier visits. The intersection of that ball with ``||dM_t|| <= sigma``
-    is projected on in closed form, where the publication iterates Dykstra's algorithm.
+    (Frobenius norms) by stochastic programming: every epoch visits the dates in random order. A visit takes
+    alternating proximal gradient steps on ``A_t`` and ``dM_t``, then projected gradient steps on M from sums over the
+    visits so far, which forget. The mean of the perturbations is bounded as in the published program: at visit k,
+    ``||E + dM_t|| <= k kappa`` with E the forgetting sum over the earlier visits. The intersection of that ball with
+    ``||dM_t|| <= sigma`` is projected on in closed form, where the publication iterates Dykstra's algorithm.
 
     Parameters
     ----------
@@ -65,10 +64,9 @@ def online_unmixing(
     num_endmembers : int, optional
         P, at least 2. May be left out if `endmembers` are given.
     endmembers : array (L, P), DataArray (wavelength, endmember) or library, optional
-        Where M starts. Default VCA of the spectra of all dates, which misses materials more
-        often than `extract_endmembers` does. Negative
-        values, which noise makes, are allowed here with a warning: the first visit uses them, then M is
-        projected on ``M >= 0``.
+        Where M starts. Default VCA of the spectra of all dates, which misses materials more often than
+        `extract_endmembers` does. Negative values, which noise makes, are allowed here with a warning: the first visit
+        uses them, then M is projected on ``M >= 0``.
     seed : int
         Of the order of the dates, and of VCA.
     progress : bool
@@ -87,22 +85,20 @@ def online_unmixing(
     Returns
     -------
     Unmixing
-        Without posterior. `reference_endmembers` is M, `endmembers(time)` is ``M + dM_t``, alike
-        for all pixels of a date. Missing pixel-dates are left out of all sums and stay missing:
-        their abundances are NaN. A date without any observed pixel is not visited; its endmembers
-        are M. The image enters products in the precision of the cubes, the rest is float64.
+        Without posterior. `reference_endmembers` is M, `endmembers(time)` is ``M + dM_t``, alike for all pixels of a
+        date. Missing pixel-dates are left out of all sums and stay missing: their abundances are NaN. A date without
+        any observed pixel is not visited; its endmembers are M. The image enters products in the precision of the
+        cubes, the rest is float64.
 
     Raises
     ------
-    TypeError
-        If an argument or a setting is of another type.
-    ValueError
+    TypeError, ValueError
         If the cubes, the endmembers or a setting are not as described.
 
     References
     ----------
-    Thouvenin, Dobigeon, Tourneret, "Online unmixing of multitemporal hyperspectral images
-    accounting for spectral variability", IEEE TIP 25(9), 2016. The default settings are published.
+    Thouvenin, Dobigeon, Tourneret, "Online unmixing of multitemporal hyperspectral images accounting for spectral
+    variability", IEEE TIP 25(9), 2016. The default settings are published.
     """
     num_epochs = positive_int(num_epochs, "num_epochs")
     settings = _Settings(
@@ -160,7 +156,7 @@ class _Settings:
 
 
 @dataclass
-class _Date:
+class _DateEstimate:
     """What is estimated of one date, at its observed pixels."""
 
     time: int
@@ -176,7 +172,7 @@ class _Programme:
     ----------
     endmembers : Tensor (L, P)
         M.
-    dates : list of _Date
+    dates : list of _DateEstimate
         Those with an observed pixel, in their order.
     """
 
@@ -184,13 +180,13 @@ class _Programme:
         self.settings = settings
         self.pixels, self.valid = given.pixels, given.valid
         self.endmembers = torch.tensor(given.reference, dtype=torch.float64)
-        self.dates: list[_Date] = []
+        self.dates: list[_DateEstimate] = []
         for time in np.flatnonzero(given.valid.any(axis=0)):
             seen = given.valid[:, time]
             start = fcls_of_date(given.pixels[:, time], seen, given.reference)[seen]
             rows = np.flatnonzero(seen)
             zero = torch.zeros_like(self.endmembers)
-            self.dates.append(_Date(int(time), rows, torch.from_numpy(start), zero))
+            self.dates.append(_DateEstimate(int(time), rows, torch.from_numpy(start), zero))
         size = self.endmembers.shape[1]
         self.num_visits = 0
         self.gram = torch.zeros(size, size, dtype=torch.float64)  # C

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from numpy.typing import ArrayLike
 
 from pyro_unmix.bases.linear import DCT
-from pyro_unmix.data.cubes import as_cube_sequence, to_pixels
+from pyro_unmix.data.cubes import as_cube_sequence
+from pyro_unmix.data.types import CubesLike
 from pyro_unmix.guides import BiLSTMGuide
 from pyro_unmix.infer.fit import fit
 from pyro_unmix.infer.settings import FitSettings
-from pyro_unmix.methods.arguments import check_settings, count_materials, known_spectra
+from pyro_unmix.methods.arguments import check_settings, materials
 from pyro_unmix.models import SGLMM
 from pyro_unmix.ops.checks import positive_int
 from pyro_unmix.ops.threads import one_thread
@@ -20,7 +21,6 @@ from pyro_unmix.posterior.result import Unmixing
 from pyro_unmix.priors import (
     RandomWalk,
 )
-from pyro_unmix.start.extraction import vca
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -31,7 +31,7 @@ NUM_EPOCHS = 30.0
 
 @one_thread()
 def redsunn(
-    cubes: Any,
+    cubes: CubesLike,
     num_endmembers: int | None = None,
     *,
     endmembers: ArrayLike | None = None,
@@ -77,11 +77,7 @@ def redsunn(
     """
     seed = check_settings(seed, settings)
     cubes = as_cube_sequence(cubes)
-    endmembers = known_spectra(endmembers, cubes)
-    num_endmembers = count_materials(num_endmembers, endmembers)
-    if endmembers is None:
-        pixels, valid = to_pixels(cubes)
-        endmembers = vca(pixels[valid], num_endmembers, seed=seed)
+    endmembers, num_endmembers = materials(cubes, num_endmembers, endmembers, seed)
     num_basis = min(positive_int(num_basis, "num_basis"), cubes.sizes["wavelength"])
     model = SGLMM(
         endmembers, basis=DCT(num_basis), variability_prior=RandomWalk(sigma_psi), seed=seed

@@ -10,22 +10,22 @@ from numpy.typing import ArrayLike
 from pyro import poutine
 from torch import Tensor
 
-from pyro_unmix.data.cubes import as_cube_sequence, from_pixels, to_pixels
+from pyro_unmix.data.cubes import as_cube_sequence, from_pixels
+from pyro_unmix.data.types import CubesLike
 from pyro_unmix.guides.published import PublishedGuide
 from pyro_unmix.infer.fit import fit
 from pyro_unmix.infer.settings import FitSettings
 from pyro_unmix.infer.weighted_elbo import Ramp, WeightedELBO
-from pyro_unmix.methods.arguments import check_settings, count_materials, known_spectra
+from pyro_unmix.methods.arguments import check_settings, materials
 from pyro_unmix.methods.redsunn import NUM_EPOCHS
 from pyro_unmix.models.published import FirstDateSGLMM, RawDCT, TransposedDCT, VarianceWalk
 from pyro_unmix.ops.checks import in_range, positive_int
 from pyro_unmix.ops.seeding import seeded
 from pyro_unmix.ops.threads import one_thread
-from pyro_unmix.posterior.programs import as_tensors, prepare, quiet_pyro
-from pyro_unmix.posterior.read_out import chunks
+from pyro_unmix.posterior.programs import model_dtype_and_device, quiet_pyro
+from pyro_unmix.posterior.read_out import iterate_pixels
 from pyro_unmix.posterior.result import Unmixing
 from pyro_unmix.priors import RandomWalk, WhiteNoise
-from pyro_unmix.start.extraction import vca
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -62,14 +62,10 @@ def along_trajectories(result: Unmixing, num_trajectories: int = 1, *, seed: int
             f"expected a result with model, guide and cubes, got that of {result.method!r}: pass "
             "what fit returned"
         )
-    pixels, valid = as_tensors(cubes, model)
-    num_pixels, num_dates, num_bands = pixels.shape
-    parts = []
-    with quiet_pyro(result.store), torch.no_grad(), seeded(seed, pixels.device):
-        for part in chunks(num_pixels, num_dates * num_bands):
-            y, v = pixels[part], valid[part]
-            index = torch.arange(part.start, part.stop, device=y.device)
-            inputs = {"index": index, "size": num_pixels, "features": prepare(guide, y, v, index)}
+    per_pixel = cubes.sizes["time"] * cubes.sizes["wavelength"]
+    device, parts = model_dtype_and_device(model)[1], []
+    with quiet_pyro(result.store), torch.no_grad(), seeded(seed, device):
+        for _, y, v, inputs in iterate_pixels(model, guide, cubes, per_pixel):
             draws = [_means(model, guide, y, v, inputs) for _ in range(num_trajectories)]
             parts.append([torch.stack(values).mean(0) for values in zip(*draws, strict=True)])
     dataset = result.dataset.copy()
@@ -98,7 +94,7 @@ def _means(
 
 @one_thread()
 def redsunn_published(
-    cubes: Any,
+    cubes: CubesLike,
     num_endmembers: int | None = None,
     *,
     endmembers: ArrayLike | None = None,
@@ -150,11 +146,7 @@ def redsunn_published(
     in_range(sigma_psi, "sigma_psi", low=0, open_low=True)
     positive_int(num_trajectories, "num_trajectories")
     cubes = as_cube_sequence(cubes)
-    endmembers = known_spectra(endmembers, cubes)
-    num_endmembers = count_materials(num_endmembers, endmembers)
-    if endmembers is None:
-        pixels, valid = to_pixels(cubes)
-        endmembers = vca(pixels[valid], num_endmembers, seed=seed)
+    endmembers, num_endmembers = materials(cubes, num_endmembers, endmembers, seed)
     num_bands = cubes.sizes["wavelength"]
     num_basis = min(positive_int(num_basis, "num_basis"), num_bands)
     model = FirstDateSGLMM(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import xarray as xr
 from numpy.typing import ArrayLike
@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from pyro_unmix.bases.linear import Basis
 from pyro_unmix.data.cubes import as_cube_sequence
 from pyro_unmix.data.lazy import as_lazy_cubes, is_lazy
+from pyro_unmix.data.types import CubesLike
 from pyro_unmix.guides import ConjugateGuide
 from pyro_unmix.infer.fit import fit
 from pyro_unmix.infer.settings import FitSettings
@@ -30,14 +31,16 @@ from pyro_unmix.priors import (
     VariabilityPrior,
     WhiteNoise,
 )
-from pyro_unmix.start import Start, misfit_factor, spread_blocks
-from pyro_unmix.start.unchecked import (
+from pyro_unmix.start import (
+    Start,
     choose_season_start,
     choose_smooth_start,
     choose_start,
     estimate_num_endmembers,
     field_correlation,
+    misfit_factor,
     season_share,
+    spread_blocks,
     temporal_correlation,
 )
 
@@ -66,7 +69,7 @@ NUM_STEPS = 100
 
 @one_thread()
 def unmix(
-    cubes: Any,
+    cubes: CubesLike,
     num_endmembers: int | str | None = None,
     *,
     endmembers: ArrayLike | None = None,
@@ -132,7 +135,7 @@ def unmix(
     images = _images(cubes)
     scene = spread_blocks(images, seed) if is_lazy(images) else images
     count = _count(scene, num_endmembers, endmembers, seed)
-    start = choose_start(scene, count, endmembers=endmembers, basis=basis, seed=seed)
+    start = choose_start.unchecked(scene, count, endmembers=endmembers, basis=basis, seed=seed)
     found, chain = _choose_variability(
         scene, start, num_pixel_dates=_pixel_dates(images), basis_given=basis is not None,
         endmembers_given=endmembers is not None, seed=seed, progress=progress,
@@ -171,12 +174,12 @@ def _choose_variability(
     progress: bool,
 ) -> tuple[Start, VariabilityPrior]:
     """How the variability evolves: seasons, a field that is smooth over the image, or every pixel by itself."""
-    correlation = temporal_correlation(scene, start)
+    correlation = temporal_correlation.unchecked(scene, start)
     chain: VariabilityPrior = (
         AutoRegressive(0.5) if correlation > MIN_CORRELATION else Independent()
     )
-    if season_share(scene, start, seed=seed) > MIN_SEASON:
-        return start, choose_season_start(
+    if season_share.unchecked(scene, start, seed=seed) > MIN_SEASON:
+        return start, choose_season_start.unchecked(
             scene, start, residual=chain, seed=seed, progress=progress
         )
     large = min(scene.sizes["y"], scene.sizes["x"]) >= MIN_SIDE
@@ -188,10 +191,10 @@ def _choose_variability(
             MOST_PIXEL_DATES,
         )
         return start, chain
-    share, length = field_correlation(scene, start)
+    share, length = field_correlation.unchecked(scene, start)
     if share <= MIN_SHARE:
         return start, chain
-    smooth = choose_smooth_start(
+    smooth = choose_smooth_start.unchecked(
         scene, start, length=length, coefficient=min(max(correlation, 0.0) / share, 0.95),
         train_endmembers=not endmembers_given, seed=seed, progress=progress,
     )  # fmt: skip
@@ -219,7 +222,7 @@ def _choose_estimate(
     return PolishedMean(num_sweeps=NUM_SWEEPS, noise_factor=factor, exact=False)
 
 
-def _images(cubes: Any) -> xr.DataArray:
+def _images(cubes: CubesLike) -> xr.DataArray:
     """The images in memory; those in chunks stay where they are if they are many."""
     if is_lazy(cubes):
         images = as_lazy_cubes(cubes)
@@ -238,13 +241,13 @@ def _pixel_dates(images: xr.DataArray) -> int:
 
 
 def _count(
-    cubes: xr.DataArray, num_endmembers: int | str | None, endmembers: Any, seed: int
+    cubes: xr.DataArray, num_endmembers: int | str | None, endmembers: ArrayLike | None, seed: int
 ) -> int:
     """P as a number; given endmembers say it themselves."""
     if isinstance(num_endmembers, str):
         choice(num_endmembers, "num_endmembers, if it is no number,", ["auto"])
         if endmembers is None:
-            count = estimate_num_endmembers(cubes, seed=seed)
+            count = estimate_num_endmembers.unchecked(cubes, seed=seed)
             logger.info("num_endmembers='auto': %d", count)
             return count
         num_endmembers = None

@@ -1,5 +1,6 @@
-"""Scores of an unmixing against the truth, as the evaluation programs of the ReDSUNN paper compute
-them.
+"""Scores of an unmixing against the truth, as the evaluation programs of the ReDSUNN paper compute them.
+
+`scores` are the single ones, `matched` all at once; `reading` makes arrays of estimates and truths.
 
 Arrays have the dates first. DataArrays are put in the order (time, y, x, wavelength, endmember) by
 the names of their dimensions, so that theirs may be any. Endmembers are compared by position: match

@@ -75,7 +75,8 @@ def _order_of_abundances(estimated: Array, true: Array) -> Array:
     known = ~np.isnan(true).any(axis=-1)
     require(int(known.sum()), "abundances")
     differences = true[known][:, :, np.newaxis] - estimated[known][:, np.newaxis]
-    return linear_sum_assignment((differences**2).sum(axis=0))[1]
+    order: Array = linear_sum_assignment((differences**2).sum(axis=0))[1]
+    return order
 
 
 def _need(source: object, name: str, attributes: tuple[str, ...]) -> None:

@@ -181,4 +181,5 @@ def _angles(estimated: Array, true: Array, norms: Array) -> Array:
     other = estimated / np.where(estimated_norms > 0, estimated_norms, 1.0)[:, None]
     difference = np.sqrt(np.sum((unit - other) ** 2, axis=1))
     total = np.sqrt(np.sum((unit + other) ** 2, axis=1))
-    return 2.0 * np.arctan2(difference, total)
+    angles: Array = 2.0 * np.arctan2(difference, total)
+    return angles

@@ -10,6 +10,7 @@ import torch
 from pyro.nn.module import PyroModule, _PyroModuleMeta
 from torch import Tensor, nn
 
+from pyro_unmix.data.types import GuideProgram, ModelProgram
 from pyro_unmix.ops.recipes import Recorded
 
 #: The plate of the pixels, at dim -1 of every program.
@@ -158,7 +159,7 @@ class FunctionModel(nn.Module):
         return self.function(*args, **kwargs)
 
 
-def as_module(model: Any, guide: Any) -> nn.Module:
+def as_module(model: ModelProgram, guide: GuideProgram) -> nn.Module:
     """The model, or a function as a `FunctionModel` of the guide's type and device; where that has none, torch's."""
     if isinstance(model, nn.Module):
         return model

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import pyro
@@ -61,6 +61,18 @@ class SceneLayout(Recorded):
         wavelength = np.asarray(sequence.coords.get("wavelength", np.arange(pixels.shape[2])))
         heights = [tile.stop - tile.start for tile in tiles(sequence)]
         return cls(pixels[..., 0].copy(), wavelength, sequence.sizes["x"], heights)
+
+
+class PriorScales(TypedDict, total=False):
+    """Keywords of `PerturbedLinear`."""
+
+    state_scale: float
+    reference_scale: float
+    noise_scale: float
+    curvature_scale: float
+    perturbation_scale: float
+    spatial_scale: float
+    temporal_scale: float
 
 
 class PerturbedLinear(VariabilityModel):

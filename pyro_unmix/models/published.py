@@ -91,11 +91,9 @@ class FirstDateSGLMM(SGLMM):
     """
 
     first_step = 1
+    is_plain = False
 
     def _check_dates(self, num_dates: int) -> None:
         if Need.SHARED_VARIABILITY in self.needs:
             raise ValueError("FirstDateSGLMM has no variability that pixels share: use SGLMM")
         super()._check_dates(num_dates)
-
-    def _factor_integrated(self, *_: object) -> None:
-        raise TypeError("no guide integrates the variability of a FirstDateSGLMM out: use SGLMM")

@@ -19,6 +19,7 @@ from pyro_unmix.data.libraries import is_library, library_endmembers
 from pyro_unmix.mixing import LinearMixing, Mixing, design_matrix, mixing_features
 from pyro_unmix.models.base import VariabilityModel
 from pyro_unmix.ops.checks import positive, positive_int
+from pyro_unmix.ops.declared import Declaring
 from pyro_unmix.ops.seeding import seeded
 from pyro_unmix.ops.simplex import to_abundances
 from pyro_unmix.priors import (
@@ -44,7 +45,7 @@ class IntegratedStates(Protocol):
         """``log p(y | c)`` (B,), given what pixels share and add to psi (..., B, T, K P)."""
 
 
-class SGLMM(VariabilityModel):
+class SGLMM(Declaring, VariabilityModel):
     """Dynamical smooth generalised linear mixing model, eqs. (7)-(22) of the ReDSUNN paper.
 
     For every pixel n, independently given the parameters::
@@ -98,6 +99,10 @@ class SGLMM(VariabilityModel):
 
     #: Sites in the plate that are of what all pixels share, and say nothing of a single one.
     shared_sites: ClassVar[frozenset[str]] = frozenset({"M0", "field"})
+
+    #: Whether the program is that of the equations above, whose psi `ConjugateGuide` integrates out.
+    is_plain: ClassVar[bool] = True
+    declarations: ClassVar = {"is_plain": ("forward", "_mean")}
 
     #: The first step that has states: 0, a unit of time before the first image.
     first_step: ClassVar[int] = 0
@@ -228,22 +233,10 @@ class SGLMM(VariabilityModel):
         features: Mapping[str, Tensor] | None = None,
         integrated: IntegratedStates | None = None,
     ) -> None:
-        """The generative program.
+        """The generative program; arguments as `Model.forward`.
 
-        Parameters
-        ----------
-        pixels : Tensor, shape (B, T, L), or None to simulate
-            Reflectance; any finite value where not valid.
-        valid : Tensor of bool, shape (B, T)
-        index : Tensor of int, shape (B,), optional
-            Which pixels of the scene these are (for subsampling).
-        size : int, optional
-            Number of pixels of the whole scene; the plate scales the batch to it.
-        features : mapping, optional
-            What a guide prepared; the model does not use it.
-        integrated : IntegratedStates, optional
-            Where a guide has drawn c alone (`ConjugateGuide.integrates`): the factor ``y`` is then ``log p(y, c)``, in
-            place of the sites ``c_t``, ``psi_t`` and ``y_t``.
+        Where a guide has drawn c alone, `integrated` (`ConjugateGuide.integrates`), the factor ``y`` is ``log p(y, c)``
+        in place of the sites ``c_t``, ``psi_t`` and ``y_t``.
         """
         batch, num_dates = valid.shape
         self._check_dates(num_dates)

@@ -2,7 +2,7 @@
 
 Algebra: `simplex` (softmax map, projections of fractions), `small_matrices` (many of them at once), `solvers`
 (constrained least squares), `perceptrons` (batched networks).
-Distributions that Pyro lacks: `distributions`, `softmax_distributions`, `dirichlet`.
-Housekeeping: `checks` (of arguments, with error texts), `extras` (optional libraries), `recipes` (objects rebuilt
-from the arguments that made them), `seeding`, `threads`.
+Distributions that Pyro lacks: `distributions`, `softmax_distributions`, `dirichlet`; `site_noise` draws from noise.
+Housekeeping: `checks` (of arguments, with error texts), `declared` (what a class says of its methods), `extras`
+(optional libraries), `recipes` (objects rebuilt from the arguments that made them), `seeding`, `threads`.
 """

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor
 
 _LOG_2PI = math.log(2 * math.pi)
+#: As torch and Pyro take them.
+Shape: TypeAlias = torch.Size | list[int] | tuple[int, ...]
 
 
 def _common_shape(first: torch.Size, second: torch.Size) -> torch.Size:
@@ -32,18 +34,20 @@ class VectorDistribution(TorchDistribution):
     arg_constraints: ClassVar = {"loc": constraints.real_vector}
     support = constraints.real_vector
 
-    #: Parameters that `expand` expands, with the number of axes that are no batch; the others broadcast.
+    #: Parameters that `expand` expands, with the number of axes that are no batch (of a distribution 0); the others
+    #: broadcast.
     batched: ClassVar[dict[str, int]] = {"loc": 1}
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
+    def expand(self, batch_shape: Shape, _instance: Any = None) -> Any:
         batch_shape = torch.Size(batch_shape)
         if batch_shape == self.batch_shape:
             return self
         other = copy.copy(self)
         other._batch_shape = batch_shape
         for name, num_axes in self.batched.items():
-            values = getattr(self, name)
-            shape = batch_shape + values.shape[values.dim() - num_axes :]
+            values, shape = getattr(self, name), batch_shape
+            if isinstance(values, Tensor):
+                shape = shape + values.shape[values.dim() - num_axes :]
             setattr(other, name, values.expand(shape))
         return other
 
@@ -55,7 +59,7 @@ class VectorDistribution(TorchDistribution):
         """Values for every vector of the batch."""
         return values.expand(self.batch_shape + self.event_shape)
 
-    def _standard_normal(self, sample_shape: Any) -> Tensor:
+    def _standard_normal(self, sample_shape: Shape) -> Tensor:
         like = getattr(self, next(iter(self.batched)))
         shape = self._extended_shape(sample_shape)
         return torch.randn(shape, dtype=like.dtype, device=like.device)
@@ -71,7 +75,7 @@ class NoiseDistribution(VectorDistribution):
     has_rsample = True
     _last: tuple[Tensor, Tensor] | None = None
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
+    def expand(self, batch_shape: Shape, _instance: Any = None) -> Any:
         other = super().expand(batch_shape)
         if other is not self:
             other._last = None
@@ -95,7 +99,7 @@ class NoiseDistribution(VectorDistribution):
         self._last = (value, noise)
         return value
 
-    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
+    def rsample(self, sample_shape: Shape = torch.Size()) -> Tensor:  # noqa: B008
         return self.from_noise(self._standard_normal(sample_shape))
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -309,7 +313,7 @@ class IsotropicStudentT(VectorDistribution):
         batch_shape = _common_shape(loc.shape[:-1], log_scale.shape)
         super().__init__(batch_shape, loc.shape[-1:])
 
-    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
+    def rsample(self, sample_shape: Shape = torch.Size()) -> Tensor:  # noqa: B008
         noise = self._standard_normal(sample_shape)
         half = (0.5 * self.dof).expand(noise.shape[:-1])
         weight = torch._standard_gamma(half) / half
@@ -342,7 +346,7 @@ class JumpNormal(VectorDistribution):
         self.loc, self.steps = loc, steps
         super().__init__(loc.shape[:-1], loc.shape[-1:])
 
-    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
+    def sample(self, sample_shape: Shape = torch.Size()) -> Tensor:  # noqa: B008
         with torch.no_grad():
             scale = self.steps.draw_scale(self._extended_shape(sample_shape)[:-1]).unsqueeze(-1)
             return self.loc + scale * self._standard_normal(sample_shape)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import xarray as xr
@@ -19,6 +19,9 @@ _CLASSES: dict[str, type] = {}
 
 class Recorded:
     """Mixin: subclasses remember what they were constructed with and can be rebuilt from it."""
+
+    #: Arguments that say how an object starts alone, which a rebuilt one does not take.
+    unrecorded: ClassVar[frozenset[str]] = frozenset()
 
     _recipe: dict[str, Any]
 
@@ -40,8 +43,9 @@ class Recorded:
         @functools.wraps(init)
         def recording_init(self: Any, *args: Any, **kwargs: Any) -> None:
             if "_recipe" not in self.__dict__:  # the outermost constructor is the one to call again
-                bound = signature.bind(self, *args, **kwargs).arguments
-                object.__setattr__(self, "_recipe", dict(list(bound.items())[1:]))
+                bound = list(signature.bind(self, *args, **kwargs).arguments.items())[1:]
+                recipe = {name: value for name, value in bound if name not in self.unrecorded}
+                object.__setattr__(self, "_recipe", recipe)
             init(self, *args, **kwargs)
 
         cls.__init__ = recording_init  # type: ignore[method-assign]

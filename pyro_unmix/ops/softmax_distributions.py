@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from pyro.distributions import constraints
 from torch import Tensor
 
-from pyro_unmix.ops.distributions import VectorDistribution
+from pyro_unmix.ops.distributions import Shape, VectorDistribution
 
 _LOG_2PI = math.log(2 * math.pi)
 
@@ -60,7 +60,7 @@ class SoftmaxDirichlet(VectorDistribution):
         """Standard deviations of c."""
         return self.variance.sqrt()
 
-    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
+    def rsample(self, sample_shape: Shape = torch.Size()) -> Tensor:  # noqa: B008
         shape = self._extended_shape(sample_shape)
         alpha = self.concentration.expand(shape)
         # log of Gamma(alpha) as log of Gamma(alpha + 1) U^(1 / alpha): a small alpha would give zeros.
@@ -111,7 +111,7 @@ class PresentOrAbsent(VectorDistribution):
         """Standard deviations."""
         return self.variance.sqrt()
 
-    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
+    def sample(self, sample_shape: Shape = torch.Size()) -> Tensor:  # noqa: B008
         with torch.no_grad():
             shape = self._extended_shape(sample_shape)
             absent = torch.bernoulli(torch.sigmoid(-self.presence_logit).expand(shape))

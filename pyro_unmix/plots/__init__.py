@@ -1,5 +1,8 @@
 """Pictures of a result: abundance maps, endmember fans, uncertainty, change, nonlinearity, latents and the loss.
 
+`maps` (of a scalar), `composite` (of materials), `endmembers` with its `fans`, `nonlinearity`, `losses`; they share
+`reading` (of results), `grid` (where maps go), `missing` (pixels) and `style`.
+
 Every function reads a result by the names of its attributes, so that it draws an `Unmixing` of
 any method or, where it has the attribute, a simulated `Scene`. Each returns a matplotlib `Figure`
 that `pyplot` does not know about: nothing has to be closed, a notebook shows it once, and

@@ -128,7 +128,7 @@ def date_titles(maps: xr.DataArray) -> list[str]:
         return [f"t = {position}" for position in range(maps.sizes["time"])]
     values = maps.coords["time"].values
     if np.issubdtype(values.dtype, np.datetime64):
-        days = np.datetime_as_string(values, unit="D").tolist()
+        days: list[str] = np.datetime_as_string(values, unit="D").tolist()
         if len(set(days)) == len(days):
             return days
         # Several images of one day: its date alone would not tell them apart.
@@ -163,4 +163,4 @@ def tile_edges(maps: xr.DataArray) -> list[float]:
     if "tile" not in maps.coords or maps.coords["tile"].dims != ("y",):
         return []
     tile = maps.coords["tile"].values
-    return (np.flatnonzero(tile[1:] != tile[:-1]) + 0.5).tolist()
+    return [float(row) + 0.5 for row in np.flatnonzero(tile[1:] != tile[:-1])]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
@@ -14,9 +14,12 @@ from pyro_unmix.ops.extras import need
 from pyro_unmix.ops.threads import one_thread
 from pyro_unmix.posterior.read_out import iterate_draws
 
+if TYPE_CHECKING:
+    from pyro_unmix.posterior.result import Unmixing
+
 
 @one_thread()
-def to_arviz(result: Any, pixels: Any, num_samples: int, seed: int) -> Any:
+def to_arviz(result: Unmixing, pixels: Any, num_samples: int, seed: int) -> Any:
     """Posterior draws of chosen pixels, for ArviZ's tables and plots.
 
     Parameters
@@ -144,7 +147,7 @@ def _chosen(cubes: xr.DataArray, numbers: np.ndarray) -> xr.DataArray:
 
 
 def _draws(
-    result: Any,
+    result: Unmixing,
     cubes: xr.DataArray,
     observed: xr.DataArray,
     numbers: np.ndarray,
@@ -174,7 +177,7 @@ def _draws(
     )
 
 
-def _attributes(result: Any, seed: int) -> dict[str, Any]:
+def _attributes(result: Unmixing, seed: int) -> dict[str, Any]:
     """What ArviZ's schema names, and where the draws come from."""
     # The version belongs to the package, which imports this module.
     version = sys.modules["pyro_unmix"].__version__

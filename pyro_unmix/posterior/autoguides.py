@@ -9,15 +9,16 @@ import torch
 from pyro.infer.autoguide import AutoGuide
 from pyro.infer.autoguide.guides import AutoContinuous
 
+from pyro_unmix.data.types import GuideProgram
 from pyro_unmix.posterior.decoding import in_pixels, name_of
 
 
-def may_hold_scene(guide: Any) -> bool:
+def may_hold_scene(guide: GuideProgram) -> bool:
     """Whether `holds_scene` can turn out to be true."""
     return any(isinstance(part, AutoContinuous) for part in _parts(guide))
 
 
-def holds_scene(guide: Any) -> bool:
+def holds_scene(guide: GuideProgram) -> bool:
     """Whether a guide has one vector of the latent values of all pixels, so that it can only draw them together.
 
     Known once the guide has been called.
@@ -28,7 +29,7 @@ def holds_scene(guide: Any) -> bool:
     )
 
 
-def holds_pixels(guide: Any, nodes: Any) -> bool:
+def holds_pixels(guide: GuideProgram, nodes: Any) -> bool:
     """Whether a guide with these nodes in its trace has parameters of every pixel, by its number in the plate."""
     return holds_scene(guide) or any(
         site["type"] == "param" and site["kwargs"].get("event_dim") is not None and in_pixels(site)
@@ -36,7 +37,7 @@ def holds_pixels(guide: Any, nodes: Any) -> bool:
     )
 
 
-def needs_plate(guide: Any) -> bool:
+def needs_plate(guide: GuideProgram) -> bool:
     """Whether one of Pyro's guides would make a plate of the pixels itself, which knows nothing of batches.
 
     Known once the guide has been called.
@@ -49,7 +50,7 @@ def needs_plate(guide: Any) -> bool:
     )
 
 
-def check_by_pixel(guide: Any, what: str) -> None:
+def check_by_pixel(guide: GuideProgram, what: str) -> None:
     """Raise ValueError if a guide can only draw all pixels together."""
     if holds_scene(guide):
         raise ValueError(
@@ -58,7 +59,7 @@ def check_by_pixel(guide: Any, what: str) -> None:
         )
 
 
-def _parts(guide: Any) -> Iterator[AutoGuide]:
+def _parts(guide: GuideProgram) -> Iterator[AutoGuide]:
     modules = guide.modules() if isinstance(guide, torch.nn.Module) else ()
     return (module for module in modules if isinstance(module, AutoGuide))
 

@@ -13,6 +13,7 @@ from pyro.infer.autoguide import AutoGuide
 
 from pyro_unmix.data.checks import as_times
 from pyro_unmix.data.days import as_days
+from pyro_unmix.data.types import DatesLike, GuideProgram, ModelProgram
 from pyro_unmix.priors import SeasonalVariability
 
 logger = logging.getLogger(__name__)
@@ -20,7 +21,7 @@ logger = logging.getLogger(__name__)
 _SAME = 1e-6  # days
 
 
-def check_dates(model: Any, guide: Any, cubes: xr.DataArray) -> None:
+def check_dates(model: ModelProgram, guide: GuideProgram, cubes: xr.DataArray) -> None:
     """Refuse images at other dates than those that a model was built for; images without dates must be as many.
 
     Raises
@@ -53,7 +54,7 @@ def check_dates(model: Any, guide: Any, cubes: xr.DataArray) -> None:
         guide.check_served()
 
 
-def copies(model: Any, guide: Any, *others: Any) -> tuple[Any, ...]:
+def copies(model: ModelProgram, guide: GuideProgram, *others: Any) -> tuple[Any, ...]:
     """Copies that belong together; training or dating the originals leaves them alone."""
     modules = list(guide.modules()) if isinstance(guide, torch.nn.Module) else []
     # Pyro's autoguides keep a trace that cannot be copied and never changes.
@@ -69,7 +70,7 @@ def copies(model: Any, guide: Any, *others: Any) -> tuple[Any, ...]:
             part._model, part.master = program, master
 
 
-def has_field(model: Any) -> bool:
+def has_field(model: ModelProgram) -> bool:
     """Whether the model's variability belongs to the scene that it was fitted to, as with `SmoothVariability`."""
     return getattr(getattr(model, "variability_prior", None), "of_scene", False)
 
@@ -139,7 +140,7 @@ def _same_dates(known: np.ndarray, cubes: xr.DataArray) -> bool:
     return np.allclose(as_days(cubes["time"].values), known, rtol=0, atol=_SAME)
 
 
-def _same_season(model: Any, cubes: xr.DataArray) -> bool:
+def _same_season(model: ModelProgram, cubes: xr.DataArray) -> bool:
     """Whether images as far apart as those of the model are the same to its variability."""
     prior = getattr(model, "variability_prior", None)
     if "time" not in cubes.coords or not isinstance(prior, SeasonalVariability):
@@ -147,7 +148,7 @@ def _same_season(model: Any, cubes: xr.DataArray) -> bool:
     return prior.same_season(cubes["time"].values)
 
 
-def check_kind_of_dates(model: Any, dates: xr.Dataset, cubes: xr.DataArray) -> None:
+def check_kind_of_dates(model: ModelProgram, dates: xr.Dataset, cubes: xr.DataArray) -> None:
     """Refuse numbers of days where a model has learned seasons from dates, and the reverse.
 
     Raises
@@ -166,7 +167,7 @@ def check_kind_of_dates(model: Any, dates: xr.Dataset, cubes: xr.DataArray) -> N
             )
 
 
-def with_dates(cubes: xr.DataArray, dates: Any) -> tuple[xr.DataArray, np.ndarray]:
+def with_dates(cubes: xr.DataArray, dates: DatesLike) -> tuple[xr.DataArray, np.ndarray]:
     """The images and, between them, empty ones at other dates.
 
     Returns
@@ -190,7 +191,7 @@ def _snapped(wanted: np.ndarray, times: np.ndarray) -> np.ndarray:
     return np.where(days <= _SAME, nearest, wanted)
 
 
-def need_dates(model: Any, guide: Any, cubes: xr.DataArray) -> None:
+def need_dates(model: Any, guide: GuideProgram, cubes: xr.DataArray) -> None:
     """Raise ValueError unless the model and the images have dates; warn of a guide that does not follow them."""
     if _days(model) is None or "time" not in cubes.coords:
         raise ValueError(
@@ -210,7 +211,7 @@ def need_dates(model: Any, guide: Any, cubes: xr.DataArray) -> None:
         )
 
 
-def _both(dates: Any, cubes: xr.DataArray) -> tuple[np.ndarray, np.ndarray]:
+def _both(dates: DatesLike, cubes: xr.DataArray) -> tuple[np.ndarray, np.ndarray]:
     """The dates asked for and those of the images, of one kind."""
     times = cubes["time"].values
     dates = np.atleast_1d(np.asarray(dates))
@@ -225,7 +226,7 @@ def _both(dates: Any, cubes: xr.DataArray) -> tuple[np.ndarray, np.ndarray]:
     return wanted, times
 
 
-def check_forecast(dates: Any, cubes: xr.DataArray) -> None:
+def check_forecast(dates: DatesLike, cubes: xr.DataArray) -> None:
     """Raise ValueError unless all dates are after the last image."""
     wanted, times = _both(dates, cubes)
     _refuse(
@@ -233,7 +234,7 @@ def check_forecast(dates: Any, cubes: xr.DataArray) -> None:
     )
 
 
-def check_interpolation(dates: Any, cubes: xr.DataArray) -> None:
+def check_interpolation(dates: DatesLike, cubes: xr.DataArray) -> None:
     """Raise ValueError unless all dates are within the sequence."""
     wanted, times = _both(dates, cubes)
     outside = (wanted < times[0]) | (wanted > times[-1])

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
+from pyro_unmix.data.types import ModelProgram
 from pyro_unmix.models.base import PIXELS, Decode, FunctionModel, VariabilityModel
 
 Arrays = dict[str, Tensor]
@@ -56,14 +57,14 @@ class Decoding(Protocol):
         """Variables of the dataset that are known without a draw."""
 
 
-def decoding_of(model: Any, decode: Decode | None = None) -> Decoding:
+def decoding_of(model: ModelProgram, decode: Decode | None = None) -> Decoding:
     """How a program is read out: by the function `decode`, where there is one, else by what the model says."""
     if decode is None and isinstance(model, VariabilityModel):
         return OfVariability(model)
     return OfFunction(model, need_decode(model) if decode is None else decode)
 
 
-def need_decode(model: Any) -> Decode:
+def need_decode(model: ModelProgram) -> Decode:
     """The model's own `decode`.
 
     Raises
@@ -96,7 +97,7 @@ def need_own_decode(decoding: Decoding) -> None:
         )
 
 
-def is_of_a_function(model: Any, decode: Decode | None) -> bool:
+def is_of_a_function(model: ModelProgram, decode: Decode | None) -> bool:
     """Whether a result knows of its endmembers only what `decode` returns."""
     return model is not None and not (decode is None and isinstance(model, VariabilityModel))
 

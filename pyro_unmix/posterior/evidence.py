@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyro
@@ -20,8 +20,12 @@ from pyro_unmix.ops.checks import positive_int
 from pyro_unmix.ops.seeding import seeded
 from pyro_unmix.posterior.autoguides import check_by_pixel
 from pyro_unmix.posterior.decoding import decoding_of
-from pyro_unmix.posterior.programs import as_tensors, prepare, quiet_pyro
-from pyro_unmix.posterior.read_out import chunks
+from pyro_unmix.posterior.programs import model_dtype_and_device, quiet_pyro
+from pyro_unmix.posterior.read_out import iterate_pixels
+
+if TYPE_CHECKING:
+    from pyro_unmix.posterior.result import Unmixing
+
 
 #: Above it the importance weights of a pixel have too heavy a tail, and its posterior is not to be trusted.
 LARGEST_PARETO_K = 0.7
@@ -31,7 +35,7 @@ _LEAST_EXCESS = 1e-100  # one weight can be larger than the others by any factor
 _DRAWS = "draws of importance weights"  # no name that a model's own plate might have
 
 
-def log_weights(result: Any, cubes: xr.DataArray, num_samples: int, seed: int) -> np.ndarray:
+def log_weights(result: Unmixing, cubes: xr.DataArray, num_samples: int, seed: int) -> np.ndarray:
     """``log p(y_n, z) - log q(z | y_n)`` of draws z from the guide, (S, N); zero where a pixel has no date.
 
     Raises
@@ -42,19 +46,18 @@ def log_weights(result: Any, cubes: xr.DataArray, num_samples: int, seed: int) -
     return np.concatenate(list(_weights(result, cubes, num_samples, seed)), axis=1)
 
 
-def _weights(result: Any, cubes: xr.DataArray, num_samples: int, seed: int) -> Iterator[np.ndarray]:
+def _weights(
+    result: Unmixing, cubes: xr.DataArray, num_samples: int, seed: int
+) -> Iterator[np.ndarray]:
     model, guide = result.model, result.guide
-    pixels, valid = as_tensors(cubes, model)
-    num_pixels, num_dates, num_bands = pixels.shape
+    per_pixel = cubes.sizes["time"] * num_samples * (cubes.sizes["wavelength"] + 16)
     broadcasts = decoding_of(model, result.decode).broadcasts
     if not broadcasts:
         check_by_pixel(guide, "diagnose")
     shared: frozenset[str] = getattr(model, "shared_sites", frozenset())
-    with quiet_pyro(result.store), torch.no_grad(), seeded(seed, pixels.device):
-        for part in chunks(num_pixels, num_dates * num_samples * (num_bands + 16)):
-            y, v = pixels[part], valid[part]
-            index = torch.arange(num_pixels, device=y.device)[part]
-            known = {"index": index, "size": num_pixels, "features": prepare(guide, y, v, index)}
+    device = model_dtype_and_device(model)[1]
+    with quiet_pyro(result.store), torch.no_grad(), seeded(seed, device):
+        for _, y, v, known in iterate_pixels(model, guide, cubes, per_pixel):
             # Programs that know no axis of draws are run for one after the other.
             size = num_samples if broadcasts else 1
             runs = []
@@ -67,7 +70,7 @@ def _weights(result: Any, cubes: xr.DataArray, num_samples: int, seed: int) -> I
                 runs.append(_log_prob(joint, shape, shared) - _log_prob(drawn, shape, shared))
             weights = torch.cat(runs)
             # The plate scales the chunk to the scene.
-            weights = torch.where(v.any(1), weights * (len(y) / num_pixels), 0.0)
+            weights = torch.where(v.any(1), weights * (len(y) / known["size"]), 0.0)
             if weights.isnan().any():
                 raise ValueError(
                     "the importance weights of some pixels are NaN: parameters or spectra are not "
@@ -98,7 +101,7 @@ def _log_prob(trace: Any, shape: tuple[int, int], shared: frozenset[str]) -> Ten
 
 
 def bounds(
-    result: Any, cubes: xr.DataArray, num_samples: int, seed: int
+    result: Unmixing, cubes: xr.DataArray, num_samples: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """ELBO, importance-weighted ELBO and Pareto k of every pixel, each (N,); chunk by chunk, see `log_weights`."""
     parts = [
@@ -109,7 +112,7 @@ def bounds(
     return elbo, importance, k
 
 
-def diagnose(result: Any, cubes: xr.DataArray, num_samples: int, seed: int) -> xr.Dataset:
+def diagnose(result: Unmixing, cubes: xr.DataArray, num_samples: int, seed: int) -> xr.Dataset:
     """See `Unmixing.diagnose`."""
     num_samples = positive_int(num_samples, "num_samples", minimum=2)
     elbo, importance, k = bounds(result, cubes, num_samples, positive_int(seed, "seed", minimum=0))

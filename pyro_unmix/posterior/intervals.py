@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import xarray as xr
+from numpy.typing import ArrayLike
 
 from pyro_unmix.data.cubes import from_pixels
 from pyro_unmix.ops.checks import in_range, positive_int
 from pyro_unmix.posterior.measurements import iterate_predictive
 from pyro_unmix.posterior.read_out import iterate_draws
 
+if TYPE_CHECKING:
+    from pyro_unmix.posterior.result import Unmixing
+
+
 _MOST_SHAPE = 2.0  # parameter of a Beta distribution, up to which an interval begins at the bound
 
 
-def draw_maps(result: Any, cubes: xr.DataArray, num_samples: int, seed: int) -> xr.DataArray:
+def draw_maps(result: Unmixing, cubes: xr.DataArray, num_samples: int, seed: int) -> xr.DataArray:
     """Posterior draws of the abundances of an `Unmixing`; see `Unmixing.sample`."""
     num_samples = positive_int(num_samples, "num_samples")
     parts = [draws.cpu().numpy() for draws in _draws(result, cubes, num_samples, seed)]
@@ -25,7 +30,7 @@ def draw_maps(result: Any, cubes: xr.DataArray, num_samples: int, seed: int) -> 
 
 
 def quantile_maps(
-    result: Any, cubes: xr.DataArray, q: Any, num_samples: int, seed: int
+    result: Unmixing, cubes: xr.DataArray, q: ArrayLike, num_samples: int, seed: int
 ) -> xr.DataArray:
     """Posterior quantiles of the abundances of an `Unmixing`; see `Unmixing.quantile`."""
     levels = _levels(q)
@@ -36,7 +41,7 @@ def quantile_maps(
 
 
 def interval_maps(
-    result: Any, cubes: xr.DataArray, level: float, num_samples: int, seed: int
+    result: Unmixing, cubes: xr.DataArray, level: float, num_samples: int, seed: int
 ) -> xr.DataArray:
     """Credible intervals of the abundances of an `Unmixing`; see `Unmixing.interval`."""
     level = in_range(level, "level", 0.0, 1.0, open_low=True, open_high=True)
@@ -49,7 +54,7 @@ def interval_maps(
 
 
 def reflectance_quantiles(
-    result: Any, cubes: xr.DataArray, q: Any, num_samples: int, seed: int
+    result: Unmixing, cubes: xr.DataArray, q: ArrayLike, num_samples: int, seed: int
 ) -> xr.DataArray:
     """Quantiles of the posterior predictive of an `Unmixing`; see `Unmixing.reflectance_quantile`."""
     levels = _levels(q)
@@ -63,7 +68,7 @@ def reflectance_quantiles(
     return _at_dates_of(result, _stacked(maps, levels, q))
 
 
-def _levels(q: Any) -> list[float]:
+def _levels(q: ArrayLike) -> list[float]:
     levels = [in_range(level, "q", 0.0, 1.0) for level in np.atleast_1d(np.asarray(q))]
     if not levels:
         raise ValueError("q must hold at least one number in [0, 1], got an empty list")
@@ -94,20 +99,20 @@ def credible_interval(draws: torch.Tensor, level: float) -> torch.Tensor:
     return torch.stack([low, high])
 
 
-def _stacked(maps: list[xr.DataArray], levels: list[float], q: Any) -> xr.DataArray:
+def _stacked(maps: list[xr.DataArray], levels: list[float], q: ArrayLike) -> xr.DataArray:
     if np.ndim(q) == 0:
         return maps[0].assign_coords(quantile=levels[0])
     return xr.concat(maps, dim=xr.IndexVariable("quantile", levels))
 
 
-def _at_dates_of(result: Any, maps: xr.DataArray) -> xr.DataArray:
+def _at_dates_of(result: Unmixing, maps: xr.DataArray) -> xr.DataArray:
     """The dates of a result, in its order: those of its images, or some of them and others between."""
     if "time" not in maps.coords or np.array_equal(maps["time"], result.dataset["time"]):
         return maps
     return maps.sel(time=result.dataset["time"].values)
 
 
-def _draws(result: Any, cubes: xr.DataArray, num_samples: int, seed: int) -> Any:
+def _draws(result: Unmixing, cubes: xr.DataArray, num_samples: int, seed: int) -> Any:
     seed = positive_int(seed, "seed", minimum=0)
     chunks = iterate_draws(
         result.model, result.guide, cubes, num_samples, seed, result.store,
@@ -116,7 +121,7 @@ def _draws(result: Any, cubes: xr.DataArray, num_samples: int, seed: int) -> Any
     return (chunk["draws"] for _, chunk in chunks)
 
 
-def _maps(result: Any, cubes: xr.DataArray, values: np.ndarray) -> list[xr.DataArray]:
+def _maps(result: Unmixing, cubes: xr.DataArray, values: np.ndarray) -> list[xr.DataArray]:
     """A map (time, y, x, endmember) of each of the values (S, N, T, P)."""
     labels = {"endmember": result.abundances["endmember"].values}
     return [from_pixels(value, cubes, labels, name="abundances") for value in values]

@@ -20,19 +20,18 @@ from pyro_unmix.posterior.programs import (
     FixedNoise,
     OneDraw,
     ParamStore,
-    as_tensors,
     is_latent,
-    prepare,
+    model_dtype_and_device,
     quiet_pyro,
     value_from_noise,
 )
-from pyro_unmix.posterior.read_out import chunks, one_by_one
+from pyro_unmix.posterior.read_out import iterate_pixels, one_by_one
 
 
 class _PredictiveNoise(FixedNoise):
     """As `FixedNoise`; sites that cannot be made of standard-normal noise are left to Pyro."""
 
-    def _pyro_sample(self, msg: Any) -> None:
+    def _pyro_sample(self, msg: dict[str, Any]) -> None:
         if is_latent(msg):
             size = int(np.prod(msg["fn"].event_shape))
             msg["value"] = value_from_noise(msg["fn"], lambda: self.noise(msg["name"], size))
@@ -45,7 +44,7 @@ class _Outcome(OneDraw):
         super().__init__(handler.noise, handler.draw)
         self.names = names
 
-    def _pyro_sample(self, msg: Any) -> None:
+    def _pyro_sample(self, msg: dict[str, Any]) -> None:
         if msg["name"] in self.names:
             msg["is_observed"], msg["value"] = False, None
         if is_latent(msg):
@@ -62,22 +61,16 @@ def iterate_predictive(
     decode: Decode | None = None,
 ) -> Iterator[Tensor]:
     """Draws (S, B, T, L) of what would be measured, chunk by chunk of the pixels."""
-    pixels, valid = as_tensors(cubes, model)
-    num_pixels, num_dates, num_bands = pixels.shape
-    noise = CommonNoise(num_samples, seed, pixels)
+    num_dates = cubes.sizes["time"]
+    per_pixel = num_dates * num_samples * (cubes.sizes["wavelength"] + 8)
     broadcasts = decoding_of(model, decode).broadcasts
     names = [f"y_{t}" for t in range(1, num_dates + 1)]
     if not broadcasts:
         check_by_pixel(guide, "reflectance_quantile")
-    with quiet_pyro(store), torch.no_grad(), seeded(seed, pixels.device):
-        for part in chunks(num_pixels, num_dates * num_samples * (num_bands + 8)):
-            y, v = pixels[part], valid[part]
-            index = torch.arange(num_pixels, device=y.device)[part]
-            known = {
-                "index": index,
-                "size": num_pixels,
-                "features": prepare(guide, y, v, index),
-            }
+    device = model_dtype_and_device(model)[1]
+    with quiet_pyro(store), torch.no_grad(), seeded(seed, device):
+        for _, y, v, known in iterate_pixels(model, guide, cubes, per_pixel):
+            noise = CommonNoise(num_samples, seed, y)
             if not broadcasts:
                 yield torch.stack(
                     [_outcome(model, guide, h, y, v, known, names) for h in one_by_one(noise)]

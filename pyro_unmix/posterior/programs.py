@@ -18,6 +18,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_unmix.data.cubes import to_pixels
+from pyro_unmix.data.types import GuideProgram, ModelProgram
 from pyro_unmix.models.base import PIXELS
 from pyro_unmix.ops.site_noise import draw_from_normals
 
@@ -29,7 +30,7 @@ class FixedNoise(Messenger):
         super().__init__()
         self.noise = noise
 
-    def _pyro_sample(self, msg: Any) -> None:
+    def _pyro_sample(self, msg: dict[str, Any]) -> None:
         if is_latent(msg):
             msg["value"] = _from_noise(msg["fn"], msg["name"], self.noise)
 
@@ -49,7 +50,7 @@ class OneDraw(Messenger):
         super().__init__()
         self.noise, self.draw = noise, draw
 
-    def _pyro_sample(self, msg: Any) -> None:
+    def _pyro_sample(self, msg: dict[str, Any]) -> None:
         if is_latent(msg):
             msg["value"] = self.value(msg)
             if msg["value"] is None:
@@ -59,7 +60,7 @@ class OneDraw(Messenger):
                     "from_noise(noise) method"
                 )
 
-    def value(self, msg: Any) -> Tensor | None:
+    def value(self, msg: dict[str, Any]) -> Tensor | None:
         """The draw of a site, if there is a way to make it."""
         dims = {frame.dim for frame in msg["cond_indep_stack"] if frame.name == PIXELS}
         batch = msg["fn"].batch_shape
@@ -178,7 +179,7 @@ def model_dtype_and_device(model: Any) -> tuple[torch.dtype, torch.device]:
     return first.dtype, first.device
 
 
-def as_tensors(cubes: xr.DataArray, model: Any) -> tuple[Tensor, Tensor]:
+def as_tensors(cubes: xr.DataArray, model: ModelProgram) -> tuple[Tensor, Tensor]:
     """Pixels (N, T, L) and validity (N, T) in the model's dtype and on its device."""
     dtype, device = model_dtype_and_device(model)
     pixels, valid = to_pixels(cubes)
@@ -186,7 +187,7 @@ def as_tensors(cubes: xr.DataArray, model: Any) -> tuple[Tensor, Tensor]:
 
 
 def prepare(
-    guide: Any, pixels: Tensor, valid: Tensor, index: Tensor | None = None
+    guide: GuideProgram, pixels: Tensor, valid: Tensor, index: Tensor | None = None
 ) -> dict[str, Tensor]:
     """The guide's data-dependent features, where it has any; `index` holds the pixels' numbers in the scene."""
     if not hasattr(guide, "prepare"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from pyro_unmix.data.cubes import DIMS, from_pixels, valid_mask
+from pyro_unmix.data.types import GuideProgram, ModelProgram
 from pyro_unmix.kernels.sweeps import check_model, elements_per_pixel, num_chains, polished
 from pyro_unmix.mixing import change_detector, linear_regression
 from pyro_unmix.models.base import Decode
@@ -45,6 +46,8 @@ from pyro_unmix.posterior.programs import (
 _CHUNK_ELEMENTS = 6_000_000
 _ROUND = 64  # pixels
 _ALL = slice(None)
+#: ``index``, ``size`` and ``features``, as programs take them.
+Keywords = dict[str, Any]
 
 __all__ = ["PlugInMean", "PolishedMean", "PosteriorMean", "iterate_draws", "read_out"]
 
@@ -52,7 +55,7 @@ __all__ = ["PlugInMean", "PolishedMean", "PosteriorMean", "iterate_draws", "read
 class _Means(Messenger):
     """Every latent site takes its distribution's mean."""
 
-    def _pyro_sample(self, msg: Any) -> None:
+    def _pyro_sample(self, msg: dict[str, Any]) -> None:
         if is_latent(msg):
             try:
                 msg["value"] = msg["fn"].mean
@@ -65,21 +68,22 @@ class _Means(Messenger):
 
 def draw_abundances(
     decoding: Decoding,
-    guide: Any,
+    guide: GuideProgram,
+    noise: CommonNoise,
     pixels: Tensor,
     valid: Tensor,
-    features: Mapping[str, Tensor],
-    noise: CommonNoise,
-    index: Tensor | None = None,
-    size: int | None = None,
+    known: Keywords,
 ) -> Decoded:
     """Posterior draws of abundances (S, B, T, P) and means of what tells the endmembers."""
-    inputs = pixels, valid, features, index, size
     if not decoding.broadcasts:
-        return _one_by_one(decoding, guide, noise, *inputs)
-    drawn = guide.draw(pixels, valid, features, noise) if hasattr(guide, "draw") else None
+        # one run of the guide for every draw
+        runs = [_latents(guide, h, pixels, valid, known) for h in one_by_one(noise)]
+        latents = {name: torch.stack([run[name] for run in runs]) for name in runs[0]}
+        return decoding.decode(latents, tuple(pixels.shape))
+    draw = getattr(guide, "draw", None)
+    drawn = draw(pixels, valid, known["features"], noise) if draw else None
     if drawn is None:
-        abundances, maps, _ = _run(decoding, guide, FixedNoise(noise), *inputs)
+        abundances, maps, _ = _run(decoding, guide, FixedNoise(noise), pixels, valid, known)
         variability = maps["variability"]
         shape = (noise.num_samples, *abundances.shape[-3:])
         drawn = abundances.expand(shape), variability.reshape(-1, *variability.shape[-4:]).mean(0)
@@ -104,49 +108,17 @@ def one_by_one(noise: CommonNoise) -> list[OneDraw]:
     return [OneDraw(kept, draw) for draw in range(noise.num_samples)]
 
 
-def _one_by_one(
-    decoding: Decoding,
-    guide: Any,
-    noise: CommonNoise,
-    pixels: Tensor,
-    valid: Tensor,
-    features: Mapping[str, Tensor],
-    index: Tensor | None,
-    size: int | None,
-) -> Decoded:
-    """`draw_abundances` by one run of the guide for every draw."""
-    runs = [
-        _latents(guide, handler, pixels, valid, features, index, size)
-        for handler in one_by_one(noise)
-    ]
-    latents = {name: torch.stack([run[name] for run in runs]) for name in runs[0]}
-    return decoding.decode(latents, tuple(pixels.shape))
-
-
 def _latents(
-    guide: Any,
-    handler: Messenger,
-    pixels: Tensor,
-    valid: Tensor,
-    features: Mapping[str, Tensor],
-    index: Tensor | None,
-    size: int | None,
+    guide: GuideProgram, handler: Messenger, pixels: Tensor, valid: Tensor, known: Keywords
 ) -> dict[str, Tensor]:
     """Values (pixels, ...) of the latent sites in one run of the guide under a handler that fixes its draws."""
     with handler:
-        trace = poutine.trace(guide).get_trace(
-            pixels, valid, index=index, size=size, features=features
-        )
-    return latents_of(trace.nodes, index if holds_scene(guide) else None)
+        trace = poutine.trace(guide).get_trace(pixels, valid, **known)
+    return latents_of(trace.nodes, known["index"] if holds_scene(guide) else None)
 
 
 def surveyed(
-    decoding: Decoding,
-    guide: Any,
-    pixels: Tensor,
-    valid: Tensor,
-    index: Tensor,
-    size: int,
+    decoding: Decoding, guide: GuideProgram, pixels: Tensor, valid: Tensor, index: Tensor, size: int
 ) -> tuple[Decoding, int]:
     """How a program is read out, and the numbers that a draw of a pixel takes, found out on the first pixel, twice.
 
@@ -160,7 +132,8 @@ def surveyed(
     rows = torch.zeros(2, dtype=torch.long, device=index.device)
     y, v, numbers = pixels[rows], valid[rows], index[rows]
     handler = OneDraw(CommonNoise(2, 0, y), 0)
-    latents = _latents(guide, handler, y, v, prepare(guide, y, v, numbers), numbers, size)
+    known = {"index": numbers, "size": size, "features": prepare(guide, y, v, numbers)}
+    latents = _latents(guide, handler, y, v, known)
     if not latents:
         raise ValueError(f"{name_of(guide)} has no latent sites: it must draw those of the model")
     one = {name: value.unsqueeze(0) for name, value in latents.items()}
@@ -178,19 +151,15 @@ def _run(
     handler: Messenger,
     pixels: Tensor,
     valid: Tensor,
-    features: Mapping[str, Tensor],
-    index: Tensor | None,
-    size: int | None,
+    known: Keywords,
 ) -> Decoded:
     """Run the guide under a handler that fixes its draws, and decode them."""
     if not decoding.broadcasts:
-        latents = _latents(guide, handler, pixels, valid, features, index, size)
+        latents = _latents(guide, handler, pixels, valid, known)
         one = {name: value.unsqueeze(0) for name, value in latents.items()}
         return decoding.decode(one, tuple(pixels.shape))
     with handler:
-        trace = poutine.trace(guide).get_trace(
-            pixels, valid, index=index, size=size, features=features
-        )
+        trace = poutine.trace(guide).get_trace(pixels, valid, **known)
     sites = trace.nodes.items()
     latents = {k: site["value"] for k, site in sites if site["type"] == "sample"}
     return decoding.decode(latents, tuple(pixels.shape))
@@ -207,9 +176,32 @@ def chunks(num_pixels: int, per_pixel: int) -> Iterator[slice]:
         yield slice(start, min(start + size, num_pixels))
 
 
+def iterate_pixels(
+    model: ModelProgram,
+    guide: GuideProgram,
+    cubes: xr.DataArray,
+    per_pixel: int,
+    place: tuple[np.ndarray, int] | None = None,
+    rows: slice = _ALL,
+) -> Iterator[tuple[slice, Tensor, Tensor, Keywords]]:
+    """Chunk by chunk of `rows` of the pixels: which, spectra, validity, and keywords of the programs.
+
+    `place` as `read_out` takes it; a pixel takes `per_pixel` numbers.
+    """
+    # All dates of a few pixels are put together when it is their turn, while they are in the cache.
+    images = cubes.transpose(*DIMS).to_numpy()
+    images = images.reshape(len(images), 1, -1, images.shape[-1])
+    numbers, size = (np.arange(images.shape[2]), images.shape[2]) if place is None else place
+    images, numbers = images[:, :, rows], numbers[rows]
+    for part in chunks(len(numbers), per_pixel):
+        y, v = as_tensors(xr.DataArray(images[:, :, part], dims=DIMS), model)
+        index = torch.as_tensor(numbers[part], device=y.device)
+        yield part, y, v, {"index": index, "size": size, "features": prepare(guide, y, v, index)}
+
+
 def iterate_draws(
     model: Any,
-    guide: Any,
+    guide: GuideProgram,
     cubes: xr.DataArray,
     num_samples: int,
     seed: int,
@@ -222,12 +214,8 @@ def iterate_draws(
     """Chunk by chunk of `rows` of the pixels: what was drawn, and the chunk's tensors; `store` as `loose_params` gave
     it, `place` and `decode` as `read_out` takes them. Draws are the guide's, or those of a `PolishedMean`.
     """
-    # All dates of a few pixels are put together when it is their turn, while they are in the cache.
-    images = cubes.transpose(*DIMS).to_numpy()
-    images = images.reshape(len(images), 1, -1, images.shape[-1])
-    num_dates, _, total, num_bands = images.shape
-    numbers, size = (np.arange(total), total) if place is None else place
-    images, numbers = images[:, :, rows], numbers[rows]
+    num_dates, num_bands = cubes.sizes["time"], cubes.sizes["wavelength"]
+    numbers, size = ([0], cubes.sizes["y"] * cubes.sizes["x"]) if place is None else place
     decoding = decoding_of(model, decode)
     polish = estimate if isinstance(estimate, PolishedMean) and estimate.num_sweeps else None
     per_pixel = num_dates * max(num_bands, 3 * num_samples)
@@ -238,40 +226,26 @@ def iterate_draws(
         num_draws = num_chains(num_samples)
         per_pixel = max(per_pixel, elements_per_pixel(model, num_dates, num_draws, polish.exact))
     with quiet_pyro(store), torch.no_grad():
-        y, v = as_tensors(xr.DataArray(images[:, :, :1], dims=DIMS), model)
+        y, v = as_tensors(cubes.isel(y=[0], x=[0]), model)
         first = torch.as_tensor(numbers[:1], device=y.device)
         decoding, per_draw = surveyed(decoding, guide, y, v, first, size)
         per_pixel = max(per_pixel, per_draw * num_samples)
-        for part in chunks(len(numbers), per_pixel):
-            y, v = as_tensors(xr.DataArray(images[:, :, part], dims=DIMS), model)
-            index = torch.as_tensor(numbers[part], device=y.device)
-            features = prepare(guide, y, v, index)
+        for part, y, v, known in iterate_pixels(model, guide, cubes, per_pixel, place, rows):
             noise = CommonNoise(num_draws, seed, y)
-            told = draw_abundances(decoding, guide, y, v, features, noise, index, size)
+            told = draw_abundances(decoding, guide, noise, y, v, known)
             if polish is not None:
-                drawn, variability = polished(
+                moved, variability = polished(
                     model, y, v, told.abundances, num_samples=num_samples, num_sweeps=polish.num_sweeps,
-                    noise_factor=polish.noise_factor, exact=polish.exact, seed=seed, index=index,
+                    noise_factor=polish.noise_factor, exact=polish.exact, seed=seed, index=known["index"],
                 )  # fmt: skip
-                told = Decoded(drawn, {"variability": variability}, {})
-            yield (
-                part,
-                {
-                    "draws": told.abundances,
-                    "told": told,
-                    "decoding": decoding,
-                    "pixels": y,
-                    "valid": v,
-                    "features": features,
-                    "index": index,
-                    "size": size,
-                },
-            )
+                told = Decoded(moved, {"variability": variability}, {})
+            drawn = {"draws": told.abundances, "told": told, "decoding": decoding}
+            yield part, {**drawn, "pixels": y, "valid": v, "known": known}
 
 
 def read_out(
-    model: Any,
-    guide: Any,
+    model: ModelProgram,
+    guide: GuideProgram,
     cubes: xr.DataArray,
     *,
     estimate: PosteriorMean,
@@ -325,7 +299,7 @@ def read_out(
         mean = drawn.mean(0)
         values = {"abundances": mean, "abundances_std": _std(drawn, mean)}
         if isinstance(estimate, PlugInMean):
-            inputs = (chunk[k] for k in ("pixels", "valid", "features", "index", "size"))
+            inputs = (chunk[k] for k in ("pixels", "valid", "known"))
             told = _run(decoding, guide, _Means(), *inputs)
             values["abundances"] = told.abundances.reshape(mean.shape)
         values |= told.maps

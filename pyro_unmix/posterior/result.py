@@ -13,6 +13,7 @@ import xarray as xr
 
 from pyro_unmix.data.cubes import as_cube_sequence
 from pyro_unmix.data.lazy import as_lazy_cubes, is_lazy
+from pyro_unmix.data.types import CubesLike, DatesLike
 from pyro_unmix.io.write import datasets as writers
 from pyro_unmix.io.write import rasters
 from pyro_unmix.models.base import Decode
@@ -230,7 +231,7 @@ class Unmixing:
         )
 
     @one_thread()
-    def predict(self, other_cubes: Any, *, estimate: PosteriorMean | None = None) -> Unmixing:
+    def predict(self, other_cubes: CubesLike, *, estimate: PosteriorMean | None = None) -> Unmixing:
         """Unmix other images of the same bands with the fitted model and guide, without training.
 
         With the estimate of this result, or another one: a `PolishedMean` takes about a millisecond per pixel and
@@ -247,7 +248,7 @@ class Unmixing:
         model, guide, cubes, dataset = tiles.predict(asked, other_cubes)
         return replace(asked, dataset=dataset, cubes=cubes, model=model, guide=guide)
 
-    def interpolate(self, dates: Any) -> Unmixing:
+    def interpolate(self, dates: DatesLike) -> Unmixing:
         """The posterior at dates between the first and the last image, whether there is an image or not.
 
         `ConjugateGuide` follows the model's transitions there; other guides say what they learned of missing dates,
@@ -274,14 +275,14 @@ class Unmixing:
         dates_module.check_interpolation(dates, cubes)
         return self._at(cubes, dates)
 
-    def forecast(self, dates: Any) -> Unmixing:
+    def forecast(self, dates: DatesLike) -> Unmixing:
         """The posterior at dates after the last image; as `interpolate`."""
         cubes = self._need_posterior("forecast")
         dates_module.need_dates(self.model, self.guide, cubes)
         dates_module.check_forecast(dates, cubes)
         return self._at(cubes, dates)
 
-    def _at(self, cubes: xr.DataArray, dates: Any) -> Unmixing:
+    def _at(self, cubes: xr.DataArray, dates: DatesLike) -> Unmixing:
         cubes, places = dates_module.with_dates(cubes, dates)
         predicted = self.predict(cubes)
         return replace(predicted, dataset=predicted.dataset.isel(time=places))
@@ -292,16 +293,8 @@ class Unmixing:
     ) -> xr.DataArray:
         """Quantiles of what would be measured, noise included: the posterior predictive distribution.
 
-        Parameters
-        ----------
-        q : float or sequence of floats in [0, 1]
-        num_samples : int
-            Draws behind them.
-
-        Returns
-        -------
-        DataArray (time, y, x, wavelength), reflectance, with a leading ``quantile`` dim for a sequence
-            At the dates of this result; of all dates at once, so take few (`interpolate`, `forecast`) of a large scene.
+        As `quantile`, of reflectance (time, y, x, wavelength) at the dates of this result; of all dates at once, so
+        take few (`interpolate`, `forecast`) of a large scene.
         """
         cubes = self._need_posterior("reflectance_quantile")
         return intervals.reflectance_quantiles(self, cubes, q, num_samples, seed)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import astuple
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -27,6 +27,10 @@ from pyro_unmix.ops.recipes import Recorded, from_recipe, to_recipe
 from pyro_unmix.posterior.decoding import name_of
 from pyro_unmix.posterior.estimates import PlugInMean, PolishedMean, PosteriorMean
 
+if TYPE_CHECKING:
+    from pyro_unmix.posterior.result import Unmixing
+
+
 _FORMAT = 1
 _FIELDS = {"method", "seed", "estimate", "model", "guide"}
 _FILES = {"recipe.json", "weights.pt", "result.nc", "cubes.nc"}
@@ -36,7 +40,9 @@ _UNDEFINED = "is not defined here: import the module"
 _ESTIMATES = {cls.__name__: cls for cls in (PosteriorMean, PlugInMean, PolishedMean)}
 
 
-def save(result: Any, path: str | os.PathLike[str], *, with_cubes: bool, overwrite: bool) -> Path:
+def save(
+    result: Unmixing, path: str | os.PathLike[str], *, with_cubes: bool, overwrite: bool
+) -> Path:
     """Write an `Unmixing`; see `Unmixing.save`."""
     path = Path(path)
     target = path.absolute()
@@ -83,7 +89,7 @@ def _check_target(path: Path, overwrite: bool) -> None:
         )
 
 
-def _recipe_of(result: Any) -> tuple[dict[str, Any], list[np.ndarray]]:
+def _recipe_of(result: Unmixing) -> tuple[dict[str, Any], list[np.ndarray]]:
     """How to make model and guide again.
 
     Raises

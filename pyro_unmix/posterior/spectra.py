@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -10,6 +10,9 @@ import xarray as xr
 
 from pyro_unmix.posterior.programs import model_dtype_and_device, quiet_pyro
 from pyro_unmix.posterior.read_out import chunks
+
+if TYPE_CHECKING:
+    from pyro_unmix.posterior.result import Unmixing
 
 
 def decoded_endmembers(model: Any, variability: xr.DataArray) -> np.ndarray:
@@ -75,7 +78,7 @@ def _by_chunks(
     return values.reshape(plane.sizes["y"], plane.sizes["x"], *values.shape[1:])
 
 
-def endmembers(result: Any, time: int) -> xr.DataArray:
+def endmembers(result: Unmixing, time: int) -> xr.DataArray:
     """See `Unmixing.endmembers`."""
     _need_endmembers(result, "endmembers")
     if "endmembers" in result.dataset:
@@ -104,7 +107,7 @@ def endmembers(result: Any, time: int) -> xr.DataArray:
     return spectra.transpose(*order).rename("endmembers")
 
 
-def reconstruction(result: Any, time: int) -> xr.DataArray:
+def reconstruction(result: Unmixing, time: int) -> xr.DataArray:
     """See `Unmixing.reconstruct`."""
     _need_endmembers(result, "reconstruct")
     abundances = result.abundances.isel(time=time)
@@ -135,7 +138,7 @@ def reconstruction(result: Any, time: int) -> xr.DataArray:
     )
 
 
-def unit_maximum(result: Any) -> xr.DataArray:
+def unit_maximum(result: Unmixing) -> xr.DataArray:
     """See `Unmixing.unit_maximum`."""
     _need_endmembers(result, "unit_maximum")
     peaks = xr.concat(
@@ -157,19 +160,19 @@ def no_endmembers(what: str) -> str:
     )
 
 
-def _need_endmembers(result: Any, what: str) -> None:
+def _need_endmembers(result: Unmixing, what: str) -> None:
     if not result.has_endmembers:
         raise ValueError(no_endmembers(f"{what}()"))
 
 
-def _date_reference(result: Any, time: int) -> xr.DataArray:
+def _date_reference(result: Unmixing, time: int) -> xr.DataArray:
     """The spectra that the pixels of one date vary around (wavelength, endmember)."""
     if "date_endmembers" in result.dataset:
         return result.dataset["date_endmembers"].isel(time=time, drop=True)
     return result.reference_endmembers
 
 
-def _combined(result: Any, psi: xr.DataArray) -> np.ndarray:
+def _combined(result: Unmixing, psi: xr.DataArray) -> np.ndarray:
     """``sum_k F_k diag(psi_k)`` of one date (y, x, L, P)."""
     # one matrix product per material, instead of xarray's general contraction
     return np.einsum(
@@ -180,6 +183,6 @@ def _combined(result: Any, psi: xr.DataArray) -> np.ndarray:
     )
 
 
-def _components(result: Any) -> np.ndarray:
+def _components(result: Unmixing) -> np.ndarray:
     order = ("wavelength", "component", "endmember")
     return result.dataset["components"].transpose(*order).to_numpy()

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import threading
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from pyro_unmix.data.cubes import as_cube_sequence, check_bands
 from pyro_unmix.data.lazy import as_cubes, cleaned, is_lazy, tile_regions
+from pyro_unmix.data.types import CubesLike, GuideProgram, ModelProgram
 from pyro_unmix.models.base import Decode
 from pyro_unmix.ops.extras import need
 from pyro_unmix.ops.seeding import seeded
@@ -27,6 +28,10 @@ from pyro_unmix.posterior.estimates import PolishedMean, PosteriorMean, are_many
 from pyro_unmix.posterior.programs import ParamStore, model_dtype_and_device, prepare, quiet_pyro
 from pyro_unmix.posterior.read_out import read_out
 
+if TYPE_CHECKING:
+    from pyro_unmix.posterior.result import Unmixing
+
+
 logger = logging.getLogger(__name__)
 
 # Pyro's param store and stack of handlers belong to the process: one tile at a time. More cores are used by more
@@ -34,7 +39,7 @@ logger = logging.getLogger(__name__)
 _ONE_TILE = threading.Lock()
 
 
-def predict(result: Any, other_cubes: Any) -> tuple[Any, Any, xr.DataArray, xr.Dataset]:
+def predict(result: Unmixing, other_cubes: CubesLike) -> tuple[Any, Any, xr.DataArray, xr.Dataset]:
     """Model and guide at the dates of other images, these cubes, and their read-out by a fitted `Unmixing`; lazy ones
     of a DataArray in chunks.
     """
@@ -71,7 +76,7 @@ def predict(result: Any, other_cubes: Any) -> tuple[Any, Any, xr.DataArray, xr.D
     return model, guide, cubes, lazy_read_out(reader, cubes)
 
 
-def _check_scene(result: Any, cubes: xr.DataArray, lazy: bool) -> None:
+def _check_scene(result: Unmixing, cubes: xr.DataArray, lazy: bool) -> None:
     """Refuse other images than those of the fit, whose field is not known; dates without images may be added.
 
     The values of lazy images are not read: their dates, sizes and coordinates must be those of the fit.
@@ -98,7 +103,7 @@ def _check_scene(result: Any, cubes: xr.DataArray, lazy: bool) -> None:
         )
 
 
-def _is_same_scene(result: Any, cubes: xr.DataArray, lazy: bool) -> bool:
+def _is_same_scene(result: Unmixing, cubes: xr.DataArray, lazy: bool) -> bool:
     """Whether these are the images of the fit, as far as that is known without reading lazy ones."""
     fitted = result.cubes if result.cubes is not None else result.dataset
     same = all(_alike(cubes, fitted, dim) for dim in ("time", "y", "x"))
@@ -107,7 +112,9 @@ def _is_same_scene(result: Any, cubes: xr.DataArray, lazy: bool) -> bool:
     return np.array_equal(cubes.values, result.cubes.values, equal_nan=True)
 
 
-def _check_pixels(result: Any, model: Any, guide: Any, cubes: xr.DataArray) -> None:
+def _check_pixels(
+    result: Unmixing, model: ModelProgram, guide: GuideProgram, cubes: xr.DataArray
+) -> None:
     """Refuse images that a guide with parameters of every pixel of other ones cannot read out."""
     dtype, device = model_dtype_and_device(model)
     spectrum = (1, cubes.sizes["time"], cubes.sizes["wavelength"])
@@ -239,8 +246,8 @@ def maps_of(dataset: xr.Dataset) -> list[Any]:
 
 
 def tiled_read_out(
-    model: Any,
-    guide: Any,
+    model: ModelProgram,
+    guide: GuideProgram,
     cubes: xr.DataArray,
     *,
     estimate: PosteriorMean,

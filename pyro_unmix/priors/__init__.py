@@ -1,5 +1,9 @@
 """Beliefs about one pixel's states: reference endmembers, abundances, variability and noise.
 
+`part` is what all share. `endmembers`, within bounds `bounded`; `abundances`, their `abundance_walks` and
+`initial_abundances`; `variability` of every pixel, and what pixels share of it, `shared_variability`:
+`seasonal_variability`, `smooth_variability`; `noise`.
+
 Each part is a small `PyroModule` that returns distributions. Sizes are not known when a user writes
 ``SGLMM(endmembers, abundance_prior=JumpWalk())``, so the model copies each part and calls its `setup` once.
 """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import pyro.distributions as dist
@@ -14,13 +14,14 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from pyro_unmix.ops.checks import finite_array, positive
+from pyro_unmix.ops.declared import Declaring
 from pyro_unmix.ops.distributions import DiagonalNormal
 from pyro_unmix.ops.simplex import to_softmax_basis
 from pyro_unmix.priors.initial_abundances import InitialAbundances
 from pyro_unmix.priors.part import Transition
 
 
-class AbundancePrior(InitialAbundances):
+class AbundancePrior(Declaring, InitialAbundances):
     """How softmax-space abundances start (t = 0) and move (t = 1..T).
 
     Where the model knows its dates, `elapsed_at` gives the units of time before each of them.
@@ -28,14 +29,9 @@ class AbundancePrior(InitialAbundances):
 
     #: False where the abundances are given, so that a guide need not infer them.
     is_random = True
-    #: Whether the transitions to dates that are as far apart are of one law. A class that defines `transitions`
-    #: declares it anew, as they might have a law for each date; what it inherits does not count.
+    #: Whether the transitions to dates that are as far apart are of one law.
     alike: ClassVar[bool] = False
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        if "transitions" in vars(cls):
-            cls.alike = vars(cls).get("alike", False)
+    declarations: ClassVar = {"alike": ("transitions",)}
 
     def transitions(self, index: Tensor | None = None) -> Transition:
         """A function ``(c_{t-1}, t) -> distribution of c_t``, event shape (P,)."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pyro_unmix.data.checks import as_endmembers, as_wavelengths
 from pyro_unmix.ops.checks import in_range
+from pyro_unmix.ops.distributions import Shape
 from pyro_unmix.ops.recipes import Recorded
 
 _STEPS = 40  # of the chain that stands behind a draw from the prior
@@ -44,7 +45,7 @@ class BoundedNormal(TorchDistribution):
     def support(self) -> constraints.Constraint:
         return constraints.independent(constraints.interval(0.0, self.high), 2)
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> BoundedNormal:
+    def expand(self, batch_shape: Shape, _instance: Any = None) -> BoundedNormal:
         if tuple(batch_shape):
             raise ValueError(f"endmembers are shared by all pixels, got the plate {batch_shape}")
         return self
@@ -56,7 +57,7 @@ class BoundedNormal(TorchDistribution):
         inside = ((value >= 0) & (value <= self.high)).all(-1).all(-1)
         return torch.where(inside, density, -math.inf)
 
-    def sample(self, sample_shape: Any = ()) -> Tensor:
+    def sample(self, sample_shape: Shape = ()) -> Tensor:
         count = torch.Size(sample_shape).numel()
         drawn = torch.stack([self._draw() for _ in range(count)])
         return drawn.reshape(*sample_shape, *self.event_shape)

@@ -14,19 +14,23 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from pyro_unmix.ops.checks import finite_array, positive, positive_int
+from pyro_unmix.ops.declared import Declaring
 from pyro_unmix.ops.distributions import DiagonalNormal, IsotropicNormal, IsotropicStudentT
 from pyro_unmix.priors.part import Need, Part
 
 Spectrum = Callable[[Tensor], TorchDistribution]
 
 
-class Noise(Part):
+class Noise(Declaring, Part):
     """Distribution of a pixel's spectrum about its noiseless mean.
 
     A guide that works with Gaussian noise only, such as `ConjugateGuide`, refuses what cannot be `whitened`.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({Need.COLOURED_NOISE})
+    #: Whether `distributions` and `whitened` are of one Gaussian, the same at all dates; see `Declaring`.
+    is_gaussian: ClassVar[bool] = False
+    declarations: ClassVar = {"is_gaussian": ("distributions", "by_date", "whitened")}
 
     def setup(self, *, num_bands: int, generator: torch.Generator) -> None:
         """Create the parameters."""
@@ -56,6 +60,7 @@ class WhiteNoise(Noise):
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset()
+    is_gaussian = True
 
     def __init__(self, scale: float = 0.01, *, learn: bool = True) -> None:
         super().__init__()
@@ -84,6 +89,7 @@ class BandNoise(Noise):
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({Need.BAND_NOISE})
+    is_gaussian = True
 
     def __init__(self, scale: float | ArrayLike = 0.01, *, learn: bool = True) -> None:
         super().__init__()
@@ -177,6 +183,7 @@ class LowRankNoise(Noise):
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({Need.BAND_NOISE})
+    is_gaussian = True
 
     def __init__(self, scale: float | ArrayLike = 0.01, *, rank: int = 2) -> None:
         super().__init__()

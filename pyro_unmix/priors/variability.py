@@ -11,11 +11,12 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from pyro_unmix.ops.checks import in_range, positive
+from pyro_unmix.ops.declared import Declaring
 from pyro_unmix.ops.distributions import DiagonalNormal
 from pyro_unmix.priors.part import Need, Part, logit
 
 
-class VariabilityPrior(Part):
+class VariabilityPrior(Declaring, Part):
     """A linear-Gaussian chain: ``psi_t ~ N(coefficient psi_{t-1}, diag(step_scale)^2)``.
 
     Subclasses give the chain's four vectors for steps of one unit of time; `initial`, `transitions` and `marginals`
@@ -37,6 +38,9 @@ class VariabilityPrior(Part):
         """Create the parameters; there are as many ``coefficients`` as components times materials."""
         self.make_declared(coefficients=num_endmembers * num_components)
 
+    #: Whether the densities of the sites are those of the chain's vectors; see `Declaring`.
+    is_chain: ClassVar[bool] = True
+    declarations: ClassVar = {"is_chain": ("initial", "transitions")}
     #: Whether it belongs to the pixels and dates that it was fitted to.
     of_scene: ClassVar[bool] = False
     #: Whether the dates of a pixel are independent given what pixels share.

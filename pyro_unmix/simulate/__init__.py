@@ -1,5 +1,8 @@
 """Simulated sequences with known abundances and endmembers.
 
+`scene` is what all are; they are made of `maps` of abundances and of `signatures` of `materials`. `scaled` and
+`bundle` are the paper's, `from_model` draws from a model, `smooth` is a hard one.
+
 Two scenes follow Sec. VI-A of Borsoi et al., "Online multitemporal hyperspectral unmixing with
 recurrent neural networks" (ReDSUNN), and one draws from a state-space model itself. All obey the
 linear mixing model with endmembers of their own at each pixel n and date t, eq. (1):

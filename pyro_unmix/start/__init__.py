@@ -2,8 +2,9 @@
 
 `extraction` finds endmembers (VCA, N-FINDR, over windows) and matches them; `bundles` pure pixels; `num_endmembers` how
 many there are. `choice` picks window, endmembers, basis and rank by the `marginal` likelihood, with `purity`
-(neighbourhoods that are pure) and `noise`; `blocks` serves scenes larger than memory. `seasons` and `field` look for
-variability that pixels share; `interactions` for nonlinear mixing; `misfit` for errors larger than the model's.
+(neighbourhoods that are pure) and `noise`; `blocks` serves scenes larger than memory, `several_starts` chains.
+`seasons` and `field` (with `field_fit`) look for variability that pixels share; `interactions` for nonlinear mixing;
+`misfit` for errors larger than the model's.
 """
 
 from pyro_unmix.start.blocks import spread_blocks

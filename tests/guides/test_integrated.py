@@ -203,3 +203,17 @@ def test_parts_with_densities_of_their_own_are_not_integrated(part, method):
         noise=makers[WhiteNoise](0.03),
     )
     assert not makers[ConjugateGuide](model).integrates
+
+
+def test_a_part_that_declares_its_densities_is_integrated() -> None:
+    class Same(WhiteNoise):
+        is_gaussian = True
+
+        def distributions(self) -> Any:
+            return super().distributions()
+
+    class Later(Same):
+        """Defines none of them, so that what it inherits holds."""
+
+    for kind in (Same, Later):
+        assert ConjugateGuide(SGLMM(scene()[2], basis=DCT(K), noise=kind(0.03))).integrates

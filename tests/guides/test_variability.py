@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_unmix.guides.conjugate.variability import Chain, ExactVariability
+from pyro_unmix.guides.conjugate.variability import ExactVariability, GaussianChain
 
 L, P, K, T, B = 12, 2, 3, 4, 5
 Q = K * P
@@ -51,7 +51,7 @@ def means_of(y, a, valid, design, sigma, parts, dtype=torch.float64) -> np.ndarr
     design, y, a, phi, step, loc, scale = (
         torch.from_numpy(x).to(dtype) for x in (design, y, a, *parts)
     )
-    states = Chain(
+    states = GaussianChain(
         torch.cat([loc[None], phi]), torch.cat([scale[None], step]).square(), independent=False
     )
     posterior = ExactVariability(

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import reference
 import xarray as xr
-from preset_cases import CUBES, MATRIX, SMALL, assert_same, batch_sizes, parameters, run
 from pyro.infer import Trace_ELBO
 from torch import nn
+from unmix_cases import CUBES, MATRIX, SMALL, assert_same, batch_sizes, parameters, run
 
 from pyro_unmix import SGLMM, BiLSTMGuide, fit, redsunn
 from pyro_unmix.bases import DCT

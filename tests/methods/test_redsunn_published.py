@@ -18,7 +18,7 @@ from pyro import poutine
 from pyro_unmix import Unmixing, fit, simulate
 from pyro_unmix.guides import PublishedGuide
 from pyro_unmix.infer import Ramp, WeightedELBO
-from pyro_unmix.methods import fcls, redsunn_published
+from pyro_unmix.methods import arguments, fcls, redsunn_published
 from pyro_unmix.methods.redsunn_published import along_trajectories
 from pyro_unmix.models import FirstDateSGLMM
 from pyro_unmix.models.published import RawDCT, TransposedDCT, VarianceWalk
@@ -134,7 +134,7 @@ def test_the_preset_takes_its_own_endmembers_and_settings() -> None:
 def test_settings_are_refused_before_anything_is_computed(
     settings: dict[str, Any], error: type[Exception], text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(published_module, "vca", lambda *_, **__: pytest.fail("computed"))
+    monkeypatch.setattr(arguments, "vca", lambda *_, **__: pytest.fail("computed"))
     with pytest.raises(error, match=text):
         redsunn_published(CUBES, 3, **settings)
 

@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from preset_cases import (
+from pyro.infer import Trace_ELBO
+from scipy.optimize import nnls
+from torch import nn
+from unmix_cases import (
     CUBES,
     GIVEN,
     LIBRARY,
@@ -21,9 +24,6 @@ from preset_cases import (
     parameters,
     run,
 )
-from pyro.infer import Trace_ELBO
-from scipy.optimize import nnls
-from torch import nn
 
 from pyro_unmix import SGLMM, ConjugateGuide, fit, simulate, unmix
 from pyro_unmix.bases import Brightness
@@ -132,7 +132,9 @@ def test_variability_that_lasts_is_autoregressive_other_is_independent(truth, ch
     ],
 )
 def test_the_limit_is_a_correlation_of_a_tenth(correlation, chosen, monkeypatch):
-    monkeypatch.setattr(unmix_module, "temporal_correlation", lambda *arguments: correlation)
+    monkeypatch.setattr(
+        unmix_module.temporal_correlation, "unchecked", lambda *arguments: correlation
+    )
     assert type(run("unmix", num_steps=0).model.variability_prior) is chosen
 
 

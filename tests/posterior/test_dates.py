@@ -19,7 +19,7 @@ from scipy import stats
 from pyro_unmix import SGLMM, BiLSTMGuide, ConjugateGuide, FixedEndmembers, Unmixing, fit, unmix
 from pyro_unmix.bases import DCT
 from pyro_unmix.guides import PublishedGuide
-from pyro_unmix.guides.conjugate.variability import Chain, ExactVariability
+from pyro_unmix.guides.conjugate.variability import ExactVariability, GaussianChain
 from pyro_unmix.models import FirstDateSGLMM
 from pyro_unmix.priors import AutoRegressive, DateNoise, KnownAbundances, RandomWalk
 
@@ -50,7 +50,7 @@ def test_variability_at_uneven_dates_has_the_exact_evidence(chain: Any) -> None:
     with torch.no_grad():
         exact = ExactVariability(
             gram=design.mT @ design, projected=y @ design, noise_scale=torch.tensor(noise).double(),
-            chain=Chain.of(chain, num_dates), valid=torch.ones(1, num_dates, dtype=torch.bool),
+            chain=GaussianChain.of(chain, num_dates), valid=torch.ones(1, num_dates, dtype=torch.bool),
             abundances=a,
         )  # fmt: skip
         torch.manual_seed(0)

@@ -208,7 +208,7 @@ def test_unmix_finds_the_number_itself(monkeypatch):
         asked.append((cubes.shape, seed))
         return 3
 
-    monkeypatch.setattr(unmix_module, "estimate_num_endmembers", answer)
+    monkeypatch.setattr(unmix_module.estimate_num_endmembers, "unchecked", answer)
     cubes = linear_scene(3, 30)[:, :12, :12]
     result = unmix_module.unmix(cubes, "auto", num_steps=0, seed=7, progress=False)
     assert result.abundances.sizes["endmember"] == 3

@@ -151,10 +151,12 @@ def test_unmix_models_seasons_where_there_are_any(caplog):
 
 def test_seasons_come_before_a_field_and_beside_what_lasts(monkeypatch):
     """Where the images show both, the field is not looked for; the pixels' own chain is that without seasons."""
-    monkeypatch.setattr(unmix_module, "field_correlation", None)  # would raise
+    monkeypatch.setattr(unmix_module.field_correlation, "unchecked", None)  # would raise
     monkeypatch.setattr(unmix_module, "MIN_SIDE", 5)
     for correlation, kind in ((0.5, AutoRegressive), (0.0, Independent)):
-        monkeypatch.setattr(unmix_module, "temporal_correlation", lambda *_, c=correlation: c)
+        monkeypatch.setattr(
+            unmix_module.temporal_correlation, "unchecked", lambda *_, c=correlation: c
+        )
         result = pyro_unmix.unmix(
             season_cubes(1.0, dates=LONG), endmembers=M, num_steps=0, progress=False
         )

@@ -229,7 +229,7 @@ def test_a_date_without_images_is_no_hindrance(smooth):
 
 
 def test_variability_smooth_in_space_alone_has_no_memory(smooth, monkeypatch):
-    monkeypatch.setattr(unmix_module, "temporal_correlation", lambda cubes, start: -0.02)
+    monkeypatch.setattr(unmix_module.temporal_correlation, "unchecked", lambda cubes, start: -0.02)
     result = pyro_unmix.unmix(
         smooth.cubes, endmembers=smooth.reference_endmembers, num_steps=0, progress=False
     )

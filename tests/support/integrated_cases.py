@@ -113,6 +113,8 @@ def features() -> dict[str, torch.Tensor]:
 class Biased(WhiteNoise):
     """About a learned level; what is whitened depends on it, and the design does not."""
 
+    is_gaussian = True
+
     def setup(self, *, num_bands, generator):
         super().setup(num_bands=num_bands, generator=generator)
         self.level = torch.nn.Parameter(torch.tensor(0.02))

@@ -21,17 +21,16 @@ from pyro_unmix.guides.conjugate.path import (
     spectra_of,
 )
 from pyro_unmix.guides.conjugate.smoother import conditionals
-from pyro_unmix.guides.conjugate.variability import Chain, ExactVariability
+from pyro_unmix.guides.conjugate.variability import ExactVariability, GaussianChain
 from pyro_unmix.guides.encoders import Encoder, built, encoded
 from pyro_unmix.models.sglmm import SGLMM
+from pyro_unmix.ops.declared import Declaring
 from pyro_unmix.ops.distributions import FactorNormal
 from pyro_unmix.ops.seeding import seeded
 from pyro_unmix.ops.simplex import tile_components, to_abundances
 from pyro_unmix.ops.small_matrices import apply, cholesky, multiply, project
 from pyro_unmix.ops.solvers import MarginalDates, MarginalMixing
-from pyro_unmix.priors.noise import Noise as NoisePart
 from pyro_unmix.priors.part import Need
-from pyro_unmix.priors.variability import VariabilityPrior
 
 _CHUNK = 32768  # pixels times dates that are treated together
 _DRAWN = 4096  # ... in a read-out: what the network and the filter hold of them stays in the cache
@@ -40,12 +39,7 @@ _LEAST_STD = 1e-6
 _NUM_MEANS = 2  # abundance draws behind the mean variability: a pair of opposite ones
 
 
-def _author(kind: type, method: str) -> type:
-    """The class that defines a method of `kind`."""
-    return next(parent for parent in kind.__mro__ if method in vars(parent))
-
-
-class ConjugateGuide(Guide):
+class ConjugateGuide(Declaring, Guide):
     """Posterior with exact Gaussian variability and smoothed, LSTM-corrected abundances.
 
     Abundances. With the variability integrated out, every date's likelihood of a_t is approximated by a Gaussian in
@@ -81,6 +75,14 @@ class ConjugateGuide(Guide):
     )
     #: States at dates without images follow from the model's transitions.
     follows_dates: ClassVar[bool] = True
+    #: Whether psi is drawn from its exact conditional alone, so that it can be integrated out.
+    is_exact: ClassVar[bool] = True
+    #: Whether q(c) is a Gaussian chain, whose dates need no sites of their own.
+    has_path: ClassVar[bool] = True
+    declarations: ClassVar = {
+        "is_exact": ("forward", "_variability"),
+        "has_path": ("_abundance_chain", "_sample_abundances"),
+    }
 
     def __init__(
         self,
@@ -191,7 +193,7 @@ class ConjugateGuide(Guide):
             features = self.prepare(pixels, valid, index=index)
         batch, num_dates, _ = pixels.shape
         offsets = self.sample_offsets(index)
-        path = self._path(pixels, valid, features) if integrate and self._has_path else None
+        path = self._path(pixels, valid, features) if integrate else None
         with pyro.plate("pixels", size or batch, subsample=index, dim=-1):
             if path is not None:
                 states = pyro.sample("c", path)
@@ -212,22 +214,9 @@ class ConjugateGuide(Guide):
         Called with ``integrate=True`` the guide has no sites ``psi_t`` and returns what the model takes as
         ``integrated`` in place of all its sites in the plate.
         """
-        model = self.model
-        noise, chain = type(model.noise), type(model.variability_prior)
-        # parts of users, whose densities may be others than those that are integrated
-        programs_are_ours = (
-            type(self).forward is ConjugateGuide.forward
-            and type(self)._variability is ConjugateGuide._variability
-            and type(model).forward is SGLMM.forward
-            and type(model)._mean is SGLMM._mean
-        )
-        same_author = _author(noise, "distributions") is _author(noise, "whitened")
-        gaussian = noise.by_date is NoisePart.by_date and same_author
-        markov = (
-            chain.initial is VariabilityPrior.initial
-            and chain.transitions is VariabilityPrior.transitions
-        )
-        return programs_are_ours and gaussian and markov
+        model: SGLMM = self.model
+        programs = self.is_exact and model.is_plain
+        return programs and model.noise.is_gaussian and model.variability_prior.is_chain
 
     def _sample_abundances(
         self, pixels: Tensor, valid: Tensor, features: Mapping[str, Tensor], index: Tensor | None
@@ -246,15 +235,12 @@ class ConjugateGuide(Guide):
             states.append(c)
         return torch.stack(states, dim=-2)
 
-    @property
-    def _has_path(self) -> bool:
-        """Whether q(c) is a Gaussian chain, whose dates need no sites of their own."""
-        methods = ("_abundance_chain", "_sample_abundances")
-        plain = all(getattr(type(self), name) is vars(ConjugateGuide)[name] for name in methods)
-        return plain and self.model.abundance_prior.is_random
-
-    def _path(self, pixels: Tensor, valid: Tensor, features: Mapping[str, Tensor]) -> MarkovNormal:
-        """``q(c_0 .. c_T | y)``."""
+    def _path(
+        self, pixels: Tensor, valid: Tensor, features: Mapping[str, Tensor]
+    ) -> MarkovNormal | None:
+        """``q(c_0 .. c_T | y)``, or None where the dates have sites of their own."""
+        if not (self.has_path and self.model.abundance_prior.is_random):
+            return None
         with torch.no_grad():
             offset, gain, factor = self._chain(features)
         corrections = self._corrections(pixels, valid, features["path"]) if self.correction else ()
@@ -326,7 +312,7 @@ class ConjugateGuide(Guide):
             gram=design.mT @ design,
             projected=pixels @ design,
             noise_scale=noise_scale,
-            chain=Chain.of(model.variability_prior, pixels.shape[1]),
+            chain=GaussianChain.of(model.variability_prior, pixels.shape[1]),
             valid=valid,
             abundances=to_abundances(states),
             offsets=offsets,
@@ -395,7 +381,7 @@ class ConjugateGuide(Guide):
         model = self.model
         pixels, design, noise_scale = model.noise.whitened(pixels, model.design())
         projected = project(pixels, design).permute(2, 1, 0)
-        chain = Chain.of(model.variability_prior, len(states)).later()
+        chain = GaussianChain.of(model.variability_prior, len(states)).later()
         offsets = features["offsets"] if self.has_field else None
         weighted = torch.zeros_like(projected[..., model.num_endmembers :])
         weights = torch.zeros_like(weighted)

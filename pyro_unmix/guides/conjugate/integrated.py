@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyro_unmix.guides.conjugate.variability import Chain, ExactVariability
+from pyro_unmix.guides.conjugate.variability import ExactVariability, GaussianChain
 from pyro_unmix.mixing import mixing_features
 from pyro_unmix.models.sglmm import SGLMM
 from pyro_unmix.ops.simplex import tile_components, to_abundances
@@ -39,8 +39,8 @@ class Integrated:
         model, abundances = self.model, to_abundances(self.states[:, 1:])
         plain = model.design()
         pixels, design, noise_scale = model.noise.whitened(self.pixels, plain)
-        gram, chain = design.mT @ design, Chain.of(model.variability_prior, len(abundances[0]))
-        chain, p = chain.later(), abundances.shape[-1]
+        gram, (num_dates, p) = design.mT @ design, abundances.shape[1:]
+        chain = GaussianChain.of(model.variability_prior, num_dates).later()
         with torch.no_grad():
             posterior = ExactVariability(
                 gram=gram, projected=pixels @ design, noise_scale=noise_scale, chain=chain,
@@ -52,7 +52,9 @@ class Integrated:
         noise = model.noise.distributions()(mixing_features(abundances, psi) @ plain.mT)
         # of the spectra: at the mean of psi, less e' (Cov * G) e / (2 sigma^2)
         e = tile_components(abundances, model.num_components) * self.valid.unsqueeze(-1)
-        spread = ((moments.covariance * gram[p:, p:]) @ e.unsqueeze(-1)).squeeze(-1) * e
+        dates = zip(moments.covariances, e.unsqueeze(-1).unbind(1), strict=True)
+        spread = torch.stack([(part * gram[p:, p:]) @ e_t for part, e_t in dates], dim=1)
+        spread = spread.squeeze(-1) * e
         expected = torch.where(self.valid, noise.log_prob(self.pixels), 0.0).sum(-1)
         expected = expected - 0.5 * noise_scale.pow(-2) * spread.sum((-1, -2))
         return expected + chain.expected_log_ratio(moments) + entropy

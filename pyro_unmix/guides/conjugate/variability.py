@@ -8,7 +8,7 @@ carry gradients, since the derivative along it vanishes.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from pyro_unmix.priors.variability import VariabilityPrior
 
 
 @dataclass(frozen=True)
-class Chain:
+class GaussianChain:
     """``psi_s ~ N(coefficient_s psi_{s-1}, diag(variance_s))`` of S states, a one standing before the first.
 
     Parameters
@@ -36,7 +36,9 @@ class Chain:
     independent: bool
 
     @classmethod
-    def of(cls, prior: VariabilityPrior, num_dates: int, dtype: torch.dtype | None = None) -> Chain:
+    def of(
+        cls, prior: VariabilityPrior, num_dates: int, dtype: torch.dtype | None = None
+    ) -> GaussianChain:
         """``psi_0 .. psi_T`` of a prior."""
         coefficient, step_scale, loc, scale = (
             part.to(dtype or part.dtype) for part in prior.whole_chain(num_dates)
@@ -44,11 +46,11 @@ class Chain:
         variance = torch.cat([scale.unsqueeze(0), step_scale]).square()
         return cls(torch.cat([loc.unsqueeze(0), coefficient]), variance, prior.independent)
 
-    def later(self) -> Chain:
+    def later(self) -> GaussianChain:
         """The same without its first state, which is integrated out: ``psi_1 .. psi_T``."""
         first, rest = self.coefficient[1:2], self.coefficient[2:]
         variance = self.variance[1:2] + first.square() * self.variance[:1]
-        return Chain(
+        return GaussianChain(
             torch.cat([first * self.coefficient[:1], rest]),
             torch.cat([variance, self.variance[2:]]),
             self.independent,
@@ -66,7 +68,9 @@ class Chain:
 
     def expected_log_ratio(self, moments: Moments) -> Tensor:
         """``E log p`` of states of such moments, without ``S K P log(2 pi) / 2``, shape (..., B)."""
-        mean, variance = moments.mean, moments.covariance.diagonal(dim1=-2, dim2=-1)
+        mean = moments.mean
+        variances = [c.diagonal(dim1=-2, dim2=-1) for c in moments.covariances]
+        variance = torch.stack(variances, dim=-2)
         before = torch.cat([torch.ones_like(mean[..., :1, :]), mean[..., :-1, :]], dim=-2)
         varied = torch.cat([torch.zeros_like(mean[..., :1, :]), variance[..., :-1, :]], dim=-2)
         square = (mean - self.coefficient * before).square() + variance
@@ -75,12 +79,12 @@ class Chain:
 
 
 class Moments(NamedTuple):
-    """Of a chain given y and c: means (..., B, S, K P), covariances (..., B, S, K P, K P), and of every coefficient
-    the covariance with itself one state before, (..., B, S, K P).
+    """Of a chain given y and c: means (..., B, S, K P), of every state the covariance (..., B, K P, K P), and of every
+    coefficient the covariance with itself one state before, (..., B, S, K P).
     """
 
     mean: Tensor
-    covariance: Tensor
+    covariances: list[Tensor]  # apart, since one state's stay in the cache
     lagged: Tensor
 
 
@@ -102,7 +106,7 @@ class ExactVariability:
     projected : Tensor, shape (..., B, T, Q)
         ``design'y``.
     noise_scale : Tensor, scalar
-    chain : Chain
+    chain : GaussianChain
         Of T states, or of more: the first ones are then seen by no date.
     valid : Tensor, shape (B, T)
     abundances : Tensor, shape (..., B, T, P)
@@ -116,7 +120,7 @@ class ExactVariability:
         gram: Tensor,
         projected: Tensor,
         noise_scale: Tensor,
-        chain: Chain,
+        chain: GaussianChain,
         valid: Tensor,
         abundances: Tensor,
         offsets: Tensor | None = None,
@@ -134,14 +138,15 @@ class ExactVariability:
         """The conditionals of all states, from the last to the first, in order."""
         left = precision * self.e
         pull, weight = left * moment, self.chain.variance.reciprocal()
-        vector = torch.zeros_like(pull[..., 0, :])
-        information = torch.zeros_like(vector.unsqueeze(-1) * vector.unsqueeze(-2))
+        vector = nothing = torch.zeros_like(pull[..., 0, :])
+        information = unknown = nothing.unsqueeze(-1).expand(*nothing.shape, len(self.gram))
         unit = torch.eye(len(self.gram), dtype=pull.dtype, device=pull.device)
         unseen, conditionals = len(weight) - pull.shape[-2], []
         for s in reversed(range(len(weight))):
             if s >= unseen:
                 e, scaled = self.e[..., s - unseen, :], left[..., s - unseen, :]
-                information = information + scaled.unsqueeze(-1) * e.unsqueeze(-2) * self.gram
+                products = scaled.unsqueeze(-1) * e.unsqueeze(-2)
+                information = torch.addcmul(information, products, self.gram)
                 vector = vector + pull[..., s - unseen, :]
             tril = torch.linalg.cholesky(information + torch.diag(weight[s]))
             # as `torch.cholesky_inverse`, in half the time
@@ -149,8 +154,8 @@ class ExactVariability:
             covariance = root @ root.mT
             conditionals.append(_Conditional(tril, covariance, vector))
             if self.chain.independent:
-                information, vector = torch.zeros_like(information), torch.zeros_like(vector)
-            else:
+                information, vector = unknown, nothing
+            elif s:
                 # phi (J - J Lambda^-1 J) phi = phi Q^-1 Lambda^-1 J phi, the form that does not cancel
                 gain = self._pulled[s].unsqueeze(-1) * covariance
                 information = gain @ (information * self.chain.coefficient[s])
@@ -178,7 +183,7 @@ class ExactVariability:
         """Posterior means and covariances of all states."""
         means = self.means()
         if self.chain.independent:
-            alone = torch.stack([state.covariance for state in self._conditionals], dim=-3)
+            alone = [state.covariance for state in self._conditionals]
             return Moments(means, alone, torch.zeros_like(means))
         covariances, lagged = (
             [self._conditionals[0].covariance],
@@ -189,12 +194,12 @@ class ExactVariability:
             passed = gain @ covariances[-1]
             lagged.append(passed.diagonal(dim1=-2, dim2=-1))
             covariances.append(state.covariance + passed @ gain.mT)
-        return Moments(means, torch.stack(covariances, dim=-3), torch.stack(lagged, dim=-2))
+        return Moments(means, covariances, torch.stack(lagged, dim=-2))
 
     def half_log_det(self) -> Tensor:
         """Half the log-determinant of the precision of all states together, shape (..., B)."""
-        trils = torch.stack([state.tril for state in self._conditionals])
-        return trils.diagonal(dim1=-2, dim2=-1).log().sum((0, -1))
+        roots = torch.stack([state.tril.diagonal(dim1=-2, dim2=-1) for state in self._conditionals])
+        return roots.log().sum((0, -1))
 
 
 def _times(matrix: Tensor, vector: Tensor) -> Tensor:
@@ -203,11 +208,6 @@ def _times(matrix: Tensor, vector: Tensor) -> Tensor:
 
 class _ConstantDraws(PrecisionNormal):
     """A `PrecisionNormal` whose draws carry no gradients; their density does."""
-
-    def expand(self, batch_shape: Any, _instance: Any = None) -> PrecisionNormal:
-        shape = torch.Size(batch_shape)
-        loc = self.loc.expand(shape + self.event_shape)
-        return _ConstantDraws(loc, self.precision_tril.expand(shape + self.event_shape * 2))
 
     def from_noise(self, noise: Tensor) -> Tensor:
         value = super().from_noise(noise).detach()

@@ -36,7 +36,7 @@ _MAX_PAGES = 4096
 
 
 @dataclass(frozen=True)
-class _Layout:
+class _Fields:
     """Byte order and field widths of one TIFF."""
 
     order: str
@@ -98,7 +98,7 @@ def check_tiff(path: Path) -> None:
         raise FileError(path, "pages", problem)
 
 
-def _header(file: BinaryIO, path: Path, size: int) -> tuple[_Layout, int]:
+def _header(file: BinaryIO, path: Path, size: int) -> tuple[_Fields, int]:
     head = file.read(16)
     if len(head) < 8 or head[:2] not in (b"II", b"MM"):
         raise FileError(path, "header", f"is no TIFF header ({size} bytes in the file)")
@@ -106,7 +106,7 @@ def _header(file: BinaryIO, path: Path, size: int) -> tuple[_Layout, int]:
     magic = struct.unpack(order + "H", head[2:4])[0]
     if magic not in (42, 43):
         raise FileError(path, "header", f"must hold 42 (TIFF) or 43 (BigTIFF), got {magic}")
-    layout = _Layout(order, big=magic == 43)
+    layout = _Fields(order, big=magic == 43)
     if layout.big and (len(head) < 16 or struct.unpack(order + "HH", head[4:8]) != (8, 0)):
         raise FileError(path, "header", "is no BigTIFF header")
     start = 8 if layout.big else 4
@@ -114,7 +114,7 @@ def _header(file: BinaryIO, path: Path, size: int) -> tuple[_Layout, int]:
 
 
 def _pages(
-    file: BinaryIO, path: Path, size: int, layout: _Layout, position: int
+    file: BinaryIO, path: Path, size: int, layout: _Fields, position: int
 ) -> Iterator[dict[int, np.ndarray]]:
     """The tags of each page (image file directory) by number, those that are needed here."""
     seen: set[int] = set()
@@ -138,7 +138,7 @@ def _pages(
 
 
 def _tags(
-    file: BinaryIO, path: Path, size: int, layout: _Layout, entries: bytes
+    file: BinaryIO, path: Path, size: int, layout: _Fields, entries: bytes
 ) -> dict[int, np.ndarray]:
     tags = {}
     for tag, kind, count, inline in layout.entry.iter_unpack(entries):

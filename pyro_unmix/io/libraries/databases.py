@@ -12,7 +12,7 @@ import numpy as np
 
 from pyro_unmix.io.errors import FileError, parsing
 from pyro_unmix.io.integrity.kinds import check_kind
-from pyro_unmix.io.libraries.tables import Spectrum, import_spectral, known_or_given, to_nm
+from pyro_unmix.io.libraries.tables import Label, Spectrum, import_spectral, known_or_given, to_nm
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +27,9 @@ def read_ecostress_folder(path: Path, **options: Any) -> list[Spectrum]:
     return found
 
 
-def read_ecostress(path: Path, *, unit: Any, scale: Any, label: Any) -> list[Spectrum]:
+def read_ecostress(
+    path: Path, *, unit: str | None, scale: float | None, label: Label
+) -> list[Spectrum]:
     ecostress = import_spectral("spectral.database.ecostress")
     with parsing(path, "text", "an ECOSTRESS spectrum"):
         signature = ecostress.read_ecostress_file(str(path))
@@ -51,8 +53,8 @@ def _ecostress_spectrum(
     units: tuple[str, str],
     x: np.ndarray,
     y: np.ndarray,
-    unit: Any,
-    scale: Any,
+    unit: str | None,
+    scale: float | None,
 ) -> Iterator[Spectrum]:
     quantity = units[1].lower()
     if not quantity.startswith("refle"):
@@ -67,7 +69,9 @@ def _ecostress_spectrum(
     yield Spectrum(name.strip(), label.strip(), nm, y * multiply)
 
 
-def read_database(path: Path, *, unit: Any, scale: Any, label: Any) -> list[Spectrum]:
+def read_database(
+    path: Path, *, unit: str | None, scale: float | None, label: Label
+) -> list[Spectrum]:
     usgs, ecostress = (
         import_spectral("spectral.database.usgs"),
         import_spectral("spectral.database.ecostress"),
@@ -89,7 +93,7 @@ def read_database(path: Path, *, unit: Any, scale: Any, label: Any) -> list[Spec
 
 
 def _from_ecostress(
-    path: Path, database: Any, unit: Any, scale: Any, label: Any
+    path: Path, database: Any, unit: str | None, scale: float | None, label: Label
 ) -> Iterator[Spectrum]:
     columns = {"class": "Class", "type": "Type", "subclass": "SubClass"}
     field = label.lower() if isinstance(label, str) else "class"
@@ -104,7 +108,9 @@ def _from_ecostress(
         yield from _ecostress_spectrum(path, name, cls, (x_unit, y_unit), x, y, unit, scale)
 
 
-def read_usgs_folder(path: Path, *, unit: Any, scale: Any, label: Any) -> list[Spectrum]:
+def read_usgs_folder(
+    path: Path, *, unit: str | None, scale: float | None, label: Label
+) -> list[Spectrum]:
     """``ASCIIdata`` with a folder per sub-library, or one of those, which holds wavelengths and chapters."""
     usgs = import_spectral("spectral.database.usgs")
     one = any(path.glob("*Wavelengths*.txt"))
@@ -131,7 +137,9 @@ def _add(add: Callable[[Any], Any], kind: Any, file: Path, *chapter: str) -> Non
         logger.warning("%s: left out, SPy cannot read it: %s", file, error)
 
 
-def _from_usgs(path: Path, database: Any, unit: Any, scale: Any, label: Any) -> Iterator[Spectrum]:
+def _from_usgs(
+    path: Path, database: Any, unit: str | None, scale: float | None, label: Label
+) -> Iterator[Spectrum]:
     if isinstance(label, str) and label.lower() != "chapter":
         raise FileError(path, "label", f"no field {label!r}: there is chapter")
     query = (

@@ -19,7 +19,7 @@ from pyro_unmix.io.formats.envi import (
     scaling,
     stored_dtype,
 )
-from pyro_unmix.io.libraries.tables import Spectrum, known_or_given, relabel, to_nm
+from pyro_unmix.io.libraries.tables import Label, Spectrum, known_or_given, relabel, to_nm
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ def _envi_data(path: Path, header: Path) -> Path:
     raise FileError(path, "data file", f"there is no {base.name}.sli beside the header")
 
 
-def read_sli(path: Path, *, unit: Any, scale: Any, label: Any) -> list[Spectrum]:
+def read_sli(path: Path, *, unit: str | None, scale: float | None, label: Label) -> list[Spectrum]:
     """Spectra are the lines, channels the samples of an image of one band."""
     header_path = envi_header(path)
     if header_path is None:
@@ -65,7 +65,7 @@ def read_sli(path: Path, *, unit: Any, scale: Any, label: Any) -> list[Spectrum]
 
 
 def _spectra(
-    path: Path, header: Mapping[str, Any], stored: np.ndarray, unit: Any, scale: Any
+    path: Path, header: Mapping[str, Any], stored: np.ndarray, unit: str | None, scale: float | None
 ) -> list[Spectrum]:
     num, bands = stored.shape
     centres = _per_channel(header, "wavelength", path, bands)
@@ -146,7 +146,9 @@ def _per_channel(header: Mapping[str, Any], name: str, path: Path, size: int) ->
     return values
 
 
-def read_earthlib(*, unit: Any, scale: Any, label: Any) -> tuple[Path, list[Spectrum]]:
+def read_earthlib(
+    *, unit: str | None, scale: float | None, label: Label
+) -> tuple[Path, list[Spectrum]]:
     try:
         from earthlib import config
     except ImportError as error:

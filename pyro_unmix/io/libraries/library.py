@@ -88,7 +88,7 @@ def read_library(
     ----------
     Meerdink et al., Remote Sensing of Environment 230, 2019 (ECOSTRESS); Kokaly et al., USGS Data Series 1035, 2017.
     """
-    options = {"unit": unit, "scale": scale, "label": label}
+    options: dict[str, Any] = {"unit": unit, "scale": scale, "label": label}
     path = Path(path_or_name)
     if str(path_or_name) == "earthlib":
         path, spectra = read_earthlib(**options)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 #: Columns of a CSV table that are taken for the class, in this order, and for the name of a spectrum.
 CLASS_COLUMNS = ("class", "label", "material", "category", "type")
 NAME_COLUMNS = ("name", "id", "spectrum", "sample")
+#: A field that holds the classes, or the classes themselves.
+Label: TypeAlias = str | Sequence[str] | None
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def import_spectral(module: str) -> Any:
 # ----------------------------------------------------------------------------------------- CSV
 
 
-def read_csv(path: Path, *, unit: Any, scale: Any, label: Any) -> list[Spectrum]:
+def read_csv(path: Path, *, unit: str | None, scale: float | None, label: Label) -> list[Spectrum]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = [row for row in csv.reader(file, strict=True) if any(map(str.strip, row))]
@@ -164,7 +166,7 @@ def _span(header: Sequence[str], run: Sequence[int]) -> str:
     return header[run[0]] if len(run) == 1 else f"{header[run[0]]}-{header[run[-1]]}"
 
 
-def _class_column(path: Path, text: Mapping[str, int], label: Any) -> int:
+def _class_column(path: Path, text: Mapping[str, int], label: Label) -> int:
     if isinstance(label, str):
         if label.lower() not in text:
             raise FileError(

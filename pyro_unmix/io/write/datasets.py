@@ -46,7 +46,7 @@ _ATTRIBUTES: dict[str, dict[str, Any]] = {
 # ------------------------------------------------------------------ where the pixels lie
 
 
-class Grid(NamedTuple):
+class Georeference(NamedTuple):
     """CRS as WKT, and transform (a, b, c, d, e, f): ``X = a col + b row + c, Y = d col + e row + f``.
 
     Columns and rows count from the outer corner of the first pixel. None: unknown.
@@ -56,7 +56,7 @@ class Grid(NamedTuple):
     transform: tuple[float, ...] | None
 
 
-def grid_of(dataset: xr.Dataset) -> Grid:
+def grid_of(dataset: xr.Dataset) -> Georeference:
     """Return what the coordinates of a dataset say about its CRS and transform; nothing is added.
 
     The CRS is the ``crs_wkt`` (or ``spatial_ref``) of the scalar coordinate that rioxarray calls
@@ -72,7 +72,7 @@ def grid_of(dataset: xr.Dataset) -> Grid:
     """
     name = grid_mapping(dataset)
     attrs = {} if name is None else dataset[name].attrs
-    return Grid(_wkt(attrs), _transform(dataset, _stored_transform(attrs)))
+    return Georeference(_wkt(attrs), _transform(dataset, _stored_transform(attrs)))
 
 
 def grid_mapping(dataset: xr.Dataset) -> str | None:

@@ -19,7 +19,7 @@ import xarray as xr
 
 from pyro_unmix.data.names import material_names
 from pyro_unmix.io.formats.geotiff import SOFTWARE
-from pyro_unmix.io.write.datasets import Grid, check_free, grid_of, workshop
+from pyro_unmix.io.write.datasets import Georeference, check_free, grid_of, workshop
 from pyro_unmix.ops.extras import need
 
 logger = logging.getLogger(__name__)
@@ -119,7 +119,7 @@ def _profile(values: np.ndarray) -> dict[str, Any]:
     }
 
 
-def _rasterio_grid(grid: Grid) -> dict[str, Any]:
+def _rasterio_grid(grid: Georeference) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if grid.crs is not None:
         found["crs"] = need("rasterio.crs", "io").CRS.from_wkt(grid.crs)
@@ -243,7 +243,9 @@ def write_sli(envi: Any, dataset: xr.Dataset, names: list[str], folder: Path) ->
     spectra.astype(spectra.dtype.newbyteorder("<")).tofile(folder / "endmembers.sli")
 
 
-def _envi_place(grid: Grid, shape: tuple[int, ...]) -> tuple[tuple[slice, ...], dict[str, Any]]:
+def _envi_place(
+    grid: Georeference, shape: tuple[int, ...]
+) -> tuple[tuple[slice, ...], dict[str, Any]]:
     """How to turn (band, row, column), and the header fields of the turned image.
 
     GDAL and ENVI: columns run along ``s (cos r, sin r)``, rows along ``s (sin r, -cos r)``, for the

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import reference
 import xarray as xr
-from preset_cases import CUBES, GIVEN, MATRIX, PRESETS, SMALL, assert_same, parameters, run
+from unmix_cases import CUBES, GIVEN, MATRIX, PRESETS, SMALL, assert_same, parameters, run
 
 from pyro_unmix import unmix
 from pyro_unmix.bases import DCT, Brightness

@@ -1,4 +1,4 @@
-"""The classical baselines against calculations that share no code with them."""
+"""The classical methods against calculations that share no code with them."""
 
 from __future__ import annotations
 
