@@ -14,6 +14,7 @@ import xarray as xr
 from pyro import poutine
 from tqdm.auto import tqdm
 
+from pyro_unmix.data.crs import crs_coordinates, crs_text
 from pyro_unmix.data.cubes import as_cube_sequence, check_bands
 from pyro_unmix.data.lazy import as_cubes, cleaned, is_lazy, tile_regions
 from pyro_unmix.models.base import Decode
@@ -209,7 +210,9 @@ def lazy_read_out(reader: TileReader, cubes: xr.DataArray) -> xr.Dataset:
 
 
 def identity(result: Any, tile: int) -> dict[str, Any]:
-    """What two predictions have in common if their tiles belong together: trained numbers, read-out, grid."""
+    """What two predictions have in common if their tiles belong together, other than the images' values: trained
+    numbers, read-out, grid, coordinates.
+    """
     digest = hashlib.blake2b(digest_size=16)
     for part in (result.model, result.guide):
         digest.update(type(part).__qualname__.encode())
@@ -228,9 +231,25 @@ def identity(result: Any, tile: int) -> dict[str, Any]:
         "dates": [str(date) for date in result.cubes["time"].values]
         if "time" in result.cubes.coords
         else None,
+        **_described(result.cubes.drop_vars("time", errors="ignore").coords),
         "tile": tile,
         **({} if result.decode is None else {"decode": name_of(result.decode)}),
     }
+
+
+def _described(coords: Any) -> dict[str, str]:
+    """Ends and hash of every coordinate; the texts of a CRS."""
+    texts = {}
+    for name in crs_coordinates(coords):
+        attrs = coords[name].attrs
+        texts[f"CRS in {name}"] = f"{crs_text(attrs)}, {attrs.get('GeoTransform')}"
+    for name, coordinate in coords.items():
+        values = coordinate.to_numpy()
+        ends = " to ".join(str(values.flat[i]) for i in (0, -1))
+        content = values.tobytes() if values.dtype.kind != "O" else repr(values.tolist()).encode()
+        digest = hashlib.blake2b(content, digest_size=8).hexdigest()
+        texts[f"coordinate {name}"] = f"{ends} (hash {digest})"
+    return texts
 
 
 def maps_of(dataset: xr.Dataset) -> list[Any]:
