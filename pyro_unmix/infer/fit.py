@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -146,6 +146,8 @@ def fit(
         parameters are those that gave the last finite loss.
     ValueError
         If something does not fit together, or a checkpoint is of another model, other settings or other data.
+    BlockingIOError
+        If another fit, in this process or another one, uses the folder of checkpoints.
     TypeError
         If a program is not called as described, `decode` returns something else, or an argument is of another kind.
 
@@ -226,7 +228,8 @@ def fit(
         if not _is_of_this_package(model, guide, decode):
             _rehearse(run, decode, seed, plan.num_steps > 0)
         try:
-            _train(run, plan, keeper, progress, callback)
+            with nullcontext() if keeper is None else keeper.held(workers):
+                _train(run, plan, keeper, progress, callback)
             data.close()
             if isinstance(estimate, PolishedMean) and plan.cut_short(run.losses):
                 # Who stops a fit waits for no sweeps.
