@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import closing, nullcontext
 from functools import partial
 from typing import Any
 
@@ -35,6 +35,7 @@ from pyro_unmix.infer.workers import device_of_worker, join
 from pyro_unmix.kernels.sweeps import check_model
 from pyro_unmix.models.base import Decode, VariabilityModel, as_module
 from pyro_unmix.ops.checks import positive_int
+from pyro_unmix.ops.engine_lock import lent
 from pyro_unmix.ops.seeding import seeded
 from pyro_unmix.ops.threads import one_thread
 from pyro_unmix.posterior.autoguides import holds_scene, may_hold_scene
@@ -56,6 +57,7 @@ logger = logging.getLogger(__name__)
 __all__ = ["NonFiniteLossError", "fit"]
 
 
+@one_thread()
 def fit(
     model: Any,
     guide: Any,
@@ -211,7 +213,7 @@ def fit(
     else:
         data = InMemory(*as_tensors(cubes, model))
     plan = plan_of(data.num_usable, whole_epochs=data.num_pools > 1)
-    with closing(data), _undisturbed(seed, data.device):
+    with closing(data), quiet_pyro(), seeded(seed, data.device):
         scale = 1.0 / data.num_values
         observed = ObservedPixels(data.num_usable, data.num_pixels)
         _forget_gradients(model, guide)
@@ -361,13 +363,6 @@ def _check_maps(maps: bool, lazy: bool) -> None:
         )
 
 
-@contextmanager
-def _undisturbed(seed: int, device: torch.device) -> Iterator[None]:
-    """Leave the param store, random state, validation flags and thread count as they were."""
-    with quiet_pyro(), seeded(seed, device), one_thread():
-        yield
-
-
 def _train(
     run: Run,
     plan: Plan,
@@ -421,7 +416,8 @@ def _steps(
             bar.set_postfix_str(f"ELBO/value {-value:.4f}, {rate:.0f} pixels/s", refresh=False)
             bar.update()
         if callback is not None:
-            callback(step - 1, -value)
+            with lent():
+                callback(step - 1, -value)
         if keeper is not None:
             keeper.after_step(run)
         release()

@@ -4,5 +4,5 @@ Algebra: `simplex` (softmax map, projections of fractions), `small_matrices` (ma
 (constrained least squares), `perceptrons` (batched networks).
 Distributions that Pyro lacks: `distributions`, `softmax_distributions`, `dirichlet`.
 Housekeeping: `checks` (of arguments, with error texts), `extras` (optional libraries), `recipes` (objects rebuilt
-from the arguments that made them), `seeding`, `threads`.
+from the arguments that made them), `seeding`, `threads`, `engine_lock` (one thread at a time).
 """

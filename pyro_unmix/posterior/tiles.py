@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +17,7 @@ from pyro_unmix.data.crs import crs_coordinates, crs_text
 from pyro_unmix.data.cubes import as_cube_sequence, check_bands
 from pyro_unmix.data.lazy import as_cubes, cleaned, is_lazy, tile_regions
 from pyro_unmix.models.base import Decode
+from pyro_unmix.ops.engine_lock import lent, one_tile
 from pyro_unmix.ops.extras import need
 from pyro_unmix.ops.seeding import seeded
 from pyro_unmix.ops.threads import one_thread
@@ -29,10 +29,6 @@ from pyro_unmix.posterior.programs import ParamStore, model_dtype_and_device, pr
 from pyro_unmix.posterior.read_out import read_out
 
 logger = logging.getLogger(__name__)
-
-# Pyro's param store and stack of handlers belong to the process: one tile at a time. More cores are used by more
-# processes.
-_ONE_TILE = threading.Lock()
 
 
 def predict(result: Any, other_cubes: Any) -> tuple[Any, Any, xr.DataArray, xr.Dataset]:
@@ -150,7 +146,7 @@ class TileReader:
     def __call__(self, tile: xr.DataArray, numbers: xr.DataArray) -> xr.Dataset:
         """The maps of one tile; `numbers` (y, x) of its pixels in the scene."""
         place = numbers.to_numpy().ravel(), self.num_pixels
-        with _ONE_TILE, one_thread():
+        with one_tile(), one_thread():
             dataset = read_out(
                 self.model, self.guide, cleaned(tile),
                 estimate=self.estimate, seed=self.seed, store=self.store, place=place, decode=self.decode,
@@ -158,6 +154,7 @@ class TileReader:
         return dataset[maps_of(dataset)].drop_vars("wavelength", errors="ignore")
 
 
+@one_thread()
 def lazy_read_out(reader: TileReader, cubes: xr.DataArray) -> xr.Dataset:
     """`read_out` of cubes in chunks: the same dataset, computed when it is asked for.
 
@@ -286,9 +283,10 @@ def tiled_read_out(
     with tqdm(total=numbers.size, disable=not progress, desc="read out", unit="pixel") as bar:
         for rows, columns in tile_regions(cubes):
             part = numbers[rows, columns]
-            tile = cleaned(cubes.isel(y=rows, x=columns).compute())
+            with lent():
+                images = cubes.isel(y=rows, x=columns).compute()
             place = part.ravel(), numbers.size
-            found = read_out(model, guide, tile, place=place, workers=workers, **how)
+            found = read_out(model, guide, cleaned(images), place=place, workers=workers, **how)
             for name, values in maps.items():
                 values[:, rows, columns] = found[name].transpose(*dataset[name].dims).values
             bar.update(part.size)
