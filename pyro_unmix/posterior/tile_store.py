@@ -19,6 +19,7 @@ import numpy as np
 import xarray as xr
 from tqdm.auto import tqdm
 
+from pyro_unmix.io.integrity.zarr_store import check_store
 from pyro_unmix.io.write import datasets as writers
 from pyro_unmix.io.write.locks import locked
 from pyro_unmix.ops.checks import positive_int
@@ -135,8 +136,8 @@ def _digest(images: np.ndarray) -> str:
 
 def _prepare(dataset: xr.Dataset, work: Path, plan: dict[str, Any]) -> None:
     """A store without its tiles, and then the plan: where that is, the store is whole."""
-    plan_file = work / "plan.json"
-    if plan_file.exists():
+    plan_file, store = work / "plan.json", work / "store"
+    if plan_file.exists() and store.exists():  # else it is in its place already
         found = json.loads(plan_file.read_text(encoding="utf-8"))
         different = [
             f"{key} is {plan.get(key)!r}, there it is {found.get(key)!r}"
@@ -148,14 +149,16 @@ def _prepare(dataset: xr.Dataset, work: Path, plan: dict[str, Any]) -> None:
                 f"{work} holds tiles of another prediction ({'; '.join(different)}): call with the "
                 "same arguments to go on with it, or remove that folder"
             )
+        check_store(store, finished=False)  # where others may write, it may be another one by now
         return
-    for left in work.iterdir():  # the folder itself is locked
-        shutil.rmtree(left) if left.is_dir() else left.unlink()
+    plan_file.unlink(missing_ok=True)
+    for left in (store, work / "done"):  # the folder itself is locked
+        shutil.rmtree(left, ignore_errors=True)
     (work / "done").mkdir()
     # Zarr format 2, as in `writers.write_zarr`; Zarr 2 knows no other, and has no such setting.
     config = getattr(writers.need("zarr", "scale"), "config", None)
     with nullcontext() if config is None else config.set({"default_zarr_format": 2}):
-        dataset.to_zarr(work / "store", compute=False)
+        dataset.to_zarr(store, compute=False)
     temporary = plan_file.with_suffix(".tmp")
     temporary.write_text(json.dumps(plan), encoding="utf-8")
     os.replace(temporary, plan_file)

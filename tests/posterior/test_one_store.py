@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +15,7 @@ import xarray as xr
 from fit_cases import CUBES, ours
 
 from pyro_unmix import Unmixing, fit
+from pyro_unmix.io import FileError
 from pyro_unmix.io.write.locks import locked
 from pyro_unmix.posterior import tile_store
 
@@ -112,6 +116,34 @@ def test_a_mark_that_was_not_written_whole_is_none(left, result, tmp_path):
     assert len(marks) == 2
     marks[0].write_text(left)
     result.predict_to_zarr(scene(), tmp_path / "a.zarr", **SETTINGS)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.zarr"]
+
+
+def test_a_store_that_would_run_code_is_not_gone_on_with(result, tmp_path):
+    with broken_off(2):
+        result.predict_to_zarr(scene(), tmp_path / "a.zarr", **SETTINGS)
+    file = tmp_path / ".a.zarr.tiles" / "store" / "abundances" / ".zarray"
+    pickled = {"filters": [{"id": "pickle", "protocol": 5}]}
+    file.write_text(json.dumps(json.loads(file.read_text()) | pickled))
+    with pytest.raises(FileError, match="pickle"):
+        result.predict_to_zarr(scene(), tmp_path / "a.zarr", **SETTINGS)
+
+
+def test_what_was_killed_after_the_last_rename_is_no_store_to_go_on_with(
+    result, tmp_path, monkeypatch
+):
+    path, work, remove = tmp_path / "a.zarr", tmp_path / ".a.zarr.tiles", shutil.rmtree
+
+    def killed(folder: Path, **settings: Any) -> None:
+        if folder == work:
+            raise KeyboardInterrupt
+        remove(folder, **settings)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(tile_store.shutil, "rmtree", killed)
+        result.predict_to_zarr(scene(), path, **SETTINGS)
+    assert path.exists() and (work / "plan.json").exists()
+    result.predict_to_zarr(scene(), path, overwrite=True, **SETTINGS)
     assert [p.name for p in tmp_path.iterdir()] == ["a.zarr"]
 
 
