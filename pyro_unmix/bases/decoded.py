@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pyro_unmix.bases.linear import Basis
 from pyro_unmix.ops.checks import positive, positive_int
+from pyro_unmix.ops.engine_lock import one_engine
 from pyro_unmix.ops.perceptrons import MaterialPerceptron
 from pyro_unmix.priors import Part
 from pyro_unmix.priors.part import Need
@@ -181,6 +182,7 @@ class DecodedBasis(Basis, PyroModule):
         slopes = (self.varied(endmembers, ones) - self.varied(endmembers, -ones)) / 2
         return slopes.transpose(0, 1)
 
+    @one_engine()
     def _try(self, num_bands: int, num_endmembers: int) -> None:
         """Raise if a decoder that has been used has other sizes."""
         like = next(self.decoder.parameters())

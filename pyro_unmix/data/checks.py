@@ -10,6 +10,7 @@ import xarray as xr
 
 from pyro_unmix.data.types import DatesLike
 from pyro_unmix.ops.checks import finite_array
+from pyro_unmix.ops.engine_lock import lent
 
 # Reflectance of real surfaces lies in [0, 1], with some overshoot by noise and specular glint; a
 # median above this is a matter of units.
@@ -64,7 +65,8 @@ def as_endmembers(
             )
         if "label" not in x.coords:  # the classes of a library count, not the names of its spectra
             check_names(x, name)
-        x = x.transpose("wavelength", "endmember").to_numpy()
+        with lent():
+            x = x.transpose("wavelength", "endmember").to_numpy()
     matrix = finite_array(x, name, ndim=2)
     _check_endmember_sizes(matrix, num_bands, name)
     zero = np.flatnonzero(~matrix.any(axis=0))

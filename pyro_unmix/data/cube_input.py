@@ -12,6 +12,7 @@ import xarray as xr
 from pyro_unmix.data.bands import ROUNDING, narrower, other_bands
 from pyro_unmix.data.checks import as_times
 from pyro_unmix.data.crs import crs_coordinates, crs_text, same_crs
+from pyro_unmix.ops.engine_lock import lent
 
 DIMS = ("time", "y", "x", "wavelength")
 
@@ -80,7 +81,9 @@ def from_dataarray(x: xr.DataArray, what: str) -> xr.DataArray:
             )
         x = x.expand_dims("time")
     x = x.transpose(*DIMS)
-    cubes = x.copy(data=_as_float(x.to_numpy(), what))
+    with lent():
+        values = x.to_numpy()
+    cubes = x.copy(data=_as_float(values, what))
     if "time" in cubes.coords:
         times = as_times(cubes.coords["time"].to_numpy(), cubes.sizes["time"])
         cubes = cubes.assign_coords(time=("time", times, cubes.coords["time"].attrs))

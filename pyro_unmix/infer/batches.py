@@ -21,6 +21,7 @@ from pyro_unmix.data.cubes import to_pixels
 from pyro_unmix.data.lazy import cleaned, tile_regions
 from pyro_unmix.data.types import ModelProgram
 from pyro_unmix.infer.step import Batches
+from pyro_unmix.ops.engine_lock import lent
 from pyro_unmix.ops.seeding import seeded
 from pyro_unmix.posterior.programs import model_dtype_and_device
 
@@ -257,7 +258,8 @@ class FromDisk(PixelSource):
     def _read(self, tile: tuple[slice, slice]) -> tuple[Tensor, Tensor]:
         """Pixels (B, T, L) and validity (B, T) of a tile."""
         rows, columns = tile
-        values = self.cubes.isel(y=rows, x=columns).compute()
+        with lent():
+            values = self.cubes.isel(y=rows, x=columns).compute()
         try:
             pixels, valid = to_pixels(cleaned(values))
         except ValueError as error:
@@ -341,7 +343,8 @@ class FromDisk(PixelSource):
         if not hasattr(self, "_closed"):
             return
         self._closed.set()
-        self._reader.shutdown(cancel_futures=True)
+        with lent():
+            self._reader.shutdown(cancel_futures=True)
         self._pool = self._rest = self._last = self._ahead = None
 
     # ------------------------------------------------------------------ pools
@@ -370,7 +373,8 @@ class FromDisk(PixelSource):
             self._ahead = place, self._reader.submit(self._read_pool, place)
         self._pool, waiting = None, self._ahead[1]
         self._ahead, self._installed = None, place
-        pool = waiting.result()
+        with lent():
+            pool = waiting.result()
         found = [tensor.to(self.device) for tensor in (pool.numbers, pool.pixels, pool.valid)]
         with seeded(self._seed, self.device):
             features = self._features_of(found[1], found[2], found[0])

@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from pyro_unmix.infer.batches import FromDisk, InMemory
 from pyro_unmix.infer.fingerprint import attributes, describe, describe_program, differences, same
 from pyro_unmix.infer.step import CheckedSVI
+from pyro_unmix.infer.workers import Workers
+from pyro_unmix.io.write.locks import free, take
 from pyro_unmix.io.write.whole_files import is_full
 from pyro_unmix.ops.checks import positive_int
 from pyro_unmix.posterior.dates import copies
@@ -220,7 +222,7 @@ class Checkpoints:
 
     A file is written beside its place, forced to disk, and renamed; its name has the number of steps and a hash of
     its content, by which a damaged one is recognised. It holds tensors, numbers and text, and is read without
-    running code from it.
+    running code from it. The folder is locked while a fit uses it (not on Windows).
 
     Parameters
     ----------
@@ -248,6 +250,26 @@ class Checkpoints:
         self._kept: list[Path] = []
         if self.folder.exists() and not self.folder.is_dir():
             raise ValueError(f"checkpoint must be a folder, got the file {self.folder}")
+
+    @contextmanager
+    def held(self, workers: Workers) -> Iterator[None]:
+        """Inside the block, no other fit has the folder; of several workers, the first one locks it.
+
+        Raises
+        ------
+        BlockingIOError
+            If another process, or another call in this one, has it.
+        """
+        lock = workers.of_first(self._take)
+        try:
+            yield
+        finally:
+            if workers.is_first:
+                free(lock)
+
+    def _take(self) -> int | None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return take(self.folder)
 
     def begin(self, run: Run, num_steps: int) -> bool:
         """Bring a run of `num_steps` to where the newest checkpoint was made; whether there was one.
@@ -333,7 +355,6 @@ class Checkpoints:
 
     def _look(self) -> tuple[Path, bytes] | None:
         """The checkpoint to go on from, if there is one."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         if self.resume:
             return self._newest()
         self._prune()

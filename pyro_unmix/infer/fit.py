@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing, nullcontext
 from functools import partial
 from typing import Any
 
@@ -36,6 +36,7 @@ from pyro_unmix.infer.workers import device_of_worker, join
 from pyro_unmix.kernels.sweeps import check_model
 from pyro_unmix.models.base import Decode, VariabilityModel, as_module
 from pyro_unmix.ops.checks import positive_int
+from pyro_unmix.ops.engine_lock import lent
 from pyro_unmix.ops.seeding import seeded
 from pyro_unmix.ops.threads import one_thread
 from pyro_unmix.posterior.autoguides import holds_scene, may_hold_scene
@@ -57,6 +58,7 @@ logger = logging.getLogger(__name__)
 __all__ = ["NonFiniteLossError", "fit"]
 
 
+@one_thread()
 def fit(
     model: ModelProgram,
     guide: GuideProgram,
@@ -147,6 +149,8 @@ def fit(
         parameters are those that gave the last finite loss.
     ValueError
         If something does not fit together, or a checkpoint is of another model, other settings or other data.
+    BlockingIOError
+        If another fit, in this process or another one, uses the folder of checkpoints.
     TypeError
         If a program is not called as described, `decode` returns something else, or an argument is of another kind.
 
@@ -210,7 +214,7 @@ def fit(
     else:
         data = InMemory(*as_tensors(cubes, model))
     plan = plan_of(data.num_usable, whole_epochs=data.num_pools > 1)
-    with closing(data), _undisturbed(seed, data.device):
+    with closing(data), quiet_pyro(), seeded(seed, data.device):
         scale = 1.0 / data.num_values
         observed = ObservedPixels(data.num_usable, data.num_pixels)
         _forget_gradients(model, guide)
@@ -227,7 +231,8 @@ def fit(
         if not _is_of_this_package(model, guide, decode):
             _rehearse(run, decode, seed, plan.num_steps > 0)
         try:
-            _train(run, plan, keeper, progress, callback)
+            with nullcontext() if keeper is None else keeper.held(workers):
+                _train(run, plan, keeper, progress, callback)
             data.close()
             if isinstance(estimate, PolishedMean) and plan.cut_short(run.losses):
                 # Who stops a fit waits for no sweeps.
@@ -359,13 +364,6 @@ def _check_maps(maps: bool, lazy: bool) -> None:
         )
 
 
-@contextmanager
-def _undisturbed(seed: int, device: torch.device) -> Iterator[None]:
-    """Leave the param store, random state, validation flags and thread count as they were."""
-    with quiet_pyro(), seeded(seed, device), one_thread():
-        yield
-
-
 def _train(
     run: Run,
     plan: Plan,
@@ -419,7 +417,8 @@ def _steps(
             bar.set_postfix_str(f"ELBO/value {-value:.4f}, {rate:.0f} pixels/s", refresh=False)
             bar.update()
         if callback is not None:
-            callback(step - 1, -value)
+            with lent():
+                callback(step - 1, -value)
         if keeper is not None:
             keeper.after_step(run)
         release()

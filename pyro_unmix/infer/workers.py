@@ -140,18 +140,18 @@ class Workers:
         return next((said for said in self._from_all(text) if said), "")
 
     def of_first(self, function: Callable[[], Result]) -> Result:
-        """What a function returns or raises (a ValueError) on the first worker, which alone calls it."""
+        """What a function returns or raises (a ValueError or OSError) on the first worker, which alone calls it."""
         if self.size == 1:
             return function()
         said: list[Any] = [None, None]
         if self.is_first:
             try:
                 said[0] = function()
-            except ValueError as error:
-                said[1] = str(error)
+            except (ValueError, OSError) as error:
+                said[1] = error
         group.broadcast_object_list(said, src=0, device=self.device)
         if said[1] is not None:
-            raise ValueError(said[1])
+            raise said[1]
         return said[0]
 
     def check_alike(self, what: Mapping[str, Any]) -> None:

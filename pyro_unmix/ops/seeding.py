@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 
 from pyro_unmix.ops.checks import positive_int
+from pyro_unmix.ops.engine_lock import one_engine
 
 
 @contextmanager
@@ -18,7 +19,8 @@ def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
     """
     seed = positive_int(seed, "seed", minimum=0)
     on_cuda = device is not None and device.type == "cuda"
-    with torch.random.fork_rng([device] if on_cuda else []):
+    # Another thread's engine may be drawing from the same generators.
+    with one_engine(), torch.random.fork_rng([device] if on_cuda else []):
         torch.default_generator.manual_seed(seed)
         if on_cuda:
             with torch.cuda.device(device):

@@ -312,8 +312,9 @@ class Unmixing:
     ) -> Path:
         """Predict a scene of any size tile by tile, into a Zarr store with what `to_zarr` writes.
 
-        A call that was killed goes on where it was, if it is made again with the same arguments. `path` exists when
-        all tiles are done; up to then they are in a hidden folder beside it.
+        A call that was killed goes on where it was, if it is made again with the same arguments: it reads the images
+        of the tiles that are done, and compares them. `path` exists when all tiles are done; up to then they are in
+        a hidden folder beside it.
 
         Parameters
         ----------
@@ -341,12 +342,15 @@ class Unmixing:
         FileExistsError
             If `path` exists and is not to be replaced, or is no Zarr store.
         ValueError
-            If tiles of another prediction, unfinished, are in the way.
+            If tiles of another prediction or of other images, unfinished, are in the way.
+        BlockingIOError
+            If another process, or another call in this one, writes to the same store.
         """
-        predicted = self.predict(as_lazy_cubes(cubes, tile), estimate=estimate)
+        images = as_lazy_cubes(cubes, tile)
+        predicted = self.predict(images, estimate=estimate)
         identity = tiles.identity(predicted, tile)
         return tile_store.write_tiles(
-            predicted._known(), path, identity,
+            predicted._known(), images, path, identity,
             num_workers=num_workers, overwrite=overwrite, progress=progress,
         )  # fmt: skip
 

@@ -23,6 +23,7 @@ from pyro_unmix.io.write.replacing import clean, replace_folder, workshop
 from pyro_unmix.io.write.whole_files import write_netcdf4
 from pyro_unmix.models.base import FunctionModel
 from pyro_unmix.ops.checks import positive_int
+from pyro_unmix.ops.engine_lock import one_engine
 from pyro_unmix.ops.recipes import Recorded, from_recipe, to_recipe
 from pyro_unmix.posterior.decoding import name_of
 from pyro_unmix.posterior.estimates import PlugInMean, PolishedMean, PosteriorMean
@@ -154,6 +155,7 @@ def _write(
         write_netcdf4(cubes.to_dataset(), folder / "cubes.nc")
 
 
+@one_engine()  # programs are made anew
 def load(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The arguments of the `Unmixing` that `save` wrote; runs no code from the file.
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 import xarray as xr
 
+from pyro_unmix.ops.engine_lock import one_engine
 from pyro_unmix.posterior.programs import model_dtype_and_device, quiet_pyro
 from pyro_unmix.posterior.read_out import chunks
 
@@ -63,6 +64,7 @@ def _rows(variability: xr.DataArray) -> np.ndarray:
     return values.reshape(-1, *values.shape[2:])
 
 
+@one_engine()
 def _by_chunks(
     model: Any, function: Any, inputs: list[np.ndarray], plane: xr.DataArray
 ) -> np.ndarray:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +13,12 @@ import xarray as xr
 from pyro import poutine
 from tqdm.auto import tqdm
 
+from pyro_unmix.data.crs import crs_coordinates, crs_text
 from pyro_unmix.data.cubes import as_cube_sequence, check_bands
 from pyro_unmix.data.lazy import as_cubes, cleaned, is_lazy, tile_regions
 from pyro_unmix.data.types import CubesLike, GuideProgram, ModelProgram
 from pyro_unmix.models.base import Decode
+from pyro_unmix.ops.engine_lock import lent, one_tile
 from pyro_unmix.ops.extras import need
 from pyro_unmix.ops.seeding import seeded
 from pyro_unmix.ops.threads import one_thread
@@ -33,10 +34,6 @@ if TYPE_CHECKING:
 
 
 logger = logging.getLogger(__name__)
-
-# Pyro's param store and stack of handlers belong to the process: one tile at a time. More cores are used by more
-# processes.
-_ONE_TILE = threading.Lock()
 
 
 def predict(result: Unmixing, other_cubes: CubesLike) -> tuple[Any, Any, xr.DataArray, xr.Dataset]:
@@ -156,7 +153,7 @@ class TileReader:
     def __call__(self, tile: xr.DataArray, numbers: xr.DataArray) -> xr.Dataset:
         """The maps of one tile; `numbers` (y, x) of its pixels in the scene."""
         place = numbers.to_numpy().ravel(), self.num_pixels
-        with _ONE_TILE, one_thread():
+        with one_tile(), one_thread():
             dataset = read_out(
                 self.model, self.guide, cleaned(tile),
                 estimate=self.estimate, seed=self.seed, store=self.store, place=place, decode=self.decode,
@@ -164,6 +161,7 @@ class TileReader:
         return dataset[maps_of(dataset)].drop_vars("wavelength", errors="ignore")
 
 
+@one_thread()
 def lazy_read_out(reader: TileReader, cubes: xr.DataArray) -> xr.Dataset:
     """`read_out` of cubes in chunks: the same dataset, computed when it is asked for.
 
@@ -216,7 +214,9 @@ def lazy_read_out(reader: TileReader, cubes: xr.DataArray) -> xr.Dataset:
 
 
 def identity(result: Any, tile: int) -> dict[str, Any]:
-    """What two predictions have in common if their tiles belong together: trained numbers, read-out, grid."""
+    """What two predictions have in common if their tiles belong together, other than the images' values: trained
+    numbers, read-out, grid, coordinates.
+    """
     digest = hashlib.blake2b(digest_size=16)
     for part in (result.model, result.guide):
         digest.update(type(part).__qualname__.encode())
@@ -235,9 +235,25 @@ def identity(result: Any, tile: int) -> dict[str, Any]:
         "dates": [str(date) for date in result.cubes["time"].values]
         if "time" in result.cubes.coords
         else None,
+        **_described(result.cubes.drop_vars("time", errors="ignore").coords),
         "tile": tile,
         **({} if result.decode is None else {"decode": name_of(result.decode)}),
     }
+
+
+def _described(coords: Any) -> dict[str, str]:
+    """Ends and hash of every coordinate; the texts of a CRS."""
+    texts = {}
+    for name in crs_coordinates(coords):
+        attrs = coords[name].attrs
+        texts[f"CRS in {name}"] = f"{crs_text(attrs)}, {attrs.get('GeoTransform')}"
+    for name, coordinate in coords.items():
+        values = coordinate.to_numpy()
+        ends = " to ".join(str(values.flat[i]) for i in (0, -1))
+        content = values.tobytes() if values.dtype.kind != "O" else repr(values.tolist()).encode()
+        digest = hashlib.blake2b(content, digest_size=8).hexdigest()
+        texts[f"coordinate {name}"] = f"{ends} (hash {digest})"
+    return texts
 
 
 def maps_of(dataset: xr.Dataset) -> list[Any]:
@@ -274,9 +290,10 @@ def tiled_read_out(
     with tqdm(total=numbers.size, disable=not progress, desc="read out", unit="pixel") as bar:
         for rows, columns in tile_regions(cubes):
             part = numbers[rows, columns]
-            tile = cleaned(cubes.isel(y=rows, x=columns).compute())
+            with lent():
+                images = cubes.isel(y=rows, x=columns).compute()
             place = part.ravel(), numbers.size
-            found = read_out(model, guide, tile, place=place, workers=workers, **how)
+            found = read_out(model, guide, cleaned(images), place=place, workers=workers, **how)
             for name, values in maps.items():
                 values[:, rows, columns] = found[name].transpose(*dataset[name].dims).values
             bar.update(part.size)

@@ -8,6 +8,7 @@ import numpy as np
 import xarray as xr
 
 from pyro_unmix.data.cubes import as_cube_sequence
+from pyro_unmix.ops.engine_lock import lent
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +49,8 @@ def spread_blocks(cubes: xr.DataArray, seed: int = 0) -> xr.DataArray:
     places = np.array([(top, left) for top in tops for left in lefts])
     blocks: list[tuple[float, np.ndarray]] = []
     for top, left in np.random.default_rng(seed).permutation(places):
-        block = cubes.isel(y=slice(top, top + height), x=slice(left, left + width)).to_numpy()
+        with lent():
+            block = cubes.isel(y=slice(top, top + height), x=slice(left, left + width)).to_numpy()
         block = np.ma.filled(block, np.nan)
         observed = np.isfinite(block).all(-1) & block.any(-1)
         blocks.append((float(observed.mean()), block))

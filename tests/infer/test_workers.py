@@ -123,6 +123,7 @@ def test_the_start_is_that_of_the_first_worker(folder):
         # Only the second worker meets it.
         ("failure", "NonFiniteLossError: the loss became nan: site 'y_1' of the model has a dens"),
         ("other fit", "ValueError: "),
+        ("in use", "BlockingIOError: "),
     ],
 )
 def test_errors_are_raised_on_all_workers(name, text, rank, folder):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from pyro.infer.autoguide import AutoNormal
 import pyro_unmix as pu
 from pyro_unmix.infer import Checkpoints
 from pyro_unmix.infer.workers import join
+from pyro_unmix.io.write.locks import locked
 
 LIBRARY = pu.simulate.library(np.linspace(450, 2400, 40))
 SCENE = pu.simulate.scaled_scene(num_dates=3, height=7, width=6, library=LIBRARY, seed=1)
@@ -110,7 +112,7 @@ def message(call) -> str:
     """What the error of a call says."""
     try:
         call()
-    except (ValueError, ArithmeticError) as error:
+    except (ValueError, ArithmeticError, OSError) as error:
         return f"{type(error).__name__}: {error}"
     return "no error"
 
@@ -152,6 +154,8 @@ def main(folder: Path) -> None:
     spoilt = pu.SGLMM(SCENE.reference_endmembers, basis=pu.bases.DCT(2), noise=Spoilt())
     failure = message(lambda: pu.fit(spoilt, pu.BiLSTMGuide(spoilt), CUBES, num_steps=1))
     other_fit = message(lambda: run("paper", checkpoint=kept))
+    with locked(kept) if rank == 0 else nullcontext():
+        in_use = message(lambda: run("paper", checkpoint=kept))
 
     def press(step: int, elbo: float) -> None:
         if step == 2 and rank == 1:
@@ -159,6 +163,7 @@ def main(folder: Path) -> None:
 
     found["interrupted"] = run("paper", callback=press)
     texts = {"data": other, "settings": settings, "failure": failure, "other fit": other_fit}
+    texts["in use"] = in_use
     np.savez(folder / f"texts-{rank}.npz", **texts)
     for name, values in found.items():
         np.savez(folder / f"{name}-{rank}.npz", **values)
