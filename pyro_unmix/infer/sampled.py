@@ -15,7 +15,8 @@ from tqdm.auto import tqdm
 
 from pyro_unmix.data.cubes import as_cube_sequence, check_bands, from_pixels, to_pixels, valid_mask
 from pyro_unmix.infer.chains import BLOCK, Chain, draw_abundances
-from pyro_unmix.ops.checks import in_range, positive_int
+from pyro_unmix.kernels.state import SHARED
+from pyro_unmix.ops.checks import finite_array, in_range, positive_int
 from pyro_unmix.ops.threads import one_thread
 from pyro_unmix.posterior.intervals import credible_interval
 from pyro_unmix.posterior.read_out import describe
@@ -179,6 +180,37 @@ class Sampled(Unmixing):
             coords={"endmember": self.dataset["endmember"]},
         )
 
+    # ---------------------------------------------------------------- saving
+
+    def saved_parts(self) -> dict[str, Any]:
+        """The chains, their weights and how draws are made."""
+        models = list({id(chain.model): chain.model for chain in self.chains}.values())
+        parts: dict[str, Any] = {
+            "models": models,
+            "owners": [[m is chain.model for m in models].index(True) for chain in self.chains],
+            "weights": self.weights,
+            "orders": self.orders,
+            "num_samples": self.num_samples,
+            "num_warmup": self.num_warmup,
+        }
+        for number, chain in enumerate(self.chains):
+            for name in SHARED:
+                parts[f"{name} {number}"] = chain.stacked(name).cpu().numpy()
+        return parts
+
+    @classmethod
+    def of_saved(cls, parts: dict[str, Any]) -> Sampled:
+        """The result of the parts that were saved."""
+        models, chains = parts.pop("models"), []
+        for number, owner in enumerate(parts.pop("owners")):
+            draws = {name: finite_array(parts.pop(f"{name} {number}"), name) for name in SHARED}
+            sites = zip(*(torch.as_tensor(draws[name]) for name in SHARED), strict=True)
+            shared = tuple(dict(zip(SHARED, values, strict=True)) for values in sites)
+            chains.append(Chain(models[owner], shared))
+        parts["weights"] = finite_array(parts["weights"], "weights", ndim=1)
+        parts["orders"] = np.asarray(parts["orders"], dtype=int)
+        return cls(chains=tuple(chains), **parts)
+
     # ---------------------------------------------------------------- what a sampled result has not
 
     def interpolate(self, dates: Any) -> NoReturn:
@@ -201,14 +233,10 @@ class Sampled(Unmixing):
         """Refused."""
         self._refuse("to_arviz")
 
-    def save(self, *args: Any, **settings: Any) -> NoReturn:
-        """Refused: `to_netcdf` writes the maps."""
-        self._refuse("save")
-
     def _refuse(self, what: str) -> NoReturn:
         raise ValueError(
-            f".{what}() is not there for sampled results: use sample(), interval(), area() or "
-            "predict(cubes), or fit(model, guide, cubes) for a result that has it"
+            f".{what}() is not there for sampled results, whose program knows single images only: use sample(), "
+            "interval(), area() or predict(cubes), or unmix(..., trained=True) for a result that has it"
         )
 
     # ---------------------------------------------------------------- reading out

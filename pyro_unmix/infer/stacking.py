@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_unmix.infer.chains import Chain, draw_abundances
-from pyro_unmix.kernels import Marginal, Spectra, State, Whitened
+from pyro_unmix.kernels import AbundanceLikelihood, Spectra, State, Whitened
 from pyro_unmix.ops.checks import finite_array, in_range
 
 _TINY = 1e-290
@@ -87,7 +87,7 @@ def _importance(
             gamma = spectra.gamma(proposal[number % len(proposal)]).clamp(min=_TINY)
             new = (gamma / gamma.sum(-1, keepdim=True)).clamp(min=_TINY)
             density = log_dirichlet(new, proposal).logsumexp(0) - math.log(len(proposal))
-            likelihood = base + Marginal.of(new, state, products).log_likelihood
+            likelihood = base + AbundanceLikelihood.of(new, state, products).log_likelihood
             weights.append(likelihood + log_dirichlet(new, alpha) - density)
     return torch.stack(weights).logsumexp(0) - math.log(len(weights))
 

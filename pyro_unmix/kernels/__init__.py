@@ -12,7 +12,7 @@ docstring; `State.residual` is None from then on until `ResidualDraws`. Each is 
 the program's trace, its draws against prior draws (Geweke) and against quadrature.
 
 - `state`: `State`, `Spectra`, and the products that kernels share; `truncated`: normal numbers between bounds
-- `abundances`: `MassMoves`, and the likelihood that they see, `Marginal`
+- `abundances`: `MassMoves`, and the likelihood that they see, `AbundanceLikelihood`
 - `variability`: `VariabilityDraws`, `ScaleDraws`
 - `rescale`: `RescaleMoves`
 - `endmembers`: `EllipticalEndmembers`
@@ -20,7 +20,7 @@ the program's trace, its draws against prior draws (Geweke) and against quadratu
 - `concentration`: `ConcentrationMoves`
 """
 
-from pyro_unmix.kernels.abundances import Marginal, MassMoves
+from pyro_unmix.kernels.abundances import AbundanceLikelihood, MassMoves
 from pyro_unmix.kernels.concentration import ConcentrationMoves
 from pyro_unmix.kernels.endmembers import EllipticalEndmembers
 from pyro_unmix.kernels.rescale import RescaleMoves
@@ -46,11 +46,11 @@ ROUND: tuple[Kernel, ...] = (
 __all__ = [
     "OWN_KERNELS",
     "ROUND",
+    "AbundanceLikelihood",
     "ConcentrationMoves",
     "EllipticalEndmembers",
     "FactorDraws",
     "Kernel",
-    "Marginal",
     "MassMoves",
     "NoiseDraws",
     "RescaleMoves",

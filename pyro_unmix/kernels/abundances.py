@@ -19,7 +19,7 @@ _HALF_LOG_TURN = 0.5 * math.log(2 * math.pi)
 
 
 @dataclass(frozen=True, eq=False)
-class Marginal:
+class AbundanceLikelihood:
     """The likelihood at abundances a (N, P), with psi, b and r integrated out.
 
     ``y ~ N(M a, S)`` with ``S = C + V V'`` and V of `VariabilityDraws`. S changes with a; with S held, the
@@ -40,7 +40,7 @@ class Marginal:
     pull: Tensor
 
     @classmethod
-    def of(cls, abundances: Tensor, state: State, products: Whitened) -> Marginal:
+    def of(cls, abundances: Tensor, state: State, products: Whitened) -> AbundanceLikelihood:
         """At abundances, with everything else of a state but psi, b and r."""
         count = abundances.shape[-1]
         factor, rows = own_products(abundances, state, products)
@@ -56,9 +56,9 @@ class Marginal:
             projected - (mixing.mT @ spectrum).squeeze(-1),
         )
 
-    def where(self, chosen: Tensor, other: Marginal) -> Marginal:
+    def where(self, chosen: Tensor, other: AbundanceLikelihood) -> AbundanceLikelihood:
         """Of `other` for the spectra that are chosen."""
-        return Marginal(
+        return AbundanceLikelihood(
             torch.where(chosen, other.log_likelihood, self.log_likelihood),
             torch.where(chosen[:, None, None], other.gram, self.gram),
             torch.where(chosen[:, None], other.pull, self.pull),
@@ -69,8 +69,8 @@ class MassMoves:
     """For a random pair of materials of every spectrum ``(a_i, a_j) -> (x, a_i + a_j - x)``; psi, b, r integrated out.
 
     Variability can stand in for abundance, so that draws of one given the other hardly move: here the one is moved in
-    the likelihood of `Marginal`. One Metropolis-Hastings step with a proposal from three: the normal of that likelihood
-    as it is at the state, 1.3 times as wide, within [0, s], ``s = a_i + a_j``; and the prior's powers, x or s - x being
+    its `AbundanceLikelihood`. One Metropolis-Hastings step with a proposal from three: the normal of that likelihood as
+    it is at the state, 1.3 times as wide, within [0, s], ``s = a_i + a_j``; and the prior's powers, x or s - x being
     ``s u^(1/alpha)``. The powers reach what no likelihood does: the prior of a sparse mixture has much of its mass so
     close to zero that all of it looks the same.
 
@@ -94,11 +94,11 @@ class MassMoves:
     def __call__(self, state: State, spectra: Spectra) -> State:
         products, abundances = Whitened(state, spectra), state.abundances.clamp(min=_TINY)
         size = abundances.shape[-1]
-        marginal = Marginal.of(abundances, state, products)
+        marginal = AbundanceLikelihood.of(abundances, state, products)
         for _ in range((size if self.num_moves is None else self.num_moves) if size > 1 else 0):
             pair = self._pair(size, spectra)
             new = self._proposed(abundances, pair, marginal, state.concentration, spectra)
-            other = Marginal.of(new, state, products)
+            other = AbundanceLikelihood.of(new, state, products)
             gain = self._gain(new, abundances, pair, other, marginal, state.concentration)
             gain = gain - self._gain(abundances, new, pair, marginal, other, state.concentration)
             accept = spectra.uniform(len(new)).log() < gain
@@ -117,7 +117,7 @@ class MassMoves:
 
     @staticmethod
     def _normal(
-        abundances: Tensor, pair: tuple[Tensor, Tensor], marginal: Marginal
+        abundances: Tensor, pair: tuple[Tensor, Tensor], marginal: AbundanceLikelihood
     ) -> tuple[Tensor, Tensor]:
         """Mean and std (N,) of the proposal of a_i."""
         first, second = pair
@@ -133,7 +133,7 @@ class MassMoves:
         cls,
         abundances: Tensor,
         pair: tuple[Tensor, Tensor],
-        marginal: Marginal,
+        marginal: AbundanceLikelihood,
         alpha: Tensor,
         spectra: Spectra,
     ) -> Tensor:
@@ -156,8 +156,8 @@ class MassMoves:
         abundances: Tensor,
         before: Tensor,
         pair: tuple[Tensor, Tensor],
-        marginal: Marginal,
-        marginal_before: Marginal,
+        marginal: AbundanceLikelihood,
+        marginal_before: AbundanceLikelihood,
         alpha: Tensor,
     ) -> Tensor:
         """Log of the target at abundances over the proposal of them from those before."""

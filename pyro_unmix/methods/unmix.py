@@ -9,13 +9,14 @@ import xarray as xr
 from numpy.typing import ArrayLike
 
 from pyro_unmix.bases.linear import Basis
-from pyro_unmix.data.cubes import as_cube_sequence
+from pyro_unmix.data.cubes import as_cube_sequence, valid_mask
 from pyro_unmix.data.lazy import as_lazy_cubes, is_lazy
 from pyro_unmix.data.types import CubesLike
 from pyro_unmix.guides import ConjugateGuide
 from pyro_unmix.infer.fit import fit
 from pyro_unmix.infer.settings import FitSettings
 from pyro_unmix.methods.arguments import check_settings, count_materials, known_spectra
+from pyro_unmix.methods.unmix_by_chains import unmix_by_chains
 from pyro_unmix.models import SGLMM
 from pyro_unmix.ops.checks import choice
 from pyro_unmix.ops.threads import one_thread
@@ -61,6 +62,10 @@ MIN_DATES = 3
 MIN_SIDE = 10
 #: Larger sequences, pixels times dates, are unmixed pixel by pixel.
 MOST_PIXEL_DATES = 500_000
+#: Above this `misfit_factor` of the model at the start, `unmix` trains nothing and draws chains.
+MOST_MISFIT = 1.9
+#: Observed spectra without which there are no chains.
+LEAST_SPECTRA = 500
 #: Sweeps of `unmix`.
 NUM_SWEEPS = 16
 #: Steps of `unmix`.
@@ -76,13 +81,14 @@ def unmix(
     basis: Basis | None = None,
     correction: bool = True,
     polish: bool | None = None,
+    trained: bool | None = None,
     seed: int = 0,
     progress: bool = True,
     num_steps: int | None = None,
     num_epochs: float | None = None,
     **settings: Unpack[FitSettings],
 ) -> Unmixing:
-    """Unmix a sequence with all choices made: data-driven start, jumps in time, conjugate guide.
+    """Unmix a sequence with all choices made: data-driven start, jumps in time, conjugate guide, or chains without.
 
     `choose_start` picks averaging window, endmembers, basis and rank by the marginal likelihood. The abundances drift
     and jump (`JumpWalk`); the variability is AR(1) where neighbouring dates correlate by more than 0.1 at the start,
@@ -94,6 +100,11 @@ def unmix(
     Of a DataArray in chunks (`read_sequence(chunks=...)`, `xarray.open_zarr`) with more than 500 000 pixel-dates, the
     start is chosen on blocks from all over the scene (`spread_blocks`), and `fit` reads the rest from disk.
     Where the sequence has dates, the transitions take the days between them; shifting all dates changes nothing.
+
+    That model may not hold. Negative abundances tell (`misfit_factor`): where they are much larger than it
+    expects, as in real images and where no pixel is pure, nothing is trained, and `unmix_by_chains` unmixes the scene:
+    endmembers drawn from several starts, abundances on the simplex, a residual that all materials have in common. Its
+    result, a `Sampled`, says nothing of dates between the images or after them.
 
     Parameters
     ----------
@@ -114,6 +125,10 @@ def unmix(
         better abundances, for about a millisecond per pixel and date (more from fifty dates on). Default: in sequences
         of three dates or more and 100 000 pixel-dates at most (fewer from fifty dates on), unless `estimate` says
         otherwise. Variability that pixels share cannot be polished, which a warning says where it was asked for.
+    trained : bool, optional
+        Whether to train model and guide in any case, or in none. Default: where the model holds, where anything is
+        asked for that only training has (a basis, steps, a setting of `fit`), and in scenes of more than 500 000
+        pixel-dates or less than 500 spectra.
     seed : int
     progress : bool
     num_steps, num_epochs : optional
@@ -132,23 +147,29 @@ def unmix(
         raise TypeError(f"polish must be True, False or None, got {polish!r}")
     if polish and "estimate" in settings:
         raise ValueError("pass polish=True or an estimate, got both: remove one of them")
+    if not isinstance(trained, bool | None):
+        raise TypeError(f"trained must be True, False or None, got {trained!r}")
+    asked = [basis, polish, num_steps, num_epochs, *settings.values()]
+    if not correction or any(value is not None for value in asked):
+        if trained is False:
+            raise ValueError(
+                "trained=False, but a basis, correction, polish, steps or settings of fit are given, which only "
+                "training has: remove them, or trained=False"
+            )
+        trained = True
     images = _images(cubes)
     scene = spread_blocks(images, seed) if is_lazy(images) else images
     count = _count(scene, num_endmembers, endmembers, seed)
     start = choose_start.unchecked(scene, count, endmembers=endmembers, basis=basis, seed=seed)
+    if trained is None:
+        trained = _holds(_model(scene, start, Independent(), seed), images)
+    if not trained:
+        return unmix_by_chains(images, count, endmembers=endmembers, seed=seed, progress=progress)
     found, chain = _choose_variability(
         scene, start, num_pixel_dates=_pixel_dates(images), basis_given=basis is not None,
         endmembers_given=endmembers is not None, seed=seed, progress=progress,
     )  # fmt: skip
-    model = SGLMM(
-        FixedEndmembers(found.endmembers),
-        basis=found.basis,
-        abundance_prior=JumpWalk(),
-        variability_prior=chain,
-        noise=WhiteNoise(found.noise_scale),
-        dates=scene["time"].values if "time" in scene.coords else None,
-        seed=seed,
-    )
+    model = _model(scene, found, chain, seed)
     guide = ConjugateGuide(model, correction=correction, seed=seed)
     defaults: FitSettings = {
         "batch_size": 256, "learning_rate": 0.01, "learning_rate_decay": 0.1, "method": "unmix",
@@ -161,6 +182,28 @@ def unmix(
         model, guide, images,
         num_steps=num_steps, num_epochs=num_epochs, seed=seed, progress=progress, **how,
     )  # fmt: skip
+
+
+def _model(scene: xr.DataArray, start: Start, chain: VariabilityPrior, seed: int) -> SGLMM:
+    return SGLMM(
+        FixedEndmembers(start.endmembers),
+        basis=start.basis,
+        abundance_prior=JumpWalk(),
+        variability_prior=chain,
+        noise=WhiteNoise(start.noise_scale),
+        dates=scene["time"].values if "time" in scene.coords else None,
+        seed=seed,
+    )
+
+
+def _holds(model: SGLMM, images: xr.DataArray) -> bool:
+    """Whether spectra are as the model says, or too few or too many for chains."""
+    many = is_lazy(images) or _pixel_dates(images) > MOST_PIXEL_DATES
+    if many or model.num_endmembers < 2 or int(valid_mask(images).sum()) < LEAST_SPECTRA:
+        return True
+    factor = misfit_factor(model, images)
+    logger.info("negative abundances are %.1f times as large as the model expects", factor)
+    return factor <= MOST_MISFIT
 
 
 def _choose_variability(

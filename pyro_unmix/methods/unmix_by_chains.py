@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 import xarray as xr
 from numpy.typing import ArrayLike
 from tqdm.auto import tqdm
@@ -20,26 +18,18 @@ from pyro_unmix.infer.chains import chain_of, random_spectra
 from pyro_unmix.infer.sample import sample, split_spectra
 from pyro_unmix.infer.sampled import Sampled
 from pyro_unmix.infer.settings import SampleSettings
-from pyro_unmix.infer.stacking import log_predictive
 from pyro_unmix.kernels import ROUND, EllipticalEndmembers
 from pyro_unmix.methods.arguments import check_settings, count_materials, known_spectra
 from pyro_unmix.models.simplex import SimplexMixing, as_components
 from pyro_unmix.ops.threads import one_thread
 from pyro_unmix.priors.bounded import BoundedEndmembers
-from pyro_unmix.start.purity import learn_basis
 from pyro_unmix.start.several_starts import several_starts
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-logger = logging.getLogger(__name__)
-
-_COMPONENTS = 4
-_SCALINGS = 5
-_HELD_OUT, _SPECTRA = 500, 2000
-_REFINEMENTS, _SHORT = 2, 50  # short chains of a start, and their rounds
-_BEST = 3  # starts that go on
 _LIBRARY_COMPONENTS = 8
+_SPECTRA, _SHORT = 2000, 50  # of the short chain of a start: spectra, and rounds
 _CHAINS_OF_GIVEN = 3
 _ABOVE = 0.2  # the bound above the largest endmember that a start has
 
@@ -59,13 +49,11 @@ def unmix_by_chains(
 ) -> Sampled:
     """Unmix a sequence with everything unknown drawn by Markov chains: endmembers, variability, residual, noise.
 
-    From each of `several_starts` a short chain of a `SimplexMixing` without variability of single materials, whose
-    common residual of rank eight leaves the endmembers room to move; twice, the residual found anew. The three that
-    predict spectra best that none has seen go on, each with two kinds of own variability whose scales may shrink to
-    nothing: scalings that are smooth over wavelength, and four components of each material learned from its
-    purest pixels (`learn_basis`). These chains are weighted by what they predict; then all spectra under the chains'
-    draws. What dates and neighbours have in common is not used. For scenes that may be unlike those that `unmix` was
-    made for, and where intervals matter.
+    A `SimplexMixing` about the endmembers of each of `several_starts`, refined by a short chain of other spectra; a
+    chain of each, weighted by what it predicts of spectra that none has seen; then all spectra under the chains' draws.
+    What the materials do not explain is a residual that all have in common, of rank eight, besides the brightness of
+    the whole pixel: variability of single materials, learned from images that do not hold its model, takes abundance
+    for variability, however well it predicts. What dates and neighbours have in common is not used.
 
     Parameters
     ----------
@@ -105,45 +93,22 @@ def unmix_by_chains(
 
 
 def _models(cubes: xr.DataArray, count: int, seed: int, progress: bool) -> list[SimplexMixing]:
-    """Programs about refined endmembers, of the starts that predict best, with two kinds of variability."""
+    """Programs about the endmembers of several starts, each refined by a short chain.
+
+    The residual of endmembers that are far off holds much of the materials, and would keep them there: so a short
+    chain, and the residual is found anew where the endmembers have come to.
+    """
     starts = several_starts(cubes, count, seed=seed)
-    seen, held_out = split_spectra(cubes, _HELD_OUT, seed)
-    scored = []
-    total = len(starts) * _REFINEMENTS * _SHORT
-    bar = tqdm(total=total, disable=not progress, desc="starts", unit="round")
+    seen, _ = split_spectra(cubes, 1, seed)
+    bar = tqdm(total=len(starts) * _SHORT, disable=not progress, desc="starts", unit="round")
+    models = []
     for number, start in enumerate(starts):
-        for again in range(_REFINEMENTS):
-            spectra = random_spectra(
-                _model(cubes, start), seen, _SPECTRA, [seed, 3, _REFINEMENTS * number + again]
-            )
-            chain = chain_of(spectra, _SHORT, kernels=ROUND, num_kept=2, bar=bar)
-            start = start.copy(data=chain.shared[-1]["endmembers"].cpu().numpy())
-        values = torch.as_tensor(held_out.astype(np.float64))
-        score = float(log_predictive(chain, values, seed=seed).mean())
-        logger.info("start %d: log predictive density %.2f per spectrum", number, score)
-        scored.append((score, start))
-    scored.sort(key=lambda pair: -pair[0])
-    return [
-        _model(cubes, start, components(cubes, start))
-        for _, start in scored[:_BEST]
-        for components in (scaled, learned)
-    ]
-
-
-def scaled(cubes: xr.DataArray, endmembers: xr.DataArray) -> np.ndarray:
-    """Components (L, K, P) of scalings by a tenth: cosines over wavelength, times the endmembers."""
-    matrix, num_bands = np.asarray(endmembers), len(endmembers)
-    has = "wavelength" in cubes.coords
-    place = cubes["wavelength"].values if has else np.arange(num_bands)
-    place = (place - place.min()) / np.ptp(place)
-    orders = np.arange(min(_SCALINGS, num_bands))
-    cosines = np.where(orders > 0, np.sqrt(2), 1.0) * np.cos(np.pi * orders * place[:, None])
-    return 0.1 * cosines[:, :, None] * matrix[:, None, :]
-
-
-def learned(cubes: xr.DataArray, endmembers: xr.DataArray | np.ndarray) -> np.ndarray:
-    """Components (L, K, P) of the materials' variability, from the images."""
-    return as_components(learn_basis(cubes, endmembers, _COMPONENTS), np.asarray(endmembers))
+        spectra = random_spectra(_model(cubes, start), seen, _SPECTRA, [seed, 3, number])
+        chain = chain_of(spectra, _SHORT, kernels=ROUND, num_kept=1, bar=bar)
+        refined = chain.shared[-1]["endmembers"].cpu().numpy()
+        models.append(_model(cubes, start.copy(data=refined)))
+    bar.close()
+    return models
 
 
 def _of_given(cubes: xr.DataArray, endmembers: ArrayLike) -> SimplexMixing:

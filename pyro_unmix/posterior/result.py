@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,9 @@ from pyro_unmix.posterior import dates as dates_module
 from pyro_unmix.posterior.decoding import is_of_a_function
 from pyro_unmix.posterior.estimates import PosteriorMean, as_estimate
 from pyro_unmix.posterior.programs import ParamStore
+
+#: Where the classes of results of other rooms are, by the name under which they are saved.
+_ELSEWHERE = {"Sampled": "pyro_unmix.infer.sampled"}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -478,4 +482,18 @@ class Unmixing:
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Unmixing:
         """Read what `save` wrote; needs no data and runs no code from the file."""
-        return cls(**saving.load(path))
+        name = saving.class_of(path)
+        module = _ELSEWHERE.get(name)
+        kind = getattr(import_module(module), name) if module else Unmixing
+        parts = saving.load(path)
+        with saving.blaming(Path(path) / "weights.pt", "own"):
+            return kind.of_saved(parts)
+
+    def saved_parts(self) -> dict[str, Any]:
+        """What `save` also writes of a result of another class: numbers, texts, arrays, programs and lists of them."""
+        return {}
+
+    @classmethod
+    def of_saved(cls, parts: dict[str, Any]) -> Unmixing:
+        """The result of the parts that were saved, those of `saved_parts` among them."""
+        return cls(**parts)

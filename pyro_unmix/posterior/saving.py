@@ -118,7 +118,9 @@ def _recipe_of(result: Unmixing) -> tuple[dict[str, Any], list[np.ndarray]]:
             raise TypeError(_no_recipe(f"the {name}", part)) from error
     kind = type(result.estimate).__name__
     head = {"format": _FORMAT, "method": result.method, "seed": result.seed}
-    return {**head, "estimate": [kind, *astuple(result.estimate)], **recipes}, arrays
+    own = {name: to_recipe(value, arrays) for name, value in result.saved_parts().items()}
+    more = {"result": type(result).__name__, "own": own} if own else {}
+    return {**head, "estimate": [kind, *astuple(result.estimate)], **recipes, **more}, arrays
 
 
 _MAPS = "write the maps, with to_netcdf(), to_zarr() or to_geotiff()"
@@ -173,24 +175,27 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
     recipe = _read_recipe(path)
     for file in (weights, maps):
         _need(file)
-    with _part(weights, "content"):
+    with blaming(weights, "content"):
         saved = torch.load(weights, weights_only=True, map_location="cpu")
         arrays = [tensor.numpy() for tensor in saved["arrays"]]
         states = {name: dict(saved[name]) for name in ("model", "guide")}
     parts: dict[str, Any] = {}
     for name in ("model", "guide"):
         known = dict(parts)
-        with _part(recipe_file, name):
+        with blaming(recipe_file, name):
             part = from_recipe(recipe[name], arrays, known)
-        with _part(weights, name):
+        with blaming(weights, name):
             parts[name] = _trained(part, states[name], weights, name)
-    with _part(recipe_file, "estimate"):
+    with blaming(recipe_file, "estimate"):
         kind, *settings = recipe["estimate"]
         estimate = _ESTIMATES[kind](*settings)
-    with _part(recipe_file, "seed"):
+    with blaming(recipe_file, "seed"):
         seed = positive_int(recipe["seed"], "seed", minimum=0)
     if not isinstance(recipe["method"], str):
         raise FileError(recipe_file, "method", f"must be a text, got {recipe['method']!r:.80}")
+    with blaming(recipe_file, "result"):
+        own = from_recipe(list(recipe.get("own", {}).values()), arrays, parts)
+        own = dict(zip(recipe.get("own", {}), own, strict=True))
     dataset = _read_netcdf(maps, ("abundances", "reference_endmembers", "losses"))
     cubes = None
     if (path / "cubes.nc").exists():
@@ -204,7 +209,13 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
         seed=seed,
         method=recipe["method"],
         **parts,
+        **own,
     )
+
+
+def class_of(path: str | os.PathLike[str]) -> str:
+    """The name of the class of the result that was saved."""
+    return str(_read_recipe(Path(path)).get("result", "Unmixing"))
 
 
 def _read_recipe(path: Path) -> dict[str, Any]:
@@ -243,7 +254,7 @@ def _need(file: Path) -> None:
 
 
 @contextmanager
-def _part(file: Path, field: str) -> Iterator[None]:
+def blaming(file: Path, field: str) -> Iterator[None]:
     """Whatever damaged or foreign content leads to is an error that names file and field."""
     try:
         yield
@@ -273,7 +284,7 @@ def _trained(part: Any, state: dict[str, Any], file: Path, name: str) -> Any:
 
 def _read_netcdf(file: Path, needed: tuple[str, ...]) -> xr.Dataset:
     _need(file)
-    with _part(file, "content"), open_netcdf(file) as dataset:
+    with blaming(file, "content"), open_netcdf(file) as dataset:
         for name in needed:
             if name not in dataset:
                 raise FileError(file, name, "is missing: the file is damaged")

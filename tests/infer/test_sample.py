@@ -117,7 +117,7 @@ def test_other_images_get_the_same_pixels(result: Sampled) -> None:
 
 def test_what_a_sampled_result_has_not_is_refused(result: Sampled) -> None:
     for call in (
-        lambda: result.forecast([3]), lambda: result.interpolate([1]), lambda: result.save("x"),
+        lambda: result.forecast([3]), lambda: result.interpolate([1]),
         lambda: result.reflectance_quantile(0.5), lambda: result.to_arviz([0]),
         lambda: result.predict_to_zarr(None, "x"),
     ):  # fmt: skip

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from pyro_unmix.kernels import (
     ROUND,
+    AbundanceLikelihood,
     ConcentrationMoves,
     EllipticalEndmembers,
     FactorDraws,
     Kernel,
-    Marginal,
     MassMoves,
     NoiseDraws,
     RescaleMoves,
@@ -113,7 +113,7 @@ def test_mass_moves_know_the_density_of_the_trace(seed: int) -> None:
         return marginal(at, spectra) - float(law.log_prob(drawn))
 
     def ours(at: State) -> float:
-        found = Marginal.of(at.abundances, at, Whitened(at, spectra))
+        found = AbundanceLikelihood.of(at.abundances, at, Whitened(at, spectra))
         prior = (at.concentration - 1) * at.abundances.log().sum()
         return float(found.log_likelihood.sum() + prior)
 
@@ -126,7 +126,7 @@ def test_mass_moves_know_the_density_of_the_trace(seed: int) -> None:
 def test_the_likelihood_of_abundances_is_normal_while_its_covariance_is_held() -> None:
     """gram and pull are the dense ``M' S^-1 M`` and ``M' S^-1 y``."""
     state, spectra = start_of(model_of(), 3, 2)
-    found = Marginal.of(state.abundances, state, Whitened(state, spectra))
+    found = AbundanceLikelihood.of(state.abundances, state, Whitened(state, spectra))
     common = state.residual_factor @ state.residual_factor.mT
     common = common + state.noise_variance * torch.eye(BANDS).double()
     for n, a in enumerate(state.abundances):

@@ -1,0 +1,128 @@
+"""When `unmix` draws chains instead of training, what they give, and that it can be saved."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+import pyro_unmix as pu
+from pyro_unmix.infer import Sampled, sample
+from pyro_unmix.io import FileError
+from pyro_unmix.models.simplex import SimplexMixing
+from pyro_unmix.posterior import Unmixing
+
+unmix_module = importlib.import_module("pyro_unmix.methods.unmix")
+REFERENCE = np.array([[0.1, 0.6, 0.3], [0.2, 0.5, 0.7], [0.5, 0.3, 0.6], [0.6, 0.1, 0.2]])
+
+
+def mixed(count: int = 24, seed: int = 0) -> tuple[xr.DataArray, np.ndarray]:
+    """Images of one date without a pure pixel, whose common residual no model of single materials explains."""
+    rng = np.random.default_rng(seed)
+    abundances = rng.dirichlet([1.0] * 3, size=(1, count, count))
+    abundances = 0.7 * abundances + 0.1
+    residual = 0.05 * rng.standard_normal((1, count, count, 1)) * np.array([1.0, -1.0, 1.0, -1.0])
+    noise = 0.004 * rng.standard_normal((1, count, count, 4))
+    return pu.as_cube_sequence(abundances @ REFERENCE.T + residual + noise), abundances
+
+
+@pytest.fixture(scope="module")
+def sampled() -> Sampled:
+    models = [SimplexMixing(REFERENCE, rank=1), SimplexMixing(REFERENCE * 0.9, rank=1)]
+    few = {"num_rounds": 8, "num_spectra": 40, "num_held_out": 10, "num_kept": 3, "num_samples": 8}
+    return sample(models, mixed(8)[0], seed=1, progress=False, **few)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("factor", "kind"), [(1.2, Unmixing), (3.0, Sampled)])
+def test_chains_are_drawn_where_the_model_does_not_hold(
+    factor: float, kind: type, monkeypatch: pytest.MonkeyPatch, sampled: Sampled
+) -> None:
+    asked: list[Any] = []
+
+    def chains(cubes: Any, count: int, **settings: Any) -> Sampled:
+        asked.append((count, settings))
+        return sampled
+
+    monkeypatch.setattr(unmix_module, "misfit_factor", lambda *_: factor)
+    monkeypatch.setattr(unmix_module, "unmix_by_chains", chains)
+    monkeypatch.setattr(unmix_module, "NUM_STEPS", 2)
+    result = pu.unmix(mixed()[0], endmembers=REFERENCE, seed=3, progress=False)
+    assert type(result) is kind
+    if kind is Sampled:
+        count, settings = asked.pop()
+        assert count == 3 and settings["seed"] == 3 and settings["endmembers"] is REFERENCE
+    assert not asked
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"num_steps": 0}, {"polish": False}, {"trained": True}, {"batch_size": 64, "num_steps": 1}],
+)
+def test_what_only_training_has_is_trained(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unmix_module, "misfit_factor", lambda *_: 9.0)
+    monkeypatch.setattr(unmix_module, "unmix_by_chains", None)
+    monkeypatch.setattr(unmix_module, "NUM_STEPS", 1)
+    result = pu.unmix(mixed()[0], endmembers=REFERENCE, progress=False, **settings)
+    assert type(result) is Unmixing
+
+
+def test_few_spectra_are_not_sampled_and_wishes_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unmix_module, "misfit_factor", lambda *_: 9.0)
+    monkeypatch.setattr(unmix_module, "NUM_STEPS", 1)
+    few = mixed(20)[0]
+    assert type(pu.unmix(few, endmembers=REFERENCE, progress=False)) is Unmixing
+    with pytest.raises(ValueError, match="trained=False, but a basis"):
+        pu.unmix(few, 3, trained=False, num_steps=3)
+    with pytest.raises(TypeError, match="trained must be True, False or None"):
+        pu.unmix(few, 3, trained="yes")  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+def test_a_scene_that_the_model_does_not_hold_for() -> None:
+    """Without pure pixels and with a common residual, chains are nearer the truth than training, and know more."""
+    cubes, truth = mixed(30)
+    errors, held = [], []
+    for trained in (True, None):
+        result = pu.unmix(cubes, 3, trained=trained, seed=0, progress=False)
+        order = pu.match_endmembers(result.reference_endmembers.values, REFERENCE)
+        errors.append(np.sqrt(np.mean((result.abundances.values[..., order] - truth) ** 2)))
+        low, high = result.interval(0.9, num_samples=60).values[..., order]
+        held.append(((low <= truth) & (truth <= high)).mean())
+    assert isinstance(result, Sampled)
+    assert errors[1] < errors[0] and held[1] > held[0]
+
+
+def test_a_sampled_result_is_saved_and_loaded(sampled: Sampled, tmp_path: Path) -> None:
+    sampled.save(tmp_path / "one")
+    again = Unmixing.load(tmp_path / "one")
+    assert isinstance(again, Sampled)
+    xr.testing.assert_identical(again.abundances, sampled.abundances)
+    intervals = [r.interval(0.8, num_samples=20) for r in (again, sampled)]
+    xr.testing.assert_allclose(*intervals, rtol=0, atol=1e-12)
+    xr.testing.assert_equal(again.endmembers_interval(), sampled.endmembers_interval())
+    xr.testing.assert_equal(again.diagnose(), sampled.diagnose())
+    assert len({id(chain.model) for chain in again.chains}) == 2
+    assert isinstance(again.predict(mixed(8, seed=2)[0]), Sampled)
+
+
+def test_damaged_chains_are_refused(sampled: Sampled, tmp_path: Path) -> None:
+    sampled.save(tmp_path / "one")
+    weights = tmp_path / "one" / "weights.pt"
+    saved = torch.load(weights, weights_only=True)
+    saved["arrays"][-1] = saved["arrays"][-1] * np.nan
+    torch.save(saved, weights)
+    with pytest.raises(FileError, match="finite|NaN"):
+        Unmixing.load(tmp_path / "one")
+    recipe = json.loads((tmp_path / "one" / "recipe.json").read_text())
+    recipe["own"].pop("owners")
+    (tmp_path / "one" / "recipe.json").write_text(json.dumps(recipe))
+    with pytest.raises(FileError):
+        Unmixing.load(tmp_path / "one")
