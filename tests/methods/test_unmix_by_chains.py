@@ -35,7 +35,7 @@ def mixed(count: int = 24, seed: int = 0) -> tuple[xr.DataArray, np.ndarray]:
 @pytest.fixture(scope="module")
 def sampled() -> Sampled:
     models = [SimplexMixing(REFERENCE, rank=1), SimplexMixing(REFERENCE * 0.9, rank=1)]
-    few = {"num_rounds": 8, "num_spectra": 40, "num_held_out": 10, "num_kept": 3, "num_samples": 8}
+    few = {"num_rounds": 8, "num_spectra": 40, "num_held_out": 10, "num_kept": 4, "num_samples": 8}
     return sample(models, mixed(8)[0], seed=1, progress=False, **few)  # type: ignore[arg-type]
 
 
