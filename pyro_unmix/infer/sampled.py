@@ -53,6 +53,11 @@ class Sampled(Unmixing):
         sizes = ", ".join(f"{name}: {size}" for name, size in self.abundances.sizes.items())
         return f"<Sampled by {self.method} ({sizes}), {len(self.chains)} chains>"
 
+    @property
+    def change(self) -> xr.DataArray:
+        """NaN (time, y, x): the program has no change from date to date."""
+        return xr.full_like(self.valid, np.nan, dtype=float).rename("change")
+
     # ---------------------------------------------------------------- draws of the abundances
 
     @one_thread()

@@ -164,6 +164,7 @@ def unmix(
     if trained is None:
         trained = _holds(_model(scene, start, Independent(), seed), images)
     if not trained:
+        logger.info("the model does not hold: nothing is trained, Markov chains are drawn")
         return unmix_by_chains(images, count, endmembers=endmembers, seed=seed, progress=progress)
     found, chain = _choose_variability(
         scene, start, num_pixel_dates=_pixel_dates(images), basis_given=basis is not None,

@@ -28,8 +28,8 @@ def several_starts(
 ) -> list[xr.DataArray]:
     """Endmembers by the marginal likelihood, in pure neighbourhoods of three sizes, by direction, and by volume.
 
-    In turn: those of `choose_start`; `extract_endmembers` in windows of 1, 3 and 5 pixels, the same in spectra scaled
-    to length one in P + 3 directions; and `minimum_volume` from those of window 1, for scenes without pure pixels.
+    In turn: those of `choose_start`; `extract_endmembers` in windows of 1, 3 and 5 pixels; in spectra scaled to length
+    one in P + 3 directions; and `minimum_volume` from those of window 1, for scenes without pure pixels.
 
     Parameters
     ----------
@@ -53,9 +53,7 @@ def several_starts(
     windows = [window for window in (1, 3, 5) if window <= shortest]
     plain = [extract_endmembers(sequence, count, window=w, seed=seed) for w in windows]
     found = [choose_start(sequence, count, seed=seed).endmembers, *plain]
-    found += [
-        extract_endmembers(sequence, count, window=w, directions=most, seed=seed) for w in windows
-    ]
+    found.append(extract_endmembers(sequence, count, window=1, directions=most, seed=seed))
     single = plain[0]
     pixels, valid = to_pixels(sequence)
     spectra = pixels[valid]
