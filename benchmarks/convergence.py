@@ -70,7 +70,7 @@ def measure(name: str, data: Path, quick: bool) -> dict[str, Any]:
     watch = Watch(scene)
     started = time.process_time()
     with mock.patch.object(unmix_module, "fit", watch):
-        result = unmix(scene.cubes, scene.num_endmembers, progress=False)
+        result = unmix(scene.cubes, scene.num_endmembers, trained=True, progress=False)
     total = time.process_time() - started - watch.paused
     steps = np.array(list(watch.errors))
     errors = np.array(list(watch.errors.values()))

@@ -89,9 +89,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         "true_colour": plot_true_colour(cubes),
         "abundances": pu.plots.plot_abundances(result),
         "uncertainty": pu.plots.plot_uncertainty(result),
-        "change": pu.plots.plot_change(result),
         "endmembers": pu.plots.plot_endmembers(result, time=-1),
     }
+    if result.change.notnull().any():  # chains, where the model of unmix does not hold, know none
+        pictures["change"] = pu.plots.plot_change(result)
     arguments.out.mkdir(parents=True, exist_ok=True)
     for name, figure in pictures.items():
         figure.savefig(arguments.out / f"{name}.png", dpi=110)

@@ -81,6 +81,11 @@ def add_command(commands: Commands) -> None:
         "dates)",
     )
     command.add_argument(
+        "--trained",
+        action=argparse.BooleanOptionalAction,
+        help="of unmix: train in any case, or draw chains (default: train where the model holds)",
+    )
+    command.add_argument(
         "--checkpoint",
         type=Path,
         metavar="DIR",
@@ -120,6 +125,10 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.polish is not None and arguments.method != "unmix":
         raise BadInput(
             f"--polish and --no-polish are of the method unmix, not of {arguments.method}"
+        )
+    if arguments.trained is not None and arguments.method != "unmix":
+        raise BadInput(
+            f"--trained and --no-trained are of the method unmix, not of {arguments.method}"
         )
     cubes = options.read_files(arguments)
     library = _library(arguments, cubes)
@@ -185,15 +194,16 @@ def _unmix(
     if arguments.checkpoint is not None:
         resume = arguments.resume is not False
         settings["checkpoint"] = Checkpoints(arguments.checkpoint, resume=resume)
+    ours = {"polish": arguments.polish, "trained": arguments.trained}
     if method == "unmix" and library is not None:
-        return unmix(cubes, endmembers=library, polish=arguments.polish, **settings)
+        return unmix(cubes, endmembers=library, **ours, **settings)
     # Only unmix takes the spread within the classes of a library; the others their means.
     means = None if library is None else extract_endmembers(cubes, library=library)
     count = arguments.endmembers if means is None else means.sizes["endmember"]
     if count == "auto":
         count = estimate_num_endmembers(cubes, seed=arguments.seed)
     if method == "unmix":
-        return unmix(cubes, count, polish=arguments.polish, **settings)
+        return unmix(cubes, count, **ours, **settings)
     if method in ("redsunn", "redsunn_published"):
         program = redsunn if method == "redsunn" else redsunn_published
         result = program(cubes, count, endmembers=means, **settings)

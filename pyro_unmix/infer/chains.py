@@ -133,7 +133,7 @@ def draw_abundances(
     generator: torch.Generator,
     kernels: Sequence[Kernel] = OWN_KERNELS,
 ) -> Tensor:
-    """Draws of single spectra's abundances, variability along with them, each under its own draw of what they share.
+    """Draws of single spectra's abundances, variability integrated out, each under its own draw of what they share.
 
     Parameters
     ----------

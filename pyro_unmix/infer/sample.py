@@ -23,6 +23,8 @@ from pyro_unmix.start.extraction import match_endmembers
 
 logger = logging.getLogger(__name__)
 
+NUM_HELD_OUT = 500
+
 
 @one_thread()
 def sample(
@@ -32,7 +34,7 @@ def sample(
     num_rounds: int = 100,
     num_chains: int = 1,
     num_spectra: int = 2000,
-    num_held_out: int = 500,
+    num_held_out: int = NUM_HELD_OUT,
     num_kept: int = 16,
     num_samples: int = 64,
     num_warmup: int = 8,
@@ -46,7 +48,7 @@ def sample(
     What all spectra share is drawn by chains on random spectra, of its own for every chain: what is misfit is not
     independent from spectrum to spectrum, so that more of them would only make the chains surer of the same error (as
     in bagged posteriors). Chains do not mix between modes; they are weighted by how well they predict spectra that none
-    has seen (`stacking_weights`). Then all spectra, block by block: abundances and variability given the shared draws.
+    has seen (`stacking_weights`). Then all spectra, block by block: abundances given the shared draws.
 
     Parameters
     ----------

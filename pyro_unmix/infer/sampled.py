@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from pyro_unmix.data.cubes import as_cube_sequence, check_bands, from_pixels, to_pixels, valid_mask
 from pyro_unmix.infer.chains import BLOCK, Chain, draw_abundances
 from pyro_unmix.kernels.state import SHARED
+from pyro_unmix.models.simplex import SimplexMixing
 from pyro_unmix.ops.checks import finite_array, in_range, positive_int
 from pyro_unmix.ops.threads import one_thread
 from pyro_unmix.posterior.intervals import credible_interval
@@ -29,7 +30,8 @@ class Sampled(Unmixing):
 
     As `Unmixing`, and: draws of one number belong to one draw of what is shared, for all spectra alike, and have random
     numbers of their own besides, so that sums and means over pixels may be read off them (`area`). There is no guide,
-    and nothing is said of other dates. `endmembers(time)` are the posterior mean of M: chains from several starts have
+    and nothing is said of other dates; a pixel is filled with the draws of its nearest observed date, or, where it has
+    none, of the prior. `endmembers(time)` are the posterior mean of M: chains from several starts have
     variability of several bases.
 
     Parameters
@@ -47,7 +49,7 @@ class Sampled(Unmixing):
     weights: np.ndarray | None = None
     orders: np.ndarray | None = None
     num_samples: int = 64
-    num_warmup: int = 16
+    num_warmup: int = 8
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{name}: {size}" for name, size in self.abundances.sizes.items())
@@ -139,6 +141,7 @@ class Sampled(Unmixing):
             bound=["lower", "upper"]
         )
 
+    @one_thread()
     def predict(self, other_cubes: Any, *, estimate: Any = None) -> Sampled:
         """Unmix other images of the same bands with what the chains know."""
         if estimate is not None:
@@ -207,14 +210,22 @@ class Sampled(Unmixing):
     def of_saved(cls, parts: dict[str, Any]) -> Sampled:
         """The result of the parts that were saved."""
         models, chains = parts.pop("models"), []
+        if not all(isinstance(model, SimplexMixing) for model in models):
+            raise ValueError("its chains are of another program than SimplexMixing")
         for number, owner in enumerate(parts.pop("owners")):
+            model = models[positive_int(owner, "the number of a program", minimum=0)]
             draws = {name: finite_array(parts.pop(f"{name} {number}"), name) for name in SHARED}
-            sites = zip(*(torch.as_tensor(draws[name]) for name in SHARED), strict=True)
-            shared = tuple(dict(zip(SHARED, values, strict=True)) for values in sites)
-            chains.append(Chain(models[owner], shared))
-        parts["weights"] = finite_array(parts["weights"], "weights", ndim=1)
-        parts["orders"] = np.asarray(parts["orders"], dtype=int)
-        return cls(chains=tuple(chains), **parts)
+            chains.append(Chain(model, _shared_draws(model, draws)))
+        size, count = chains[0].model.num_endmembers, len(chains)
+        weights = finite_array(parts.pop("weights"), "weights", ndim=1)
+        if len(weights) != count or weights.min() < 0 or abs(weights.sum() - 1) > 1e-6:
+            raise ValueError(f"expected {count} weights that sum to one, got {weights}")
+        orders = np.asarray(parts.pop("orders"), dtype=int)
+        if orders.shape != (count, size) or (np.sort(orders, 1) != np.arange(size)).any():
+            raise ValueError("the orders of the materials are none")
+        parts["num_samples"] = positive_int(parts["num_samples"], "num_samples", minimum=2)
+        parts["num_warmup"] = positive_int(parts["num_warmup"], "num_warmup", minimum=0)
+        return cls(chains=tuple(chains), weights=weights, orders=orders, **parts)
 
     # ---------------------------------------------------------------- what a sampled result has not
 
@@ -237,6 +248,9 @@ class Sampled(Unmixing):
     def to_arviz(self, *args: Any, **settings: Any) -> NoReturn:
         """Refused."""
         self._refuse("to_arviz")
+
+    def _need_posterior(self, what: str) -> NoReturn:
+        self._refuse(what)
 
     def _refuse(self, what: str) -> NoReturn:
         raise ValueError(
@@ -310,10 +324,14 @@ class Sampled(Unmixing):
         """Draws (S, B, P) of one block of the pixel-dates, in the order (pixel, date), after the other."""
         pixels, valid = to_pixels(self._images())
         values, observed = pixels.reshape(-1, pixels.shape[-1]), valid.ravel()
+        sources = nearest_dates(valid).ravel()
+        num_dates = valid.shape[1]
+        size = max(BLOCK // num_dates, 1) * num_dates  # whole pixels
         bar = tqdm(total=len(values), disable=not progress, desc="read out", unit="spectrum")
-        for block, first in enumerate(range(0, len(values), BLOCK)):
-            part = slice(first, first + BLOCK)
-            yield self._block(values[part], observed[part], num_samples, (seed, block))
+        for block, first in enumerate(range(0, len(values), size)):
+            part = slice(first, first + size)
+            drawn = self._block(values[part], observed[part], num_samples, (seed, block))
+            yield drawn[:, sources[part] - first]
             bar.update(len(values[part]))
         bar.close()
 
@@ -341,6 +359,35 @@ class Sampled(Unmixing):
             prior = prior / prior.sum(-1, keepdim=True)
             parts.append(torch.where(missing.unsqueeze(-1), prior, drawn)[..., list(order)])
         return torch.cat(parts)
+
+
+def _shared_draws(
+    model: SimplexMixing, draws: dict[str, np.ndarray]
+) -> tuple[dict[str, Tensor], ...]:
+    """Draws of a chain, one after the other, of saved ones with the draws first."""
+    num_bands, size = model.num_bands, model.num_endmembers
+    shapes = {
+        "endmembers": (num_bands, size), "scales": (model.num_components * size,),
+        "residual_variance": (model.rank,), "residual_factor": (num_bands, model.rank),
+    }  # fmt: skip
+    count = len(draws["endmembers"])
+    for name, values in draws.items():
+        if not count or values.shape != (count, *shapes.get(name, ())):
+            raise ValueError(f"the draws of {name} have the shape {values.shape}")
+    for name in ("concentration", "noise_variance", "residual_variance"):
+        if not (draws[name] > 0).all():
+            raise ValueError(f"{name} must be positive")
+    sites = zip(*(torch.as_tensor(draws[name]) for name in SHARED), strict=True)
+    return tuple(dict(zip(SHARED, values, strict=True)) for values in sites)
+
+
+def nearest_dates(valid: np.ndarray) -> np.ndarray:
+    """Where (pixel, date) is filled from, in one row: the observed date that is nearest by its place, else itself."""
+    num_dates = valid.shape[1]
+    dates = np.arange(num_dates)
+    apart = np.abs(np.subtract.outer(dates, dates)) + np.where(valid, 0, 2 * num_dates)[:, None]
+    nearest = np.where(valid.any(1, keepdims=True), apart.argmin(-1), dates)
+    return nearest + num_dates * np.arange(len(valid))[:, None]
 
 
 def shares(weights: np.ndarray, num_samples: int) -> np.ndarray:

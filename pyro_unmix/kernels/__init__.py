@@ -8,8 +8,9 @@ Over everything that a `SimplexMixing` does not know, abundances exactly on the 
 
 A kernel is called as ``kernel(state, spectra)`` and gives a new `State`; a tuple of them, in order, is a round of a
 chain (`pyro_unmix.infer.sample`). Those here are for `SimplexMixing`. What a kernel may integrate out is said in its
-docstring; `State.residual` is None from then on until `ResidualDraws`. Each is tested by itself: its density against
-the program's trace, its draws against prior draws (Geweke) and against quadrature.
+docstring; `State.residual` is None from then on until `ResidualDraws`, and `VariabilityDraws` has to follow
+`MassMoves`. Each is tested by itself: its density against the program's trace, its draws against prior draws (Geweke)
+and against quadrature.
 
 - `state`: `State`, `Spectra`, and the products that kernels share; `truncated`: normal numbers between bounds
 - `abundances`: `MassMoves`, and the likelihood that they see, `AbundanceLikelihood`

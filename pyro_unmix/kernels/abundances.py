@@ -15,6 +15,7 @@ from pyro_unmix.kernels.variability import own_products
 _TINY = 1e-290  # abundances do not underflow, so that their logarithms stay finite
 _LIKELY, _CORNER = 0.6, 0.2  # shares of the proposals: the likelihood's, and each end's prior
 _WIDER = 1.3  # than the likelihood at the state, which is not normal
+_WIDEST, _AWAY = 10.0, 30.0  # of a proposal, in masses of the pair; scales beyond the bounds
 _HALF_LOG_TURN = 0.5 * math.log(2 * math.pi)
 
 
@@ -74,6 +75,8 @@ class MassMoves:
     ``s u^(1/alpha)``. The powers reach what no likelihood does: the prior of a sparse mixture has much of its mass so
     close to zero that all of it looks the same.
 
+    psi and b are those of the abundances before: `VariabilityDraws` has to follow before a kernel that uses them.
+
     Parameters
     ----------
     num_moves : int, optional
@@ -126,7 +129,13 @@ class MassMoves:
         variance = 1 / (curved * along).sum(-1).clamp(min=1e-12)
         slope = (marginal.pull * along).sum(-1) - (curved * abundances).sum(-1)
         start = abundances.gather(-1, first).squeeze(-1)
-        return start + slope * variance, _WIDER * variance.sqrt()
+        mass = start + abundances.gather(-1, second).squeeze(-1)
+        # Wider or farther away, rounding would put draws onto the bounds, which have no density.
+        scale = torch.minimum(_WIDER * variance.sqrt(), _WIDEST * mass)
+        loc = torch.minimum(
+            torch.maximum(start + slope * variance, -_AWAY * scale), mass + _AWAY * scale
+        )
+        return loc, scale
 
     @classmethod
     def _proposed(

@@ -1,4 +1,4 @@
-"""Our whole method in one call: `unmix` chooses start, model and guide, and ends in ``fit(model, guide, cubes)``."""
+"""Our whole method in one call: `unmix` chooses start, model and guide, and ends in ``fit``, or else in chains."""
 
 from __future__ import annotations
 
@@ -64,6 +64,8 @@ MIN_SIDE = 10
 MOST_PIXEL_DATES = 500_000
 #: Above this `misfit_factor` of the model at the start, `unmix` trains nothing and draws chains.
 MOST_MISFIT = 1.9
+#: The same where neighbouring pixels share variability, which its smooth field takes up.
+MOST_SMOOTH_MISFIT = 2.2
 #: Observed spectra without which there are no chains.
 LEAST_SPECTRA = 500
 #: Sweeps of `unmix`.
@@ -127,7 +129,8 @@ def unmix(
         otherwise. Variability that pixels share cannot be polished, which a warning says where it was asked for.
     trained : bool, optional
         Whether to train model and guide in any case, or in none. Default: where the model holds, where anything is
-        asked for that only training has (a basis, steps, a setting of `fit`), and in scenes of more than 500 000
+        asked for that only training has (a basis, ``correction=False``, `polish` of either kind, steps, a setting of
+        `fit`), and in scenes of more than 500 000
         pixel-dates or less than 500 spectra.
     seed : int
     progress : bool
@@ -138,7 +141,12 @@ def unmix(
 
     Returns
     -------
-    Unmixing
+    Unmixing, or Sampled
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as described, or ``trained=False`` does not go with the others or with a scene in chunks.
     """
     seed = check_settings(seed, settings)
     if not isinstance(correction, bool):
@@ -158,11 +166,15 @@ def unmix(
             )
         trained = True
     images = _images(cubes)
+    if trained is False and is_lazy(images):
+        raise ValueError(
+            "trained=False, but chains need the scene in memory: cubes.load(), or a part of it"
+        )
     scene = spread_blocks(images, seed) if is_lazy(images) else images
     count = _count(scene, num_endmembers, endmembers, seed)
     start = choose_start.unchecked(scene, count, endmembers=endmembers, basis=basis, seed=seed)
     if trained is None:
-        trained = _holds(_model(scene, start, Independent(), seed), images)
+        trained = _holds(scene, start, images, seed)
     if not trained:
         logger.info("the model does not hold: nothing is trained, Markov chains are drawn")
         return unmix_by_chains(images, count, endmembers=endmembers, seed=seed, progress=progress)
@@ -197,14 +209,23 @@ def _model(scene: xr.DataArray, start: Start, chain: VariabilityPrior, seed: int
     )
 
 
-def _holds(model: SGLMM, images: xr.DataArray) -> bool:
+def _holds(scene: xr.DataArray, start: Start, images: xr.DataArray, seed: int) -> bool:
     """Whether spectra are as the model says, or too few or too many for chains."""
     many = is_lazy(images) or _pixel_dates(images) > MOST_PIXEL_DATES
-    if many or model.num_endmembers < 2 or int(valid_mask(images).sum()) < LEAST_SPECTRA:
+    few = int(valid_mask(scene).sum()) < LEAST_SPECTRA
+    if many or few or start.endmembers.sizes["endmember"] < 2:
         return True
-    factor = misfit_factor(model, images)
+    factor = misfit_factor(_model(scene, start, Independent(), seed), images)
     logger.info("negative abundances are %.1f times as large as the model expects", factor)
-    return factor <= MOST_MISFIT
+    if factor <= MOST_MISFIT or factor > MOST_SMOOTH_MISFIT or not _may_be_smooth(scene):
+        return factor <= MOST_MISFIT
+    return field_correlation(scene, start)[0] > MIN_SHARE
+
+
+def _may_be_smooth(scene: xr.DataArray) -> bool:
+    """Whether there are dates and pixels enough to find a field that is smooth over the image."""
+    narrow = min(scene.sizes["y"], scene.sizes["x"]) < MIN_SIDE
+    return not narrow and scene.sizes["time"] >= MIN_DATES
 
 
 def _choose_variability(
@@ -226,8 +247,7 @@ def _choose_variability(
         return start, choose_season_start.unchecked(
             scene, start, residual=chain, seed=seed, progress=progress
         )
-    large = min(scene.sizes["y"], scene.sizes["x"]) >= MIN_SIDE
-    if basis_given or not large or scene.sizes["time"] < MIN_DATES:
+    if basis_given or not _may_be_smooth(scene):
         return start, chain
     if num_pixel_dates > MOST_PIXEL_DATES:
         logger.warning(

@@ -15,7 +15,7 @@ from pyro_unmix.data.checks import as_endmembers
 from pyro_unmix.data.cubes import as_cube_sequence
 from pyro_unmix.data.libraries import at_bands_of, is_library, library_endmembers
 from pyro_unmix.infer.chains import chain_of, random_spectra
-from pyro_unmix.infer.sample import sample, split_spectra
+from pyro_unmix.infer.sample import NUM_HELD_OUT, sample, split_spectra
 from pyro_unmix.infer.sampled import Sampled
 from pyro_unmix.infer.settings import SampleSettings
 from pyro_unmix.kernels import ROUND, EllipticalEndmembers
@@ -50,7 +50,7 @@ def unmix_by_chains(
     """Unmix a sequence with everything unknown drawn by Markov chains: endmembers, variability, residual, noise.
 
     A `SimplexMixing` about the endmembers of each of `several_starts`, refined by a short chain of other spectra; a
-    chain of each, weighted by what it predicts of spectra that none has seen; then all spectra under the chains' draws.
+    chain of each, weighted by what it predicts of spectra that no chain has seen; then all spectra under their draws.
     What the materials do not explain is a residual that all have in common, of rank eight, besides the brightness of
     the whole pixel: variability of single materials, learned from images that do not hold its model, takes abundance
     for variability, however well it predicts. What dates and neighbours have in common is not used.
@@ -83,7 +83,8 @@ def unmix_by_chains(
     cubes = as_cube_sequence(cubes)
     count = count_materials(num_endmembers, known_spectra(endmembers, cubes))
     if endmembers is None:
-        models = _models(cubes, count, seed, progress)
+        num_held_out = settings.get("num_held_out", NUM_HELD_OUT)
+        models = _models(cubes, count, num_held_out, seed, progress)
         result = sample(models, cubes, seed=seed, progress=progress, **settings)
         return replace(result, method="unmix_by_chains")
     model = _of_given(cubes, endmembers)
@@ -92,22 +93,24 @@ def unmix_by_chains(
     return replace(result, method="unmix_by_chains")
 
 
-def _models(cubes: xr.DataArray, count: int, seed: int, progress: bool) -> list[SimplexMixing]:
+def _models(
+    cubes: xr.DataArray, count: int, num_held_out: int, seed: int, progress: bool
+) -> list[SimplexMixing]:
     """Programs about the endmembers of several starts, each refined by a short chain.
 
     The residual of endmembers that are far off holds much of the materials, and would keep them there: so a short
     chain, and the residual is found anew where the endmembers have come to.
     """
     starts = several_starts(cubes, count, seed=seed)
-    seen, _ = split_spectra(cubes, 1, seed)
-    bar = tqdm(total=len(starts) * _SHORT, disable=not progress, desc="starts", unit="round")
+    seen, _ = split_spectra(cubes, num_held_out, seed)
+    total = len(starts) * _SHORT
     models = []
-    for number, start in enumerate(starts):
-        spectra = random_spectra(_model(cubes, start), seen, _SPECTRA, [seed, 3, number])
-        chain = chain_of(spectra, _SHORT, kernels=ROUND, num_kept=1, bar=bar)
-        refined = chain.shared[-1]["endmembers"].cpu().numpy()
-        models.append(_model(cubes, start.copy(data=refined)))
-    bar.close()
+    with tqdm(total=total, disable=not progress, desc="starts", unit="round") as bar:
+        for number, start in enumerate(starts):
+            spectra = random_spectra(_model(cubes, start), seen, _SPECTRA, [seed, 3, number])
+            chain = chain_of(spectra, _SHORT, kernels=ROUND, num_kept=1, bar=bar)
+            refined = chain.shared[-1]["endmembers"].cpu().numpy()
+            models.append(_model(cubes, start.copy(data=refined)))
     return models
 
 

@@ -15,6 +15,7 @@ import xarray as xr
 from pyro_unmix.data.cubes import as_cube_sequence
 from pyro_unmix.data.lazy import as_lazy_cubes, is_lazy
 from pyro_unmix.data.types import CubesLike, DatesLike
+from pyro_unmix.io.errors import FileError
 from pyro_unmix.io.write import datasets as writers
 from pyro_unmix.io.write import rasters
 from pyro_unmix.models.base import Decode
@@ -482,11 +483,14 @@ class Unmixing:
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Unmixing:
         """Read what `save` wrote; needs no data and runs no code from the file."""
-        name = saving.class_of(path)
-        module = _ELSEWHERE.get(name)
-        kind = getattr(import_module(module), name) if module else Unmixing
+        name, file = saving.class_of(path), Path(path) / "recipe.json"
+        if name not in {"Unmixing", *_ELSEWHERE}:
+            raise FileError(
+                file, "result", f"names the class {name!r:.80}, which this version does not know"
+            )
+        kind = getattr(import_module(_ELSEWHERE[name]), name) if name in _ELSEWHERE else Unmixing
         parts = saving.load(path)
-        with saving.blaming(Path(path) / "weights.pt", "own"):
+        with saving.blaming(file, "own"):
             return kind.of_saved(parts)
 
     def saved_parts(self) -> dict[str, Any]:

@@ -118,7 +118,7 @@ def _recipe_of(result: Unmixing) -> tuple[dict[str, Any], list[np.ndarray]]:
             raise TypeError(_no_recipe(f"the {name}", part)) from error
     kind = type(result.estimate).__name__
     head = {"format": _FORMAT, "method": result.method, "seed": result.seed}
-    own = {name: to_recipe(value, arrays) for name, value in result.saved_parts().items()}
+    own = {name: to_recipe(part, arrays, known) for name, part in result.saved_parts().items()}
     more = {"result": type(result).__name__, "own": own} if own else {}
     return {**head, "estimate": [kind, *astuple(result.estimate)], **recipes, **more}, arrays
 
@@ -194,8 +194,11 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not isinstance(recipe["method"], str):
         raise FileError(recipe_file, "method", f"must be a text, got {recipe['method']!r:.80}")
     with blaming(recipe_file, "result"):
-        own = from_recipe(list(recipe.get("own", {}).values()), arrays, parts)
-        own = dict(zip(recipe.get("own", {}), own, strict=True))
+        described = dict(recipe.get("own", {}))
+        own = {name: from_recipe(part, arrays, dict(parts)) for name, part in described.items()}
+        taken = _FIELDS | {"dataset", "losses", "cubes", "store", "decode"}
+        if not taken.isdisjoint(own):
+            raise ValueError(f"{sorted(taken & set(own))} cannot be parts of another class")
     dataset = _read_netcdf(maps, ("abundances", "reference_endmembers", "losses"))
     cubes = None
     if (path / "cubes.nc").exists():

@@ -85,6 +85,14 @@ def test_errors_are_one_line_and_exit_with_2(
             "fcls",
             "--polish",
         ): "--polish and --no-polish are of the method unmix, not",
+        (
+            "unmix",
+            good,
+            *two,
+            "--method",
+            "fcls",
+            "--trained",
+        ): "--trained and --no-trained are of the method unmix, not",
         ("unmix", good, *two, "--resume"): "--resume and --no-resume need --checkpoint DIR",
         ("unmix", good, *two, "--no-resume"): "--resume and --no-resume need --checkpoint DIR",
         (

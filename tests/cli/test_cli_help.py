@@ -49,6 +49,7 @@ DEFAULTS: dict[str, dict[str, str]] = {
         "--steps": f"{NUM_STEPS} for unmix, {HBUN_STEPS} for hbun, {NUM_EPOCHS:g} passes over the "
         "pixels for redsunn",
         "--polish": f"in sequences of {MIN_DATES} dates or more, up to {MOST_POLISHED} pixels times dates",
+        "--trained": "train where the model holds",
         "--checkpoint": "none",
         "--resume": "--resume",
         "--seed": "0",

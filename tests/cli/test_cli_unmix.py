@@ -15,6 +15,7 @@ from cli_cases import PICTURES, assert_pictures, quick_scene, read, run
 
 import pyro_unmix as pu
 from pyro_unmix import cli
+from pyro_unmix.infer import Sampled
 from pyro_unmix.infer.checkpoints import Run
 
 
@@ -115,6 +116,14 @@ def test_a_polished_result_is_written(images: list[Path], tmp_path: Path) -> Non
     assert run("unmix", *images, *arguments) == 0
     estimate = pu.Unmixing.load(tmp_path / "out" / "saved").estimate
     assert isinstance(estimate, pu.posterior.PolishedMean) and not estimate.exact
+
+
+def test_chains_are_drawn_if_asked_for(images: list[Path], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = ("--endmembers", 2, "--no-trained", "--out", out)
+    assert run("unmix", *images, *arguments) == 0
+    assert isinstance(pu.Unmixing.load(out / "saved"), Sampled)
+    assert (out / "abundances.png").is_file() and not (out / "change.png").exists()
 
 
 def test_several_files_are_joined_in_time(images: list[Path], tmp_path: Path) -> None:

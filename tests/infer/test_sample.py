@@ -14,7 +14,7 @@ from scipy import integrate, stats
 
 from pyro_unmix.infer import Sampled, log_predictive, sample, stacking_weights
 from pyro_unmix.infer.chains import Chain, kept_rounds, start_state
-from pyro_unmix.infer.sampled import shares, split_r_hat, weighted_quantiles
+from pyro_unmix.infer.sampled import nearest_dates, shares, split_r_hat, weighted_quantiles
 from pyro_unmix.kernels import ROUND, EllipticalEndmembers
 from pyro_unmix.methods.unmix_by_chains import unmix_by_chains
 from pyro_unmix.models.simplex import SimplexMixing
@@ -73,8 +73,16 @@ def test_a_seed_says_everything_and_leaves_no_trace(result: Sampled) -> None:
     xr.testing.assert_identical(result.sample(5, seed=3), again.sample(5, seed=3))
 
 
-def test_what_was_not_observed_is_as_unsure_as_the_prior(result: Sampled) -> None:
-    draws = result.sample(400, seed=1).values[:, 0, 0, 0]
+def test_what_was_not_observed_is_filled_from_the_nearest_date_or_the_prior(
+    result: Sampled,
+) -> None:
+    cubes = images()
+    cubes[:, 0, 1] = np.nan
+    other = result.predict(cubes).sample(400, seed=1).values
+    # one of two dates is filled from the other one; two of two are not
+    np.testing.assert_array_equal(other[:, 0, 0, 0], other[:, 1, 0, 0])
+    assert not np.allclose(other[:, 0, 0, 1], other[:, 1, 0, 1])
+    draws = other[:, 0, 0, 1]
     alpha = np.mean([float(c.stacked("concentration").mean()) for c in result.chains])
     expected = math.sqrt(1 / 3 * 2 / 3 / (3 * alpha + 1))
     assert draws.std(0).mean() == pytest.approx(expected, rel=0.15)
@@ -235,6 +243,11 @@ def test_shares_rounds_and_quantiles() -> None:
     assert kept_rounds(20, 4).tolist() == [12, 15, 18, 20]
     values, weights = np.arange(5.0)[:, None], np.full(5, 0.2)
     assert weighted_quantiles(values, weights, [0.1, 0.5])[:, 0].tolist() == [0.0, 2.0]
+
+
+def test_the_nearest_observed_dates_are_found() -> None:
+    valid = np.array([[0, 1, 0, 0, 1], [0, 0, 0, 0, 0]], dtype=bool)
+    assert nearest_dates(valid).tolist() == [[1, 1, 1, 4, 4], [5, 6, 7, 8, 9]]
 
 
 def test_a_chain_starts_inside_all_bounds() -> None:

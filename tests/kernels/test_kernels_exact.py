@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from scipy import integrate, stats
+from scipy import integrate, special, stats
 from simplex_cases import start_of
 
 from pyro_unmix.kernels import MassMoves, Spectra
@@ -60,6 +60,31 @@ def test_mass_moves_agree_with_quadrature(noise: float) -> None:
         expected = below(limit) / total
         error = math.sqrt(max(expected * (1 - expected), 1e-6) / count)
         assert abs((drawn <= limit).mean() - expected) < 4.5 * error
+
+
+def test_mass_moves_reach_no_bound_by_rounding() -> None:
+    """Fifty scales beyond a corner the normal proposal would be the corner itself, which has no density."""
+    model = SimplexMixing([[0.2, 0.6], [0.3, 0.5], [0.3, 0.2]], rank=1)
+    state, _ = start_of(model, 1, 1)
+    one, count = torch.tensor(1.0).double(), 2000
+    reference = model.reference.centre
+    many = state.having(
+        endmembers=reference, residual_factor=torch.zeros(3, 1).double(),
+        noise_variance=one * 0.01**2, concentration=one * 0.25, brightness_scale=0 * one,
+        abundances=torch.full((count, 2), 0.5).double(), brightness=torch.zeros(count).double(),
+        variability=torch.zeros(count, 0).double(), residual=None,
+    )  # fmt: skip
+    apart = reference[:, 0] - reference[:, 1]
+    y = reference[:, 1] - 50 * 0.01 * apart / apart.norm()
+    spectra = Spectra(model, y.expand(count, -1), torch.Generator().manual_seed(5))
+    for _ in range(60):
+        many = MassMoves()(many, spectra)
+    logs = many.abundances[:, 0].log10()
+    assert float(logs.min()) > -60
+    # x (50 |apart| / noise) is nearly gamma of shape alpha and rate one
+    rate = 50 * float(apart.norm()) / 0.01
+    expected = (special.digamma(0.25) - math.log(rate)) / math.log(10)
+    assert abs(float(logs.mean()) - expected) < 0.5
 
 
 def test_elliptical_steps_agree_with_rejection() -> None:

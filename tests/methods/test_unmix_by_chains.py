@@ -121,8 +121,33 @@ def test_damaged_chains_are_refused(sampled: Sampled, tmp_path: Path) -> None:
     torch.save(saved, weights)
     with pytest.raises(FileError, match="finite|NaN"):
         Unmixing.load(tmp_path / "one")
-    recipe = json.loads((tmp_path / "one" / "recipe.json").read_text())
-    recipe["own"].pop("owners")
-    (tmp_path / "one" / "recipe.json").write_text(json.dumps(recipe))
-    with pytest.raises(FileError):
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("owners", [-1, 0], "the number of a program"),
+        ("weights", [2.0, -1.0], "sum to one"),
+        ("orders", [[0, 1, 1], [0, 1, 2]], "orders of the materials"),
+        ("num_samples", "many", "num_samples"),
+        ("num_warmup", -4, "num_warmup"),
+        ("models", ["text"], "another program"),
+        ("model", 1, "cannot be parts"),
+        ("result", "Else", "does not know"),
+    ],
+)
+def test_foreign_parts_are_refused(
+    field: str, value: Any, says: str, sampled: Sampled, tmp_path: Path
+) -> None:
+    sampled.save(tmp_path / "one")
+    file = tmp_path / "one" / "recipe.json"
+    recipe = json.loads(file.read_text())
+    (recipe if field == "result" else recipe["own"])[field] = value
+    file.write_text(json.dumps(recipe))
+    with pytest.raises(FileError, match=says):
         Unmixing.load(tmp_path / "one")
+
+
+def test_sampled_results_are_not_compared(sampled: Sampled) -> None:
+    with pytest.raises(ValueError, match="not there for sampled results"):
+        pu.compare({"one": sampled, "two": sampled}, progress=False)
