@@ -483,13 +483,13 @@ class Unmixing:
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Unmixing:
         """Read what `save` wrote; needs no data and runs no code from the file."""
-        name, file = saving.class_of(path), Path(path) / "recipe.json"
+        parts, file = saving.load(path), Path(path) / "recipe.json"
+        name = parts.pop("result")
         if name not in {"Unmixing", *_ELSEWHERE}:
             raise FileError(
                 file, "result", f"names the class {name!r:.80}, which this version does not know"
             )
         kind = getattr(import_module(_ELSEWHERE[name]), name) if name in _ELSEWHERE else Unmixing
-        parts = saving.load(path)
         with saving.blaming(file, "own"):
             return kind.of_saved(parts)
 

@@ -159,7 +159,7 @@ def _write(
 
 @one_engine()  # programs are made anew
 def load(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The arguments of the `Unmixing` that `save` wrote; runs no code from the file.
+    """The arguments of the result that `save` wrote, and ``result``, the name of its class; runs no code from the file.
 
     Raises
     ------
@@ -196,7 +196,7 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
     with blaming(recipe_file, "result"):
         described = dict(recipe.get("own", {}))
         own = {name: from_recipe(part, arrays, dict(parts)) for name, part in described.items()}
-        taken = _FIELDS | {"dataset", "losses", "cubes", "store", "decode"}
+        taken = _FIELDS | {"result", "dataset", "losses", "cubes", "store", "decode"}
         if not taken.isdisjoint(own):
             raise ValueError(f"{sorted(taken & set(own))} cannot be parts of another class")
     dataset = _read_netcdf(maps, ("abundances", "reference_endmembers", "losses"))
@@ -213,12 +213,8 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
         method=recipe["method"],
         **parts,
         **own,
+        result=recipe.get("result", "Unmixing"),
     )
-
-
-def class_of(path: str | os.PathLike[str]) -> str:
-    """The name of the class of the result that was saved."""
-    return str(_read_recipe(Path(path)).get("result", "Unmixing"))
 
 
 def _read_recipe(path: Path) -> dict[str, Any]:
