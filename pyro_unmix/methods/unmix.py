@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from pyro_unmix.bases.linear import Basis
 from pyro_unmix.data.cubes import as_cube_sequence, valid_mask
 from pyro_unmix.data.lazy import as_lazy_cubes, is_lazy
+from pyro_unmix.data.libraries import is_library
 from pyro_unmix.data.types import CubesLike
 from pyro_unmix.guides import ConjugateGuide
 from pyro_unmix.infer.fit import fit
@@ -103,10 +104,10 @@ def unmix(
     start is chosen on blocks from all over the scene (`spread_blocks`), and `fit` reads the rest from disk.
     Where the sequence has dates, the transitions take the days between them; shifting all dates changes nothing.
 
-    That model may not hold. Negative abundances tell (`misfit_factor`): where they are much larger than it
-    expects, as in real images and where no pixel is pure, nothing is trained, and `unmix_by_chains` unmixes the scene:
-    endmembers drawn from several starts, abundances on the simplex, a residual that all materials have in common. Its
-    result, a `Sampled`, says nothing of dates between the images or after them.
+    That model may not hold. Negative abundances tell (`misfit_factor`): where they are much larger than it expects, as
+    in real images and where no pixel is pure, and where a library is given, nothing is trained, and `unmix_by_chains`
+    unmixes the scene: endmembers drawn from several starts, abundances on the simplex, a residual that all materials
+    have in common. Its result, a `Sampled`, says nothing of dates between the images or after them.
 
     Parameters
     ----------
@@ -174,7 +175,7 @@ def unmix(
     count = _count(scene, num_endmembers, endmembers, seed)
     start = choose_start.unchecked(scene, count, endmembers=endmembers, basis=basis, seed=seed)
     if trained is None:
-        trained = _holds(scene, start, images, seed)
+        trained = _holds(scene, start, images, seed, of_library=is_library(endmembers))
     if not trained:
         logger.info("the model does not hold: nothing is trained, Markov chains are drawn")
         return unmix_by_chains(images, count, endmembers=endmembers, seed=seed, progress=progress)
@@ -209,12 +210,19 @@ def _model(scene: xr.DataArray, start: Start, chain: VariabilityPrior, seed: int
     )
 
 
-def _holds(scene: xr.DataArray, start: Start, images: xr.DataArray, seed: int) -> bool:
-    """Whether spectra are as the model says, or too few or too many for chains."""
+def _holds(
+    scene: xr.DataArray, start: Start, images: xr.DataArray, seed: int, *, of_library: bool
+) -> bool:
+    """Whether spectra are as the model says, or too few or too many for chains.
+
+    The spread of a library's classes is wide enough to explain any spectrum, which hides what the model does not hold.
+    """
     many = is_lazy(images) or _pixel_dates(images) > MOST_PIXEL_DATES
     few = int(valid_mask(scene).sum()) < LEAST_SPECTRA
     if many or few or start.endmembers.sizes["endmember"] < 2:
         return True
+    if of_library:
+        return False
     factor = misfit_factor(_model(scene, start, Independent(), seed), images)
     logger.info("negative abundances are %.1f times as large as the model expects", factor)
     if factor <= MOST_MISFIT or factor > MOST_SMOOTH_MISFIT or not _may_be_smooth(scene):

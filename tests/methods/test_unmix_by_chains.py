@@ -74,6 +74,18 @@ def test_what_only_training_has_is_trained(
     assert type(result) is Unmixing
 
 
+def test_a_library_is_unmixed_by_chains(monkeypatch: pytest.MonkeyPatch, sampled: Sampled) -> None:
+    monkeypatch.setattr(unmix_module, "misfit_factor", lambda *_: 1.0)
+    monkeypatch.setattr(unmix_module, "unmix_by_chains", lambda *_, **__: sampled)
+    spread = 1 + 0.1 * np.random.default_rng(0).standard_normal((1, 9))
+    library = xr.DataArray(
+        np.repeat(REFERENCE, 3, axis=1) * spread,
+        dims=("wavelength", "endmember"),
+        coords={"label": ("endmember", np.repeat(["a", "b", "c"], 3))},
+    )
+    assert pu.unmix(mixed()[0], endmembers=library, progress=False) is sampled
+
+
 def test_few_spectra_are_not_sampled_and_wishes_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unmix_module, "misfit_factor", lambda *_: 9.0)
     monkeypatch.setattr(unmix_module, "NUM_STEPS", 1)
