@@ -131,8 +131,8 @@ def unmix(
     trained : bool, optional
         Whether to train model and guide in any case, or in none. Default: where the model holds, where anything is
         asked for that only training has (a basis, ``correction=False``, `polish` of either kind, steps, a setting of
-        `fit`), and in scenes of more than 500 000
-        pixel-dates or less than 500 spectra.
+        `fit`), where the materials have seasons, and in scenes of more than 500 000 pixel-dates or less than 500
+        spectra.
     seed : int
     progress : bool
     num_steps, num_epochs : optional
@@ -177,7 +177,7 @@ def unmix(
     if trained is None:
         trained = _holds(scene, start, images, seed, of_library=is_library(endmembers))
     if not trained:
-        logger.info("the model does not hold: nothing is trained, Markov chains are drawn")
+        logger.info("nothing is trained: Markov chains are drawn")
         return unmix_by_chains(images, count, endmembers=endmembers, seed=seed, progress=progress)
     found, chain = _choose_variability(
         scene, start, num_pixel_dates=_pixel_dates(images), basis_given=basis is not None,
@@ -221,13 +221,15 @@ def _holds(
     few = int(valid_mask(scene).sum()) < LEAST_SPECTRA
     if many or few or start.endmembers.sizes["endmember"] < 2:
         return True
+    if season_share.unchecked(scene, start, seed=seed) > MIN_SEASON:
+        return True  # which the model has, but not yet here
     if of_library:
         return False
     factor = misfit_factor(_model(scene, start, Independent(), seed), images)
     logger.info("negative abundances are %.1f times as large as the model expects", factor)
     if factor <= MOST_MISFIT or factor > MOST_SMOOTH_MISFIT or not _may_be_smooth(scene):
         return factor <= MOST_MISFIT
-    return field_correlation(scene, start)[0] > MIN_SHARE
+    return field_correlation.unchecked(scene, start)[0] > MIN_SHARE
 
 
 def _may_be_smooth(scene: xr.DataArray) -> bool:

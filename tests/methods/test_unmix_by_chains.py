@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -84,6 +85,26 @@ def test_a_library_is_unmixed_by_chains(monkeypatch: pytest.MonkeyPatch, sampled
         coords={"label": ("endmember", np.repeat(["a", "b", "c"], 3))},
     )
     assert pu.unmix(mixed()[0], endmembers=library, progress=False) is sampled
+
+
+@pytest.mark.parametrize(
+    ("factor", "share", "season", "holds"),
+    [
+        (1.8, 0.0, 0.0, True), (2.0, 0.1, 0.0, False), (2.0, 0.5, 0.0, True),
+        (2.3, 0.5, 0.0, False), (9.0, 0.0, 0.2, True),
+    ],
+)  # fmt: skip
+def test_what_pixels_or_years_share_may_be_what_does_not_fit(
+    factor: float, share: float, season: float, holds: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cubes = pu.as_cube_sequence(np.concatenate([mixed(seed=s)[0].values for s in range(3)]))
+    start = pu.choose_start(cubes, 3, endmembers=REFERENCE)
+    told = {"field_correlation": (share, 2.0), "season_share": season}
+    for name, value in told.items():
+        fake = SimpleNamespace(unchecked=lambda *_, value=value, **__: value)
+        monkeypatch.setattr(unmix_module, name, fake)
+    monkeypatch.setattr(unmix_module, "misfit_factor", lambda *_: factor)
+    assert unmix_module._holds(cubes, start, cubes, 0, of_library=False) is holds
 
 
 def test_few_spectra_are_not_sampled_and_wishes_agree(monkeypatch: pytest.MonkeyPatch) -> None:
