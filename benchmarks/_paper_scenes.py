@@ -30,9 +30,9 @@ _TRIES = 1000
 def ds1_like(seed: int, quick: bool = False) -> Scene:
     """The paper's first generator: T = 6, 50 x 50 pixels, 224 bands, three materials, 30 dB."""
     num_bands = 20 if quick else 224
-    spectra, labels = _earthlib(num_bands)
+    spectra, labels = earthlib(num_bands)
     rng = np.random.default_rng(seed)
-    picked = _apart(lambda: [spectra[:, rng.choice(np.flatnonzero(labels == name))][:, None]
+    picked = apart(lambda: [spectra[:, rng.choice(np.flatnonzero(labels == name))][:, None]
                              for name in CLASSES[:3]])  # fmt: skip
     sizes = {"num_dates": 2, "height": 8, "width": 8} if quick else {"num_dates": 6}
     return scaled_scene(library=np.hstack(picked), num_endmembers=3, seed=seed, **sizes)
@@ -41,7 +41,7 @@ def ds1_like(seed: int, quick: bool = False) -> Scene:
 def ds2_like(seed: int, quick: bool = False) -> Scene:
     """The paper's second generator: T = 15, 50 x 50 pixels, 198 bands, four bundles, 30 dB."""
     num_bands = 20 if quick else 198
-    spectra, labels = _earthlib(num_bands)
+    spectra, labels = earthlib(num_bands)
     rng = np.random.default_rng(seed)
 
     def draw() -> list[Array]:
@@ -54,7 +54,7 @@ def ds2_like(seed: int, quick: bool = False) -> Scene:
         return bundles
 
     sizes = {"num_dates": 2, "height": 8, "width": 8} if quick else {"num_dates": 15}
-    return bundle_scene(_apart(draw), seed=seed, **sizes)
+    return bundle_scene(apart(draw), seed=seed, **sizes)
 
 
 def published(name: str, folder: Path, quick: bool = False) -> Scene:
@@ -70,7 +70,7 @@ def sentinel2(folder: Path, quick: bool = False) -> xr.DataArray:
     return cubes[:2, :8, :8] if quick else cubes
 
 
-def _earthlib(num_bands: int) -> tuple[Array, Array]:
+def earthlib(num_bands: int) -> tuple[Array, Array]:
     """Spectra (L, S) and classes (S,) of earthlib, at L places evenly over its own bands."""
     library = read_library("earthlib")
     own = np.arange(library.sizes["wavelength"])
@@ -79,7 +79,7 @@ def _earthlib(num_bands: int) -> tuple[Array, Array]:
     return spectra, library["label"].values
 
 
-def _apart(draw: Callable[[], Sequence[Array]]) -> Sequence[Array]:
+def apart(draw: Callable[[], Sequence[Array]]) -> Sequence[Array]:
     """The first draw of bundles (L, S_p) whose means are `LEAST_ANGLE` apart."""
     for _ in range(_TRIES):
         bundles = draw()

@@ -16,6 +16,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,17 @@ import _vegetation
 import numpy as np
 import xarray as xr
 from _data import CASES, corner, data_folder, load
+from _other_scenes import COVER, mix_like, patch_like
 from _paper_scenes import ds1_like, ds2_like
 
-from pyro_unmix import Unmixing, as_cube_sequence, choose_start, match_endmembers, unmix
+from pyro_unmix import (
+    Unmixing,
+    as_cube_sequence,
+    choose_start,
+    match_endmembers,
+    read_library,
+    unmix,
+)
 from pyro_unmix.methods import fcls
 from pyro_unmix.methods.unmix_by_chains import unmix_by_chains
 from pyro_unmix.simulate import smooth_scene
@@ -56,6 +65,8 @@ class Truth:
         By which materials are matched.
     unit_maximum : bool
         Whether the true abundances belong to endmembers of maximum one.
+    library : DataArray, optional
+        What methods are given of the materials, instead of their number.
     """
 
     name: str
@@ -64,6 +75,7 @@ class Truth:
     abundances: Array
     endmembers: Array
     unit_maximum: bool = False
+    library: xr.DataArray | None = None
 
 
 # ------------------------------------------------------------------------------- methods
@@ -107,7 +119,14 @@ def _of_scene(name: str, scene: Any, quick: bool, unit_maximum: bool = False) ->
     )
 
 
-def _of_file(name: str, folder: Path, quick: bool) -> Truth:
+def _patches(seed: int, quick: bool, *, given: bool) -> Truth:
+    scene, library = patch_like(seed, quick)
+    name = "patch-like, library" if given else "patch-like"
+    truth = _of_scene(name, scene, quick)
+    return replace(truth, library=library) if given else truth
+
+
+def _of_file(name: str, folder: Path, quick: bool, given: bool = False) -> Truth:
     """mix or patch of the data folder."""
     with np.load(folder / f"{name}.npz") as file:
         cubes, abundances, reference = file["Y"], file["A"], file["M0"]
@@ -116,7 +135,11 @@ def _of_file(name: str, folder: Path, quick: bool) -> Truth:
     if quick:
         t, y, x = _QUICK
         images, abundances = images[:t, :y, :x], abundances[:t, :y, :x]
-    return Truth(name, images, abundances.shape[-1], abundances, reference)
+    library = None
+    if given:
+        whole = read_library("earthlib")
+        name, library = f"{name}, library", whole[:, np.isin(whole["label"], COVER)]
+    return Truth(name, images, abundances.shape[-1], abundances, reference, library=library)
 
 
 def scenes(folder: Path, quick: bool) -> dict[str, Callable[[int], Truth]]:
@@ -125,6 +148,10 @@ def scenes(folder: Path, quick: bool) -> dict[str, Callable[[int], Truth]]:
         "ds1-like": lambda seed: _of_scene("ds1-like", ds1_like(seed, quick), False),
         "ds2-like": lambda seed: _of_scene("ds2-like", ds2_like(seed, quick), False),
         "smooth": lambda seed: _of_scene("smooth", smooth_scene(seed=seed), quick),
+        "mix-like": lambda seed: _of_scene("mix-like", mix_like(seed, quick), False),
+        "patch-like": lambda seed: _patches(seed, quick, given=False),
+        "patch-like, library": lambda seed: _patches(seed, quick, given=True),
+        "patch, library": lambda seed: _of_file("patch", folder, quick, given=True),
     }
     for name in ("mix", "patch"):
         found[name] = lambda seed, name=name: _of_file(name, folder, quick)  # type: ignore[misc]
@@ -139,7 +166,9 @@ def scenes(folder: Path, quick: bool) -> dict[str, Callable[[int], Truth]]:
     return found
 
 
-GENERATED = ("ds1-like", "ds2-like", "smooth")
+GENERATED = (
+    "ds1-like", "ds2-like", "smooth", "mix-like", "patch-like", "patch-like, library",
+)  # fmt: skip
 
 
 # ------------------------------------------------------------------------------- scores
@@ -148,7 +177,8 @@ GENERATED = ("ds1-like", "ds2-like", "smooth")
 def measure(truth: Truth, method: str, seed: int, quick: bool) -> dict[str, Any]:
     """A row of the table."""
     cpu = time.process_time()
-    result = METHODS[method](truth.cubes, truth.num_endmembers, seed, quick)
+    given = truth.num_endmembers if truth.library is None else truth.library
+    result = METHODS[method](truth.cubes, given, seed, quick)
     row: dict[str, Any] = {"scene": truth.name, "seed": seed, "method": method}
     row["CPU s"] = time.process_time() - cpu
     order = match_endmembers(result.reference_endmembers.values, truth.endmembers)
@@ -176,8 +206,10 @@ def _honesty(bounds: Array, truth: Array, rmse: float, level: float) -> dict[str
     }
 
 
-def dlr_hysu(folder: Path, method: str, seed: int, quick: bool) -> dict[str, Any]:
-    """Relative errors of the areas of targets of four sizes, the image's pure spectra given."""
+def dlr_hysu(
+    folder: Path, method: str, seed: int, quick: bool, blind: bool = False
+) -> dict[str, Any]:
+    """Relative errors of the areas of targets of four sizes, the image's pure spectra given or not."""
     with np.load(folder / "dlr_hysu.npz") as file:
         cubes = as_cube_sequence(file["Y"], wavelength=file["wavelength"])
         spectra, masks = file["M_image"].astype(float), file["target_mask"] > 0
@@ -186,10 +218,12 @@ def dlr_hysu(folder: Path, method: str, seed: int, quick: bool) -> dict[str, Any
     height, width = cubes.sizes["y"], cubes.sizes["x"]
     window = (slice(top, top + height), slice(left, left + width))
     cpu = time.process_time()
-    result = METHODS[method](cubes, spectra, seed, quick)
-    row: dict[str, Any] = {"scene": "DLR HySU, spectra given", "seed": seed, "method": method}
+    result = METHODS[method](cubes, spectra.shape[1] if blind else spectra, seed, quick)
+    scene = "DLR HySU, blind" if blind else "DLR HySU, spectra given"
+    row: dict[str, Any] = {"scene": scene, "seed": seed, "method": method}
     row["CPU s"] = time.process_time() - cpu
-    maps = result.abundances.values[0]
+    order = match_endmembers(result.reference_endmembers.values, spectra)
+    maps = result.abundances.values[0][..., order]
     for number, size in enumerate(_SIZES, start=1):
         errors = []
         for p in range(masks.shape[-1]):
@@ -215,7 +249,11 @@ def potsdam(folder: Path, method: str, seed: int, quick: bool) -> dict[str, Any]
     return row
 
 
-REAL = {"dlr-hysu": dlr_hysu, "potsdam": potsdam}
+REAL: dict[str, Callable[[Path, str, int, bool], dict[str, Any]]] = {
+    "dlr-hysu": dlr_hysu,
+    "dlr-hysu, blind": partial(dlr_hysu, blind=True),
+    "potsdam": potsdam,
+}
 
 
 # ------------------------------------------------------------------------------- the table

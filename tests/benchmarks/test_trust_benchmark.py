@@ -10,6 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
+import _other_scenes as other_scenes
 import trust
 
 
@@ -37,3 +38,26 @@ def test_a_row_on_the_data(data_dir: Path, method: str) -> None:
     row = trust.measure(known["mix"](0), method, 0, quick=True)
     assert 0 < row["NRMSE_A"] < 1.5 and row["CPU s"] > 0
     assert ("held 90%" in row) == (method != "FCLS")
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_no_pixel_of_the_mixed_scene_is_pure(seed: int) -> None:
+    scene = other_scenes.mix_like(seed, quick=True)
+    abundances = scene.abundances.values
+    assert abundances.max() <= other_scenes.PUREST + 1e-12 and abundances.min() >= 0
+    np.testing.assert_allclose(abundances.sum(-1), 1)
+
+
+def test_the_spectra_of_a_patch_are_of_the_library() -> None:
+    scene, library = other_scenes.patch_like(1, quick=True)
+    members = library.values / np.linalg.norm(library.values, axis=0)
+    for time in range(2):
+        found = scene.endmembers(time).values.transpose(0, 1, 3, 2)
+        found = found / np.linalg.norm(found, axis=-1, keepdims=True)
+        nearest = (found @ members).reshape(-1, 3, members.shape[1])
+        np.testing.assert_allclose(nearest.max(-1), 1)  # up to illumination
+        for p, name in enumerate(other_scenes.COVER):
+            assert set(library["label"].values[nearest[:, p].argmax(-1)]) == {name}
+    assert len(np.unique(nearest[:, 0].argmax(-1))) > 2
+    again = other_scenes.patch_like(1, quick=True)[0]
+    np.testing.assert_array_equal(again.cubes, scene.cubes)
