@@ -14,10 +14,18 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from pyro_unmix.data.cubes import as_cube_sequence, check_bands, from_pixels, to_pixels, valid_mask
+from pyro_unmix.infer.between_chains import (
+    shares,
+    split_r_hat,
+    spread_apart,
+    weighted_quantiles,
+    widening,
+)
 from pyro_unmix.infer.chains import BLOCK, Chain, draw_abundances
 from pyro_unmix.kernels.state import SHARED
 from pyro_unmix.models.simplex import SimplexMixing
 from pyro_unmix.ops.checks import finite_array, in_range, positive_int
+from pyro_unmix.ops.solvers import project_simplex
 from pyro_unmix.ops.threads import one_thread
 from pyro_unmix.posterior.intervals import credible_interval
 from pyro_unmix.posterior.read_out import describe
@@ -29,7 +37,9 @@ class Sampled(Unmixing):
     """A posterior held as chains over what all spectra share; what single spectra have is drawn given these.
 
     As `Unmixing`, and: draws of one number belong to one draw of what is shared, for all spectra alike, and have random
-    numbers of their own besides, so that sums and means over pixels may be read off them (`area`). There is no guide,
+    numbers of their own besides, so that sums and means over pixels may be read off them (`area`). Chains end where
+    they start from, so that the truth may be farther from them than they are from each other: their draws are moved
+    apart (`widening`), for few chains by half and more. There is no guide,
     and nothing is said of other dates; a pixel is filled with the draws of its nearest observed date, or, where it has
     none, of the prior. `endmembers(time)` are the posterior mean of M: chains from several starts have
     variability of several bases.
@@ -131,10 +141,10 @@ class Sampled(Unmixing):
     def endmembers_interval(self, level: float = 0.9) -> xr.DataArray:
         """Credible intervals of the reference endmembers (bound, wavelength, endmember), reflectance.
 
-        With equal tails, of the draws that the chains kept, each with the weight of its chain.
+        With equal tails, of the draws that the chains kept, moved apart, each with the weight of its chain.
         """
         level = in_range(level, "level", 0.0, 1.0, open_low=True, open_high=True)
-        drawn, weights = self._endmember_draws()
+        drawn, weights = self._endmember_draws(apart=True)
         bounds = weighted_quantiles(drawn, weights, [(1 - level) / 2, (1 + level) / 2])
         like = self.reference_endmembers.transpose("wavelength", "endmember")
         return xr.concat([like.copy(data=bound) for bound in bounds], dim="bound").assign_coords(
@@ -289,15 +299,17 @@ class Sampled(Unmixing):
         )
         return replace(self, dataset=describe(dataset))
 
-    def _endmember_draws(self) -> tuple[np.ndarray, np.ndarray]:
+    def _endmember_draws(self, apart: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """Draws (D, L, P) of all chains, and their weights (D,)."""
         assert self.weights is not None and self.orders is not None
-        drawn, weights = [], []
-        for chain, weight, order in zip(self.chains, self.weights, self.orders, strict=True):
-            values = chain.stacked("endmembers").cpu().numpy()[..., order]
-            drawn.append(values)
-            weights.append(np.full(len(values), weight / len(values)))
-        return np.concatenate(drawn), np.concatenate(weights)
+        parts = [
+            chain.stacked("endmembers").cpu()[..., list(order)]
+            for chain, order in zip(self.chains, self.orders, strict=True)
+        ]
+        weights = [np.full(len(d), w / len(d)) for d, w in zip(parts, self.weights, strict=True)]
+        factor = widening(self.weights) if apart else 1.0
+        drawn = spread_apart(parts, factor, self.weights.tolist()).clamp(min=0)
+        return drawn.numpy(), np.concatenate(weights)
 
     def _names(self) -> Any:
         names = self.chains[0].model.endmember_names
@@ -358,7 +370,7 @@ class Sampled(Unmixing):
             prior = torch._standard_gamma(alpha, generator=generator).clamp(min=1e-290)
             prior = prior / prior.sum(-1, keepdim=True)
             parts.append(torch.where(missing.unsqueeze(-1), prior, drawn)[..., list(order)])
-        return torch.cat(parts)
+        return project_simplex(spread_apart(parts, widening(self.weights)))
 
 
 def _shared_draws(
@@ -388,30 +400,3 @@ def nearest_dates(valid: np.ndarray) -> np.ndarray:
     apart = np.abs(np.subtract.outer(dates, dates)) + np.where(valid, 0, 2 * num_dates)[:, None]
     nearest = np.where(valid.any(1, keepdims=True), apart.argmin(-1), dates)
     return nearest + num_dates * np.arange(len(valid))[:, None]
-
-
-def shares(weights: np.ndarray, num_samples: int) -> np.ndarray:
-    """How many of the draws are a chain's: in proportion to its weight, by largest remainders."""
-    exact = np.asarray(weights) * num_samples
-    counts = np.floor(exact).astype(int)
-    rest = num_samples - counts.sum()
-    counts[np.argsort(counts - exact, kind="stable")[:rest]] += 1
-    return counts
-
-
-def weighted_quantiles(values: np.ndarray, weights: np.ndarray, q: Sequence[float]) -> np.ndarray:
-    """Quantiles (len(q), ...) over the first axis of values, whose weights sum to one."""
-    order = np.argsort(values, axis=0)
-    ordered = np.take_along_axis(values, order, axis=0)
-    below = np.cumsum(weights[order], axis=0)
-    places = [(below < level).sum(0).clip(max=len(values) - 1) for level in q]
-    return np.stack([np.take_along_axis(ordered, place[None], axis=0)[0] for place in places])
-
-
-def split_r_hat(draws: Tensor) -> Tensor:
-    """Potential scale reduction (...) of draws (chains, draws, ...), every chain cut in two halves."""
-    half = draws.shape[1] // 2
-    parts = torch.cat([draws[:, :half], draws[:, -half:]])
-    within = parts.var(1).mean(0)
-    between = half * parts.mean(1).var(0)
-    return (((half - 1) * within + between) / (half * within)).sqrt()

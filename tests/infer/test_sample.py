@@ -13,8 +13,9 @@ import xarray as xr
 from scipy import integrate, stats
 
 from pyro_unmix.infer import Sampled, log_predictive, sample, stacking_weights
+from pyro_unmix.infer.between_chains import shares, split_r_hat, weighted_quantiles
 from pyro_unmix.infer.chains import Chain, kept_rounds, start_state
-from pyro_unmix.infer.sampled import nearest_dates, shares, split_r_hat, weighted_quantiles
+from pyro_unmix.infer.sampled import nearest_dates
 from pyro_unmix.kernels import ROUND, EllipticalEndmembers
 from pyro_unmix.methods.unmix_by_chains import unmix_by_chains
 from pyro_unmix.models.simplex import SimplexMixing
