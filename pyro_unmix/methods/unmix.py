@@ -34,14 +34,17 @@ from pyro_unmix.priors import (
     WhiteNoise,
 )
 from pyro_unmix.start import (
+    MIN_SHARE,
     Start,
     choose_season_start,
     choose_smooth_start,
     choose_start,
     estimate_num_endmembers,
     field_correlation,
+    may_share_variability,
     misfit_factor,
     season_share,
+    shares_variability,
     spread_blocks,
     temporal_correlation,
 )
@@ -55,18 +58,12 @@ logger = logging.getLogger(__name__)
 MIN_CORRELATION = 0.1
 #: Above this `season_share` of the common variability, `unmix` models seasons.
 MIN_SEASON = 0.1
-#: Above this share of variability that neighbouring pixels have in common, `unmix` models it as a smooth field ...
-MIN_SHARE = 0.25
-#: ... in sequences of as many dates at least (in one image smooth variability passes for abundance) ...
+#: From so many dates on, draws are polished.
 MIN_DATES = 3
-#: ... of images that are no narrower than this, pixels.
-MIN_SIDE = 10
 #: Larger sequences, pixels times dates, are unmixed pixel by pixel.
 MOST_PIXEL_DATES = 500_000
 #: Above this `misfit_factor` of the model at the start, `unmix` trains nothing and draws chains.
 MOST_MISFIT = 1.9
-#: The same where neighbouring pixels share variability, which its smooth field takes up.
-MOST_SMOOTH_MISFIT = 2.2
 #: Observed spectra without which there are no chains.
 LEAST_SPECTRA = 500
 #: Sweeps of `unmix`.
@@ -96,18 +93,19 @@ def unmix(
     `choose_start` picks averaging window, endmembers, basis and rank by the marginal likelihood. The abundances drift
     and jump (`JumpWalk`); the variability is AR(1) where neighbouring dates correlate by more than 0.1 at the start,
     else independent. Where, in 36 dates or more over three years at least, what the pixels have in common comes back
-    every year (`season_share`), the materials have seasons (`SeasonalVariability`). Else, where neighbouring pixels
-    share more than a quarter of it, in three or more dates, it is a field that is smooth over the image
-    (`SmoothVariability`), and `choose_smooth_start` finds the endmembers anew. M0 and basis are kept; the scales, time
-    constants and noise are learned with `ConjugateGuide`.
+    every year (`season_share`), the materials have seasons (`SeasonalVariability`). Where neighbouring pixels share
+    more than a quarter of it, in three or more dates, and training was asked for, it is a field that is smooth over
+    the image (`SmoothVariability`), and `choose_smooth_start` finds the endmembers anew. M0 and basis are kept; the
+    scales, time constants and noise are learned with `ConjugateGuide`.
     Of a DataArray in chunks (`read_sequence(chunks=...)`, `xarray.open_zarr`) with more than 500 000 pixel-dates, the
     start is chosen on blocks from all over the scene (`spread_blocks`), and `fit` reads the rest from disk.
     Where the sequence has dates, the transitions take the days between them; shifting all dates changes nothing.
 
     That model may not hold. Negative abundances tell (`misfit_factor`): where they are much larger than it expects, as
-    in real images and where no pixel is pure, and where a library is given, nothing is trained, and `unmix_by_chains`
-    unmixes the scene: endmembers drawn from several starts, abundances on the simplex, a residual that all materials
-    have in common. Its result, a `Sampled`, says nothing of dates between the images or after them.
+    in real images and where no pixel is pure, where neighbouring pixels share variability (of which training comes out
+    too sure), and where a library is given, nothing is trained, and `unmix_by_chains` unmixes the scene: endmembers
+    drawn from several starts, abundances on the simplex, a residual that all materials have in common. Its result, a
+    `Sampled`, says nothing of dates between the images or after them.
 
     Parameters
     ----------
@@ -178,12 +176,13 @@ def unmix(
         trained = _holds(scene, start, images, seed, of_library=is_library(endmembers))
     if not trained:
         logger.info("nothing is trained: Markov chains are drawn")
-        return unmix_by_chains(images, count, endmembers=endmembers, seed=seed, progress=progress)
-    found, chain = _choose_variability(
+        found = {"start": start} if endmembers is None else {"endmembers": endmembers}
+        return unmix_by_chains(images, count, **found, seed=seed, progress=progress)
+    chosen, chain = _choose_variability(
         scene, start, num_pixel_dates=_pixel_dates(images), basis_given=basis is not None,
         endmembers_given=endmembers is not None, seed=seed, progress=progress,
     )  # fmt: skip
-    model = _model(scene, found, chain, seed)
+    model = _model(scene, chosen, chain, seed)
     guide = ConjugateGuide(model, correction=correction, seed=seed)
     defaults: FitSettings = {
         "batch_size": 256, "learning_rate": 0.01, "learning_rate_decay": 0.1, "method": "unmix",
@@ -225,17 +224,11 @@ def _holds(
         return True  # which the model has, but not yet here
     if of_library:
         return False
+    if shares_variability.unchecked(scene, start):
+        return False  # the model has a smooth field for it, but its intervals come out too narrow
     factor = misfit_factor(_model(scene, start, Independent(), seed), images)
     logger.info("negative abundances are %.1f times as large as the model expects", factor)
-    if factor <= MOST_MISFIT or factor > MOST_SMOOTH_MISFIT or not _may_be_smooth(scene):
-        return factor <= MOST_MISFIT
-    return field_correlation.unchecked(scene, start)[0] > MIN_SHARE
-
-
-def _may_be_smooth(scene: xr.DataArray) -> bool:
-    """Whether there are dates and pixels enough to find a field that is smooth over the image."""
-    narrow = min(scene.sizes["y"], scene.sizes["x"]) < MIN_SIDE
-    return not narrow and scene.sizes["time"] >= MIN_DATES
+    return factor <= MOST_MISFIT
 
 
 def _choose_variability(
@@ -257,7 +250,7 @@ def _choose_variability(
         return start, choose_season_start.unchecked(
             scene, start, residual=chain, seed=seed, progress=progress
         )
-    if basis_given or not _may_be_smooth(scene):
+    if basis_given or not may_share_variability(scene):
         return start, chain
     if num_pixel_dates > MOST_PIXEL_DATES:
         logger.warning(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -23,15 +25,21 @@ from pyro_unmix.methods.arguments import check_settings, count_materials, known_
 from pyro_unmix.models.simplex import SimplexMixing, as_components
 from pyro_unmix.ops.threads import one_thread
 from pyro_unmix.priors.bounded import BoundedEndmembers
+from pyro_unmix.start.choice import Start, choose_start
+from pyro_unmix.start.field import shares_variability
 from pyro_unmix.start.several_starts import several_starts
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+logger = logging.getLogger(__name__)
+
 _LIBRARY_COMPONENTS = 8
 _SPECTRA, _SHORT = 2000, 50  # of the short chain of a start: spectra, and rounds
 _CHAINS_OF_GIVEN = 3
 _ABOVE = 0.2  # the bound above the largest endmember that a start has
+_NUM_SCALINGS = 5
+_SCALING = 0.1  # of an endmember, at psi = 1 and a scale of one
 
 #: A round that leaves the endmembers where they are.
 _KEPT = tuple(kernel for kernel in ROUND if not isinstance(kernel, EllipticalEndmembers))
@@ -43,6 +51,7 @@ def unmix_by_chains(
     num_endmembers: int | None = None,
     *,
     endmembers: ArrayLike | None = None,
+    start: Start | None = None,
     seed: int = 0,
     progress: bool = True,
     **settings: Unpack[SampleSettings],
@@ -53,7 +62,9 @@ def unmix_by_chains(
     chain of each, weighted by what it predicts of spectra that no chain has seen; then all spectra under their draws.
     What the materials do not explain is a residual that all have in common, of rank eight, besides the brightness of
     the whole pixel: variability of single materials, learned from images that do not hold its model, takes abundance
-    for variability, however well it predicts. What dates and neighbours have in common is not used.
+    for variability, however well it predicts. So materials vary by themselves only in sequences whose neighbouring
+    pixels share variability (`shares_variability`): there each is scaled by five cosines over wavelength, in sizes
+    that are drawn. Abundances of neighbours and dates are not linked.
 
     Parameters
     ----------
@@ -65,6 +76,8 @@ def unmix_by_chains(
         Spectra that are known and kept; default extracted. A library (a DataArray with the coordinate ``label``) gives
         the mean spectra of its classes, and its spread within them as variability; spectra alone vary in
         brightness only, besides the common residual.
+    start : Start, optional
+        What `choose_start` gives for these images, if it is there already. Not with `endmembers`.
     seed : int
     progress : bool
     **settings
@@ -77,14 +90,20 @@ def unmix_by_chains(
     Raises
     ------
     ValueError
-        If neither P nor endmembers are given, or they do not agree.
+        If neither P nor endmembers are given, or they do not agree, or both a start and endmembers are given.
     """
     seed = check_settings(seed, settings, SampleSettings)
     cubes = as_cube_sequence(cubes)
     count = count_materials(num_endmembers, known_spectra(endmembers, cubes))
+    if start is not None and (endmembers is not None or start.endmembers.shape[1] != count):
+        raise ValueError(
+            f"expected endmembers or a start of {count} materials, got a start of "
+            f"{start.endmembers.shape[1]}{' and endmembers' if endmembers is not None else ''}"
+        )
     if endmembers is None:
+        found = start or choose_start.unchecked(cubes, count, seed=seed)
         num_held_out = settings.get("num_held_out", NUM_HELD_OUT)
-        models = _models(cubes, count, num_held_out, seed, progress)
+        models = _models(cubes, found, num_held_out, seed, progress)
         result = sample(models, cubes, seed=seed, progress=progress, **settings)
         return replace(result, method="unmix_by_chains")
     model = _of_given(cubes, endmembers)
@@ -94,24 +113,42 @@ def unmix_by_chains(
 
 
 def _models(
-    cubes: xr.DataArray, count: int, num_held_out: int, seed: int, progress: bool
+    cubes: xr.DataArray, start: Start, num_held_out: int, seed: int, progress: bool
 ) -> list[SimplexMixing]:
     """Programs about the endmembers of several starts, each refined by a short chain.
 
     The residual of endmembers that are far off holds much of the materials, and would keep them there: so a short
     chain, and the residual is found anew where the endmembers have come to.
     """
-    starts = several_starts(cubes, count, seed=seed)
+    starts = several_starts(cubes, start, seed=seed)
+    varied = shares_variability.unchecked(cubes, start)
+    logger.info("materials vary by themselves: %s", "yes, smoothly" if varied else "no")
+
+    def about(endmembers: xr.DataArray) -> SimplexMixing:
+        return _model(cubes, endmembers, _scalings(cubes, endmembers) if varied else None)
+
     seen, _ = split_spectra(cubes, num_held_out, seed)
     total = len(starts) * _SHORT
     models = []
     with tqdm(total=total, disable=not progress, desc="starts", unit="round") as bar:
-        for number, start in enumerate(starts):
-            spectra = random_spectra(_model(cubes, start), seen, _SPECTRA, [seed, 3, number])
+        for number, one in enumerate(starts):
+            spectra = random_spectra(about(one), seen, _SPECTRA, [seed, 3, number])
             chain = chain_of(spectra, _SHORT, kernels=ROUND, num_kept=1, bar=bar)
             refined = chain.shared[-1]["endmembers"].cpu().numpy()
-            models.append(_model(cubes, start.copy(data=refined)))
+            models.append(about(one.copy(data=refined)))
     return models
+
+
+def _scalings(cubes: xr.DataArray, endmembers: xr.DataArray) -> np.ndarray:
+    """Components (L, K, P): every endmember times cosines over wavelength, or over bands without wavelengths."""
+    if "wavelength" in cubes.coords:
+        at = cubes["wavelength"].values.astype(float)
+    else:
+        at = np.arange(cubes.sizes["wavelength"], dtype=float)
+    place = (at - at.min()) / max(np.ptp(at), np.finfo(float).tiny)
+    order = np.arange(_NUM_SCALINGS)
+    waves = np.cos(np.pi * order * place[:, None]) * np.where(order > 0, math.sqrt(2), 1)
+    return np.asarray(_SCALING * waves[:, :, None] * endmembers.values[:, None, :])
 
 
 def _of_given(cubes: xr.DataArray, endmembers: ArrayLike) -> SimplexMixing:

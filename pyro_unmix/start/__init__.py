@@ -11,7 +11,14 @@ from pyro_unmix.start.blocks import spread_blocks
 from pyro_unmix.start.bundles import extract_bundles
 from pyro_unmix.start.choice import RANKS, WINDOWS, Start, choose_start, temporal_correlation
 from pyro_unmix.start.extraction import extract_endmembers, match_endmembers, nfindr, vca
-from pyro_unmix.start.field import SmoothStart, choose_smooth_start, field_correlation
+from pyro_unmix.start.field import (
+    MIN_SHARE,
+    SmoothStart,
+    choose_smooth_start,
+    field_correlation,
+    may_share_variability,
+    shares_variability,
+)
 from pyro_unmix.start.interactions import choose_mixing
 from pyro_unmix.start.marginal import marginal_score
 from pyro_unmix.start.misfit import misfit_factor
@@ -21,6 +28,7 @@ from pyro_unmix.start.purity import learn_basis, refine_endmembers
 from pyro_unmix.start.seasons import choose_season_start, season_share
 
 __all__ = [
+    "MIN_SHARE",
     "RANKS",
     "WINDOWS",
     "SmoothStart",
@@ -38,10 +46,12 @@ __all__ = [
     "learn_basis",
     "marginal_score",
     "match_endmembers",
+    "may_share_variability",
     "misfit_factor",
     "nfindr",
     "refine_endmembers",
     "season_share",
+    "shares_variability",
     "spread_blocks",
     "temporal_correlation",
     "vca",

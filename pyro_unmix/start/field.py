@@ -32,6 +32,12 @@ _LAGS = (1, 2, 3, 4, 6, 8)  # pixels
 _LONGEST = 8.0  # length that is looked for
 _MOST_DATES = 8  # that are looked at
 _WIDEST = 100  # rows and columns that are looked at
+#: Share of the variability above which neighbouring pixels have it in common.
+MIN_SHARE = 0.25
+#: Dates without which that cannot be told from abundances ...
+MIN_DATES = 3
+#: ... and pixels along either side of the images.
+MIN_SIDE = 10
 
 
 @dataclass(frozen=True)
@@ -139,6 +145,18 @@ def choose_smooth_start(
     endmembers = start.endmembers.copy(data=state.endmembers.numpy())
     noise_scale, table = fit.variance**0.5, start.log_likelihoods
     return SmoothStart(endmembers, basis, noise_scale, table, prior, objectives)
+
+
+def may_share_variability(cubes: xr.DataArray) -> bool:
+    """Whether there are dates and pixels enough to tell: in one image smooth variability passes for abundance."""
+    narrow = min(cubes.sizes["y"], cubes.sizes["x"]) < MIN_SIDE
+    return not narrow and cubes.sizes["time"] >= MIN_DATES
+
+
+@takes_cubes
+def shares_variability(cubes: xr.DataArray, start: Start) -> bool:
+    """Whether neighbouring pixels of a sequence share more than `MIN_SHARE` of the variability."""
+    return may_share_variability(cubes) and field_correlation.unchecked(cubes, start)[0] > MIN_SHARE
 
 
 @takes_cubes

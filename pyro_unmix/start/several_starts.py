@@ -13,7 +13,7 @@ from pyro_unmix.data.checks import as_endmembers
 from pyro_unmix.data.cubes import as_cube_sequence, to_pixels
 from pyro_unmix.ops.checks import finite_array, in_range, positive_int
 from pyro_unmix.ops.threads import one_thread
-from pyro_unmix.start.choice import choose_start
+from pyro_unmix.start.choice import Start
 from pyro_unmix.start.extraction import extract_endmembers
 
 _MORE_DIRECTIONS = 3
@@ -24,19 +24,19 @@ _LEAST = 1e-3  # reflectance: an endmember beyond the data may come out negative
 
 @one_thread()
 def several_starts(
-    cubes: Any, num_endmembers: int, *, seed: int = 0, num_spectra: int = 3000
+    cubes: Any, start: Start, *, seed: int = 0, num_spectra: int = 3000
 ) -> list[xr.DataArray]:
     """Endmembers by the marginal likelihood, in pure neighbourhoods of three sizes, by direction, and by volume.
 
-    In turn: those of `choose_start`; `extract_endmembers` in windows of 1, 3 and 5 pixels; in spectra scaled to length
+    In turn: those of a start; `extract_endmembers` in windows of 1, 3 and 5 pixels; in spectra scaled to length
     one in P + 3 directions; and `minimum_volume` from those of window 1, for scenes without pure pixels.
 
     Parameters
     ----------
     cubes
         Anything that `as_cube_sequence` takes.
-    num_endmembers : int
-        P, at least 2.
+    start : Start
+        By `choose_start` for these images, of two materials at least.
     seed : int
     num_spectra : int
         Behind the simplex of least volume.
@@ -47,12 +47,13 @@ def several_starts(
         Windows that do not fit into the image are left out.
     """
     sequence = as_cube_sequence(cubes)
-    count = positive_int(num_endmembers, "num_endmembers", minimum=2)
+    first = start.endmembers
+    count = positive_int(first.sizes["endmember"], "the number of materials", minimum=2)
     most = min(sequence.sizes["wavelength"], count + _MORE_DIRECTIONS)
     shortest = min(sequence.sizes["y"], sequence.sizes["x"])
     windows = [window for window in (1, 3, 5) if window <= shortest]
     plain = [extract_endmembers(sequence, count, window=w, seed=seed) for w in windows]
-    found = [choose_start(sequence, count, seed=seed).endmembers, *plain]
+    found = [first, *plain]
     found.append(extract_endmembers(sequence, count, window=1, directions=most, seed=seed))
     single = plain[0]
     pixels, valid = to_pixels(sequence)

@@ -16,9 +16,12 @@ import xarray as xr
 import pyro_unmix as pu
 from pyro_unmix.infer import Sampled, sample
 from pyro_unmix.io import FileError
+from pyro_unmix.methods import unmix_by_chains
 from pyro_unmix.models.simplex import SimplexMixing
 from pyro_unmix.posterior import Unmixing
 
+chains_module = importlib.import_module("pyro_unmix.methods.unmix_by_chains")
+field_module = importlib.import_module("pyro_unmix.start.field")
 unmix_module = importlib.import_module("pyro_unmix.methods.unmix")
 REFERENCE = np.array([[0.1, 0.6, 0.3], [0.2, 0.5, 0.7], [0.5, 0.3, 0.6], [0.6, 0.1, 0.2]])
 
@@ -89,22 +92,55 @@ def test_a_library_is_unmixed_by_chains(monkeypatch: pytest.MonkeyPatch, sampled
 
 @pytest.mark.parametrize(
     ("factor", "share", "season", "holds"),
-    [
-        (1.8, 0.0, 0.0, True), (2.0, 0.1, 0.0, False), (2.0, 0.5, 0.0, True),
-        (2.3, 0.5, 0.0, False), (9.0, 0.0, 0.2, True),
-    ],
-)  # fmt: skip
-def test_what_pixels_or_years_share_may_be_what_does_not_fit(
+    [(1.8, 0.0, 0.0, True), (2.0, 0.1, 0.0, False), (1.0, 0.5, 0.0, False), (9.0, 0.5, 0.2, True)],
+)
+def test_what_pixels_share_needs_chains_and_seasons_training(
     factor: float, share: float, season: float, holds: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cubes = pu.as_cube_sequence(np.concatenate([mixed(seed=s)[0].values for s in range(3)]))
     start = pu.choose_start(cubes, 3, endmembers=REFERENCE)
-    told = {"field_correlation": (share, 2.0), "season_share": season}
-    for name, value in told.items():
-        fake = SimpleNamespace(unchecked=lambda *_, value=value, **__: value)
-        monkeypatch.setattr(unmix_module, name, fake)
+    shared = SimpleNamespace(unchecked=lambda *_: (share, 2.0))
+    monkeypatch.setattr(field_module, "field_correlation", shared)
+    seasons = SimpleNamespace(unchecked=lambda *_, **__: season)
+    monkeypatch.setattr(unmix_module, "season_share", seasons)
     monkeypatch.setattr(unmix_module, "misfit_factor", lambda *_: factor)
     assert unmix_module._holds(cubes, start, cubes, 0, of_library=False) is holds
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.1, 0), (0.5, 15)])
+def test_materials_vary_by_themselves_where_neighbours_share_it(
+    share: float, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = SimpleNamespace(unchecked=lambda *_: (share, 2.0))
+    monkeypatch.setattr(field_module, "field_correlation", shared)
+    cubes = pu.as_cube_sequence(np.concatenate([mixed(12, seed=s)[0].values for s in range(3)]))
+    start = pu.choose_start(cubes, 3)
+    few = {"num_rounds": 4, "num_spectra": 20, "num_held_out": 5, "num_samples": 4}
+    found = unmix_by_chains(cubes, 3, start=start, progress=False, **few)  # type: ignore[arg-type]
+    assert all(chain.stacked("scales").shape[1] == count for chain in found.chains)
+    assert len({str(chain.shared[0]["scales"]) for chain in found.chains}) == (
+        len(found.chains) if count else 1
+    )
+
+
+def test_a_start_is_of_the_same_materials() -> None:
+    cubes = mixed(12)[0]
+    start = pu.choose_start(cubes, 3)
+    with pytest.raises(ValueError, match="a start of 2 materials, got a start of 3"):
+        unmix_by_chains(cubes, 2, start=start)
+    with pytest.raises(ValueError, match="and endmembers"):
+        unmix_by_chains(cubes, endmembers=REFERENCE, start=start)
+
+
+def test_scalings_are_cosines_over_wavelength() -> None:
+    wavelength = np.array([400.0, 500.0, 900.0, 2400.0])
+    cubes = pu.as_cube_sequence(mixed(4)[0].values, wavelength=wavelength)
+    endmembers = xr.DataArray(REFERENCE, dims=("wavelength", "endmember"))
+    found = chains_module._scalings(cubes, endmembers)
+    place = (wavelength - 400) / 2000
+    np.testing.assert_allclose(found[:, 0], 0.1 * REFERENCE)
+    expected = 0.1 * np.sqrt(2) * np.cos(3 * np.pi * place)[:, None] * REFERENCE
+    np.testing.assert_allclose(found[:, 3], expected)
 
 
 def test_few_spectra_are_not_sampled_and_wishes_agree(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from pyro_unmix.start import Start, choose_season_start, season_share
 from pyro_unmix.start.seasons import _mean_variability, _predicted_share
 
 unmix_module = importlib.import_module("pyro_unmix.methods.unmix")  # the package holds the function
+field_module = importlib.import_module("pyro_unmix.start.field")
 
 
 def test_the_start_of_the_seasons_is_the_truth():
@@ -152,7 +153,7 @@ def test_unmix_models_seasons_where_there_are_any(caplog):
 def test_seasons_come_before_a_field_and_beside_what_lasts(monkeypatch):
     """Where the images show both, the field is not looked for; the pixels' own chain is that without seasons."""
     monkeypatch.setattr(unmix_module.field_correlation, "unchecked", None)  # would raise
-    monkeypatch.setattr(unmix_module, "MIN_SIDE", 5)
+    monkeypatch.setattr(field_module, "MIN_SIDE", 5)
     for correlation, kind in ((0.5, AutoRegressive), (0.0, Independent)):
         monkeypatch.setattr(
             unmix_module.temporal_correlation, "unchecked", lambda *_, c=correlation: c

@@ -184,7 +184,7 @@ def test_given_endmembers_are_kept(smooth):
 
 
 def test_unmix_models_the_field_where_there_is_one(smooth, independent):
-    known = {"num_steps": 10, "progress": False}
+    known = {"num_steps": 10, "progress": False}  # which is trained in any case
     result = pyro_unmix.unmix(smooth.cubes, endmembers=smooth.reference_endmembers, **known)
     alone = pyro_unmix.unmix(
         smooth.cubes, endmembers=smooth.reference_endmembers, basis=DCT(6, scale=0.5), **known
