@@ -68,3 +68,24 @@ def local_spacing(centres: ArrayLike) -> np.ndarray:
         raise ValueError("a single band has no spacing: pass fwhm=")
     middles = [min(i, len(gaps)) for i in range(len(values))]
     return np.array([np.median(gaps[max(0, i - 3) : i + 3]) for i in middles])
+
+
+def runs_of_bands(wavelength: ArrayLike, which: ArrayLike) -> list[tuple[float, float]]:
+    """First and last centre, nm, of each run of chosen bands that are neighbours in wavelength.
+
+    Parameters
+    ----------
+    wavelength : array (L,), nm, in any order
+    which : array (L,), bool
+    """
+    centres = np.asarray(wavelength, dtype=np.float64)
+    order = np.argsort(centres, kind="stable")
+    chosen = np.flatnonzero(np.asarray(which, dtype=bool)[order])
+    runs = np.split(chosen, np.flatnonzero(np.diff(chosen) != 1) + 1)
+    return [(float(centres[order[r[0]]]), float(centres[order[r[-1]]])) for r in runs if r.size]
+
+
+def ranges_in_nm(wavelength: ArrayLike, which: ArrayLike) -> str:
+    """Chosen bands in words, "1322.6-1422.3, 1810.9 nm", see `runs_of_bands`."""
+    runs = runs_of_bands(wavelength, which)
+    return ", ".join(f"{a:.1f}-{b:.1f}" if b > a else f"{a:.1f}" for a, b in runs) + " nm"
