@@ -152,17 +152,17 @@ def _bands(
     nodata, unit = settings["nodata"], _unit(settings)
     given = {"path": path, "nodata": nodata, "wavelength_unit": unit}
     counts: dict[str, Any] = {"bands": image.num_bands}
-    with_water = _try(problems, kept_bands, image, **given)
-    keep = with_water
-    if settings["drop_water"] and with_water is not None:
-        keep = _try(problems, _without_water, image, path, with_water, unit)
-    if keep is None or with_water is None:
+    known = _try(problems, kept_bands, image, **given)
+    keep = known
+    if known is not None and settings["ignore"]:
+        keep = _try(problems, _without_ignored, image, path, known, unit, settings["ignore"])
+    if keep is None or known is None:
         return {**counts, "bands_kept": None, "bands_dropped": None, "valid_share": None}
     good = np.ones(image.num_bands, dtype=bool) if image.good is None else image.good
     reasons = {
-        "bad-band list": ~with_water & ~good,
-        "no data": ~with_water & good,
-        "water vapour": with_water & ~keep,
+        "bad-band list": ~known & ~good,
+        "no data": ~known & good,
+        "ignored": known & ~keep,
     }
     dropped = {why: np.flatnonzero(which) for why, which in reasons.items() if which.any()}
     share = None
@@ -178,11 +178,13 @@ def _bands(
     }
 
 
-def _without_water(image: Image, path: Path, keep: np.ndarray, unit: str | None) -> np.ndarray:
+def _without_ignored(
+    image: Image, path: Path, keep: np.ndarray, unit: str | None, ignore: str
+) -> np.ndarray:
     centres = None
     if image.wavelength is not None:
         centres = wavelength_in_nm(image.wavelength, image.wavelength_unit, path, unit)
-    return choose_bands(image.num_bands, path=path, good=keep, wavelength=centres, drop_water=True)
+    return choose_bands(image.num_bands, path=path, good=keep, wavelength=centres, ignore=ignore)
 
 
 def _valid_share(image: Image, keep: np.ndarray, path: Path, nodata: Any) -> float:

@@ -21,6 +21,7 @@ from pyro_unmix.cli.arguments import Commands
 from pyro_unmix.cli.console import BadInput, bad_input, facts, say, say_json
 from pyro_unmix.cli.pictures import write_pictures
 from pyro_unmix.data.bands import same_bands
+from pyro_unmix.data.libraries import library_endmembers
 from pyro_unmix.data.names import material_names
 from pyro_unmix.infer import Checkpoints
 from pyro_unmix.io import FileError, read_library
@@ -31,7 +32,6 @@ from pyro_unmix.methods.redsunn_published import redsunn_published
 from pyro_unmix.methods.unmix import MIN_DATES, NUM_STEPS, unmix
 from pyro_unmix.posterior.estimates import MOST_POLISHED
 from pyro_unmix.posterior.result import Unmixing
-from pyro_unmix.start.extraction import extract_endmembers
 from pyro_unmix.start.num_endmembers import estimate_num_endmembers
 
 _TRAINED = ("unmix", "redsunn", "redsunn_published", "hbun")
@@ -169,7 +169,7 @@ def _library(arguments: argparse.Namespace, cubes: xr.DataArray) -> xr.DataArray
     }
     with bad_input("library-"):
         with suppress(FileError):  # such as spectra that have no bands in common
-            library = read_library(path, **given)
+            library = read_library(path, **given, ignore=arguments.ignore)
             fwhm = cubes["fwhm"].values if "fwhm" in cubes.coords else None
             if same_bands(cubes["wavelength"].values, library["wavelength"].values, fwhm):
                 return library  # without the blur of resampling to the same bands
@@ -195,25 +195,24 @@ def _unmix(
         resume = arguments.resume is not False
         settings["checkpoint"] = Checkpoints(arguments.checkpoint, resume=resume)
     ours = {"polish": arguments.polish, "trained": arguments.trained}
-    if method == "unmix" and library is not None:
-        return unmix(cubes, endmembers=library, **ours, **settings)
-    # Only unmix takes the spread within the classes of a library; the others their means.
-    means = None if library is None else extract_endmembers(cubes, library=library)
-    count = arguments.endmembers if means is None else means.sizes["endmember"]
-    if count == "auto":
-        count = estimate_num_endmembers(cubes, seed=arguments.seed)
+    if library is not None:
+        known: dict[str, Any] = {"endmembers": library}
+    elif arguments.endmembers == "auto":
+        known = {"num_endmembers": estimate_num_endmembers(cubes, seed=arguments.seed)}
+    else:
+        known = {"num_endmembers": arguments.endmembers}
     if method == "unmix":
-        return unmix(cubes, count, **ours, **settings)
+        return unmix(cubes, **known, **ours, **settings)
     if method in ("redsunn", "redsunn_published"):
         program = redsunn if method == "redsunn" else redsunn_published
-        result = program(cubes, count, endmembers=means, **settings)
-        return result if means is None else _named_as(means, result)
-    return _CLASSICAL[method](cubes, count, endmembers=means, **settings)
+        result = program(cubes, **known, **settings)
+        return result if library is None else _named_as(library, result)
+    return _CLASSICAL[method](cubes, **known, **settings)
 
 
-def _named_as(means: xr.DataArray, result: Unmixing) -> Unmixing:
+def _named_as(library: xr.DataArray, result: Unmixing) -> Unmixing:
     """The classes of the library as names; redsunn keeps the order of what it starts from."""
-    names = means["endmember"].values
+    names = library_endmembers(library)["endmember"].values
     return replace(result, dataset=result.dataset.assign_coords(endmember=names))
 
 

@@ -108,7 +108,7 @@ def resample_library(
         raise ValueError(
             f"the library has nothing at {len(uncovered)} of {len(centres)} bands ({shown} nm; it "
             f"spans {source.min():g} to {source.max():g} nm): leave those bands out, "
-            f"ignore='{_as_ignored(centres, np.isnan(matrix).any(1))}', or take another library"
+            f"ignore='{as_ignored(centres, np.isnan(matrix).any(1))}', or take another library"
         )
     bands: dict[str, Any] = {"wavelength": ("wavelength", centres, {"units": "nm"})}
     if widths is not None:
@@ -127,7 +127,7 @@ def resampled(matrix: np.ndarray, values: np.ndarray) -> np.ndarray:
     return result
 
 
-def _as_ignored(centres: np.ndarray, which: np.ndarray) -> str:
+def as_ignored(centres: np.ndarray, which: np.ndarray) -> str:
     """Bands as the value of ``ignore=``, rounded outwards, so that they are inside."""
     runs = runs_of_bands(centres, which)
     return ",".join(f"{np.floor(low):.0f}-{np.ceil(high):.0f}" for low, high in runs)
@@ -161,7 +161,7 @@ def at_bands_of(library: xr.DataArray, cubes: xr.DataArray) -> xr.DataArray:
         if "wavelength" in matched.coords:
             centres = matched["wavelength"].to_numpy()
             where += f" ({ranges_in_nm(centres, missing)})"
-            where += f": leave them out, ignore='{_as_ignored(centres, missing)}'"
+            where += f": leave them out, ignore='{as_ignored(centres, missing)}'"
         raise ValueError(f"the library has no values at {where}")
     return matched
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,12 +10,24 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
 
+from pyro_unmix.data.bands import Ignore, ranges_in_nm, same_bands
 from pyro_unmix.data.checks import as_endmembers
 from pyro_unmix.data.cubes import to_pixels
-from pyro_unmix.data.libraries import at_bands_of, is_library, library_endmembers
+from pyro_unmix.data.ignored import ignored_of, without_bands
+from pyro_unmix.data.lazy import as_cubes
+from pyro_unmix.data.libraries import (
+    at_bands_of,
+    is_library,
+    library_endmembers,
+    matched_to,
+    missing_bands,
+)
+from pyro_unmix.data.types import CubesLike
 from pyro_unmix.infer.settings import FitSettings
 from pyro_unmix.ops.checks import positive_int
 from pyro_unmix.start.extraction import vca
+
+logger = logging.getLogger(__name__)
 
 
 def check_settings(seed: int, settings: Mapping[str, Any], allowed: type = FitSettings) -> int:
@@ -25,6 +38,54 @@ def check_settings(seed: int, settings: Mapping[str, Any], allowed: type = FitSe
             f"got an unexpected keyword argument {unknown[0]!r}: settings are those of `{engine}`"
         )
     return positive_int(seed, "seed", minimum=0)
+
+
+def counted_bands(
+    cubes: CubesLike, endmembers: Any, ignore: Ignore = None
+) -> tuple[CubesLike, Any]:
+    """Images and spectra in the bands that count: without those to ignore, and those that a library has not.
+
+    What every method does first. Nothing is looked at where nothing is to be left out.
+
+    Parameters
+    ----------
+    cubes
+        Anything that `as_cube_sequence` takes; with wavelengths, if bands are to be ignored.
+    endmembers : array (L, P), library, or None
+        At the bands of the images, or of those that are left; a library at any bands.
+    ignore : str, sequence of pairs, or None
+        See `pyro_unmix.data.bands.ignored_ranges`.
+    """
+    if ignore is not None:
+        which = ignored_of(cubes, ignore)
+        endmembers = _without(endmembers, cubes, which)
+        cubes = without_bands(cubes, ignore)
+    if not is_library(endmembers) or not missing_bands(endmembers).any():
+        return cubes, endmembers
+    images = as_cubes(cubes)
+    library = matched_to(endmembers, images)
+    missing = missing_bands(library)
+    if not missing.any():
+        return images, library
+    centres = library.coords.get("wavelength")
+    logger.warning(
+        "left out %d of %d bands that the library does not have%s",
+        missing.sum(), len(missing), "" if centres is None else f": {ranges_in_nm(centres, missing)}",
+    )  # fmt: skip
+    return images.isel(wavelength=~missing), library.isel(wavelength=~missing)
+
+
+def _without(endmembers: Any, cubes: Any, which: np.ndarray) -> Any:
+    """Spectra without the ignored bands, where they have the bands of the images; else as they are."""
+    if isinstance(endmembers, xr.DataArray) and "wavelength" in endmembers.dims:
+        first = cubes if isinstance(cubes, xr.DataArray) else cubes[0]
+        ours = endmembers.coords.get("wavelength", first["wavelength"]).to_numpy()
+        if same_bands(first["wavelength"].to_numpy(), ours):
+            return endmembers.isel(wavelength=~which)
+        return endmembers
+    if endmembers is not None and np.ndim(endmembers) == 2 and len(endmembers) == len(which):
+        return np.asarray(endmembers)[~which]
+    return endmembers
 
 
 def known_spectra(endmembers: ArrayLike | None, cubes: xr.DataArray) -> Any:

@@ -11,10 +11,11 @@ import torch
 import xarray as xr
 from numpy.typing import ArrayLike
 
+from pyro_unmix.data.bands import Ignore
 from pyro_unmix.data.checks import as_endmembers
 from pyro_unmix.data.cubes import as_cube_sequence, from_pixels, to_pixels
 from pyro_unmix.data.types import CubesLike
-from pyro_unmix.methods.arguments import materials
+from pyro_unmix.methods.arguments import counted_bands, materials
 from pyro_unmix.ops.checks import positive_int
 from pyro_unmix.ops.solvers import fcls as solve_fcls
 from pyro_unmix.posterior.read_out import describe
@@ -35,6 +36,8 @@ class Input:
     valid : array (N, T), bool
     reference : array (L, P), float64
     names : array (P,)
+    spectra : array or DataArray
+        Where `reference` comes from.
     """
 
     cubes: xr.DataArray
@@ -42,17 +45,23 @@ class Input:
     valid: np.ndarray
     reference: np.ndarray
     names: np.ndarray
+    spectra: Any
 
 
 def read_input(
-    cubes: CubesLike, num_endmembers: int | None, endmembers: ArrayLike | None, seed: int
+    cubes: CubesLike,
+    num_endmembers: int | None,
+    endmembers: ArrayLike | None,
+    seed: int,
+    ignore: Ignore = None,
 ) -> Input:
     """Check the input of a method whose endmembers start alike at all dates."""
     seed = positive_int(seed, "seed", minimum=0)
+    cubes, endmembers = counted_bands(cubes, endmembers, ignore)
     sequence = as_cube_sequence(cubes)
     spectra, count = materials(sequence, num_endmembers, endmembers, seed, minimum=2)
     reference = as_endmembers(spectra, sequence.sizes["wavelength"])
-    return Input(sequence, *to_pixels(sequence), reference, names_of(spectra, count))
+    return Input(sequence, *to_pixels(sequence), reference, names_of(spectra, count), spectra)
 
 
 def names_of(endmembers: ArrayLike | None, count: int) -> np.ndarray:

@@ -7,10 +7,11 @@ import xarray as xr
 from numpy.typing import ArrayLike
 from tqdm.auto import tqdm
 
+from pyro_unmix.data.bands import Ignore
 from pyro_unmix.data.checks import as_endmembers
 from pyro_unmix.data.cubes import as_cube_sequence, to_pixels
 from pyro_unmix.data.types import CubesLike
-from pyro_unmix.methods.arguments import count_materials, known_spectra
+from pyro_unmix.methods.arguments import count_materials, counted_bands, known_spectra
 from pyro_unmix.methods.classical import fcls_of_date, names_of, to_result
 from pyro_unmix.ops.checks import positive_int
 from pyro_unmix.ops.threads import one_thread
@@ -24,6 +25,7 @@ def fcls(
     num_endmembers: int | None = None,
     *,
     endmembers: ArrayLike | xr.DataArray | None = None,
+    ignore: Ignore = None,
     seed: int = 0,
     progress: bool = True,
 ) -> Unmixing:
@@ -41,6 +43,8 @@ def fcls(
         P, at least 2. May be left out if `endmembers` are given.
     endmembers : array (L, P), DataArray (wavelength, endmember) or library, optional
         The same spectra for all dates; of a library the means of its classes. Default VCA.
+    ignore : str or sequence of pairs, optional
+        Leave out the bands in these ranges, nm, as `read_sequence` does: ``"emit"``, ``"0-440,1310-1490"``.
     seed : int
         Of VCA.
     progress : bool
@@ -63,6 +67,7 @@ def fcls(
     Heinz, Chang, IEEE TGRS 39(3), 2001; Nascimento, Bioucas-Dias, IEEE TGRS 43(4), 2005 (VCA).
     """
     seed = positive_int(seed, "seed", minimum=0)
+    cubes, endmembers = counted_bands(cubes, endmembers, ignore)
     sequence = as_cube_sequence(cubes)
     pixels, valid = to_pixels(sequence)
     spectra = known_spectra(endmembers, sequence)

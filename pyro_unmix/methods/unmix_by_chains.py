@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from tqdm.auto import tqdm
 
 from pyro_unmix.bases.linear import library_basis
+from pyro_unmix.data.bands import Ignore
 from pyro_unmix.data.checks import as_endmembers
 from pyro_unmix.data.cubes import as_cube_sequence
 from pyro_unmix.data.libraries import at_bands_of, is_library, library_endmembers
@@ -19,7 +20,12 @@ from pyro_unmix.infer.sample import NUM_HELD_OUT, sample, split_spectra
 from pyro_unmix.infer.sampled import Sampled
 from pyro_unmix.infer.settings import SampleSettings
 from pyro_unmix.kernels import ROUND, EllipticalEndmembers
-from pyro_unmix.methods.arguments import check_settings, count_materials, known_spectra
+from pyro_unmix.methods.arguments import (
+    check_settings,
+    count_materials,
+    counted_bands,
+    known_spectra,
+)
 from pyro_unmix.models.simplex import SimplexMixing, as_components
 from pyro_unmix.ops.threads import one_thread
 from pyro_unmix.priors.bounded import BoundedEndmembers
@@ -43,6 +49,7 @@ def unmix_by_chains(
     num_endmembers: int | None = None,
     *,
     endmembers: ArrayLike | None = None,
+    ignore: Ignore = None,
     seed: int = 0,
     progress: bool = True,
     **settings: Unpack[SampleSettings],
@@ -65,6 +72,8 @@ def unmix_by_chains(
         Spectra that are known and kept; default extracted. A library (a DataArray with the coordinate ``label``) gives
         the mean spectra of its classes, and its spread within them as variability; spectra alone vary in
         brightness only, besides the common residual.
+    ignore : str or sequence of pairs, optional
+        Leave out the bands in these ranges, nm, as `read_sequence` does: ``"emit"``, ``"0-440,1310-1490"``.
     seed : int
     progress : bool
     **settings
@@ -80,6 +89,7 @@ def unmix_by_chains(
         If neither P nor endmembers are given, or they do not agree.
     """
     seed = check_settings(seed, settings, SampleSettings)
+    cubes, endmembers = counted_bands(cubes, endmembers, ignore)
     cubes = as_cube_sequence(cubes)
     count = count_materials(num_endmembers, known_spectra(endmembers, cubes))
     if endmembers is None:

@@ -35,7 +35,7 @@ READING = {
     "--offset": "of the file",
     "--wavelength-unit": "of the file",
     "--nodata": "of the file",
-    "--drop-water": "off",
+    "--ignore": "none",
 }
 HBUN_STEPS = inspect.signature(pu.methods.hbun).parameters["num_steps"].default
 DEFAULTS: dict[str, dict[str, str]] = {

@@ -14,7 +14,9 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
 
-from pyro_unmix.data.libraries import resampled, resampling_matrix, target_bands
+from pyro_unmix.data.bands import Ignore
+from pyro_unmix.data.ignored import ignored_of
+from pyro_unmix.data.libraries import as_ignored, resampled, resampling_matrix, target_bands
 from pyro_unmix.io.errors import FileError
 from pyro_unmix.io.integrity.kinds import check_kind
 from pyro_unmix.io.libraries.checks import checked_spectra
@@ -38,6 +40,7 @@ def read_library(
     unit: str | None = None,
     scale: float | None = None,
     label: str | Sequence[str] | None = None,
+    ignore: Ignore = None,
 ) -> xr.DataArray:
     """Read a spectral library as labelled reflectance, at the library's own bands or at a scene's.
 
@@ -73,6 +76,8 @@ def read_library(
         reflectance = stored x scale, where the file does not say it, for example 1e-4.
     label : str or sequence of str, optional
         Which column or field is the class; or the class of each spectrum in the order of the file.
+    ignore : str or sequence of pairs, optional
+        Leave out the bands with centres in these ranges, nm, as `read_sequence` does.
 
     Returns
     -------
@@ -119,7 +124,10 @@ def read_library(
         raise FileError(path, "", "holds no reflectance spectrum")
     if label is not None and not isinstance(label, str):
         spectra = relabel(path, spectra, label)
-    return _assemble(path, spectra, wavelength, fwhm)
+    library = _assemble(path, spectra, wavelength, fwhm)
+    if ignore is None:
+        return library
+    return library.isel(wavelength=~ignored_of(library, ignore))
 
 
 def _reader(path: Path) -> Callable[..., list[Spectrum]]:
@@ -205,13 +213,13 @@ def _resample(
             columns.append(resampled(matrices[key], spectrum.values[:, None])[:, 0])
     if not kept:
         bad = next(iter(matrices.values()))
-        missing = centres[np.isnan(bad).any(1)]
+        missing = np.isnan(bad).any(1)
         low, high = spectra[0].wavelength.min(), spectra[0].wavelength.max()
         raise FileError(
             path, "wavelength",
             f"no spectrum covers all bands; {spectra[0].name!r} spans {low:g} to {high:g} nm and has "
-            f"nothing at {len(missing)} of {len(centres)} bands, the first at {missing[0]:g} nm: drop "
-            "those bands from the scene",
+            f"nothing at {missing.sum()} of {len(centres)} bands, the first at {centres[missing][0]:g} nm: "
+            f"leave them out of the scene, ignore='{as_ignored(centres, missing)}'",
         )  # fmt: skip
     if dropped:
         logger.info(
