@@ -23,6 +23,7 @@ from pyro_unmix.cli.console import (
     say_json,
 )
 from pyro_unmix.cli.console import facts as fact_lines
+from pyro_unmix.cli.results import is_result, load_result, summary_of, texts_of
 from pyro_unmix.io import FileError
 from pyro_unmix.io.given import needs_scaling, with_scaling, with_wavelengths
 from pyro_unmix.io.grid import check_same_grid, is_rotated
@@ -41,7 +42,8 @@ def add_command(commands: Commands) -> None:
         help="say what is understood of image files",
         usage="%(prog)s FILE... [options]",
         description="Say what is understood of image files, without unmixing them: format, grid, "
-        "dates, bands kept and dropped, wavelengths, scale, nodata, CRS, share of valid pixels. A "
+        "dates, bands kept and dropped, wavelengths, scale, nodata, CRS, share of valid pixels; or "
+        "what a result of the command unmix holds: method, mean abundances, RMSE. A "
         "file that is short, or that needs an option to be read, is named on stderr, with exit "
         "code 2.",
     )
@@ -57,6 +59,11 @@ def run(arguments: argparse.Namespace) -> int:
     for path in map(Path, arguments.files):
         facts: dict[str, Any] = {"file": str(path)}
         problems: list[str] = []
+        if is_result(path):
+            found.append({**facts, **summary_of(load_result(path)), "problems": problems})
+            if not arguments.json:
+                say(str(path), *fact_lines(texts_of(found[-1])))
+            continue
         try:
             with bad_input():
                 image = read_image(path)

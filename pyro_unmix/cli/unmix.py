@@ -20,9 +20,9 @@ from pyro_unmix.cli import arguments as options
 from pyro_unmix.cli.arguments import Commands
 from pyro_unmix.cli.console import BadInput, bad_input, facts, say, say_json
 from pyro_unmix.cli.pictures import write_pictures
+from pyro_unmix.cli.results import summary_of, texts_of
 from pyro_unmix.data.bands import same_bands
 from pyro_unmix.data.libraries import library_endmembers
-from pyro_unmix.data.names import material_names
 from pyro_unmix.infer import Checkpoints
 from pyro_unmix.io import FileError, read_library
 from pyro_unmix.io.formats.own_netcdf import open_netcdf
@@ -142,11 +142,16 @@ def run(arguments: argparse.Namespace) -> int:
         result.to_netcdf(out / "result.nc", overwrite=True)
     maps, problem = _write_maps(result, out / "geotiff")
     written = [out / "saved", out / "result.nc", *maps, *write_pictures(result, out)]
-    summary = {**_summary(result, arguments), "seconds": seconds, "written": written}
+    summary = {
+        **summary_of(result),
+        "files": arguments.files,
+        "seconds": seconds,
+        "written": written,
+    }
     if arguments.json:
         say_json({**summary, "no_geotiff": problem})
     else:
-        say(*facts(_texts(summary)))
+        say(*facts({**texts_of(summary), "seconds": f"{seconds:.1f}"}))
         say(f"Wrote {_named(written, out)}")
     if problem:
         say(f"pyro-unmix: note: no GeoTIFF: {problem}", to_stderr=True)
@@ -262,32 +267,3 @@ def _named(written: list[Path], out: Path) -> str:
     maps = sum(path.suffix == ".tif" for path in written)
     folder = f", {out / 'geotiff'} ({maps} files)" if maps else ""
     return f"{out / 'saved'} (for Unmixing.load){folder}, {out / 'result.nc'}, {pictures}"
-
-
-def _summary(result: Unmixing, arguments: argparse.Namespace) -> dict[str, Any]:
-    abundances = result.abundances
-    names = material_names(abundances)
-    means = abundances.where(result.valid).mean(("time", "y", "x")).values
-    return {
-        "method": result.method,
-        "files": arguments.files,
-        "sizes": {**abundances.sizes, "wavelength": result.dataset.sizes["wavelength"]},
-        "dates": list(abundances["time"].values) if "time" in abundances.coords else None,
-        "valid_share": float(result.valid.mean()),
-        "mean_abundances": dict(zip(names, means.tolist(), strict=True)),
-        "steps": len(result.losses),
-        "loss": float(result.losses[-1]) if len(result.losses) else None,
-        "seed": result.seed,
-    }
-
-
-def _texts(summary: dict[str, Any]) -> dict[str, str]:
-    shares = (f"{name}: {share:.3f}" for name, share in summary["mean_abundances"].items())
-    loss = summary["loss"]
-    return {
-        "method": summary["method"] + ("" if loss is None else f", {summary['steps']} steps"),
-        "sizes": ", ".join(f"{name} {size}" for name, size in summary["sizes"].items()),
-        "valid": f"{100 * summary['valid_share']:.1f} %",
-        "mean abundances": ", ".join(shares),
-        "seconds": f"{summary['seconds']:.1f}",
-    }

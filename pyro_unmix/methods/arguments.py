@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import xarray as xr
@@ -12,9 +12,9 @@ from numpy.typing import ArrayLike
 
 from pyro_unmix.data.bands import Ignore, ranges_in_nm, same_bands
 from pyro_unmix.data.checks import as_endmembers
-from pyro_unmix.data.cubes import to_pixels
+from pyro_unmix.data.cubes import DIMS, to_pixels, valid_spectra
 from pyro_unmix.data.ignored import ignored_of, without_bands
-from pyro_unmix.data.lazy import as_cubes
+from pyro_unmix.data.lazy import as_cubes, is_lazy
 from pyro_unmix.data.libraries import (
     at_bands_of,
     is_library,
@@ -25,9 +25,15 @@ from pyro_unmix.data.libraries import (
 from pyro_unmix.data.types import CubesLike
 from pyro_unmix.infer.settings import FitSettings
 from pyro_unmix.ops.checks import positive_int
+from pyro_unmix.posterior.residuals import warn_of_misfit
+from pyro_unmix.posterior.result import Unmixing
 from pyro_unmix.start.extraction import vca
+from pyro_unmix.start.noise import estimate_noise_scale
 
 logger = logging.getLogger(__name__)
+
+_MOST_SPECTRA = 20_000  # behind an estimate of the noise
+_LEAST_SPECTRA = 2  # per band, from which the noise can be told
 
 
 def check_settings(seed: int, settings: Mapping[str, Any], allowed: type = FitSettings) -> int:
@@ -86,6 +92,31 @@ def _without(endmembers: Any, cubes: Any, which: np.ndarray) -> Any:
     if endmembers is not None and np.ndim(endmembers) == 2 and len(endmembers) == len(which):
         return np.asarray(endmembers)[~which]
     return endmembers
+
+
+_Judged = TypeVar("_Judged", bound=Unmixing)
+
+
+def judged(result: _Judged) -> _Judged:
+    """The result of a method, after a warning where it cannot be right; see `warn_of_misfit`.
+
+    The noise is that of `estimate_noise_scale`, of scenes that have spectra enough to tell.
+    """
+    cubes = result.cubes
+    if cubes is None or is_lazy(cubes):
+        return result
+    noise = None
+    spectra = valid_spectra(_thinned(cubes))
+    if len(spectra) >= _LEAST_SPECTRA * cubes.sizes["wavelength"]:
+        noise = estimate_noise_scale.unchecked(xr.DataArray(spectra[None, :, None], dims=DIMS))
+    warn_of_misfit(result, noise)
+    return result
+
+
+def _thinned(cubes: xr.DataArray) -> xr.DataArray:
+    """Rows from all over the images, of some tens of thousands of spectra."""
+    step = max(1, cubes.sizes["time"] * cubes.sizes["y"] * cubes.sizes["x"] // _MOST_SPECTRA)
+    return cubes.isel(y=slice(None, None, min(step, cubes.sizes["y"])))
 
 
 def known_spectra(endmembers: ArrayLike | None, cubes: xr.DataArray) -> Any:

@@ -11,7 +11,7 @@ from pyro_unmix.data.bands import Ignore
 from pyro_unmix.data.checks import as_endmembers
 from pyro_unmix.data.cubes import as_cube_sequence, to_pixels
 from pyro_unmix.data.types import CubesLike
-from pyro_unmix.methods.arguments import count_materials, counted_bands, known_spectra
+from pyro_unmix.methods.arguments import count_materials, counted_bands, judged, known_spectra
 from pyro_unmix.methods.classical import fcls_of_date, names_of, to_result
 from pyro_unmix.ops.checks import positive_int
 from pyro_unmix.ops.threads import one_thread
@@ -83,10 +83,10 @@ def fcls(
     for date in tqdm(range(len(by_date)), disable=not progress, desc="fcls", unit="date"):
         if np.isfinite(by_date[date]).all():
             abundances[:, date] = fcls_of_date(pixels[:, date], valid[:, date], by_date[date])
-    return to_result(
+    return judged(to_result(
         sequence, abundances, reference, names_of(spectra, count),
         by_date if spectra is None else None, seed=seed, method="fcls",
-    )  # fmt: skip
+    ))  # fmt: skip
 
 
 def _vca_by_date(pixels: np.ndarray, valid: np.ndarray, count: int, seed: int) -> np.ndarray:

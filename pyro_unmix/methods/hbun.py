@@ -18,6 +18,7 @@ from pyro_unmix.data.bands import Ignore
 from pyro_unmix.data.types import CubesLike
 from pyro_unmix.guides.scene import SceneMeanField
 from pyro_unmix.infer.fit import fit
+from pyro_unmix.methods.arguments import judged
 from pyro_unmix.methods.classical import Input, fcls_of_date, read_input
 from pyro_unmix.models.perturbed import PerturbedLinear, PriorScales
 from pyro_unmix.ops.simplex import to_softmax_basis
@@ -137,7 +138,7 @@ def hbun(
         progress=progress,
         method="hbun",
     )
-    return _with_endmembers(result, given)
+    return judged(_with_endmembers(result, given))
 
 
 def _not_a_guide(got: Any) -> str:

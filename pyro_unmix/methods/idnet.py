@@ -20,6 +20,7 @@ from pyro_unmix.methods.arguments import (
     check_settings,
     count_materials,
     counted_bands,
+    judged,
     known_spectra,
 )
 from pyro_unmix.models import IDNet
@@ -135,10 +136,10 @@ def idnet(
     if num_epochs is None and num_steps is None:
         num_epochs = NUM_EPOCHS if published is None else PUBLISHED_EPOCHS
     how: FitSettings = {"loss": loss, "method": "idnet", **defaults, **settings}
-    return fit(
+    return judged(fit(
         model, guide, cubes,
         num_steps=num_steps, num_epochs=num_epochs, seed=seed, progress=progress, **how,
-    )  # fmt: skip
+    ))  # fmt: skip
 
 
 Parts = tuple[IDNet, TwoStreamGuide, SelfSupervisedELBO, FitSettings]

@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 from pyro_unmix.data.bands import Ignore
 from pyro_unmix.data.checks import as_endmembers
 from pyro_unmix.data.types import CubesLike
+from pyro_unmix.methods.arguments import judged
 from pyro_unmix.methods.classical import Input, chunks, fcls_of_date, read_input, to_result
 from pyro_unmix.ops.checks import in_range, positive_int
 from pyro_unmix.ops.threads import one_thread
@@ -136,15 +137,17 @@ def kalman_em(
         fcls_of_date(given.pixels[:, time], given.valid[:, time], matrix)
         for time, matrix in enumerate(by_date)
     ]
-    return to_result(
-        given.cubes,
-        np.stack(abundances, axis=1),
-        given.reference,
-        given.names,
-        by_date,
-        losses=-np.array(evidence) / (given.valid.sum() * len(given.reference)),
-        seed=seed,
-        method="kalman_em",
+    return judged(
+        to_result(
+            given.cubes,
+            np.stack(abundances, axis=1),
+            given.reference,
+            given.names,
+            by_date,
+            losses=-np.array(evidence) / (given.valid.sum() * len(given.reference)),
+            seed=seed,
+            method="kalman_em",
+        )
     )
 
 

@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from pyro_unmix.data.bands import Ignore
 from pyro_unmix.data.types import CubesLike
+from pyro_unmix.methods.arguments import judged
 from pyro_unmix.methods.classical import Input, fcls_of_date, read_input, to_result
 from pyro_unmix.ops.checks import in_range, positive_int
 from pyro_unmix.ops.solvers import project_simplex
@@ -134,14 +135,16 @@ def online_unmixing(
     for date in programme.dates:
         abundances[date.rows, date.time] = date.abundances.numpy()
         by_date[date.time] += date.variability.numpy()
-    return to_result(
-        given.cubes,
-        abundances,
-        reference,
-        given.names,
-        by_date,
-        seed=seed,
-        method="online_unmixing",
+    return judged(
+        to_result(
+            given.cubes,
+            abundances,
+            reference,
+            given.names,
+            by_date,
+            seed=seed,
+            method="online_unmixing",
+        )
     )
 
 

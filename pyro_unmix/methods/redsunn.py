@@ -13,7 +13,7 @@ from pyro_unmix.data.types import CubesLike
 from pyro_unmix.guides import BiLSTMGuide
 from pyro_unmix.infer.fit import fit
 from pyro_unmix.infer.settings import FitSettings
-from pyro_unmix.methods.arguments import check_settings, counted_bands, materials
+from pyro_unmix.methods.arguments import check_settings, counted_bands, judged, materials
 from pyro_unmix.models import SGLMM
 from pyro_unmix.ops.checks import positive_int
 from pyro_unmix.ops.threads import one_thread
@@ -91,7 +91,7 @@ def redsunn(
     if num_epochs is None and num_steps is None:
         num_epochs = NUM_EPOCHS
     how: FitSettings = {"estimate": PlugInMean(), "method": "redsunn", **settings}
-    return fit(
+    return judged(fit(
         model, guide, cubes,
         num_steps=num_steps, num_epochs=num_epochs, seed=seed, progress=progress, **how,
-    )  # fmt: skip
+    ))  # fmt: skip

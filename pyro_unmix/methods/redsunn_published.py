@@ -17,7 +17,7 @@ from pyro_unmix.guides.published import PublishedGuide
 from pyro_unmix.infer.fit import fit
 from pyro_unmix.infer.settings import FitSettings
 from pyro_unmix.infer.weighted_elbo import Ramp, WeightedELBO
-from pyro_unmix.methods.arguments import check_settings, counted_bands, materials
+from pyro_unmix.methods.arguments import check_settings, counted_bands, judged, materials
 from pyro_unmix.methods.redsunn import NUM_EPOCHS
 from pyro_unmix.models.published import FirstDateSGLMM, RawDCT, TransposedDCT, VarianceWalk
 from pyro_unmix.ops.checks import in_range, positive_int
@@ -170,4 +170,4 @@ def redsunn_published(
         model, guide, cubes,
         num_steps=num_steps, num_epochs=num_epochs, seed=seed, progress=progress, **how,
     )  # fmt: skip
-    return along_trajectories(result, num_trajectories, seed=seed)
+    return judged(along_trajectories(result, num_trajectories, seed=seed))

@@ -21,6 +21,7 @@ from pyro_unmix.methods.arguments import (
     check_settings,
     count_materials,
     counted_bands,
+    judged,
     known_spectra,
 )
 from pyro_unmix.methods.unmix_by_chains import unmix_by_chains
@@ -202,10 +203,10 @@ def unmix(
     how["estimate"] = _choose_estimate(model, images, scene, settings.get("estimate"), polish)
     if num_steps is None and num_epochs is None:
         num_steps = NUM_STEPS
-    return fit(
+    return judged(fit(
         model, guide, images,
         num_steps=num_steps, num_epochs=num_epochs, seed=seed, progress=progress, **how,
-    )  # fmt: skip
+    ))  # fmt: skip
 
 
 def _model(scene: xr.DataArray, start: Start, chain: VariabilityPrior, seed: int) -> SGLMM:

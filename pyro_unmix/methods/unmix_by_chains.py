@@ -24,6 +24,7 @@ from pyro_unmix.methods.arguments import (
     check_settings,
     count_materials,
     counted_bands,
+    judged,
     known_spectra,
 )
 from pyro_unmix.models.simplex import SimplexMixing, as_components
@@ -96,11 +97,11 @@ def unmix_by_chains(
         num_held_out = settings.get("num_held_out", NUM_HELD_OUT)
         models = _models(cubes, count, num_held_out, seed, progress)
         result = sample(models, cubes, seed=seed, progress=progress, **settings)
-        return replace(result, method="unmix_by_chains")
+        return judged(replace(result, method="unmix_by_chains"))
     model = _of_given(cubes, endmembers)
     chosen: SampleSettings = {"num_chains": _CHAINS_OF_GIVEN, "kernels": _KEPT, **settings}
     result = sample(model, cubes, seed=seed, progress=progress, **chosen)
-    return replace(result, method="unmix_by_chains")
+    return judged(replace(result, method="unmix_by_chains"))
 
 
 def _models(

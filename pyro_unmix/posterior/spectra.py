@@ -86,6 +86,8 @@ def endmembers(result: Unmixing, time: int) -> xr.DataArray:
     if "endmembers" in result.dataset:
         spectra = result.dataset["endmembers"].isel(time=time)
         return spectra.transpose("y", "x", "wavelength", "endmember")
+    if "library_fractions" in result.dataset:
+        return _of_members(result, time)
     reference = _date_reference(result, time)
     if "variability" not in result.dataset:
         plane = result.abundances.isel(time=time, endmember=0, drop=True)
@@ -118,6 +120,12 @@ def reconstruction(result: Unmixing, time: int) -> xr.DataArray:
     spectra = fractions @ reference.to_numpy().T
     if "endmembers" in result.dataset:
         spectra = (endmembers(result, time).to_numpy() @ fractions[..., None])[..., 0]
+    elif "library_fractions" in result.dataset:
+        members = (
+            result.dataset["library_fractions"].isel(time=time).transpose("y", "x", "spectrum")
+        )
+        library = result.dataset["library"].transpose("spectrum", "wavelength")
+        spectra = members.to_numpy() @ library.to_numpy()
     elif "variability" not in result.dataset:
         pass
     elif hasattr(result.model, "mix"):
@@ -138,6 +146,37 @@ def reconstruction(result: Unmixing, time: int) -> xr.DataArray:
         name="reconstruction",
         attrs={"long_name": "reconstructed reflectance", "units": "1"},
     )
+
+
+def _of_members(result: Unmixing, time: int) -> xr.DataArray:
+    """Of each class the mean of its library spectra, weighted by their fractions in the pixel, times its brightness.
+
+    So that ``M_n a_n`` is the reconstruction. A class that the pixel has nothing of gets its mean spectrum.
+    """
+    fractions = result.dataset["library_fractions"].isel(time=time).transpose("y", "x", "spectrum")
+    library = result.dataset["library"].transpose("wavelength", "spectrum")
+    labels = library["label"].to_numpy()
+    reference = result.reference_endmembers.transpose("wavelength", "endmember")
+    weights = fractions.to_numpy()
+    shares = result.abundances.isel(time=time).transpose("y", "x", "endmember").to_numpy()
+    brightness = weights.sum(-1)
+    columns = []
+    for position, name in enumerate(reference["endmember"].to_numpy()):
+        mine = labels == str(name)
+        weighted = weights[..., mine] @ library.to_numpy()[:, mine].T
+        share = shares[..., position, None]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            own = weighted / share
+        mean = brightness[..., None] * reference.to_numpy()[:, position]
+        columns.append(np.where(share == 0, mean, own))
+    plane = fractions.isel(spectrum=0, drop=True)
+    found = xr.DataArray(
+        np.stack(columns, axis=-1),
+        dims=("y", "x", "wavelength", "endmember"),
+        coords={**plane.coords, **reference.coords},
+        name="endmembers",
+    )
+    return found.assign_attrs(long_name="endmember reflectance", units="1")
 
 
 def unit_maximum(result: Unmixing) -> xr.DataArray:

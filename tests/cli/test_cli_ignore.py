@@ -86,3 +86,20 @@ def test_wrong_ranges_are_refused(image: Path, capsys: pytest.CaptureFixture[str
     with pytest.raises(SystemExit, match="2"):
         run("info", image, "--ignore", "0.4-0.5")
     assert "argument --ignore: in nm, got 0.4-0.5" in capsys.readouterr().err
+
+
+def test_info_of_a_result_says_what_it_left(
+    image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    given = ("--endmembers", write_library(tmp_path, SPECTRA), "--method", "fcls", "--out", out)
+    assert run("unmix", image, *given) == 0
+    assert "RMSE" in capsys.readouterr().out and (out / "rmse.png").exists()
+    for path in (out, out / "result.nc"):
+        assert run("info", path, "--json") == 0
+        (facts,) = json.loads(capsys.readouterr().out)["files"]
+        assert facts["method"] == "fcls" and set(facts["mean_abundances"]) == {"a", "b"}
+        rmse = pu.Unmixing.load(out / "saved").rmse.values
+        assert facts["rmse"]["median"] == pytest.approx(np.median(rmse))
+    assert run("info", out) == 0
+    assert "RMSE" in capsys.readouterr().out
