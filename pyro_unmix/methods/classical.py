@@ -93,6 +93,7 @@ def to_result(
     reference: np.ndarray,
     names: np.ndarray,
     by_date: np.ndarray | None = None,
+    brightness: np.ndarray | None = None,
     **fields: Any,
 ) -> Unmixing:
     """The result of a method without a posterior of the abundances.
@@ -104,6 +105,8 @@ def to_result(
     reference : array (L, P)
     by_date : array (T, L, P), optional
         The endmembers of each date, where they differ.
+    brightness : array (N, T), optional
+        What the fractions summed to before they were scaled to one.
     **fields
         More of `Unmixing`.
     """
@@ -120,4 +123,6 @@ def to_result(
     if by_date is not None:
         attributes = {"long_name": "endmember reflectance of each date", "units": "1"}
         dataset["date_endmembers"] = (("time", "wavelength", "endmember"), by_date, attributes)
+    if brightness is not None:
+        dataset["brightness"] = from_pixels(brightness, cubes)
     return Unmixing(describe(dataset), cubes=cubes, **fields)

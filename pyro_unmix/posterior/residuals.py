@@ -122,7 +122,11 @@ def warn_of_misfit(result: Unmixing, noise_scale: float | None) -> None:
     dates = np.unique(np.linspace(0, images.sizes["time"] - 1, _MOST_DATES).astype(int))
     low, high, errors = np.inf, -np.inf, []
     for time in dates:
-        found = spectra.endmembers(part, int(time)).to_numpy()
+        # Spectra that were given are not to be judged with the brightness of a pixel.
+        own = "brightness" not in part.dataset
+        found = (
+            spectra.endmembers(part, int(time)) if own else part.reference_endmembers
+        ).to_numpy()
         if np.isfinite(found).any():
             low, high = min(low, np.nanmin(found)), max(high, np.nanmax(found))
         errors.append(np.sqrt(np.square(residual(part, int(time)).to_numpy()).mean(-1)).ravel())

@@ -91,7 +91,7 @@ def endmembers(result: Unmixing, time: int) -> xr.DataArray:
     reference = _date_reference(result, time)
     if "variability" not in result.dataset:
         plane = result.abundances.isel(time=time, endmember=0, drop=True)
-        spectra = xr.ones_like(plane) * reference
+        spectra = _brightness(result, time, xr.ones_like(plane)) * reference
     else:
         psi = result.dataset["variability"].isel(time=time)
         if "components" in result.dataset:
@@ -127,7 +127,10 @@ def reconstruction(result: Unmixing, time: int) -> xr.DataArray:
         library = result.dataset["library"].transpose("spectrum", "wavelength")
         spectra = members.to_numpy() @ library.to_numpy()
     elif "variability" not in result.dataset:
-        pass
+        plane = xr.ones_like(abundances.isel(endmember=0, drop=True))
+        spectra = (
+            spectra * _brightness(result, time, plane).transpose("y", "x").to_numpy()[..., None]
+        )
     elif hasattr(result.model, "mix"):
         psi = result.dataset["variability"].isel(time=time)
         spectra = mixed_pixels(result.model, abundances, psi)
@@ -146,6 +149,13 @@ def reconstruction(result: Unmixing, time: int) -> xr.DataArray:
         name="reconstruction",
         attrs={"long_name": "reconstructed reflectance", "units": "1"},
     )
+
+
+def _brightness(result: Unmixing, time: int, ones: xr.DataArray) -> xr.DataArray:
+    """What the fractions of a date's pixels (y, x) summed to, where they were scaled to one; else one."""
+    if "brightness" not in result.dataset:
+        return ones
+    return result.dataset["brightness"].isel(time=time)
 
 
 def _of_members(result: Unmixing, time: int) -> xr.DataArray:
