@@ -62,7 +62,8 @@ def add_files(parser: argparse.ArgumentParser, *, dates: bool = True) -> None:
     group.add_argument(
         "--wavelength-unit",
         choices=["nm", "um", "none"],
-        help="unit of the wavelengths; none: ignore them (default: of the file)",
+        metavar="UNIT",
+        help="nm, um, or none for no wavelengths (default: of the file)",
     )
     group.add_argument(
         "--nodata",

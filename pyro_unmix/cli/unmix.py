@@ -26,7 +26,18 @@ from pyro_unmix.data.libraries import library_endmembers
 from pyro_unmix.infer import Checkpoints
 from pyro_unmix.io import FileError, read_library
 from pyro_unmix.io.formats.own_netcdf import open_netcdf
-from pyro_unmix.methods import fcls, hbun, kalman_em, online_unmixing
+from pyro_unmix.methods import (
+    fcls,
+    hbun,
+    idnet,
+    kalman_em,
+    mesma,
+    minimum_volume,
+    monte_carlo_sma,
+    nnls,
+    online_unmixing,
+    sparse_regression,
+)
 from pyro_unmix.methods.redsunn import NUM_EPOCHS, redsunn
 from pyro_unmix.methods.redsunn_published import redsunn_published
 from pyro_unmix.methods.unmix import MIN_DATES, NUM_STEPS, unmix
@@ -34,16 +45,26 @@ from pyro_unmix.posterior.estimates import MOST_POLISHED
 from pyro_unmix.posterior.result import Unmixing
 from pyro_unmix.start.num_endmembers import estimate_num_endmembers
 
-_TRAINED = ("unmix", "redsunn", "redsunn_published", "hbun")
+_TRAINED = ("unmix", "redsunn", "redsunn_published", "idnet", "hbun")
 _RESUMABLE = ("unmix", "redsunn", "redsunn_published")
 _HBUN_STEPS = inspect.signature(hbun).parameters["num_steps"].default
-_CLASSICAL: dict[str, Callable[..., Unmixing]] = {
+#: The methods of the shell by their names there.
+METHODS: dict[str, Callable[..., Unmixing]] = {
+    "unmix": unmix,
+    "redsunn": redsunn,
+    "redsunn_published": redsunn_published,
+    "idnet": idnet,
     "fcls": fcls,
+    "nnls": nnls,
+    "mesma": mesma,
+    "monte-carlo-sma": monte_carlo_sma,
+    "sparse-regression": sparse_regression,
+    "minimum-volume": minimum_volume,
     "online": online_unmixing,
     "kalman-em": kalman_em,
     "hbun": hbun,
 }
-_METHODS = ("unmix", "redsunn", "redsunn_published", *_CLASSICAL)
+_SHADED = ("fcls", "mesma", "monte-carlo-sma")
 
 
 def add_command(commands: Commands) -> None:
@@ -61,11 +82,22 @@ def add_command(commands: Commands) -> None:
         type=options.materials,
         required=True,
         metavar="N",
-        help="number of materials, 'auto', or a spectral library: .sli, .csv, ECOSTRESS or USGS "
-        "folder, 'earthlib', .nc of the command endmembers (no default)",
+        help="number of materials, 'auto', or a spectral library: .sli, .csv, "
+        "folder, 'earthlib', .nc of endmembers (no default)",
     )
     options.add_out_folder(command, "pyro_unmix_result")
-    command.add_argument("--method", choices=_METHODS, default="unmix", help="default: %(default)s")
+    command.add_argument(
+        "--method",
+        choices=METHODS,
+        default="unmix",
+        metavar="NAME",
+        help=f"{', '.join(METHODS)} (default: %(default)s)",
+    )
+    command.add_argument(
+        "--shade",
+        action="store_true",
+        help=f"of {', '.join(_SHADED)}: with shade (default: off)",
+    )
     command.add_argument(
         "--steps",
         type=options.whole_number(0),
@@ -76,7 +108,7 @@ def add_command(commands: Commands) -> None:
     command.add_argument(
         "--polish",
         action=argparse.BooleanOptionalAction,
-        help="of unmix: better abundances and uncertainty of sequences by Markov-chain sweeps, about a millisecond "
+        help="of unmix: better uncertainty of sequences by Markov-chain sweeps, a millisecond "
         f"per pixel and date (default: in sequences of {MIN_DATES} dates or more, up to {MOST_POLISHED} pixels times "
         "dates)",
     )
@@ -126,6 +158,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise BadInput(
             f"--polish and --no-polish are of the method unmix, not of {arguments.method}"
         )
+    if arguments.shade and arguments.method not in _SHADED:
+        raise BadInput(f"--shade is for {', '.join(_SHADED)}, not for {arguments.method}")
     if arguments.trained is not None and arguments.method != "unmix":
         raise BadInput(
             f"--trained and --no-trained are of the method unmix, not of {arguments.method}"
@@ -199,7 +233,6 @@ def _unmix(
     if arguments.checkpoint is not None:
         resume = arguments.resume is not False
         settings["checkpoint"] = Checkpoints(arguments.checkpoint, resume=resume)
-    ours = {"polish": arguments.polish, "trained": arguments.trained}
     if library is not None:
         known: dict[str, Any] = {"endmembers": library}
     elif arguments.endmembers == "auto":
@@ -207,12 +240,13 @@ def _unmix(
     else:
         known = {"num_endmembers": arguments.endmembers}
     if method == "unmix":
-        return unmix(cubes, **known, **ours, **settings)
-    if method in ("redsunn", "redsunn_published"):
-        program = redsunn if method == "redsunn" else redsunn_published
-        result = program(cubes, **known, **settings)
-        return result if library is None else _named_as(library, result)
-    return _CLASSICAL[method](cubes, **known, **settings)
+        settings |= {"polish": arguments.polish, "trained": arguments.trained}
+    if arguments.shade:
+        settings["shade"] = True
+    result = METHODS[method](cubes, **known, **settings)
+    if method.startswith("redsunn") and library is not None:
+        return _named_as(library, result)
+    return result
 
 
 def _named_as(library: xr.DataArray, result: Unmixing) -> Unmixing:
