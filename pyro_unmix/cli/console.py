@@ -78,9 +78,13 @@ def notes_to_stderr(lowest: int = logging.INFO) -> Iterator[None]:
     logger.addHandler(handler)
     logger.setLevel(min(lowest, logger.getEffectiveLevel()))
 
+    said: set[str] = set()
+
     def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
         if issubclass(category, UserWarning):
-            logger.warning("%s", message)
+            if str(message) not in said:  # a library is read at its own bands, then at the scene's
+                logger.warning("%s", message)
+            said.add(str(message))
         else:
             others(message, category, *place, **more)
 
