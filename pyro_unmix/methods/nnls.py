@@ -54,8 +54,7 @@ def nnls(
 
     References
     ----------
-    Lawson, Hanson, "Solving Least Squares Problems", 1974, problem NNLS of ch. 23 (its exact solution by another,
-    vectorised, active-set method).
+    Lawson, Hanson, "Solving Least Squares Problems", 1974, ch. 23.
     """
     result = fcls(
         cubes, num_endmembers, endmembers=endmembers, sum_to_one=False,

@@ -1,8 +1,9 @@
-"""Sparse non-negative regression on a whole library, by the alternating direction method of multipliers."""
+"""Sparse non-negative regression on a whole library."""
 
 from __future__ import annotations
 
 import numpy as np
+import torch
 import xarray as xr
 from numpy.typing import ArrayLike
 from tqdm.auto import tqdm
@@ -11,16 +12,12 @@ from pyro_unmix.data.bands import Ignore
 from pyro_unmix.data.types import CubesLike
 from pyro_unmix.methods.arguments import judged
 from pyro_unmix.methods.members import blocks, read_members, to_library_result
-from pyro_unmix.ops.checks import in_range, positive_int
+from pyro_unmix.ops.checks import in_range
+from pyro_unmix.ops.nonnegative import nonnegative_quadratic
 from pyro_unmix.ops.threads import one_thread
 from pyro_unmix.posterior.result import Unmixing
 
-_BLOCK = 10_000  # spectra at once
-_BALANCE, _STEP = (
-    10.0,
-    2.0,
-)  # between the residuals, and what the penalty is changed by; Boyd et al., eq. (3.13)
-_EVERY = 10  # iterations between two looks at the residuals
+_BLOCK = 5_000  # spectra at once
 
 
 @one_thread()
@@ -30,23 +27,19 @@ def sparse_regression(
     *,
     endmembers: ArrayLike | xr.DataArray | None = None,
     sparsity: float = 1e-3,
-    max_iterations: int = 2000,
-    tolerance: float = 1e-5,
     ignore: Ignore = None,
     seed: int = 0,
     progress: bool = True,
 ) -> Unmixing:
     """Fractions of all spectra of a library at once, few of them above zero: SUnSAL.
 
-    ``min_x 1/2 ||y - E x||^2 + lambda ||x||_1`` subject to ``x >= 0``, by ADMM::
-
-        x <- (E'E + mu I)^-1 (E'y + mu (z - d)),   z <- max(x + d - lambda / mu, 0),   d <- d + x - z
-
-    for all pixels at once; mu is doubled or halved where one of the residuals ``||x - z||`` and ``mu ||z - z_old||``
-    is ten times the other. The fraction of a class is the sum over its spectra, scaled to one: brightness is free (see
-    `nnls`). It assumes that a pixel holds few spectra of the library, and the library what is in the pixels: no class
-    is better represented than by its members. Cost: 9000 CPU s per million pixel-dates
-    of 174 bands with 210 spectra that are much alike, by the square of their number.
+    ``min_x 1/2 ||y - E x||^2 + lambda ||x||_1`` subject to ``x >= 0``. Where nothing is negative the norm is ``1'x``,
+    so that this is non-negative least squares with ``E'y - lambda 1`` for ``E'y``, which an active-set method solves
+    exactly (`nonnegative_quadratic`). SUnSAL's own alternating directions need thousands of rounds where spectra of a
+    library are much alike: on 210 of them 2000 rounds take fifteen times as long and leave class fractions off by up
+    to .07. The fraction of a class is the sum over its spectra, scaled to one: brightness is free (see `nnls`). It
+    assumes that a pixel holds few spectra of the library, and the library what is in the pixels. Cost: 600 CPU s per
+    million pixel-dates of 174 bands with 210 spectra, of which 17 at most are in a pixel.
 
     Parameters
     ----------
@@ -58,9 +51,6 @@ def sparse_regression(
         As in `monte_carlo_sma`; a library may have more spectra than there are bands.
     sparsity : float
         lambda, in reflectance squared: the price of a fraction, summed over bands as the squared error is.
-    max_iterations : int
-    tolerance : float
-        Of ``||x - z||`` and ``||z - z_old||``, root mean square over the pixels and spectra of a block.
     ignore : str or sequence of pairs, optional
         Leave out the bands in these ranges, nm, as `read_sequence` does: ``"emit"``, ``"0-440,1310-1490"``.
     seed : int
@@ -87,56 +77,23 @@ def sparse_regression(
     ...                        coords={"label": ("endmember", ["leaf", "leaf", "soil"])})
     >>> cubes = (spectra @ [0, .5, .5])[None, None]
     >>> result = pu.methods.sparse_regression(cubes, endmembers=library, sparsity=1e-6, progress=False)
-    >>> result.dataset["library_fractions"].values[0, 0, 0, 2].round(2)
+    >>> float(result.dataset["library_fractions"].values[0, 0, 0, 2].round(2))
     0.5
 
     References
     ----------
     Bioucas-Dias, Figueiredo, "Alternating direction algorithms for constrained sparse regression: application to
     hyperspectral unmixing", WHISPERS 2010 (SUnSAL); Iordache, Bioucas-Dias, Plaza, "Sparse unmixing of hyperspectral
-    data", IEEE TGRS 49(6), 2011; Boyd et al., "Distributed optimization and statistical learning via the alternating
-    direction method of multipliers", 2011, Sec. 3.3 and 3.4.1.
+    data", IEEE TGRS 49(6), 2011.
     """
     in_range(sparsity, "sparsity", low=0)
-    in_range(tolerance, "tolerance", low=0, open_low=True)
-    positive_int(max_iterations, "max_iterations")
     given = read_members(cubes, num_endmembers, endmembers, seed, ignore)
     fractions = np.full((*given.valid.shape, given.spectra.shape[1]), np.nan)
+    gram = torch.from_numpy(given.spectra.T @ given.spectra)
     total = int(given.valid.sum())
     with tqdm(total=total, disable=not progress, desc="sparse_regression", unit="spectrum") as bar:
         for place, spectra in blocks(given.pixels, given.valid, _BLOCK):
-            fractions[place] = sparse_fractions(
-                spectra, given.spectra, sparsity, max_iterations, tolerance
-            )
+            linear = torch.from_numpy(spectra @ given.spectra - sparsity)
+            fractions[place] = nonnegative_quadratic(gram, linear).numpy()
             bar.update(len(spectra))
     return judged(to_library_result(given, fractions, seed=seed, method="sparse_regression"))
-
-
-def sparse_fractions(
-    spectra: np.ndarray,
-    members: np.ndarray,
-    sparsity: float,
-    max_iterations: int,
-    tolerance: float,
-) -> np.ndarray:
-    """The minimiser (N, S) of spectra (N, L) and members (L, S); see `sparse_regression`."""
-    # One eigendecomposition serves every mu.
-    values, vectors = np.linalg.eigh(members.T @ members)
-    linear = spectra @ members
-    penalty = float(values.mean()) / 10
-    z, scaled = np.zeros_like(linear), np.zeros_like(linear)
-    for iteration in range(max_iterations):
-        target = linear + penalty * (z - scaled)
-        x = ((target @ vectors) / (values + penalty)) @ vectors.T
-        before, z = z, np.maximum(x + scaled - sparsity / penalty, 0)
-        scaled += x - z
-        if iteration % _EVERY:
-            continue
-        apart, moved = (float(np.sqrt(np.mean(d**2))) for d in (x - z, z - before))
-        if max(apart, moved) < tolerance:
-            break
-        if apart > _BALANCE * penalty * moved:
-            penalty, scaled = penalty * _STEP, scaled / _STEP
-        elif penalty * moved > _BALANCE * apart:
-            penalty, scaled = penalty / _STEP, scaled * _STEP
-    return z

@@ -1,8 +1,7 @@
 """Least squares of many spectra by one set of others, with or without constraints on the fractions and their sum.
 
-All of it from Gram matrices, ``1/2 a'Ga - b'a`` with ``G = E'E`` and ``b = E'y``, on top of the exact minimiser over
-the simplex: a sum of at most one is the simplex with one more, dark, material, and a bound that is never reached is
-none.
+All of it from Gram matrices, ``1/2 a'Ga - b'a`` with ``G = E'E`` and ``b = E'y``. A sum of at most one is the simplex
+with one more, dark, material.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pyro_unmix.ops.nonnegative import nonnegative_quadratic
 from pyro_unmix.ops.solvers import simplex_quadratic
 
 
@@ -53,7 +53,7 @@ def least_squares(spectra: Tensor, members: Tensor, how: Fractions) -> Tensor:
             return capped_quadratic(gram, linear)
         if how.sum_to_one:
             return simplex_quadratic(gram, linear)
-        return nonnegative_quadratic(gram, linear, spectra.square().sum(-1))
+        return nonnegative_quadratic(gram, linear)
     ridge = 1e-12 * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
     free = torch.linalg.solve(gram + ridge, linear.mT).mT
     if not how.sum_to_one or how.shade:
@@ -70,23 +70,3 @@ def capped_quadratic(gram: Tensor, linear: Tensor) -> Tensor:
     padded[:size, :size] = gram
     with_shade = torch.cat([linear, torch.zeros_like(linear[:, :1])], dim=1)
     return simplex_quadratic(padded, with_shade)[:, :size]
-
-
-def nonnegative_quadratic(gram: Tensor, linear: Tensor, energy: Tensor) -> Tensor:
-    """Minimiser of ``1/2 a'Ga - b'a`` with ``a >= 0``; G (S, S), b (N, S), energy ``y'y`` (N,).
-
-    With ``a = s x``, x in the capped simplex, for a bound s that the sum of a does not reach: for spectra without
-    negative values ``a_p |e_p| <= |y|``; elsewhere s doubles until there is room.
-    """
-    lengths = gram.diagonal().clamp(min=torch.finfo(gram.dtype).tiny).sqrt()
-    bound = 1.1 * energy.sqrt() * (1 / lengths).sum() + torch.finfo(gram.dtype).tiny
-    solution = torch.empty_like(linear)
-    todo = torch.arange(len(linear))
-    for _ in range(60):
-        scaled = capped_quadratic(gram, linear[todo] / bound[todo, None])
-        solution[todo] = scaled * bound[todo, None]
-        todo = todo[scaled.sum(-1) > 0.99]
-        if not len(todo):
-            break
-        bound[todo] = 2 * bound[todo]
-    return solution

@@ -194,7 +194,7 @@ class Unmixing:
         >>> M = np.array([[.1, .5], [.2, .4], [.3, .3]])
         >>> result = pu.methods.fcls(np.full((1, 1, 3), .35), endmembers=M, progress=False)
         >>> result.residual().values.round(3).ravel().tolist()
-        [-0.017, 0.017, 0.05]
+        [-0.01, 0.02, 0.05]
         >>> float(result.rmse[0, 0, 0].round(3))
         0.032
         """

@@ -47,7 +47,7 @@ def test_it_is_the_constrained_minimum(sum_to_one: bool, non_negative: bool, sha
 
 
 def test_non_negative_fractions_are_those_of_lawson_and_hanson() -> None:
-    signed = RNG.normal(0, 1, (15, 5))  # spectra that cancel, so that the first bound does not hold
+    signed = RNG.normal(0, 1, (15, 5))
     for members in (MEMBERS, signed):
         found = solve(Fractions(sum_to_one=False), members)
         expected = np.array([nnls(members, y)[0] for y in SPECTRA])
@@ -58,3 +58,14 @@ def test_non_negative_fractions_are_those_of_lawson_and_hanson() -> None:
 def test_a_spectrum_of_zeros_has_no_fractions() -> None:
     found = solve(Fractions(sum_to_one=False), spectra=np.zeros((1, 15)))
     np.testing.assert_allclose(found, 0, atol=1e-12)
+
+
+def test_many_spectra_that_are_much_alike() -> None:
+    shapes = RNG.uniform(0.05, 0.6, (40, 3))
+    members = np.repeat(shapes, 12, axis=1) * RNG.uniform(0.9, 1.1, (40, 36))
+    spectra = RNG.dirichlet(np.full(36, 0.05), 200) @ members.T + RNG.normal(0, 0.01, (200, 40))
+    found = solve(Fractions(sum_to_one=False), members, spectra)
+    expected = np.array([nnls(members, y, maxiter=10_000)[0] for y in spectra])
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    again = solve(Fractions(sum_to_one=False), members, spectra[7:8])
+    np.testing.assert_allclose(again, found[7:8], atol=1e-12)
