@@ -21,7 +21,6 @@ from pyro_unmix.cli.arguments import Commands
 from pyro_unmix.cli.console import BadInput, bad_input, facts, say, say_json
 from pyro_unmix.cli.pictures import write_pictures
 from pyro_unmix.cli.results import summary_of, texts_of
-from pyro_unmix.data.bands import same_bands
 from pyro_unmix.data.libraries import library_endmembers
 from pyro_unmix.infer import Checkpoints
 from pyro_unmix.io import FileError, read_library
@@ -208,10 +207,7 @@ def _library(arguments: argparse.Namespace, cubes: xr.DataArray) -> xr.DataArray
     }
     with bad_input("library-"):
         with suppress(FileError):  # such as spectra that have no bands in common
-            library = read_library(path, **given, ignore=arguments.ignore)
-            fwhm = cubes["fwhm"].values if "fwhm" in cubes.coords else None
-            if same_bands(cubes["wavelength"].values, library["wavelength"].values, fwhm):
-                return library  # without the blur of resampling to the same bands
+            return read_library(path, **given)  # which methods bring to the bands of the images
         return read_library(path, wavelength=cubes, **given)
 
 

@@ -180,7 +180,22 @@ def matched_to(library: xr.DataArray, cubes: xr.DataArray) -> xr.DataArray:
     fwhm = cubes["fwhm"].to_numpy() if "fwhm" in cubes.coords else None
     if same_bands(theirs, ours, fwhm):
         return library
-    return resample_library(library, cubes)
+    places = _places_of(theirs, fwhm, ours)
+    return resample_library(library, cubes) if places is None else library.isel(wavelength=places)
+
+
+def _places_of(theirs: np.ndarray, fwhm: np.ndarray | None, ours: np.ndarray) -> np.ndarray | None:
+    """Where the bands of a scene are among those of a library, if it has them all and more; None if it has not.
+
+    A library of narrower bands has centres everywhere, too: it is to be resampled.
+    """
+    if min(len(theirs), len(ours)) < 2:
+        return None
+    places = np.abs(theirs[:, None] - ours).argmin(1)
+    widths = local_spacing(theirs) if fwhm is None else fwhm
+    as_wide = (local_spacing(ours)[places] > widths / 2).all()
+    distinct = len(np.unique(places)) == len(places)
+    return places if as_wide and distinct and same_bands(theirs, ours[places], widths) else None
 
 
 def resampling_matrix(
