@@ -38,7 +38,7 @@ def sparse_regression(
     exactly (`nonnegative_quadratic`). SUnSAL's own alternating directions need thousands of rounds where spectra of a
     library are much alike: on 210 of them 2000 rounds take fifteen times as long and leave class fractions off by up
     to .07. The fraction of a class is the sum over its spectra, scaled to one: brightness is free (see `nnls`). It
-    assumes that a pixel holds few spectra of the library, and the library what is in the pixels. Cost: 600 CPU s per
+    assumes that a pixel holds few spectra of the library, and the library what is in the pixels. Cost: 670 CPU s per
     million pixel-dates of 174 bands with 210 spectra, of which 17 at most are in a pixel.
 
     Parameters
