@@ -365,7 +365,7 @@ class Unmixing:
         progress: bool = True,
         estimate: PosteriorMean | None = None,
     ) -> Path:
-        """Predict a scene of any size tile by tile, into a Zarr store with what `to_zarr` writes.
+        """Predict a scene of any size tile by tile, into a Zarr store with what `to_zarr` writes but `rmse`.
 
         A call that was killed goes on where it was, if it is made again with the same arguments: it reads the images
         of the tiles that are done, and compares them. `path` exists when all tiles are done; up to then they are in
