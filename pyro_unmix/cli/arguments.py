@@ -12,11 +12,12 @@ from typing import Any, NoReturn, TypeAlias
 import xarray as xr
 
 from pyro_unmix.cli.console import BadInput, bad_input
+from pyro_unmix.data.bands import IGNORED, ignored_ranges
 from pyro_unmix.io import read_sequence
 
 #: What commands are added to.
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
-READING = ("scale", "offset", "wavelength_unit", "nodata", "drop_water")
+READING = ("scale", "offset", "wavelength_unit", "nodata", "ignore")
 
 
 class _Help(argparse.HelpFormatter):
@@ -61,7 +62,8 @@ def add_files(parser: argparse.ArgumentParser, *, dates: bool = True) -> None:
     group.add_argument(
         "--wavelength-unit",
         choices=["nm", "um", "none"],
-        help="unit of the wavelengths; none: ignore them (default: of the file)",
+        metavar="UNIT",
+        help="nm, um, or none for no wavelengths (default: of the file)",
     )
     group.add_argument(
         "--nodata",
@@ -70,9 +72,10 @@ def add_files(parser: argparse.ArgumentParser, *, dates: bool = True) -> None:
         help="stored value that marks missing pixels (default: of the file)",
     )
     group.add_argument(
-        "--drop-water",
-        action="store_true",
-        help="drop 1340-1450 and 1790-1960 nm, where water vapour absorbs (default: off)",
+        "--ignore",
+        type=_ignored,
+        metavar="RANGES",
+        help=f"drop these bands, nm: 0-440,1310-1490 or {', '.join(IGNORED)} (default: none)",
     )
     if dates:
         group.add_argument(
@@ -175,6 +178,14 @@ def _number(*, positive: bool = False) -> Callable[[str], float]:
         return value
 
     return convert
+
+
+def _ignored(text: str) -> str:
+    try:
+        ignored_ranges(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix("ignore must be ")) from error
+    return text
 
 
 def _dates(text: str) -> list[Any]:

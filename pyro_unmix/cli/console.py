@@ -7,6 +7,7 @@ import logging
 import math
 import re
 import sys
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -17,7 +18,7 @@ from pyro_unmix.infer.fit import NonFiniteLossError
 
 # Arguments of the readers in their messages, and the options that pass them on.
 _ARGUMENT = re.compile(
-    r"\b(scale|offset|nodata|dates|wavelength_unit|unit|label)=(?:'(\w+)'|(-?[\d.](?:\S*\d)?))?"
+    r"\b(scale|offset|nodata|dates|wavelength_unit|unit|label|ignore)=(?:'([\w,.-]+)'|(-?[\d.](?:\S*\d)?))?"
 )
 
 
@@ -46,7 +47,8 @@ def as_options(text: str, prefix: str = "") -> str:
     def option(found: re.Match[str]) -> str:
         name, *values = found.groups(default="")
         value = "".join(values)
-        return f"--{prefix}{name.replace('_', '-')}" + (f" {value}" if value else "")
+        before = "" if name == "ignore" else prefix  # of the images
+        return f"--{before}{name.replace('_', '-')}" + (f" {value}" if value else "")
 
     return _ARGUMENT.sub(option, text.replace(" to read_sequence", ""))
 
@@ -75,8 +77,22 @@ def notes_to_stderr(lowest: int = logging.INFO) -> Iterator[None]:
     handler, level = _Notes(lowest), logger.level
     logger.addHandler(handler)
     logger.setLevel(min(lowest, logger.getEffectiveLevel()))
+
+    said: set[str] = set()
+
+    def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        if issubclass(category, UserWarning):
+            if str(message) not in said:  # a library is read at its own bands, then at the scene's
+                logger.warning("%s", message)
+            said.add(str(message))
+        else:
+            others(message, category, *place, **more)
+
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("default", category=UserWarning, module="pyro_unmix")
+            others, warnings.showwarning = warnings.showwarning, show
+            yield
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)

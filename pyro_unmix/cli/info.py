@@ -23,6 +23,7 @@ from pyro_unmix.cli.console import (
     say_json,
 )
 from pyro_unmix.cli.console import facts as fact_lines
+from pyro_unmix.cli.results import is_result, load_result, summary_of, texts_of
 from pyro_unmix.io import FileError
 from pyro_unmix.io.given import needs_scaling, with_scaling, with_wavelengths
 from pyro_unmix.io.grid import check_same_grid, is_rotated
@@ -41,7 +42,8 @@ def add_command(commands: Commands) -> None:
         help="say what is understood of image files",
         usage="%(prog)s FILE... [options]",
         description="Say what is understood of image files, without unmixing them: format, grid, "
-        "dates, bands kept and dropped, wavelengths, scale, nodata, CRS, share of valid pixels. A "
+        "dates, bands kept and dropped, wavelengths, scale, nodata, CRS, share of valid pixels; or "
+        "what a result of the command unmix holds: method, mean abundances, RMSE. A "
         "file that is short, or that needs an option to be read, is named on stderr, with exit "
         "code 2.",
     )
@@ -57,6 +59,11 @@ def run(arguments: argparse.Namespace) -> int:
     for path in map(Path, arguments.files):
         facts: dict[str, Any] = {"file": str(path)}
         problems: list[str] = []
+        if is_result(path):
+            found.append({**facts, **summary_of(load_result(path)), "problems": problems})
+            if not arguments.json:
+                say(str(path), *fact_lines(texts_of(found[-1])))
+            continue
         try:
             with bad_input():
                 image = read_image(path)
@@ -152,17 +159,17 @@ def _bands(
     nodata, unit = settings["nodata"], _unit(settings)
     given = {"path": path, "nodata": nodata, "wavelength_unit": unit}
     counts: dict[str, Any] = {"bands": image.num_bands}
-    with_water = _try(problems, kept_bands, image, **given)
-    keep = with_water
-    if settings["drop_water"] and with_water is not None:
-        keep = _try(problems, _without_water, image, path, with_water, unit)
-    if keep is None or with_water is None:
+    known = _try(problems, kept_bands, image, **given)
+    keep = known
+    if known is not None and settings["ignore"]:
+        keep = _try(problems, _without_ignored, image, path, known, unit, settings["ignore"])
+    if keep is None or known is None:
         return {**counts, "bands_kept": None, "bands_dropped": None, "valid_share": None}
     good = np.ones(image.num_bands, dtype=bool) if image.good is None else image.good
     reasons = {
-        "bad-band list": ~with_water & ~good,
-        "no data": ~with_water & good,
-        "water vapour": with_water & ~keep,
+        "bad-band list": ~known & ~good,
+        "no data": ~known & good,
+        "ignored": known & ~keep,
     }
     dropped = {why: np.flatnonzero(which) for why, which in reasons.items() if which.any()}
     share = None
@@ -178,11 +185,13 @@ def _bands(
     }
 
 
-def _without_water(image: Image, path: Path, keep: np.ndarray, unit: str | None) -> np.ndarray:
+def _without_ignored(
+    image: Image, path: Path, keep: np.ndarray, unit: str | None, ignore: str
+) -> np.ndarray:
     centres = None
     if image.wavelength is not None:
         centres = wavelength_in_nm(image.wavelength, image.wavelength_unit, path, unit)
-    return choose_bands(image.num_bands, path=path, good=keep, wavelength=centres, drop_water=True)
+    return choose_bands(image.num_bands, path=path, good=keep, wavelength=centres, ignore=ignore)
 
 
 def _valid_share(image: Image, keep: np.ndarray, path: Path, nodata: Any) -> float:

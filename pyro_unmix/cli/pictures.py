@@ -7,6 +7,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 
 from pyro_unmix import plots
+from pyro_unmix.posterior.residuals import has_rmse
 from pyro_unmix.posterior.result import Unmixing
 from pyro_unmix.simulate import Scene
 
@@ -23,6 +24,7 @@ def write_pictures(result: Unmixing, out: Path, truth: Scene | None = None) -> l
         "endmembers_over_time": fans,
         "uncertainty": plots.plot_uncertainty(result) if has_std else None,
         "change": plots.plot_change(result) if result.change.notnull().any() else None,
+        "rmse": plots.plot_rmse(result) if has_rmse(result) else None,
         "losses": plots.plot_losses(result) if result.losses.size else None,
     }
     written = []

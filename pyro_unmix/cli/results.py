@@ -1,4 +1,4 @@
-"""Results and truths from files: what `unmix` and `simulate` wrote, for `plot` and `score`."""
+"""Results and truths from files: what `unmix` and `simulate` wrote, for `info`, `plot` and `score`."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ import numpy as np
 import xarray as xr
 
 from pyro_unmix.cli.console import bad_input
+from pyro_unmix.data.names import material_names
 from pyro_unmix.io import FileError
 from pyro_unmix.io.errors import parsing
 from pyro_unmix.io.formats.own_netcdf import open_netcdf
 from pyro_unmix.io.write.replacing import workshop
 from pyro_unmix.io.write.whole_files import write_netcdf4
+from pyro_unmix.posterior.residuals import has_rmse
 from pyro_unmix.posterior.result import Unmixing
 from pyro_unmix.simulate import Scene
 
@@ -150,3 +152,56 @@ def _of_result(result: Unmixing) -> StoredTruth:
         return result.reconstruct(time) if result.cubes is None else result.cubes.isel(time=time)
 
     return StoredTruth(result.abundances, result.reference_endmembers, images, result.endmembers)
+
+
+def is_result(path: Path) -> bool:
+    """Whether a path looks like what `load_result` reads; an image does not."""
+    if path.is_dir():
+        return any((folder / "recipe.json").is_file() for folder in (path, path / "saved"))
+    if path.suffix.lower() != ".nc":
+        return False
+    try:
+        with open_netcdf(path, "a result") as dataset:
+            return set(dataset.variables) >= _NEEDED and "reflectance" not in dataset
+    except (OSError, ValueError):  # the image readers say what is wrong with it
+        return False
+
+
+def summary_of(result: Unmixing) -> dict[str, Any]:
+    """What a result holds, ready for JSON; None where it does not know."""
+    abundances = result.abundances
+    names = material_names(abundances)
+    means = abundances.where(result.valid).mean(("time", "y", "x")).values
+    errors = result.rmse.to_numpy() if has_rmse(result) else np.zeros(0)
+    errors = errors[np.isfinite(errors)]
+    quantiles = np.quantile(errors, [0.5, 0.9]).tolist() if errors.size else [None, None]
+    wavelength = result.dataset.coords.get("wavelength")
+    return {
+        "method": result.method,
+        "sizes": {**abundances.sizes, "wavelength": result.dataset.sizes["wavelength"]},
+        "wavelength_nm": None if wavelength is None else wavelength.values,
+        "dates": list(abundances["time"].values) if "time" in abundances.coords else None,
+        "valid_share": float(result.valid.mean()),
+        "mean_abundances": dict(zip(names, means.tolist(), strict=True)),
+        "rmse": dict(zip(("median", "90 %"), quantiles, strict=True)),
+        "steps": len(result.losses),
+        "loss": float(result.losses[-1]) if len(result.losses) else None,
+        "seed": result.seed,
+    }
+
+
+def texts_of(summary: dict[str, Any]) -> dict[str, str]:
+    """A summary in words, for people."""
+    shares = (f"{name}: {share:.3f}" for name, share in summary["mean_abundances"].items())
+    loss, rmse = summary["loss"], summary["rmse"]
+    texts = {
+        "method": summary["method"] + ("" if loss is None else f", {summary['steps']} steps"),
+        "sizes": ", ".join(f"{name} {size}" for name, size in summary["sizes"].items()),
+        "valid": f"{100 * summary['valid_share']:.1f} %",
+        "mean abundances": ", ".join(shares),
+    }
+    if rmse["median"] is not None:
+        texts["RMSE"] = (
+            f"{rmse['median']:.4f} in half of the pixels or less, {rmse['90 %']:.4f} in 90 %"
+        )
+    return texts

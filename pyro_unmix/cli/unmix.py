@@ -20,30 +20,50 @@ from pyro_unmix.cli import arguments as options
 from pyro_unmix.cli.arguments import Commands
 from pyro_unmix.cli.console import BadInput, bad_input, facts, say, say_json
 from pyro_unmix.cli.pictures import write_pictures
-from pyro_unmix.data.bands import same_bands
-from pyro_unmix.data.names import material_names
+from pyro_unmix.cli.results import summary_of, texts_of
+from pyro_unmix.data.libraries import library_endmembers
 from pyro_unmix.infer import Checkpoints
 from pyro_unmix.io import FileError, read_library
 from pyro_unmix.io.formats.own_netcdf import open_netcdf
-from pyro_unmix.methods import fcls, hbun, kalman_em, online_unmixing
+from pyro_unmix.methods import (
+    fcls,
+    hbun,
+    idnet,
+    kalman_em,
+    mesma,
+    minimum_volume,
+    monte_carlo_sma,
+    nnls,
+    online_unmixing,
+    sparse_regression,
+)
 from pyro_unmix.methods.redsunn import NUM_EPOCHS, redsunn
 from pyro_unmix.methods.redsunn_published import redsunn_published
 from pyro_unmix.methods.unmix import MIN_DATES, NUM_STEPS, unmix
 from pyro_unmix.posterior.estimates import MOST_POLISHED
 from pyro_unmix.posterior.result import Unmixing
-from pyro_unmix.start.extraction import extract_endmembers
 from pyro_unmix.start.num_endmembers import estimate_num_endmembers
 
-_TRAINED = ("unmix", "redsunn", "redsunn_published", "hbun")
+_TRAINED = ("unmix", "redsunn", "redsunn_published", "idnet", "hbun")
 _RESUMABLE = ("unmix", "redsunn", "redsunn_published")
 _HBUN_STEPS = inspect.signature(hbun).parameters["num_steps"].default
-_CLASSICAL: dict[str, Callable[..., Unmixing]] = {
+#: The methods of the shell by their names there.
+METHODS: dict[str, Callable[..., Unmixing]] = {
+    "unmix": unmix,
+    "redsunn": redsunn,
+    "redsunn_published": redsunn_published,
+    "idnet": idnet,
     "fcls": fcls,
+    "nnls": nnls,
+    "mesma": mesma,
+    "monte-carlo-sma": monte_carlo_sma,
+    "sparse-regression": sparse_regression,
+    "minimum-volume": minimum_volume,
     "online": online_unmixing,
     "kalman-em": kalman_em,
     "hbun": hbun,
 }
-_METHODS = ("unmix", "redsunn", "redsunn_published", *_CLASSICAL)
+_SHADED = ("fcls", "mesma", "monte-carlo-sma")
 
 
 def add_command(commands: Commands) -> None:
@@ -61,11 +81,22 @@ def add_command(commands: Commands) -> None:
         type=options.materials,
         required=True,
         metavar="N",
-        help="number of materials, 'auto', or a spectral library: .sli, .csv, ECOSTRESS or USGS "
-        "folder, 'earthlib', .nc of the command endmembers (no default)",
+        help="number of materials, 'auto', or a spectral library: .sli, .csv, "
+        "folder, 'earthlib', .nc of endmembers (no default)",
     )
     options.add_out_folder(command, "pyro_unmix_result")
-    command.add_argument("--method", choices=_METHODS, default="unmix", help="default: %(default)s")
+    command.add_argument(
+        "--method",
+        choices=METHODS,
+        default="unmix",
+        metavar="NAME",
+        help=f"{', '.join(METHODS)} (default: %(default)s)",
+    )
+    command.add_argument(
+        "--shade",
+        action="store_true",
+        help=f"of {', '.join(_SHADED)}: with shade (default: off)",
+    )
     command.add_argument(
         "--steps",
         type=options.whole_number(0),
@@ -76,7 +107,7 @@ def add_command(commands: Commands) -> None:
     command.add_argument(
         "--polish",
         action=argparse.BooleanOptionalAction,
-        help="of unmix: better abundances and uncertainty of sequences by Markov-chain sweeps, about a millisecond "
+        help="of unmix: better uncertainty of sequences by Markov-chain sweeps, a millisecond "
         f"per pixel and date (default: in sequences of {MIN_DATES} dates or more, up to {MOST_POLISHED} pixels times "
         "dates)",
     )
@@ -126,6 +157,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise BadInput(
             f"--polish and --no-polish are of the method unmix, not of {arguments.method}"
         )
+    if arguments.shade and arguments.method not in _SHADED:
+        raise BadInput(f"--shade is for {', '.join(_SHADED)}, not for {arguments.method}")
     if arguments.trained is not None and arguments.method != "unmix":
         raise BadInput(
             f"--trained and --no-trained are of the method unmix, not of {arguments.method}"
@@ -142,11 +175,16 @@ def run(arguments: argparse.Namespace) -> int:
         result.to_netcdf(out / "result.nc", overwrite=True)
     maps, problem = _write_maps(result, out / "geotiff")
     written = [out / "saved", out / "result.nc", *maps, *write_pictures(result, out)]
-    summary = {**_summary(result, arguments), "seconds": seconds, "written": written}
+    summary = {
+        **summary_of(result),
+        "files": arguments.files,
+        "seconds": seconds,
+        "written": written,
+    }
     if arguments.json:
         say_json({**summary, "no_geotiff": problem})
     else:
-        say(*facts(_texts(summary)))
+        say(*facts({**texts_of(summary), "seconds": f"{seconds:.1f}"}))
         say(f"Wrote {_named(written, out)}")
     if problem:
         say(f"pyro-unmix: note: no GeoTIFF: {problem}", to_stderr=True)
@@ -169,10 +207,7 @@ def _library(arguments: argparse.Namespace, cubes: xr.DataArray) -> xr.DataArray
     }
     with bad_input("library-"):
         with suppress(FileError):  # such as spectra that have no bands in common
-            library = read_library(path, **given)
-            fwhm = cubes["fwhm"].values if "fwhm" in cubes.coords else None
-            if same_bands(cubes["wavelength"].values, library["wavelength"].values, fwhm):
-                return library  # without the blur of resampling to the same bands
+            return read_library(path, **given)  # which methods bring to the bands of the images
         return read_library(path, wavelength=cubes, **given)
 
 
@@ -194,26 +229,25 @@ def _unmix(
     if arguments.checkpoint is not None:
         resume = arguments.resume is not False
         settings["checkpoint"] = Checkpoints(arguments.checkpoint, resume=resume)
-    ours = {"polish": arguments.polish, "trained": arguments.trained}
-    if method == "unmix" and library is not None:
-        return unmix(cubes, endmembers=library, **ours, **settings)
-    # Only unmix takes the spread within the classes of a library; the others their means.
-    means = None if library is None else extract_endmembers(cubes, library=library)
-    count = arguments.endmembers if means is None else means.sizes["endmember"]
-    if count == "auto":
-        count = estimate_num_endmembers(cubes, seed=arguments.seed)
+    if library is not None:
+        known: dict[str, Any] = {"endmembers": library}
+    elif arguments.endmembers == "auto":
+        known = {"num_endmembers": estimate_num_endmembers(cubes, seed=arguments.seed)}
+    else:
+        known = {"num_endmembers": arguments.endmembers}
     if method == "unmix":
-        return unmix(cubes, count, **ours, **settings)
-    if method in ("redsunn", "redsunn_published"):
-        program = redsunn if method == "redsunn" else redsunn_published
-        result = program(cubes, count, endmembers=means, **settings)
-        return result if means is None else _named_as(means, result)
-    return _CLASSICAL[method](cubes, count, endmembers=means, **settings)
+        settings |= {"polish": arguments.polish, "trained": arguments.trained}
+    if arguments.shade:
+        settings["shade"] = True
+    result = METHODS[method](cubes, **known, **settings)
+    if method.startswith("redsunn") and library is not None:
+        return _named_as(library, result)
+    return result
 
 
-def _named_as(means: xr.DataArray, result: Unmixing) -> Unmixing:
+def _named_as(library: xr.DataArray, result: Unmixing) -> Unmixing:
     """The classes of the library as names; redsunn keeps the order of what it starts from."""
-    names = means["endmember"].values
+    names = library_endmembers(library)["endmember"].values
     return replace(result, dataset=result.dataset.assign_coords(endmember=names))
 
 
@@ -263,32 +297,3 @@ def _named(written: list[Path], out: Path) -> str:
     maps = sum(path.suffix == ".tif" for path in written)
     folder = f", {out / 'geotiff'} ({maps} files)" if maps else ""
     return f"{out / 'saved'} (for Unmixing.load){folder}, {out / 'result.nc'}, {pictures}"
-
-
-def _summary(result: Unmixing, arguments: argparse.Namespace) -> dict[str, Any]:
-    abundances = result.abundances
-    names = material_names(abundances)
-    means = abundances.where(result.valid).mean(("time", "y", "x")).values
-    return {
-        "method": result.method,
-        "files": arguments.files,
-        "sizes": {**abundances.sizes, "wavelength": result.dataset.sizes["wavelength"]},
-        "dates": list(abundances["time"].values) if "time" in abundances.coords else None,
-        "valid_share": float(result.valid.mean()),
-        "mean_abundances": dict(zip(names, means.tolist(), strict=True)),
-        "steps": len(result.losses),
-        "loss": float(result.losses[-1]) if len(result.losses) else None,
-        "seed": result.seed,
-    }
-
-
-def _texts(summary: dict[str, Any]) -> dict[str, str]:
-    shares = (f"{name}: {share:.3f}" for name, share in summary["mean_abundances"].items())
-    loss = summary["loss"]
-    return {
-        "method": summary["method"] + ("" if loss is None else f", {summary['steps']} steps"),
-        "sizes": ", ".join(f"{name} {size}" for name, size in summary["sizes"].items()),
-        "valid": f"{100 * summary['valid_share']:.1f} %",
-        "mean abundances": ", ".join(shares),
-        "seconds": f"{summary['seconds']:.1f}",
-    }

@@ -1,12 +1,14 @@
 """The data contract: what images and spectral libraries are, once they are inside.
 
 `cubes` makes one labelled array (time, y, x, wavelength) of what users have (`cube_input`) and holds pixels, validity
-and windows; `lazy` does so for images in chunks. `libraries` are spectra with classes, resampled to a scene's bands.
-`checks` says what endmembers, dates, wavelengths and reflectance must be; `bands`, `crs`, `days` and `names` when two
-of them are the same; `types` what functions take. Reading files is the business of `pyro_unmix.io`.
+and windows; `lazy` does so for images in chunks; `ignored` leaves bands out. `libraries` are spectra with classes,
+resampled to a scene's bands. `checks` says what endmembers, dates, wavelengths and reflectance must be; `bands`, `crs`,
+`days` and `names` when two of them are the same; `types` what functions take. Reading files is the business of
+`pyro_unmix.io`.
 """
 
 from pyro_unmix.data.cubes import as_cube_sequence, from_pixels, to_pixels, valid_mask
+from pyro_unmix.data.ignored import without_bands
 from pyro_unmix.data.lazy import as_lazy_cubes
 from pyro_unmix.data.libraries import is_library, library_endmembers, resample_library
 
@@ -19,4 +21,5 @@ __all__ = [
     "resample_library",
     "to_pixels",
     "valid_mask",
+    "without_bands",
 ]

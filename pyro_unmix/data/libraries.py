@@ -1,7 +1,8 @@
 """Spectral libraries: many spectra with class labels, brought to a scene's bands, means and variability of classes.
 
 A *library* is a DataArray (wavelength, endmember) of reflectance with a coordinate ``label`` on ``endmember``, the
-class of each spectrum. `pyro_unmix.io.libraries.library.read_library` makes one from a file.
+class of each spectrum. `pyro_unmix.io.libraries.library.read_library` makes one from a file. A band that is NaN in
+every spectrum is missing: nothing is interpolated across it, and no method uses it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
 
-from pyro_unmix.data.bands import local_spacing, same_bands
+from pyro_unmix.data.bands import local_spacing, ranges_in_nm, runs_of_bands, same_bands
 from pyro_unmix.data.checks import as_wavelengths
 from pyro_unmix.ops.checks import finite_array
 
@@ -25,6 +26,12 @@ def is_library(x: object) -> TypeGuard[xr.DataArray]:
     return isinstance(x, xr.DataArray) and "label" in x.coords and x["label"].dims == ("endmember",)
 
 
+def missing_bands(library: xr.DataArray) -> np.ndarray:
+    """Which bands of a library hold nothing, NaN in every spectrum: (L,), bool."""
+    values = library.transpose("wavelength", "endmember").to_numpy()
+    return np.isnan(values).all(axis=1)
+
+
 def library_endmembers(library: xr.DataArray) -> xr.DataArray:
     """Mean spectrum of each class.
 
@@ -35,14 +42,14 @@ def library_endmembers(library: xr.DataArray) -> xr.DataArray:
     Returns
     -------
     DataArray (wavelength, endmember)
-        Named by class, in the order in which the classes first appear.
+        Named by class, in the order in which the classes first appear. Missing bands stay missing.
 
     Raises
     ------
     ValueError
-        If `library` is no such array, or not finite.
+        If `library` is no such array, or not finite in bands that are not missing in all spectra.
     """
-    spectra, labels = classes_of(library)
+    spectra, labels = _labelled(library)
     means = np.stack([spectra[:, labels == label].mean(1) for label in order_of(labels)], axis=1)
     return xr.DataArray(
         means,
@@ -77,7 +84,7 @@ def resample_library(
     -------
     DataArray (wavelength, endmember)
         The coordinates of the spectra are kept. Where the bands are the same already (centres and
-        widths to a tenth of the width), the spectra are, too.
+        widths to a tenth of the width), the spectra are, too. A band that sees any of a missing one is missing, NaN.
 
     Raises
     ------
@@ -100,15 +107,30 @@ def resample_library(
         shown = ", ".join(f"{c:g}" for c in uncovered[:5]) + (", ..." if len(uncovered) > 5 else "")
         raise ValueError(
             f"the library has nothing at {len(uncovered)} of {len(centres)} bands ({shown} nm; it "
-            f"spans {source.min():g} to {source.max():g} nm): drop those bands from the scene, or "
-            "take another library"
+            f"spans {source.min():g} to {source.max():g} nm): leave those bands out, "
+            f"ignore='{as_ignored(centres, np.isnan(matrix).any(1))}', or take another library"
         )
     bands: dict[str, Any] = {"wavelength": ("wavelength", centres, {"units": "nm"})}
     if widths is not None:
         bands["fwhm"] = ("wavelength", widths, {"units": "nm"})
     coords = {n: c for n, c in library.coords.items() if "wavelength" not in c.dims} | bands
-    values = matrix @ library.to_numpy()
+    values = resampled(matrix, library.to_numpy())
     return xr.DataArray(values, coords, library.dims, library.name, library.attrs)
+
+
+def resampled(matrix: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """``matrix @ values`` of spectra (L, S), NaN where the matrix takes anything from a band that is NaN."""
+    missing = np.isnan(values)
+    weights = np.abs(matrix) > 0
+    result = matrix @ np.where(missing, 0.0, values)
+    result[(weights.astype(float) @ missing.astype(float)) > 0] = np.nan
+    return result
+
+
+def as_ignored(centres: np.ndarray, which: np.ndarray) -> str:
+    """Bands as the value of ``ignore=``, rounded outwards, so that they are inside."""
+    runs = runs_of_bands(centres, which)
+    return ",".join(f"{np.floor(low):.0f}-{np.ceil(high):.0f}" for low, high in runs)
 
 
 def _same_bands(
@@ -125,7 +147,27 @@ def _same_bands(
 
 
 def at_bands_of(library: xr.DataArray, cubes: xr.DataArray) -> xr.DataArray:
-    """The library at the bands of cubes: as it is where they are the same (see `band_tolerance`), else resampled."""
+    """The library at the bands of cubes: as it is where they are the same (see `band_tolerance`), else resampled.
+
+    Raises
+    ------
+    ValueError
+        If bands cannot be matched, or the library has none of the cubes' somewhere; the text says which.
+    """
+    matched = matched_to(library, cubes)
+    missing = missing_bands(matched)
+    if missing.any():
+        where = f"{int(missing.sum())} of {len(missing)} bands"
+        if "wavelength" in matched.coords:
+            centres = matched["wavelength"].to_numpy()
+            where += f" ({ranges_in_nm(centres, missing)})"
+            where += f": leave them out, ignore='{as_ignored(centres, missing)}'"
+        raise ValueError(f"the library has no values at {where}")
+    return matched
+
+
+def matched_to(library: xr.DataArray, cubes: xr.DataArray) -> xr.DataArray:
+    """As `at_bands_of`, but bands that are missing in the library are NaN and no error."""
     if "wavelength" not in cubes.coords or "wavelength" not in library.coords:
         if library.sizes["wavelength"] != cubes.sizes["wavelength"]:
             raise ValueError(
@@ -138,7 +180,22 @@ def at_bands_of(library: xr.DataArray, cubes: xr.DataArray) -> xr.DataArray:
     fwhm = cubes["fwhm"].to_numpy() if "fwhm" in cubes.coords else None
     if same_bands(theirs, ours, fwhm):
         return library
-    return resample_library(library, cubes)
+    places = _places_of(theirs, fwhm, ours)
+    return resample_library(library, cubes) if places is None else library.isel(wavelength=places)
+
+
+def _places_of(theirs: np.ndarray, fwhm: np.ndarray | None, ours: np.ndarray) -> np.ndarray | None:
+    """Where the bands of a scene are among those of a library, if it has them all and more; None if it has not.
+
+    A library of narrower bands has centres everywhere, too: it is to be resampled.
+    """
+    if min(len(theirs), len(ours)) < 2:
+        return None
+    places = np.abs(theirs[:, None] - ours).argmin(1)
+    widths = local_spacing(theirs) if fwhm is None else fwhm
+    as_wide = (local_spacing(ours)[places] > widths / 2).all()
+    distinct = len(np.unique(places)) == len(places)
+    return places if as_wide and distinct and same_bands(theirs, ours[places], widths) else None
 
 
 def resampling_matrix(
@@ -211,12 +268,22 @@ def _as_spectra(library: object) -> xr.DataArray:
             f"{got}: make it with read_library"
         )
     library = library.transpose("wavelength", "endmember")
-    finite_array(library.to_numpy(), "library", ndim=2)
+    finite_array(library.to_numpy()[~missing_bands(library)], "library", ndim=2)
     return library
 
 
 def classes_of(library: xr.DataArray) -> tuple[np.ndarray, np.ndarray]:
-    """Spectra (L, S) and their classes (S,) as text."""
+    """Spectra (L, S) and their classes (S,) as text; of a library without missing bands."""
+    spectra, labels = _labelled(library)
+    if np.isnan(spectra).any():
+        raise ValueError(
+            f"the library has no values at {np.isnan(spectra).all(1).sum()} of {len(spectra)} bands: leave them out, "
+            "library.dropna('wavelength'), in the images, too"
+        )
+    return spectra, labels
+
+
+def _labelled(library: xr.DataArray) -> tuple[np.ndarray, np.ndarray]:
     spectra = _as_spectra(library)
     if not is_library(spectra):
         raise ValueError(

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from pyro_unmix.data.bands import Ignore
 from pyro_unmix.data.checks import plausible_reflectance
 from pyro_unmix.data.cubes import as_cube_sequence
 from pyro_unmix.io.errors import FileError
@@ -46,7 +47,7 @@ def to_array(
     path: AnyPath = "",
     scale: npt.ArrayLike | None = None,
     bands: Bands = None,
-    drop_water: bool = False,
+    ignore: Ignore = None,
     wavelength_unit: str | None = None,
     nodata: float | None = None,
     keep: np.ndarray | None = None,
@@ -58,10 +59,10 @@ def to_array(
     image : Image
     path : path
         For the texts of errors and log lines.
-    scale, bands, drop_water, wavelength_unit, nodata
+    scale, bands, ignore, wavelength_unit, nodata
         See `pyro_unmix.io.read_sequence`.
     keep : numpy.ndarray (L,) of bool, optional
-        The bands to return, as found by `kept_bands`; then `bands` and `drop_water` do not count.
+        The bands to return, as found by `kept_bands`; then `bands` and `ignore` do not count.
 
     Returns
     -------
@@ -79,7 +80,7 @@ def to_array(
             image,
             path=path,
             bands=bands,
-            drop_water=drop_water,
+            ignore=ignore,
             wavelength_unit=wavelength_unit,
             nodata=nodata,
         )
@@ -100,7 +101,7 @@ def kept_bands(
     *,
     path: AnyPath = "",
     bands: Bands = None,
-    drop_water: bool = False,
+    ignore: Ignore = None,
     wavelength_unit: str | None = None,
     nodata: float | None = None,
 ) -> np.ndarray:
@@ -130,7 +131,7 @@ def kept_bands(
         good=image.good,
         empty=empty,
         wavelength=wavelength,
-        drop_water=drop_water,
+        ignore=ignore,
     )
 
 

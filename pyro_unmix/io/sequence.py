@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from pyro_unmix.data.bands import ROUNDING, narrower, other_bands
+from pyro_unmix.data.bands import ROUNDING, Ignore, narrower, other_bands
 from pyro_unmix.data.checks import as_times
 from pyro_unmix.data.cubes import DIMS, as_cube_sequence
 from pyro_unmix.data.types import DatesLike
@@ -41,7 +41,7 @@ def read_sequence(
     offset: npt.ArrayLike | None = None,
     bands: Bands = None,
     chunks: int | str | Mapping[str, int] | None = None,
-    drop_water: bool = False,
+    ignore: Ignore = None,
     wavelength_unit: str | None = None,
     nodata: float | None = None,
 ) -> xr.DataArray:
@@ -74,8 +74,9 @@ def read_sequence(
         that a part of a large image can be taken, by blocks of rows. Whether bands hold any data is
         looked at before, until each has shown some, and of what the numbers may be a sample of rows
         is checked. Sentinel-2, MATLAB and .npz files are loaded whole.
-    drop_water : bool
-        Drop the bands in the windows of water vapour, 1340-1450 and 1790-1960 nm.
+    ignore : str or sequence of pairs, optional
+        Drop the bands whose centres lie in these ranges, nm: ``"0-440,1310-1490"``, ``[(0, 440), (1310, 1490)]``, or
+        named ones, ``"water_vapour"`` (1340-1450, 1790-1960) and ``"emit"`` (0-440, 1310-1490, 1770-2050, 2440-2880).
     wavelength_unit : {"nm", "um", "none"}, optional
         Instead of the unit in the files; "none" leaves their wavelengths away.
     nodata : number, optional
@@ -119,7 +120,7 @@ def read_sequence(
     settings: dict[str, Any] = {"wavelength_unit": wavelength_unit, "nodata": nodata}
     keep = np.logical_and.reduce(
         [
-            kept_bands(image, path=path, bands=bands, drop_water=drop_water, **settings)
+            kept_bands(image, path=path, bands=bands, ignore=ignore, **settings)
             for path, image in zip(files, images, strict=True)
         ]
     )

@@ -10,14 +10,12 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from pyro_unmix.data.bands import Ignore, ignored_bands
 from pyro_unmix.io.errors import FileError
 
 logger = logging.getLogger(__name__)
 
 Bands: TypeAlias = "Sequence[int] | Sequence[str] | slice | np.ndarray | None"
-
-# Where water vapour absorbs nearly all light, in nm.
-WATER_WINDOWS = ((1340.0, 1450.0), (1790.0, 1960.0))
 
 _TO_NM = {
     **dict.fromkeys(("nm", "nanometer", "nanometers", "nanometre", "nanometres"), 1.0),
@@ -128,7 +126,7 @@ def choose_bands(
     good: np.ndarray | None = None,
     empty: np.ndarray | None = None,
     wavelength: np.ndarray | None = None,
-    drop_water: bool = False,
+    ignore: Ignore = None,
 ) -> np.ndarray:
     """Return which bands are used, (L,) bool; one log line lists those that are not, and why.
 
@@ -141,12 +139,11 @@ def choose_bands(
         reasons["bad-band list"] = ~np.asarray(good, dtype=bool)
     if empty is not None:
         reasons["no data"] = empty
-    if drop_water:
+    if ignore is not None:
         if wavelength is None:
-            problem = "is not in the file, so that drop_water=True cannot find the bands to drop"
+            problem = "is not in the file, so that ignore= cannot find the bands to drop"
             raise FileError(path, "wavelength", problem)
-        windows = [(wavelength >= low) & (wavelength <= high) for low, high in WATER_WINDOWS]
-        reasons["water vapour"] = np.logical_or.reduce(windows)
+        reasons["ignored"] = ignored_bands(wavelength, ignore)
     keep = chosen.copy()
     texts = []
     for reason, drop in reasons.items():

@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
 
+from pyro_unmix.data.bands import Ignore, ranges_in_nm, same_bands
 from pyro_unmix.data.checks import as_endmembers
-from pyro_unmix.data.cubes import to_pixels
-from pyro_unmix.data.libraries import at_bands_of, is_library, library_endmembers
+from pyro_unmix.data.cubes import DIMS, to_pixels, valid_spectra
+from pyro_unmix.data.ignored import ignored_of, without_bands
+from pyro_unmix.data.lazy import as_cubes, is_lazy
+from pyro_unmix.data.libraries import (
+    at_bands_of,
+    is_library,
+    library_endmembers,
+    matched_to,
+    missing_bands,
+)
+from pyro_unmix.data.types import CubesLike
 from pyro_unmix.infer.settings import FitSettings
 from pyro_unmix.ops.checks import positive_int
+from pyro_unmix.posterior.residuals import warn_of_misfit
+from pyro_unmix.posterior.result import Unmixing
 from pyro_unmix.start.extraction import vca
+from pyro_unmix.start.noise import estimate_noise_scale
+
+logger = logging.getLogger(__name__)
+
+_MOST_SPECTRA = 20_000  # behind an estimate of the noise
+_LEAST_SPECTRA = 2  # per band, from which the noise can be told
 
 
 def check_settings(seed: int, settings: Mapping[str, Any], allowed: type = FitSettings) -> int:
@@ -25,6 +44,79 @@ def check_settings(seed: int, settings: Mapping[str, Any], allowed: type = FitSe
             f"got an unexpected keyword argument {unknown[0]!r}: settings are those of `{engine}`"
         )
     return positive_int(seed, "seed", minimum=0)
+
+
+def counted_bands(
+    cubes: CubesLike, endmembers: Any, ignore: Ignore = None
+) -> tuple[CubesLike, Any]:
+    """Images and spectra in the bands that count: without those to ignore, and those that a library has not.
+
+    What every method does first. Nothing is looked at where nothing is to be left out.
+
+    Parameters
+    ----------
+    cubes
+        Anything that `as_cube_sequence` takes; with wavelengths, if bands are to be ignored.
+    endmembers : array (L, P), library, or None
+        At the bands of the images, or of those that are left; a library at any bands.
+    ignore : str, sequence of pairs, or None
+        See `pyro_unmix.data.bands.ignored_ranges`.
+    """
+    if ignore is not None:
+        which = ignored_of(cubes, ignore)
+        endmembers = _without(endmembers, cubes, which)
+        cubes = without_bands(cubes, ignore)
+    if not is_library(endmembers) or not missing_bands(endmembers).any():
+        return cubes, endmembers
+    images = as_cubes(cubes)
+    library = matched_to(endmembers, images)
+    missing = missing_bands(library)
+    if not missing.any():
+        return images, library
+    centres = library.coords.get("wavelength")
+    logger.warning(
+        "left out %d of %d bands that the library does not have%s",
+        missing.sum(), len(missing), "" if centres is None else f": {ranges_in_nm(centres, missing)}",
+    )  # fmt: skip
+    return images.isel(wavelength=~missing), library.isel(wavelength=~missing)
+
+
+def _without(endmembers: Any, cubes: Any, which: np.ndarray) -> Any:
+    """Spectra without the ignored bands, where they have the bands of the images; else as they are."""
+    if isinstance(endmembers, xr.DataArray) and "wavelength" in endmembers.dims:
+        first = cubes if isinstance(cubes, xr.DataArray) else cubes[0]
+        ours = endmembers.coords.get("wavelength", first["wavelength"]).to_numpy()
+        if same_bands(first["wavelength"].to_numpy(), ours):
+            return endmembers.isel(wavelength=~which)
+        return endmembers
+    if endmembers is not None and np.ndim(endmembers) == 2 and len(endmembers) == len(which):
+        return np.asarray(endmembers)[~which]
+    return endmembers
+
+
+_Judged = TypeVar("_Judged", bound=Unmixing)
+
+
+def judged(result: _Judged) -> _Judged:
+    """The result of a method, after a warning where it cannot be right; see `warn_of_misfit`.
+
+    The noise is that of `estimate_noise_scale`, of scenes that have spectra enough to tell.
+    """
+    cubes = result.cubes
+    if cubes is None or is_lazy(cubes):
+        return result
+    noise = None
+    spectra = valid_spectra(_thinned(cubes))
+    if len(spectra) >= _LEAST_SPECTRA * cubes.sizes["wavelength"]:
+        noise = estimate_noise_scale.unchecked(xr.DataArray(spectra[None, :, None], dims=DIMS))
+    warn_of_misfit(result, noise)
+    return result
+
+
+def _thinned(cubes: xr.DataArray) -> xr.DataArray:
+    """Rows from all over the images, of some tens of thousands of spectra."""
+    step = max(1, cubes.sizes["time"] * cubes.sizes["y"] * cubes.sizes["x"] // _MOST_SPECTRA)
+    return cubes.isel(y=slice(None, None, min(step, cubes.sizes["y"])))
 
 
 def known_spectra(endmembers: ArrayLike | None, cubes: xr.DataArray) -> Any:

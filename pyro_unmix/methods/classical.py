@@ -11,10 +11,11 @@ import torch
 import xarray as xr
 from numpy.typing import ArrayLike
 
+from pyro_unmix.data.bands import Ignore
 from pyro_unmix.data.checks import as_endmembers
 from pyro_unmix.data.cubes import as_cube_sequence, from_pixels, to_pixels
 from pyro_unmix.data.types import CubesLike
-from pyro_unmix.methods.arguments import materials
+from pyro_unmix.methods.arguments import counted_bands, materials
 from pyro_unmix.ops.checks import positive_int
 from pyro_unmix.ops.solvers import fcls as solve_fcls
 from pyro_unmix.posterior.read_out import describe
@@ -35,6 +36,8 @@ class Input:
     valid : array (N, T), bool
     reference : array (L, P), float64
     names : array (P,)
+    spectra : array or DataArray
+        Where `reference` comes from.
     """
 
     cubes: xr.DataArray
@@ -42,17 +45,23 @@ class Input:
     valid: np.ndarray
     reference: np.ndarray
     names: np.ndarray
+    spectra: Any
 
 
 def read_input(
-    cubes: CubesLike, num_endmembers: int | None, endmembers: ArrayLike | None, seed: int
+    cubes: CubesLike,
+    num_endmembers: int | None,
+    endmembers: ArrayLike | None,
+    seed: int,
+    ignore: Ignore = None,
 ) -> Input:
     """Check the input of a method whose endmembers start alike at all dates."""
     seed = positive_int(seed, "seed", minimum=0)
+    cubes, endmembers = counted_bands(cubes, endmembers, ignore)
     sequence = as_cube_sequence(cubes)
     spectra, count = materials(sequence, num_endmembers, endmembers, seed, minimum=2)
     reference = as_endmembers(spectra, sequence.sizes["wavelength"])
-    return Input(sequence, *to_pixels(sequence), reference, names_of(spectra, count))
+    return Input(sequence, *to_pixels(sequence), reference, names_of(spectra, count), spectra)
 
 
 def names_of(endmembers: ArrayLike | None, count: int) -> np.ndarray:
@@ -84,6 +93,7 @@ def to_result(
     reference: np.ndarray,
     names: np.ndarray,
     by_date: np.ndarray | None = None,
+    brightness: np.ndarray | None = None,
     **fields: Any,
 ) -> Unmixing:
     """The result of a method without a posterior of the abundances.
@@ -95,6 +105,8 @@ def to_result(
     reference : array (L, P)
     by_date : array (T, L, P), optional
         The endmembers of each date, where they differ.
+    brightness : array (N, T), optional
+        What the fractions summed to before they were scaled to one.
     **fields
         More of `Unmixing`.
     """
@@ -111,4 +123,6 @@ def to_result(
     if by_date is not None:
         attributes = {"long_name": "endmember reflectance of each date", "units": "1"}
         dataset["date_endmembers"] = (("time", "wavelength", "endmember"), by_date, attributes)
+    if brightness is not None:
+        dataset["brightness"] = from_pixels(brightness, cubes)
     return Unmixing(describe(dataset), cubes=cubes, **fields)

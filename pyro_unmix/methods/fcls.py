@@ -1,4 +1,4 @@
-"""Fully constrained least squares, date by date: what every other method is compared with."""
+"""Least squares date by date, fully constrained or not: what every other method is compared with."""
 
 from __future__ import annotations
 
@@ -7,15 +7,20 @@ import xarray as xr
 from numpy.typing import ArrayLike
 from tqdm.auto import tqdm
 
+from pyro_unmix.data.bands import Ignore
 from pyro_unmix.data.checks import as_endmembers
 from pyro_unmix.data.cubes import as_cube_sequence, to_pixels
 from pyro_unmix.data.types import CubesLike
-from pyro_unmix.methods.arguments import count_materials, known_spectra
-from pyro_unmix.methods.classical import fcls_of_date, names_of, to_result
+from pyro_unmix.methods.arguments import count_materials, counted_bands, judged, known_spectra
+from pyro_unmix.methods.classical import names_of, to_result
+from pyro_unmix.methods.members import blocks, scaled_to_one, solve
 from pyro_unmix.ops.checks import positive_int
+from pyro_unmix.ops.least_squares import Fractions
 from pyro_unmix.ops.threads import one_thread
 from pyro_unmix.posterior.result import Unmixing
 from pyro_unmix.start.extraction import match_endmembers, vca
+
+_BLOCK = 50_000  # spectra at once
 
 
 @one_thread()
@@ -24,14 +29,19 @@ def fcls(
     num_endmembers: int | None = None,
     *,
     endmembers: ArrayLike | xr.DataArray | None = None,
+    sum_to_one: bool = True,
+    non_negative: bool = True,
+    shade: bool = False,
+    normalize: bool = False,
+    ignore: Ignore = None,
     seed: int = 0,
     progress: bool = True,
 ) -> Unmixing:
-    """Abundances of every pixel-date by fully constrained least squares.
+    """Abundances of every pixel-date by least squares, fully constrained unless asked otherwise.
 
-    ``min_a ||y - M a||^2`` subject to ``a >= 0`` and ``1'a = 1``. Without endmembers it is the baseline of the ReDSUNN
-    paper: VCA finds M anew at every date, and the materials are put in the order of the first date by the smallest
-    spectral angles.
+    ``min_a ||y - M a||^2`` subject to ``a >= 0`` and ``1'a = 1``, or to one of them, or to ``1'a <= 1``. Without
+    endmembers it is the baseline of the ReDSUNN paper: VCA finds M anew at every date, and the materials are put in
+    the order of the first date by the smallest spectral angles.
 
     Parameters
     ----------
@@ -41,6 +51,22 @@ def fcls(
         P, at least 2. May be left out if `endmembers` are given.
     endmembers : array (L, P), DataArray (wavelength, endmember) or library, optional
         The same spectra for all dates; of a library the means of its classes. Default VCA.
+    sum_to_one : bool
+        Whether fractions sum to one while they are solved for. Without it the brightness of every pixel is free, and
+        they are scaled to one afterwards: this assumes that illumination and slope scale all materials of a pixel
+        alike, and leaves a dark material and a bright one of its shape in less light undistinguished.
+    non_negative : bool
+        Whether they are kept from below zero.
+    shade : bool
+        Whether fractions sum to one at most, the rest being shade, which has no light; they are scaled to one
+        afterwards. It assumes that pixels are never brighter than the endmembers.
+    normalize : bool
+        Whether spectra of pixels and endmembers are scaled to length one while they are compared, what many programs
+        call brightness normalisation; fractions are converted back to areas. It assumes that unit spectra mix linearly
+        with fractions that sum to one, which holds only roughly where endmembers differ in shape; exact for a free
+        brightness is ``sum_to_one=False``, where normalising changes nothing.
+    ignore : str or sequence of pairs, optional
+        Leave out the bands in these ranges, nm, as `read_sequence` does: ``"emit"``, ``"0-440,1310-1490"``.
     seed : int
         Of VCA.
     progress : bool
@@ -50,7 +76,9 @@ def fcls(
     -------
     Unmixing
         Without posterior. A missing pixel-date stays missing: its abundances are NaN. Endmembers that VCA found are
-        `endmembers(time)`; `reference_endmembers` is their mean over the dates. A date with fewer observed spectra
+        `endmembers(time)`; `reference_endmembers` is their mean over the dates. Where fractions need not sum to one,
+        ``dataset["brightness"]`` is what they summed to (1 - shade), `endmembers` are as bright as in the pixel, and
+        pixels with a sum that is not positive are missing. A date with fewer observed spectra
         than P has no VCA endmembers: all of it is NaN.
 
     Raises
@@ -58,11 +86,24 @@ def fcls(
     TypeError, ValueError
         If the cubes, the endmembers or the seed are not as described, or no date has P observed spectra.
 
+    Examples
+    --------
+    >>> import numpy as np, pyro_unmix as pu
+    >>> M = np.array([[.1, .5], [.2, .4], [.3, .3]])
+    >>> cubes = 0.8 * np.array([[[.25, .75], [1, 0]]]) @ M.T
+    >>> shaded = pu.methods.fcls(cubes, endmembers=M, shade=True, progress=False)
+    >>> shaded.abundances.values.round(2).tolist()
+    [[[[0.25, 0.75], [1.0, 0.0]]]]
+    >>> shaded.dataset["brightness"].values.round(2).tolist()
+    [[[0.8, 0.8]]]
+
     References
     ----------
-    Heinz, Chang, IEEE TGRS 39(3), 2001; Nascimento, Bioucas-Dias, IEEE TGRS 43(4), 2005 (VCA).
+    Heinz, Chang, "Fully constrained least squares linear spectral mixture analysis method for material quantification
+    in hyperspectral imagery", IEEE TGRS 39(3), 2001; Nascimento, Bioucas-Dias, IEEE TGRS 43(4), 2005 (VCA).
     """
     seed = positive_int(seed, "seed", minimum=0)
+    cubes, endmembers = counted_bands(cubes, endmembers, ignore)
     sequence = as_cube_sequence(cubes)
     pixels, valid = to_pixels(sequence)
     spectra = known_spectra(endmembers, sequence)
@@ -74,13 +115,21 @@ def fcls(
         reference = as_endmembers(spectra, sequence.sizes["wavelength"])
         by_date = np.broadcast_to(reference, (valid.shape[1], *reference.shape))
 
-    abundances = np.full((*valid.shape, reference.shape[1]), np.nan)
+    how = Fractions(sum_to_one, non_negative, shade)
+    fractions = np.full((*valid.shape, reference.shape[1]), np.nan)
     for date in tqdm(range(len(by_date)), disable=not progress, desc="fcls", unit="date"):
         if np.isfinite(by_date[date]).all():
-            abundances[:, date] = fcls_of_date(pixels[:, date], valid[:, date], by_date[date])
-    return to_result(
-        sequence, abundances, reference, names_of(spectra, count),
-        by_date if spectra is None else None, seed=seed, method="fcls",
+            alone = valid[:, date : date + 1]
+            for (rows, _), values in blocks(pixels[:, date : date + 1], alone, _BLOCK):
+                fractions[rows, date] = solve(values, by_date[date], how, normalize)
+    brightness = None
+    if normalize or shade or not sum_to_one:
+        fractions, brightness = scaled_to_one(fractions)
+    return judged(
+        to_result(
+            sequence, fractions, reference, names_of(spectra, count),
+            by_date if spectra is None else None, brightness, seed=seed, method="fcls",
+        )
     )  # fmt: skip
 
 

@@ -14,10 +14,11 @@ from numpy.typing import ArrayLike
 from pyro.infer.autoguide import AutoDelta, init_to_value
 from torch import Tensor
 
+from pyro_unmix.data.bands import Ignore
 from pyro_unmix.data.types import CubesLike
 from pyro_unmix.guides.scene import SceneMeanField
 from pyro_unmix.infer.fit import fit
-from pyro_unmix.methods.arguments import known_spectra
+from pyro_unmix.methods.arguments import judged
 from pyro_unmix.methods.classical import Input, fcls_of_date, read_input
 from pyro_unmix.models.perturbed import PerturbedLinear, PriorScales
 from pyro_unmix.ops.simplex import to_softmax_basis
@@ -43,6 +44,7 @@ def hbun(
     num_endmembers: int | None = None,
     *,
     endmembers: ArrayLike | xr.DataArray | None = None,
+    ignore: Ignore = None,
     seed: int = 0,
     progress: bool = True,
     guide: Callable[..., Any] = SceneMeanField,
@@ -78,6 +80,8 @@ def hbun(
     endmembers : array (L, P), DataArray (wavelength, endmember) or library, optional
         What M is near, and where it starts. Default VCA of the spectra of all dates, which misses materials more often
         than `extract_endmembers` does.
+    ignore : str or sequence of pairs, optional
+        Leave out the bands in these ranges, nm, as `read_sequence` does: ``"emit"``, ``"0-440,1310-1490"``.
     seed : int
         Of VCA and of the draws of a random guide.
     progress : bool
@@ -115,8 +119,8 @@ def hbun(
     """
     if not callable(guide):
         raise TypeError(_not_a_guide(guide))
-    given = read_input(cubes, num_endmembers, endmembers, seed)
-    initial = given.reference if endmembers is None else known_spectra(endmembers, given.cubes)
+    given = read_input(cubes, num_endmembers, endmembers, seed, ignore)
+    initial = given.reference if endmembers is None else given.spectra
     model = PerturbedLinear(initial, given.cubes, **scales)
     start = init_to_value(values=_start(model, given))
     program = guide(model, init_loc_fn=start, create_plates=model.plates)
@@ -134,7 +138,7 @@ def hbun(
         progress=progress,
         method="hbun",
     )
-    return _with_endmembers(result, given)
+    return judged(_with_endmembers(result, given))
 
 
 def _not_a_guide(got: Any) -> str:

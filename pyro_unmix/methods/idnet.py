@@ -8,6 +8,7 @@ import xarray as xr
 from numpy.typing import ArrayLike
 
 from pyro_unmix.bases.decoded import ScalingDecoder
+from pyro_unmix.data.bands import Ignore
 from pyro_unmix.data.cubes import as_cube_sequence
 from pyro_unmix.data.libraries import at_bands_of, is_library
 from pyro_unmix.data.types import CubesLike
@@ -15,7 +16,13 @@ from pyro_unmix.guides import NonnegativeRegression, TwoStreamGuide
 from pyro_unmix.infer.fit import fit
 from pyro_unmix.infer.self_supervised import PUBLISHED_BATCH, SelfSupervisedELBO
 from pyro_unmix.infer.settings import FitSettings
-from pyro_unmix.methods.arguments import check_settings, count_materials, known_spectra
+from pyro_unmix.methods.arguments import (
+    check_settings,
+    count_materials,
+    counted_bands,
+    judged,
+    known_spectra,
+)
 from pyro_unmix.models import IDNet
 from pyro_unmix.ops.checks import choice
 from pyro_unmix.ops.threads import one_thread
@@ -53,6 +60,7 @@ def idnet(
     *,
     endmembers: ArrayLike | xr.DataArray | None = None,
     published: str | None = None,
+    ignore: Ignore = None,
     seed: int = 0,
     progress: bool = True,
     num_steps: int | None = None,
@@ -84,6 +92,8 @@ def idnet(
         deviations are learned by their logarithms, there variances: at equal rates ours move twice as fast. Read out
         by `PlugInMean`: at these rates the endmembers' scale stays near its start, and regressions on endmembers with
         so much white noise say little of dark materials. See `ShrinkageSteps` for why such a fit can fail.
+    ignore : str or sequence of pairs, optional
+        Leave out the bands in these ranges, nm, as `read_sequence` does: ``"emit"``, ``"0-440,1310-1490"``.
     seed : int
     progress : bool
     num_steps, num_epochs : optional
@@ -107,6 +117,7 @@ def idnet(
     unmixing", IEEE TCI 9, 2023.
     """
     seed = check_settings(seed, settings)
+    cubes, endmembers = counted_bands(cubes, endmembers, ignore)
     cubes = as_cube_sequence(cubes)
     if cubes.sizes["time"] != 1:
         raise ValueError(
@@ -125,10 +136,10 @@ def idnet(
     if num_epochs is None and num_steps is None:
         num_epochs = NUM_EPOCHS if published is None else PUBLISHED_EPOCHS
     how: FitSettings = {"loss": loss, "method": "idnet", **defaults, **settings}
-    return fit(
+    return judged(fit(
         model, guide, cubes,
         num_steps=num_steps, num_epochs=num_epochs, seed=seed, progress=progress, **how,
-    )  # fmt: skip
+    ))  # fmt: skip
 
 
 Parts = tuple[IDNet, TwoStreamGuide, SelfSupervisedELBO, FitSettings]

@@ -10,8 +10,10 @@ import xarray as xr
 from numpy.typing import ArrayLike
 from tqdm.auto import tqdm
 
+from pyro_unmix.data.bands import Ignore
 from pyro_unmix.data.checks import as_endmembers
 from pyro_unmix.data.types import CubesLike
+from pyro_unmix.methods.arguments import judged
 from pyro_unmix.methods.classical import Input, chunks, fcls_of_date, read_input, to_result
 from pyro_unmix.ops.checks import in_range, positive_int
 from pyro_unmix.ops.threads import one_thread
@@ -27,6 +29,7 @@ def kalman_em(
     num_endmembers: int | None = None,
     *,
     endmembers: ArrayLike | xr.DataArray | None = None,
+    ignore: Ignore = None,
     seed: int = 0,
     progress: bool = True,
     num_iterations: int = 5,
@@ -72,6 +75,8 @@ def kalman_em(
         P, at least 2. May be left out if `endmembers` are given.
     endmembers : array (L, P), DataArray (wavelength, endmember) or library, optional
         M0. Default VCA of the spectra of all dates, which misses materials more often than `extract_endmembers` does.
+    ignore : str or sequence of pairs, optional
+        Leave out the bands in these ranges, nm, as `read_sequence` does: ``"emit"``, ``"0-440,1310-1490"``.
     seed : int
         Of VCA; nothing else is random.
     progress : bool
@@ -109,7 +114,7 @@ def kalman_em(
     scales = {"step": step_scale, "initial": initial_scale, "noise": noise_scale}
     for name, scale in scales.items():
         in_range(scale, f"{name}_scale", 0.0, open_low=True)
-    given = read_input(cubes, num_endmembers, endmembers, seed)
+    given = read_input(cubes, num_endmembers, endmembers, seed, ignore)
 
     first = None
     if first_endmembers is not None:
@@ -132,15 +137,17 @@ def kalman_em(
         fcls_of_date(given.pixels[:, time], given.valid[:, time], matrix)
         for time, matrix in enumerate(by_date)
     ]
-    return to_result(
-        given.cubes,
-        np.stack(abundances, axis=1),
-        given.reference,
-        given.names,
-        by_date,
-        losses=-np.array(evidence) / (given.valid.sum() * len(given.reference)),
-        seed=seed,
-        method="kalman_em",
+    return judged(
+        to_result(
+            given.cubes,
+            np.stack(abundances, axis=1),
+            given.reference,
+            given.names,
+            by_date,
+            losses=-np.array(evidence) / (given.valid.sum() * len(given.reference)),
+            seed=seed,
+            method="kalman_em",
+        )
     )
 
 

@@ -13,7 +13,9 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from pyro_unmix.data.bands import Ignore
 from pyro_unmix.data.types import CubesLike
+from pyro_unmix.methods.arguments import judged
 from pyro_unmix.methods.classical import Input, fcls_of_date, read_input, to_result
 from pyro_unmix.ops.checks import in_range, positive_int
 from pyro_unmix.ops.solvers import project_simplex
@@ -31,6 +33,7 @@ def online_unmixing(
     num_endmembers: int | None = None,
     *,
     endmembers: ArrayLike | xr.DataArray | None = None,
+    ignore: Ignore = None,
     seed: int = 0,
     progress: bool = True,
     num_epochs: int = 20,
@@ -67,6 +70,8 @@ def online_unmixing(
         Where M starts. Default VCA of the spectra of all dates, which misses materials more often than
         `extract_endmembers` does. Negative values, which noise makes, are allowed here with a warning: the first visit
         uses them, then M is projected on ``M >= 0``.
+    ignore : str or sequence of pairs, optional
+        Leave out the bands in these ranges, nm, as `read_sequence` does: ``"emit"``, ``"0-440,1310-1490"``.
     seed : int
         Of the order of the dates, and of VCA.
     progress : bool
@@ -111,7 +116,7 @@ def online_unmixing(
         abundance_weight=in_range(abundance_weight, "abundance_weight", 0.0),
         variability_weight=in_range(variability_weight, "variability_weight", 0.0),
     )
-    given = read_input(cubes, num_endmembers, endmembers, seed)
+    given = read_input(cubes, num_endmembers, endmembers, seed, ignore)
     negative = int(np.count_nonzero(given.reference < 0))
     if negative:
         logger.warning(
@@ -130,14 +135,16 @@ def online_unmixing(
     for date in programme.dates:
         abundances[date.rows, date.time] = date.abundances.numpy()
         by_date[date.time] += date.variability.numpy()
-    return to_result(
-        given.cubes,
-        abundances,
-        reference,
-        given.names,
-        by_date,
-        seed=seed,
-        method="online_unmixing",
+    return judged(
+        to_result(
+            given.cubes,
+            abundances,
+            reference,
+            given.names,
+            by_date,
+            seed=seed,
+            method="online_unmixing",
+        )
     )
 
 

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 from numpy.typing import ArrayLike
 
 from pyro_unmix.bases.linear import DCT
+from pyro_unmix.data.bands import Ignore
 from pyro_unmix.data.cubes import as_cube_sequence
 from pyro_unmix.data.types import CubesLike
 from pyro_unmix.guides import BiLSTMGuide
 from pyro_unmix.infer.fit import fit
 from pyro_unmix.infer.settings import FitSettings
-from pyro_unmix.methods.arguments import check_settings, materials
+from pyro_unmix.methods.arguments import check_settings, counted_bands, judged, materials
 from pyro_unmix.models import SGLMM
 from pyro_unmix.ops.checks import positive_int
 from pyro_unmix.ops.threads import one_thread
@@ -37,6 +38,7 @@ def redsunn(
     endmembers: ArrayLike | None = None,
     num_basis: int = 10,
     sigma_psi: float = 1e-5**0.5,
+    ignore: Ignore = None,
     seed: int = 0,
     progress: bool = True,
     num_steps: int | None = None,
@@ -60,6 +62,8 @@ def redsunn(
         K; no more than there are bands.
     sigma_psi : float
         Std (not variance) of the variability's steps.
+    ignore : str or sequence of pairs, optional
+        Leave out the bands in these ranges, nm, as `read_sequence` does: ``"emit"``, ``"0-440,1310-1490"``.
     seed : int
     progress : bool
     num_steps, num_epochs : optional
@@ -76,6 +80,7 @@ def redsunn(
     Borsoi, Imbiriba, Closas, IEEE TIP 32, 2023, Sec. V and VI.
     """
     seed = check_settings(seed, settings)
+    cubes, endmembers = counted_bands(cubes, endmembers, ignore)
     cubes = as_cube_sequence(cubes)
     endmembers, num_endmembers = materials(cubes, num_endmembers, endmembers, seed)
     num_basis = min(positive_int(num_basis, "num_basis"), cubes.sizes["wavelength"])
@@ -86,7 +91,7 @@ def redsunn(
     if num_epochs is None and num_steps is None:
         num_epochs = NUM_EPOCHS
     how: FitSettings = {"estimate": PlugInMean(), "method": "redsunn", **settings}
-    return fit(
+    return judged(fit(
         model, guide, cubes,
         num_steps=num_steps, num_epochs=num_epochs, seed=seed, progress=progress, **how,
-    )  # fmt: skip
+    ))  # fmt: skip

@@ -10,13 +10,14 @@ from numpy.typing import ArrayLike
 from pyro import poutine
 from torch import Tensor
 
+from pyro_unmix.data.bands import Ignore
 from pyro_unmix.data.cubes import as_cube_sequence, from_pixels
 from pyro_unmix.data.types import CubesLike
 from pyro_unmix.guides.published import PublishedGuide
 from pyro_unmix.infer.fit import fit
 from pyro_unmix.infer.settings import FitSettings
 from pyro_unmix.infer.weighted_elbo import Ramp, WeightedELBO
-from pyro_unmix.methods.arguments import check_settings, materials
+from pyro_unmix.methods.arguments import check_settings, counted_bands, judged, materials
 from pyro_unmix.methods.redsunn import NUM_EPOCHS
 from pyro_unmix.models.published import FirstDateSGLMM, RawDCT, TransposedDCT, VarianceWalk
 from pyro_unmix.ops.checks import in_range, positive_int
@@ -101,6 +102,7 @@ def redsunn_published(
     num_basis: int = 10,
     sigma_psi: float = 1e-5**0.5,
     num_trajectories: int = 1,
+    ignore: Ignore = None,
     seed: int = 0,
     progress: bool = True,
     num_steps: int | None = None,
@@ -117,7 +119,7 @@ def redsunn_published(
 
     Parameters
     ----------
-    cubes, num_endmembers, endmembers, num_basis, sigma_psi, seed, progress, num_steps, num_epochs
+    cubes, num_endmembers, endmembers, num_basis, sigma_psi, ignore, seed, progress, num_steps, num_epochs
         As in `redsunn`. The published settings are K = 10 for the paper's first scene and 2 for its second.
     num_trajectories : int
         Sampled trajectories along which the means are read out (`along_trajectories`); the program takes one.
@@ -145,6 +147,7 @@ def redsunn_published(
     seed = check_settings(seed, settings)
     in_range(sigma_psi, "sigma_psi", low=0, open_low=True)
     positive_int(num_trajectories, "num_trajectories")
+    cubes, endmembers = counted_bands(cubes, endmembers, ignore)
     cubes = as_cube_sequence(cubes)
     endmembers, num_endmembers = materials(cubes, num_endmembers, endmembers, seed)
     num_bands = cubes.sizes["wavelength"]
@@ -167,4 +170,4 @@ def redsunn_published(
         model, guide, cubes,
         num_steps=num_steps, num_epochs=num_epochs, seed=seed, progress=progress, **how,
     )  # fmt: skip
-    return along_trajectories(result, num_trajectories, seed=seed)
+    return judged(along_trajectories(result, num_trajectories, seed=seed))

@@ -9,6 +9,7 @@ import xarray as xr
 from numpy.typing import ArrayLike
 
 from pyro_unmix.bases.linear import Basis
+from pyro_unmix.data.bands import Ignore
 from pyro_unmix.data.cubes import as_cube_sequence, valid_mask
 from pyro_unmix.data.lazy import as_lazy_cubes, is_lazy
 from pyro_unmix.data.libraries import is_library
@@ -16,7 +17,13 @@ from pyro_unmix.data.types import CubesLike
 from pyro_unmix.guides import ConjugateGuide
 from pyro_unmix.infer.fit import fit
 from pyro_unmix.infer.settings import FitSettings
-from pyro_unmix.methods.arguments import check_settings, count_materials, known_spectra
+from pyro_unmix.methods.arguments import (
+    check_settings,
+    count_materials,
+    counted_bands,
+    judged,
+    known_spectra,
+)
 from pyro_unmix.methods.unmix_by_chains import unmix_by_chains
 from pyro_unmix.models import SGLMM
 from pyro_unmix.ops.checks import choice
@@ -82,6 +89,7 @@ def unmix(
     correction: bool = True,
     polish: bool | None = None,
     trained: bool | None = None,
+    ignore: Ignore = None,
     seed: int = 0,
     progress: bool = True,
     num_steps: int | None = None,
@@ -131,6 +139,8 @@ def unmix(
         asked for that only training has (a basis, ``correction=False``, `polish` of either kind, steps, a setting of
         `fit`), where the materials have seasons, and in scenes of more than 500 000 pixel-dates or less than 500
         spectra.
+    ignore : str or sequence of pairs, optional
+        Leave out the bands in these ranges, nm, as `read_sequence` does: ``"emit"``, ``"0-440,1310-1490"``.
     seed : int
     progress : bool
     num_steps, num_epochs : optional
@@ -164,6 +174,7 @@ def unmix(
                 "training has: remove them, or trained=False"
             )
         trained = True
+    cubes, endmembers = counted_bands(cubes, endmembers, ignore)
     images = _images(cubes)
     if trained is False and is_lazy(images):
         raise ValueError(
@@ -191,10 +202,10 @@ def unmix(
     how["estimate"] = _choose_estimate(model, images, scene, settings.get("estimate"), polish)
     if num_steps is None and num_epochs is None:
         num_steps = NUM_STEPS
-    return fit(
+    return judged(fit(
         model, guide, images,
         num_steps=num_steps, num_epochs=num_epochs, seed=seed, progress=progress, **how,
-    )  # fmt: skip
+    ))  # fmt: skip
 
 
 def _model(scene: xr.DataArray, start: Start, chain: VariabilityPrior, seed: int) -> SGLMM:

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from tqdm.auto import tqdm
 
 from pyro_unmix.bases.linear import library_basis
+from pyro_unmix.data.bands import Ignore
 from pyro_unmix.data.checks import as_endmembers
 from pyro_unmix.data.cubes import as_cube_sequence
 from pyro_unmix.data.libraries import at_bands_of, is_library, library_endmembers
@@ -21,7 +22,13 @@ from pyro_unmix.infer.sample import NUM_HELD_OUT, sample, split_spectra
 from pyro_unmix.infer.sampled import Sampled
 from pyro_unmix.infer.settings import SampleSettings
 from pyro_unmix.kernels import ROUND, EllipticalEndmembers
-from pyro_unmix.methods.arguments import check_settings, count_materials, known_spectra
+from pyro_unmix.methods.arguments import (
+    check_settings,
+    count_materials,
+    counted_bands,
+    judged,
+    known_spectra,
+)
 from pyro_unmix.models.simplex import SimplexMixing, as_components
 from pyro_unmix.ops.threads import one_thread
 from pyro_unmix.priors.bounded import BoundedEndmembers
@@ -52,6 +59,7 @@ def unmix_by_chains(
     *,
     endmembers: ArrayLike | None = None,
     start: Start | None = None,
+    ignore: Ignore = None,
     seed: int = 0,
     progress: bool = True,
     **settings: Unpack[SampleSettings],
@@ -78,6 +86,8 @@ def unmix_by_chains(
         brightness only, besides the common residual.
     start : Start, optional
         What `choose_start` gives for these images, if it is there already. Not with `endmembers`.
+    ignore : str or sequence of pairs, optional
+        Leave out the bands in these ranges, nm, as `read_sequence` does: ``"emit"``, ``"0-440,1310-1490"``.
     seed : int
     progress : bool
     **settings
@@ -93,6 +103,7 @@ def unmix_by_chains(
         If neither P nor endmembers are given, or they do not agree, or both a start and endmembers are given.
     """
     seed = check_settings(seed, settings, SampleSettings)
+    cubes, endmembers = counted_bands(cubes, endmembers, ignore)
     cubes = as_cube_sequence(cubes)
     count = count_materials(num_endmembers, known_spectra(endmembers, cubes))
     if start is not None and (endmembers is not None or start.endmembers.shape[1] != count):
@@ -105,11 +116,11 @@ def unmix_by_chains(
         num_held_out = settings.get("num_held_out", NUM_HELD_OUT)
         models = _models(cubes, found, num_held_out, seed, progress)
         result = sample(models, cubes, seed=seed, progress=progress, **settings)
-        return replace(result, method="unmix_by_chains")
+        return judged(replace(result, method="unmix_by_chains"))
     model = _of_given(cubes, endmembers)
     chosen: SampleSettings = {"num_chains": _CHAINS_OF_GIVEN, "kernels": _KEPT, **settings}
     result = sample(model, cubes, seed=seed, progress=progress, **chosen)
-    return replace(result, method="unmix_by_chains")
+    return judged(replace(result, method="unmix_by_chains"))
 
 
 def _models(

@@ -16,7 +16,7 @@ from pyro_unmix.plots.composite import plot_abundance_composite
 from pyro_unmix.plots.endmembers import plot_endmembers, plot_endmembers_over_time
 from pyro_unmix.plots.fans import MAX_BAND_SPECTRA
 from pyro_unmix.plots.losses import plot_losses
-from pyro_unmix.plots.maps import plot_abundances, plot_change, plot_uncertainty
+from pyro_unmix.plots.maps import plot_abundances, plot_change, plot_rmse, plot_uncertainty
 from pyro_unmix.plots.nonlinearity import plot_latents, plot_nonlinearity
 from pyro_unmix.plots.reading import MAX_DATES
 from pyro_unmix.plots.style import COMPOSITE_COLOURS, MATERIAL_COLOURS
@@ -34,5 +34,6 @@ __all__ = [
     "plot_latents",
     "plot_losses",
     "plot_nonlinearity",
+    "plot_rmse",
     "plot_uncertainty",
 ]

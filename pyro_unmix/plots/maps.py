@@ -115,6 +115,36 @@ def _uncertainty_scale(std: NDArray[np.floating]) -> ColourScale:
     return ColourScale(f"{label}\nlargest: {largest:.2g}", cmap, vmax=high, extend="max")
 
 
+def plot_rmse(
+    result: Any, *, dates: Sequence[int] | None = None, axes: AxesLike | None = None
+) -> Figure:
+    """Draw maps of what the reconstruction leaves of the images, the RMSE over bands in reflectance.
+
+    Parameters
+    ----------
+    result
+        Anything with `.rmse`, a DataArray ``(time, y, x)``.
+    dates
+        Positions of the dates to draw; by default all that have a value, at most `MAX_DATES`.
+    axes
+        Axes to draw into, one per date.
+
+    Raises
+    ------
+    ValueError
+        If it is NaN everywhere.
+    """
+    rmse = read_field(result, "rmse", MAP_DIMS[:3])
+    available = np.flatnonzero(np.isfinite(rmse.values).any(axis=(1, 2)))
+    if not available.size:
+        raise ValueError("expected `.rmse` with a value at some date, got NaN everywhere")
+    shown, titles = choose_dates(dates, rmse, available)
+    images = [rmse.values[t] for t in shown]
+    grid = row_of_dates(images, shown, titles, rmse, missing_pixels(result, rmse))
+    largest = float(np.nanmax(np.stack(images))) or 1.0
+    return draw_scalar_grid(grid, axes, ColourScale("RMSE (reflectance)", "magma", vmax=largest))
+
+
 def plot_change(
     result: Any, *, dates: Sequence[int] | None = None, axes: AxesLike | None = None
 ) -> Figure:

@@ -2,9 +2,10 @@
 
 `result` is `Unmixing`, whose methods end in: `read_out` (means and draws of every pixel, by an `estimates` object; how
 `programs` are run, and what `decoding` makes of their sites; `autoguides` whose parameters belong to pixels),
-`intervals` (draws, quantiles, credible intervals), `spectra` (endmembers and reconstructions of one date),
-`measurements` (what would be measured), `dates` (forecast and interpolation), `tiles` and `tile_store` (scenes larger
-than memory), `evidence` (whether the posterior can be trusted), `comparison` (of fits), `saving` and `arviz`.
+`intervals` (draws, quantiles, credible intervals), `spectra` (endmembers and reconstructions of one date), `residuals`
+(what these leave), `measurements` (what would be measured), `dates` (forecast and interpolation), `tiles` and
+`tile_store` (scenes larger than memory), `evidence` (whether the posterior can be trusted), `comparison` (of fits),
+`saving` and `arviz`.
 """
 
 from pyro_unmix.posterior.comparison import compare

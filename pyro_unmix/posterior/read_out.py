@@ -371,6 +371,9 @@ _DESCRIPTIONS = {
     "reference_endmembers": ("reference endmember reflectance", "1"),
     "date_endmembers": ("endmember reflectance of each date", "1"),
     "endmembers": ("posterior mean of the endmember reflectance", "1"),
+    "library_fractions": ("fraction of each library spectrum, brightness included", "1"),
+    "library": ("library reflectance", "1"),
+    "brightness": ("sum of the fractions before they were scaled to one", "1"),
     "components": ("spectral components of the endmember variability", "1"),
 }
 

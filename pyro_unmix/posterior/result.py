@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,16 @@ from pyro_unmix.io.write import datasets as writers
 from pyro_unmix.io.write import rasters
 from pyro_unmix.models.base import Decode
 from pyro_unmix.ops.threads import one_thread
-from pyro_unmix.posterior import arviz, evidence, intervals, saving, spectra, tile_store, tiles
+from pyro_unmix.posterior import (
+    arviz,
+    evidence,
+    intervals,
+    residuals,
+    saving,
+    spectra,
+    tile_store,
+    tiles,
+)
 from pyro_unmix.posterior import dates as dates_module
 from pyro_unmix.posterior.decoding import is_of_a_function
 from pyro_unmix.posterior.estimates import PosteriorMean, as_estimate
@@ -159,6 +169,46 @@ class Unmixing:
         """
         self._check_time(time)
         return spectra.reconstruction(self, time)
+
+    def residual(self, time: int = 0) -> xr.DataArray:
+        """What the reconstruction leaves of the images of one date, ``y_n - M_n a_n``: what no material explains.
+
+        Parameters
+        ----------
+        time : int
+            Position of the date, negative from the end.
+
+        Returns
+        -------
+        DataArray (y, x, wavelength), reflectance
+            NaN where nothing was observed.
+
+        Raises
+        ------
+        ValueError
+            If the result is without its images, or the method knows no endmembers.
+
+        Examples
+        --------
+        >>> import numpy as np, pyro_unmix as pu
+        >>> M = np.array([[.1, .5], [.2, .4], [.3, .3]])
+        >>> result = pu.methods.fcls(np.full((1, 1, 3), .35), endmembers=M, progress=False)
+        >>> result.residual().values.round(3).ravel().tolist()
+        [-0.01, 0.02, 0.05]
+        >>> float(result.rmse[0, 0, 0].round(3))
+        0.032
+        """
+        self._check_time(time)
+        return residuals.residual(self, time)
+
+    @cached_property
+    def rmse(self) -> xr.DataArray:
+        """Root mean square of `residual` over the bands (time, y, x), reflectance; NaN where nothing was observed.
+
+        ``sqrt(1/L sum_l (y_l - (M a)_l)^2)``, computed by blocks of rows, so that images in chunks are not loaded as a
+        whole. Errors as `residual`.
+        """
+        return residuals.rmse(self)
 
     def unit_maximum(self) -> xr.DataArray:
         """Abundances as the references of Jasper Ridge and Samson define them.
@@ -315,7 +365,7 @@ class Unmixing:
         progress: bool = True,
         estimate: PosteriorMean | None = None,
     ) -> Path:
-        """Predict a scene of any size tile by tile, into a Zarr store with what `to_zarr` writes.
+        """Predict a scene of any size tile by tile, into a Zarr store with what `to_zarr` writes but `rmse`.
 
         A call that was killed goes on where it was, if it is made again with the same arguments: it reads the images
         of the tiles that are done, and compares them. `path` exists when all tiles are done; up to then they are in
@@ -418,11 +468,13 @@ class Unmixing:
     # ------------------------------------------------------------------ out
 
     def to_dataset(self) -> xr.Dataset:
-        """A copy of everything as one `xarray.Dataset`."""
+        """A copy of everything as one `xarray.Dataset`, with `rmse` where images and endmembers are in memory."""
         dataset = self.dataset.copy()
         dataset["abundances_std"] = self.abundances_std
         if "endmembers" in dataset and not dataset.chunks:
             dataset["reference_endmembers"] = self.reference_endmembers
+        if residuals.has_rmse(self):
+            dataset["rmse"] = self.rmse
         dataset["losses"] = ("step", self.losses)
         dataset.attrs["method"] = self.method
         return dataset

@@ -86,10 +86,12 @@ def endmembers(result: Unmixing, time: int) -> xr.DataArray:
     if "endmembers" in result.dataset:
         spectra = result.dataset["endmembers"].isel(time=time)
         return spectra.transpose("y", "x", "wavelength", "endmember")
+    if "library_fractions" in result.dataset:
+        return _of_members(result, time)
     reference = _date_reference(result, time)
     if "variability" not in result.dataset:
         plane = result.abundances.isel(time=time, endmember=0, drop=True)
-        spectra = xr.ones_like(plane) * reference
+        spectra = _brightness(result, time, xr.ones_like(plane)) * reference
     else:
         psi = result.dataset["variability"].isel(time=time)
         if "components" in result.dataset:
@@ -118,8 +120,17 @@ def reconstruction(result: Unmixing, time: int) -> xr.DataArray:
     spectra = fractions @ reference.to_numpy().T
     if "endmembers" in result.dataset:
         spectra = (endmembers(result, time).to_numpy() @ fractions[..., None])[..., 0]
+    elif "library_fractions" in result.dataset:
+        members = (
+            result.dataset["library_fractions"].isel(time=time).transpose("y", "x", "spectrum")
+        )
+        library = result.dataset["library"].transpose("spectrum", "wavelength")
+        spectra = members.to_numpy() @ library.to_numpy()
     elif "variability" not in result.dataset:
-        pass
+        plane = xr.ones_like(abundances.isel(endmember=0, drop=True))
+        spectra = (
+            spectra * _brightness(result, time, plane).transpose("y", "x").to_numpy()[..., None]
+        )
     elif hasattr(result.model, "mix"):
         psi = result.dataset["variability"].isel(time=time)
         spectra = mixed_pixels(result.model, abundances, psi)
@@ -138,6 +149,44 @@ def reconstruction(result: Unmixing, time: int) -> xr.DataArray:
         name="reconstruction",
         attrs={"long_name": "reconstructed reflectance", "units": "1"},
     )
+
+
+def _brightness(result: Unmixing, time: int, ones: xr.DataArray) -> xr.DataArray:
+    """What the fractions of a date's pixels (y, x) summed to, where they were scaled to one; else one."""
+    if "brightness" not in result.dataset:
+        return ones
+    return result.dataset["brightness"].isel(time=time)
+
+
+def _of_members(result: Unmixing, time: int) -> xr.DataArray:
+    """Of each class the mean of its library spectra, weighted by their fractions in the pixel, times its brightness.
+
+    So that ``M_n a_n`` is the reconstruction. A class that the pixel has nothing of gets its mean spectrum.
+    """
+    fractions = result.dataset["library_fractions"].isel(time=time).transpose("y", "x", "spectrum")
+    library = result.dataset["library"].transpose("wavelength", "spectrum")
+    labels = library["label"].to_numpy()
+    reference = result.reference_endmembers.transpose("wavelength", "endmember")
+    weights = fractions.to_numpy()
+    shares = result.abundances.isel(time=time).transpose("y", "x", "endmember").to_numpy()
+    brightness = weights.sum(-1)
+    columns = []
+    for position, name in enumerate(reference["endmember"].to_numpy()):
+        mine = labels == str(name)
+        weighted = weights[..., mine] @ library.to_numpy()[:, mine].T
+        share = shares[..., position, None]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            own = weighted / share
+        mean = brightness[..., None] * reference.to_numpy()[:, position]
+        columns.append(np.where(share == 0, mean, own))
+    plane = fractions.isel(spectrum=0, drop=True)
+    found = xr.DataArray(
+        np.stack(columns, axis=-1),
+        dims=("y", "x", "wavelength", "endmember"),
+        coords={**plane.coords, **reference.coords},
+        name="endmembers",
+    )
+    return found.assign_attrs(long_name="endmember reflectance", units="1")
 
 
 def unit_maximum(result: Unmixing) -> xr.DataArray:

@@ -29,7 +29,7 @@ def several_starts(
     """Endmembers by the marginal likelihood, in pure neighbourhoods of three sizes, by direction, and by volume.
 
     In turn: those of a start; `extract_endmembers` in windows of 1, 3 and 5 pixels; in spectra scaled to length
-    one in P + 3 directions; and `minimum_volume` from those of window 1, for scenes without pure pixels.
+    one in P + 3 directions; and `smallest_simplex` from those of window 1, for scenes without pure pixels.
 
     Parameters
     ----------
@@ -59,12 +59,12 @@ def several_starts(
     pixels, valid = to_pixels(sequence)
     spectra = pixels[valid]
     chosen = np.random.default_rng(seed).permutation(len(spectra))[:num_spectra]
-    small = minimum_volume(spectra[chosen], single)
+    small = smallest_simplex(spectra[chosen], single)
     found.append(single.copy(data=small.clip(_LEAST, None)))
     return found
 
 
-def minimum_volume(
+def smallest_simplex(
     spectra: ArrayLike, endmembers: ArrayLike, *, outside: float = 0.1
 ) -> np.ndarray:
     """The simplex of least volume that holds nearly all spectra, in their P - 1 leading principal components.

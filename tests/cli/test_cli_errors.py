@@ -157,7 +157,7 @@ def test_a_loss_that_is_not_finite_is_one_line(
     def diverge(*_: Any, **__: Any) -> None:
         raise pu.NonFiniteLossError("the loss is nan at step 3:\nlower learning_rate")
 
-    monkeypatch.setattr(cli.unmix, "redsunn", diverge)
+    monkeypatch.setitem(cli.unmix.METHODS, "redsunn", diverge)
     arguments = ("--endmembers", 2, "--method", "redsunn", "--out", tmp_path / "out")
     assert run("unmix", images[0], *arguments) == 2
     error = capsys.readouterr().err
@@ -167,16 +167,16 @@ def test_a_loss_that_is_not_finite_is_one_line(
 def test_an_interrupt_keeps_what_is_trained(
     images: list[Path], tmp_path: Path, no_pictures: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(cubes: Any, count: int, **settings: Any) -> pu.Unmixing:
+    def interrupted(cubes: Any, num_endmembers: int, **settings: Any) -> pu.Unmixing:
         try:
             os.kill(os.getpid(), signal.SIGINT)  # as Ctrl-C does; `fit` ends its training then
             time.sleep(5)
         except KeyboardInterrupt:
             pass
-        return pu.methods.fcls(cubes, count, progress=False)
+        return pu.methods.fcls(cubes, num_endmembers, progress=False)
 
     before = signal.getsignal(signal.SIGINT)
-    monkeypatch.setattr(cli.unmix, "redsunn", interrupted)
+    monkeypatch.setitem(cli.unmix.METHODS, "redsunn", interrupted)
     arguments = ("--endmembers", 2, "--method", "redsunn", "--out", tmp_path / "out")
     assert run("unmix", images[0], *arguments) == 130
     assert (tmp_path / "out" / "result.nc").exists()
@@ -189,5 +189,5 @@ def test_an_interrupt_before_exits_with_130(
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli.unmix, "unmix", interrupted)
+    monkeypatch.setitem(cli.unmix.METHODS, "unmix", interrupted)
     assert run("unmix", images[0], "--endmembers", 2, "--out", tmp_path / "out") == 130

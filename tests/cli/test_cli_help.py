@@ -35,7 +35,7 @@ READING = {
     "--offset": "of the file",
     "--wavelength-unit": "of the file",
     "--nodata": "of the file",
-    "--drop-water": "off",
+    "--ignore": "none",
 }
 HBUN_STEPS = inspect.signature(pu.methods.hbun).parameters["num_steps"].default
 DEFAULTS: dict[str, dict[str, str]] = {
@@ -46,6 +46,7 @@ DEFAULTS: dict[str, dict[str, str]] = {
         "--dates": "of the files",
         "--out": "./pyro_unmix_result",
         "--method": "unmix",
+        "--shade": "off",
         "--steps": f"{NUM_STEPS} for unmix, {HBUN_STEPS} for hbun, {NUM_EPOCHS:g} passes over the "
         "pixels for redsunn",
         "--polish": f"in sequences of {MIN_DATES} dates or more, up to {MOST_POLISHED} pixels times dates",

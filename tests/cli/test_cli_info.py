@@ -45,8 +45,8 @@ def test_info_warns_once_per_file(
     stored = np.random.default_rng(0).integers(1, 90, (2, 6, 5, 4)).astype("i2")
     settings = {"scale": 1e-4, "wavelength": [500.0, 700.0, 1400.0, 1600.0]}
     np.savez(tmp_path / "a.npz", Y=stored, wavelength_unit="nm", **settings)  # type: ignore[arg-type]
-    code, (facts,), errors = info(tmp_path / "a.npz", "--drop-water", capsys=capsys)
-    assert (code, facts["problems"], facts["bands_dropped"]) == (0, [], {"water vapour": [2]})
+    code, (facts,), errors = info(tmp_path / "a.npz", "--ignore", "water_vapour", capsys=capsys)
+    assert (code, facts["problems"], facts["bands_dropped"]) == (0, [], {"ignored": [2]})
     no_nodata, dark = errors.splitlines()
     assert no_nodata.startswith(f"pyro-unmix: warning: {tmp_path / 'a.npz'}: no nodata value is")
     assert no_nodata.endswith("pass --nodata if another number marks missing")
@@ -71,7 +71,7 @@ def test_info_says_what_the_file_says(envi: Path, capsys: pytest.CaptureFixture[
 
 
 def test_info_in_words(envi: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("info", envi, "--drop-water") == 0
+    assert run("info", envi, "--ignore", "water_vapour") == 0
     captured = capsys.readouterr()
     assert captured.err == ""  # what the readers log is in the answer
     lines = captured.out.splitlines()
@@ -79,7 +79,7 @@ def test_info_in_words(envi: Path, capsys: pytest.CaptureFixture[str]) -> None:
     facts = dict(line.split(maxsplit=1) for line in lines[1:])
     assert facts["grid"] == "3 rows x 4 columns"
     assert facts["dates"] == "1: 2021-07-31T10:15"
-    dropped = "bad-band list: 0; no data: 4; water vapour: 3"
+    dropped = "bad-band list: 0; no data: 4; ignored: 3"
     assert facts["bands"] == f"6, kept 3; dropped (counted from 0): {dropped}"
     assert facts["wavelength"] == "450 to 2200 nm" and facts["fwhm"] == "10 to 20 nm"
     assert facts["valid"] == "83.3 %" and facts["nodata"] == "-9999"

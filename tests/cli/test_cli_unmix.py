@@ -184,7 +184,7 @@ def test_what_was_not_observed_is_nodata_in_the_maps(
     assert run("unmix", *images, "--endmembers", 2, "--steps", 0, "--out", out) == 0
     with rasterio.open(out / "geotiff" / "abundances_1.tif") as file:
         assert np.argwhere(np.isnan(file.read()).any(0)).tolist() == [[0, 5]]  # the hole
-        assert file.descriptions == ("material 0", "material 1")
+        assert file.descriptions == ("material 0", "material 1", "rmse")
     assert pu.Unmixing.load(out / "saved").abundances.notnull().all()
 
 
@@ -206,7 +206,8 @@ def test_maps_are_geotiffs_of_the_dates(
     }
     expected = pu.methods.fcls(cubes, 2, progress=False).abundances
     with rasterio.open(out / "geotiff" / "abundances_t1.tif") as file:
-        np.testing.assert_allclose(file.read(), expected[1].transpose("endmember", "y", "x"))
+        found = file.read([1, 2])
+        np.testing.assert_allclose(found, expected[1].transpose("endmember", "y", "x"))
         assert tuple(file.transform)[:6] == (30.0, 0.0, 85.0, 0.0, -30.0, 515.0)
 
 

@@ -12,6 +12,7 @@ from recipe_cases import rebuilt
 from pyro_unmix import SGLMM, FixedEndmembers, extract_endmembers, simulate, unmix
 from pyro_unmix.bases import library_basis
 from pyro_unmix.data import is_library, library_endmembers
+from pyro_unmix.data.libraries import at_bands_of
 from pyro_unmix.start import choose_start
 
 pytest.importorskip("spectral")
@@ -148,3 +149,27 @@ def test_unmix_takes_a_library_and_names_the_materials(scene, scene_library):
         unmix(scene.cubes)
     with pytest.raises(ValueError, match="must be one of 'auto', got 'all'"):
         unmix(scene.cubes, "all")
+
+
+def test_a_scene_without_some_bands_of_a_library_takes_the_others_as_they_are() -> None:
+    centres = np.arange(400.0, 900.0, 10.0)
+    values = np.random.default_rng(0).uniform(size=(50, 2))
+    library = xr.DataArray(
+        values,
+        dims=("wavelength", "endmember"),
+        coords={"wavelength": centres, "label": ("endmember", ["a", "b"])},
+    )
+
+    def scene(bands: np.ndarray, **coords: object) -> xr.DataArray:
+        return xr.DataArray(
+            np.full((1, 1, 1, len(bands)), 0.2),
+            dims=("time", "y", "x", "wavelength"),
+            coords={"wavelength": bands, **coords},
+        )
+
+    kept = np.delete(np.arange(50), [3, 20, 21, 49])
+    np.testing.assert_array_equal(at_bands_of(library, scene(centres[kept])), values[kept])
+    # bands three times as wide are not those of the library
+    pytest.importorskip("spectral")
+    wide = at_bands_of(library, scene(centres[1:-1:3]))
+    assert np.abs(wide.values - values[1:-1:3]).max() > 0.1

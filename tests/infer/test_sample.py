@@ -20,7 +20,7 @@ from pyro_unmix.kernels import ROUND, EllipticalEndmembers
 from pyro_unmix.methods.unmix_by_chains import unmix_by_chains
 from pyro_unmix.models.simplex import SimplexMixing
 from pyro_unmix.priors.bounded import BoundedEndmembers
-from pyro_unmix.start.several_starts import minimum_volume
+from pyro_unmix.start.several_starts import smallest_simplex
 
 REFERENCE = np.array([[0.1, 0.6, 0.3], [0.2, 0.5, 0.7], [0.5, 0.3, 0.6], [0.6, 0.1, 0.2]])
 FEW = {
@@ -235,7 +235,7 @@ def test_a_simplex_without_pure_pixels_is_found() -> None:
     abundances = abundances[abundances.max(-1) < 0.75][:2000]
     spectra = abundances @ REFERENCE.T + 0.002 * rng.standard_normal((len(abundances), 4))
     inner = REFERENCE @ (0.6 * np.eye(3) + 0.4 / 3)
-    found = minimum_volume(spectra, inner, outside=0.02)
+    found = smallest_simplex(spectra, inner, outside=0.02)
     assert np.abs(found - REFERENCE).max() < 0.2 * np.abs(inner - REFERENCE).max()
 
 

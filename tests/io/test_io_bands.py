@@ -110,15 +110,17 @@ def test_bad_and_empty_bands_are_dropped_with_one_log_line(
     np.testing.assert_allclose(cubes.values[0], stored[:, :, [0, 2, 4]] * 1e-4, rtol=1e-7)
 
 
-def test_water_vapour(caplog: pytest.LogCaptureFixture) -> None:
+def test_ignored_ranges(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     wavelength = np.array([1339.0, 1400.0, 1451.0, 1900.0, 2200.0])
-    keep = kept_bands(image(wavelength=wavelength), path="f", drop_water=True)
-    assert keep.tolist() == [True, False, True, False, True]
-    assert "water vapour: 1, 3" in caplog.text
+    keep = kept_bands(image(wavelength=wavelength), path="f", ignore="1300-1350,2200-2300")
+    assert keep.tolist() == [False, True, True, True, False]
+    assert "ignored: 0, 4" in caplog.text
     assert kept_bands(image(wavelength=wavelength)).all()
-    with pytest.raises(FileError, match="f: wavelength: .*drop_water"):
-        kept_bands(image(), path="f", drop_water=True)
+    both = kept_bands(image(wavelength=wavelength), ignore="0-1400,water_vapour")
+    assert both.tolist() == [False, False, True, False, True]
+    with pytest.raises(FileError, match="f: wavelength: .*ignore= cannot find the bands"):
+        kept_bands(image(), path="f", ignore="emit")
 
 
 @pytest.mark.parametrize(

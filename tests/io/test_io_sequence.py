@@ -280,7 +280,7 @@ def test_settings_hold_for_all_files(tmp_path: Path) -> None:
         dates=DATES,
         scale=2e-4,
         bands=slice(1, None),
-        drop_water=True,
+        ignore="water_vapour",
         wavelength_unit="um",
         nodata=-7,
     )

@@ -30,9 +30,12 @@ CUBES = RNG.dirichlet(np.ones(MATERIALS), size=(2, 4, 5)) @ SPECTRA.T + NOISE
 methods = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.__name__)
 
 
-def run(method: Callable[..., pu.Unmixing], *given: Any, **settings: Any) -> pu.Unmixing:
-    cubes = CUBES[0] if method.__name__ == "idnet" else CUBES
-    return method(cubes, *given, progress=False, **{**FEW.get(method.__name__, {}), **settings})
+def run(
+    method: Callable[..., pu.Unmixing], *given: Any, cubes: Any = CUBES, **settings: Any
+) -> pu.Unmixing:
+    """A method on its first image, or on all of them, with few steps."""
+    images = cubes[:1] if method.__name__ == "idnet" else cubes
+    return method(images, *given, progress=False, **{**FEW.get(method.__name__, {}), **settings})
 
 
 @methods
@@ -40,6 +43,7 @@ def test_one_signature(method: Callable[..., pu.Unmixing]) -> None:
     parameters = inspect.signature(method).parameters
     assert list(parameters)[:3] == ["cubes", "num_endmembers", "endmembers"]
     assert parameters["num_endmembers"].default is parameters["endmembers"].default is None
+    assert parameters["ignore"].default is None
     assert parameters["seed"].default == 0 and parameters["progress"].default is True
     assert parameters["num_endmembers"].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
     assert all(p.kind is not inspect.Parameter.POSITIONAL_ONLY for p in parameters.values())

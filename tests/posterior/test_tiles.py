@@ -191,7 +191,8 @@ def whole(results, tmp_path) -> xr.Dataset:
 def assert_stored(path: Path, expected: xr.Dataset) -> None:
     got = opened(path)
     assert got.attrs == expected.attrs
-    assert_same(got, expected)
+    # the RMSE would take the reconstruction of every tile
+    assert_same(got, expected.drop_vars("rmse", errors="ignore"))
 
 
 def test_the_store_is_that_of_the_scene_in_one_piece(results, whole, tmp_path):

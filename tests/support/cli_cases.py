@@ -17,6 +17,7 @@ PICTURES = {
     "endmembers",
     "endmembers_over_time",
     "losses",
+    "rmse",
     "uncertainty",
 }
 

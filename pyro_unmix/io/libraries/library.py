@@ -14,10 +14,12 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
 
-from pyro_unmix.data.checks import MAX_MEDIAN_REFLECTANCE
-from pyro_unmix.data.libraries import resampling_matrix, target_bands
+from pyro_unmix.data.bands import Ignore
+from pyro_unmix.data.ignored import ignored_of
+from pyro_unmix.data.libraries import as_ignored, resampled, resampling_matrix, target_bands
 from pyro_unmix.io.errors import FileError
 from pyro_unmix.io.integrity.kinds import check_kind
+from pyro_unmix.io.libraries.checks import checked_spectra
 from pyro_unmix.io.libraries.databases import (
     read_database,
     read_ecostress,
@@ -29,9 +31,6 @@ from pyro_unmix.io.libraries.tables import Spectrum, read_csv, relabel
 
 logger = logging.getLogger(__name__)
 
-# Even spectra of water reach more somewhere.
-_DARK = 0.01
-
 
 def read_library(
     path_or_name: str | os.PathLike[str],
@@ -41,6 +40,7 @@ def read_library(
     unit: str | None = None,
     scale: float | None = None,
     label: str | Sequence[str] | None = None,
+    ignore: Ignore = None,
 ) -> xr.DataArray:
     """Read a spectral library as labelled reflectance, at the library's own bands or at a scene's.
 
@@ -59,6 +59,10 @@ def read_library(
     Spectra on different grids, as ECOSTRESS's and USGS's are, need `wavelength`; those that do not cover it are
     dropped with a log line.
 
+    A band that holds the same number in every spectrum, and is zero or as some other such band, is fill and no
+    reflectance: it is missing (NaN), with a warning that lists the bands, and so is a band of the scene that sees any
+    of it. Methods leave such bands out.
+
     Parameters
     ----------
     path_or_name : path, or "earthlib"
@@ -72,6 +76,8 @@ def read_library(
         reflectance = stored x scale, where the file does not say it, for example 1e-4.
     label : str or sequence of str, optional
         Which column or field is the class; or the class of each spectrum in the order of the file.
+    ignore : str or sequence of pairs, optional
+        Leave out the bands with centres in these ranges, nm, as `read_sequence` does.
 
     Returns
     -------
@@ -83,6 +89,23 @@ def read_library(
     FileError
         If the file is broken, or unit, scale or class cannot be told; the text names file and field.
     FileNotFoundError, ImportError
+
+    Warns
+    -----
+    UserWarning
+        Of bands that hold only fill, and of classes whose names differ by case or spaces alone.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> from pyro_unmix import read_library
+    >>> with TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "library.csv"
+    ...     _ = path.write_text("class,500,600,700\\nsoil,.1,.2,.3\\nleaf,.04,.1,.05\\n")
+    ...     library = read_library(path)
+    >>> dict(library.sizes), library["label"].values.tolist()
+    ({'wavelength': 3, 'endmember': 2}, ['soil', 'leaf'])
 
     References
     ----------
@@ -101,7 +124,10 @@ def read_library(
         raise FileError(path, "", "holds no reflectance spectrum")
     if label is not None and not isinstance(label, str):
         spectra = relabel(path, spectra, label)
-    return _assemble(path, spectra, wavelength, fwhm)
+    library = _assemble(path, spectra, wavelength, fwhm)
+    if ignore is None:
+        return library
+    return library.isel(wavelength=~ignored_of(library, ignore))
 
 
 def _reader(path: Path) -> Callable[..., list[Spectrum]]:
@@ -140,7 +166,7 @@ def _assemble(
     wavelength: ArrayLike | xr.DataArray | None,
     fwhm: ArrayLike | None,
 ) -> xr.DataArray:
-    _check_reflectances(path, spectra)
+    spectra = checked_spectra(path, spectra)
     if wavelength is None:
         if fwhm is not None:
             raise ValueError("fwhm is that of the scene's bands: pass wavelength= with it")
@@ -184,16 +210,16 @@ def _resample(
             dropped.append(spectrum.name)
         else:
             kept.append(spectrum)
-            columns.append(matrices[key] @ spectrum.values)
+            columns.append(resampled(matrices[key], spectrum.values[:, None])[:, 0])
     if not kept:
         bad = next(iter(matrices.values()))
-        missing = centres[np.isnan(bad).any(1)]
+        missing = np.isnan(bad).any(1)
         low, high = spectra[0].wavelength.min(), spectra[0].wavelength.max()
         raise FileError(
             path, "wavelength",
             f"no spectrum covers all bands; {spectra[0].name!r} spans {low:g} to {high:g} nm and has "
-            f"nothing at {len(missing)} of {len(centres)} bands, the first at {missing[0]:g} nm: drop "
-            "those bands from the scene",
+            f"nothing at {missing.sum()} of {len(centres)} bands, the first at {centres[missing][0]:g} nm: "
+            f"leave them out of the scene, ignore='{as_ignored(centres, missing)}'",
         )  # fmt: skip
     if dropped:
         logger.info(
@@ -201,35 +227,6 @@ def _resample(
             path, len(dropped), len(spectra), ", ".join(dropped),
         )  # fmt: skip
     return kept, columns
-
-
-def _check_reflectances(path: Path, spectra: list[Spectrum]) -> None:
-    for spectrum in spectra:
-        _check_reflectance(path, spectrum)
-    brightest = max(float(spectrum.values.max()) for spectrum in spectra)
-    if brightest < _DARK:
-        logger.warning(
-            "%s: no reflectance is above %.3g, as if the scale were too small: if so, pass scale=",
-            path, brightest,
-        )  # fmt: skip
-
-
-def _check_reflectance(path: Path, spectrum: Spectrum) -> None:
-    for text in (spectrum.name, spectrum.label):
-        if not text.strip() or "\0" in text:
-            problem = f"must be texts without null characters, and not empty, got {text!r}"
-            raise FileError(path, "names of spectra and classes", problem)
-    if len(spectrum.values) < 2:
-        raise FileError(path, spectrum.name, "fewer than 2 channels hold a value")
-    if not (np.isfinite(spectrum.values).all() and np.isfinite(spectrum.wavelength).all()):
-        raise FileError(path, spectrum.name, "values and wavelengths must be finite numbers")
-    median = float(np.median(spectrum.values))
-    if median > MAX_MEDIAN_REFLECTANCE:
-        raise FileError(
-            path, "values",
-            f"{spectrum.name!r} has a median of {median:g}, so it is no reflectance (about 0 to 1): "
-            "pass scale=, for example scale=1e-4",
-        )  # fmt: skip
 
 
 def _unique(names: list[str]) -> list[str]:

@@ -28,6 +28,7 @@ _TOLERANCE = 0.05
 _ATTRIBUTES: dict[str, dict[str, Any]] = {
     "abundances": {"standard_name": "area_fraction", "units": "1"},
     "abundances_std": {"standard_name": "area_fraction standard_error", "units": "1"},
+    "rmse": {"long_name": "root mean square error of the reconstruction", "units": "1"},
     "valid": {"flag_values": np.array([0, 1], dtype="int8"), "flag_meanings": "missing observed"},
     "losses": {"long_name": "loss (negative ELBO) per observed value", "units": "1"},
     "endmember": {"long_name": "material"},

@@ -31,7 +31,8 @@ class _Layer(NamedTuple):
     name: str  # of the file, without suffix
     title: str
     date: np.datetime64 | float | None
-    values: np.ndarray  # (material, y, x)
+    bands: list[str]
+    values: np.ndarray  # (band, y, x)
 
 
 def write_geotiff(
@@ -41,10 +42,11 @@ def write_geotiff(
     overwrite: bool = False,
     filled: bool = False,
 ) -> list[Path]:
-    """Write one GeoTIFF per date, one band per material.
+    """Write one GeoTIFF per date, one band per material and one of the RMSE.
 
-    ``abundances_<date>.tif`` holds the abundances; ``abundances_<date>_std.tif``, of the same bands,
-    their posterior standard deviation where the dataset has one. The date is ``2021-07-31``; with
+    ``abundances_<date>.tif`` holds the abundances and, where it is known, last the band ``rmse``, what they leave of
+    the image (reflectance); ``abundances_<date>_std.tif`` the posterior standard deviation of the abundances where the
+    dataset has one. The date is ``2021-07-31``; with
     the time of day, ``2021-07-31T101500``, where a day has several; ``t`` and the number for
     numeric times; the position without any. Bands have the name of the material as description,
     "material 0" and so on where materials have none. Numbers keep their precision (float32 or
@@ -80,7 +82,6 @@ def write_geotiff(
     """
     rasterio = need("rasterio", "io")
     directory = Path(directory)
-    names = material_names(dataset)
     georeference = _rasterio_grid(grid_of(dataset))
     layers = list(_layers(dataset, filled))
     paths = [directory / f"{layer.name}.tif" for layer in layers]
@@ -93,7 +94,7 @@ def write_geotiff(
                 warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
                 with rasterio.open(folder / path.name, "w", **profile) as file:
                     file.write(layer.values)
-                    file.descriptions = names
+                    file.descriptions = layer.bands
                     file.update_tags(**_tags(layer, dataset.attrs.get("method")))
             os.replace(folder / path.name, path)
     return paths
@@ -149,7 +150,7 @@ def write_envi(
     overwrite: bool = False,
     filled: bool = False,
 ) -> list[Path]:
-    """Write one ENVI image per date, one band per material, and the endmembers as spectral library.
+    """Write one ENVI image per date, one band per material and last the RMSE, and the endmembers as library.
 
     ``abundances_<date>.hdr`` with ``.img`` (bsq), ``abundances_<date>_std.hdr`` where there is a
     posterior (names and missing pixels as in `write_geotiff`), and ``endmembers.hdr`` with ``.sli``: the reference
@@ -196,7 +197,11 @@ def write_envi(
     check_free([*targets, directory / "endmembers.sli"], overwrite)
     with workshop(directory) as folder:
         for layer, header in zip(layers, headers, strict=True):
-            fields = {"description": layer.title, "band names": names, "data ignore value": "nan"}
+            fields = {
+                "description": layer.title,
+                "band names": layer.bands,
+                "data ignore value": "nan",
+            }
             if isinstance(layer.date, np.datetime64):
                 fields["acquisition time"] = f"{np.datetime_as_string(layer.date, unit='s')}Z"
             image = np.ascontiguousarray(layer.values[turn].transpose(1, 2, 0))
@@ -313,9 +318,14 @@ def _layers(dataset: xr.Dataset, filled: bool) -> Iterator[_Layer]:
             maps = dataset[variable].isel(time=position)
             if not filled and "valid" in dataset:
                 maps = maps.where(dataset["valid"].isel(time=position))
-            maps = maps.transpose("endmember", "y", "x")
+            values = maps.transpose("endmember", "y", "x").to_numpy()
+            bands = material_names(dataset)
+            if variable == "abundances" and "rmse" in dataset:
+                error = dataset["rmse"].isel(time=position).transpose("y", "x").to_numpy()
+                values = np.concatenate([values, error[None].astype(values.dtype)])
+                bands = [*bands, "rmse"]
             title = str(dataset[variable].attrs.get("long_name", variable))
-            yield _Layer(f"abundances_{label}{suffix}", title, date, maps.to_numpy())
+            yield _Layer(f"abundances_{label}{suffix}", title, date, bands, values)
 
 
 def _dates(dataset: xr.Dataset) -> list[Any]:

@@ -1,0 +1,120 @@
+"""What is no reflectance in a spectral library: fill, other scales, classes that cannot be told apart."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from pyro_unmix.data.bands import ranges_in_nm
+from pyro_unmix.data.checks import MAX_MEDIAN_REFLECTANCE
+from pyro_unmix.io.errors import FileError
+from pyro_unmix.io.libraries.tables import Spectrum
+
+logger = logging.getLogger(__name__)
+
+# Even spectra of water reach more somewhere.
+_DARK = 0.01
+_CALLER = 4  # of read_library, seen from where a warning is given
+
+
+def checked_spectra(path: Path, spectra: list[Spectrum]) -> list[Spectrum]:
+    """Spectra of reflectance, with NaN in bands that hold only fill.
+
+    Raises
+    ------
+    FileError
+        If a name is empty, a value is not finite, or a spectrum is in other units.
+    """
+    for spectrum in spectra:
+        _check_form(path, spectrum)
+    _check_scales(path, spectra)
+    _warn_of_like_classes(path, [spectrum.label for spectrum in spectra])
+    return _without_fill(path, spectra)
+
+
+def _check_form(path: Path, spectrum: Spectrum) -> None:
+    for text in (spectrum.name, spectrum.label):
+        if not text.strip() or "\0" in text:
+            problem = f"must be texts without null characters, and not empty, got {text!r}"
+            raise FileError(path, "names of spectra and classes", problem)
+    if len(spectrum.values) < 2:
+        raise FileError(path, spectrum.name, "fewer than 2 channels hold a value")
+    if not (np.isfinite(spectrum.values).all() and np.isfinite(spectrum.wavelength).all()):
+        raise FileError(path, spectrum.name, "values and wavelengths must be finite numbers")
+
+
+def _check_scales(path: Path, spectra: list[Spectrum]) -> None:
+    bright = [s for s in spectra if np.median(s.values) > MAX_MEDIAN_REFLECTANCE]
+    if bright:
+        median = float(np.median(bright[0].values))
+        problem = f"{bright[0].name!r} has a median of {median:g}, so it is no reflectance (about 0 to 1): "
+        if len(bright) < len(spectra):
+            problem += (
+                f"{len(bright)} of {len(spectra)} spectra are in another scale than the others: bring all to "
+                "reflectance in the file"
+            )
+        else:
+            problem += "pass scale=, for example scale=1e-4"
+        raise FileError(path, "values", problem)
+    dark = [s for s in spectra if s.values.max() < _DARK]
+    if len(dark) == len(spectra):
+        brightest = max(float(s.values.max()) for s in spectra)
+        logger.warning(
+            "%s: no reflectance is above %.3g, as if the scale were too small: if so, pass scale=",
+            path, brightest,
+        )  # fmt: skip
+    elif dark:
+        logger.warning(
+            "%s: no reflectance of %s is above %g, as if in another scale than the others: if so, bring all to "
+            "reflectance in the file",
+            path, ", ".join(s.name for s in dark), _DARK,
+        )  # fmt: skip
+
+
+def _warn_of_like_classes(path: Path, labels: Sequence[str]) -> None:
+    classes = list(dict.fromkeys(labels))
+    plain = [" ".join(label.split()).casefold() for label in classes]
+    counts = Counter(plain)
+    like = [label for label, text in zip(classes, plain, strict=True) if counts[text] > 1]
+    if like:
+        warnings.warn(
+            f"{path}: the classes {', '.join(map(repr, like))} differ in case or spaces alone and are kept apart: "
+            "if they are one class, give them one name, in the file or by label=[...], one for each spectrum",
+            UserWarning,
+            stacklevel=_CALLER + 1,
+        )
+
+
+def _without_fill(path: Path, spectra: list[Spectrum]) -> list[Spectrum]:
+    first = spectra[0].wavelength
+    if any(not np.array_equal(s.wavelength, first) for s in spectra):
+        return spectra  # of instruments of their own, that share no fill
+    fill = fill_bands(np.stack([s.values for s in spectra]))
+    if not fill.any():
+        return spectra
+    warnings.warn(
+        f"{path}: {int(fill.sum())} of {len(first)} bands hold the same number, fill, in every spectrum and are taken "
+        f"as missing: {ranges_in_nm(first, fill)}",
+        UserWarning,
+        stacklevel=_CALLER + 1,
+    )
+    return [replace(s, values=np.where(fill, np.nan, s.values)) for s in spectra]
+
+
+def fill_bands(values: np.ndarray) -> np.ndarray:
+    """Which bands of spectra (S, L) hold nothing: one number in every spectrum, zero or that of other such bands.
+
+    Of a single spectrum, or of several that are the same, nothing is said: they are alike in every band.
+    """
+    alike = (values == values[0]).all(axis=0)
+    if alike.all():
+        return np.zeros_like(alike)
+    numbers, counts = np.unique(values[0, alike], return_counts=True)
+    fill = numbers[(counts > 1) | (numbers == 0)]
+    return alike & np.isin(values[0], fill)

@@ -1,0 +1,101 @@
+"""Endmembers as the corners of the smallest simplex about the spectra, for scenes without pure pixels."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import xarray as xr
+from numpy.typing import ArrayLike
+
+from pyro_unmix.data.bands import Ignore
+from pyro_unmix.data.checks import as_endmembers
+from pyro_unmix.data.cubes import as_cube_sequence, to_pixels
+from pyro_unmix.data.types import CubesLike
+from pyro_unmix.methods.arguments import count_materials, counted_bands, known_spectra
+from pyro_unmix.methods.fcls import fcls
+from pyro_unmix.ops.checks import in_range, positive_int
+from pyro_unmix.ops.threads import one_thread
+from pyro_unmix.posterior.result import Unmixing
+from pyro_unmix.start.extraction import extract_endmembers
+from pyro_unmix.start.several_starts import smallest_simplex
+
+_LEAST = 1e-3  # reflectance: a corner beyond the data may come out negative
+_MOST_SPECTRA = 20_000
+
+
+@one_thread()
+def minimum_volume(
+    cubes: CubesLike,
+    num_endmembers: int | None = None,
+    *,
+    endmembers: ArrayLike | xr.DataArray | None = None,
+    outside: float = 0.1,
+    ignore: Ignore = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> Unmixing:
+    """Endmembers of the smallest simplex that holds nearly all spectra, then fully constrained least squares: SISAL.
+
+    ``min_V log |det [V; 1']| + (P - 1) / outside mean_n sum_p max(-a_np, 0)`` over the corners V in the P - 1 leading
+    principal components, a the barycentric coordinates (`smallest_simplex`); the abundances are those of `fcls` with
+    these corners. No pixel need be pure, but each facet of the simplex needs some pixels that lack one material; noise
+    and variability push the corners outwards.
+
+    Parameters
+    ----------
+    cubes
+        Anything that `as_cube_sequence` takes, reflectance; its dates are pooled.
+    num_endmembers : int, optional
+        P, at least 2. May be left out if `endmembers` are given.
+    endmembers : array (L, P) or library, optional
+        Where the search starts; default `extract_endmembers` without averaging.
+    outside : float
+        How many spectra may be outside: at the optimum ``mean_n sum_p [a_np < 0]`` is at most about `outside`.
+    ignore : str or sequence of pairs, optional
+        Leave out the bands in these ranges, nm, as `read_sequence` does: ``"emit"``, ``"0-440,1310-1490"``.
+    seed : int
+        Of the start, and of the choice of 20 000 spectra where there are more.
+    progress : bool
+        Show a bar over the dates.
+
+    Returns
+    -------
+    Unmixing
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the cubes, the endmembers or a setting are not as described.
+
+    Examples
+    --------
+    >>> import numpy as np, pyro_unmix as pu
+    >>> M = np.array([[.1, .5], [.2, .4], [.3, .3], [.2, .6]])
+    >>> share = np.linspace(.2, .8, 200)
+    >>> cubes = np.stack([share, 1 - share], -1)[None] @ M.T
+    >>> found = pu.methods.minimum_volume(cubes, 2, progress=False).abundances
+    >>> float(found.min().round(1)), float(found.max().round(1))
+    (0.0, 1.0)
+
+    References
+    ----------
+    Bioucas-Dias, "A variable splitting augmented Lagrangian approach to linear spectral unmixing", WHISPERS 2009
+    (SISAL), whose objective this is, in barycentric coordinates and by another optimiser.
+    """
+    seed = positive_int(seed, "seed", minimum=0)
+    in_range(outside, "outside", low=0, open_low=True)
+    cubes, endmembers = counted_bands(cubes, endmembers, ignore)
+    sequence = as_cube_sequence(cubes)
+    known = known_spectra(endmembers, sequence)
+    count = count_materials(num_endmembers, known, minimum=2)
+    if known is None:
+        known = extract_endmembers.unchecked(sequence, count, window=1, seed=seed)
+    pixels, valid = to_pixels(sequence)
+    spectra = pixels[valid]
+    chosen = np.random.default_rng(seed).permutation(len(spectra))[:_MOST_SPECTRA]
+    start = as_endmembers(known, sequence.sizes["wavelength"])
+    corners = smallest_simplex(spectra[chosen], start, outside=outside).clip(_LEAST, None)
+    named = known.copy(data=corners) if isinstance(known, xr.DataArray) else corners
+    result = fcls(sequence, endmembers=named, seed=seed, progress=progress)
+    return replace(result, method="minimum_volume")

@@ -1,0 +1,34 @@
+"""The examples in docstrings of methods and of what they take run as they stand."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+from pathlib import Path
+
+import pytest
+
+MODULES = [
+    "data.bands",
+    "data.ignored",
+    "io.libraries.library",
+    "methods.fcls",
+    "methods.mesma",
+    "methods.minimum_volume",
+    "methods.monte_carlo_sma",
+    "methods.nnls",
+    "methods.sparse_regression",
+    "posterior.result",
+]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_run(name: str) -> None:
+    found = doctest.testmod(importlib.import_module(f"pyro_unmix.{name}"))
+    assert found.attempted and not found.failed
+
+
+def test_the_page_about_libraries_runs() -> None:
+    page = Path(__file__).parents[2] / "docs" / "library.md"
+    found = doctest.testfile(str(page), module_relative=False, encoding="utf-8")
+    assert found.attempted and not found.failed
