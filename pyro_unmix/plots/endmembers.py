@@ -32,6 +32,7 @@ from pyro_unmix.plots.style import (
     TICK_SIZE,
     TITLE_SIZE,
     AxesLike,
+    Picture,
     add_legend,
     flat_axes,
     legend_height,
@@ -168,7 +169,7 @@ def draw_fans(
     if axes is None:
         width = max(3.3 * columns + 0.4, 7.0)
         height = 2.6 * rows + 0.4 + legend_height(handles, width)
-        figure = Figure(figsize=(width, height), layout="constrained")
+        figure = Picture(figsize=(width, height), layout="constrained")
         figure.suptitle(wrap(title, width), fontsize=TITLE_SIZE + 1)
         add_legend(figure, handles)
         axes = material_panels(figure, num_materials)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import textwrap
 from collections.abc import Sequence
 from typing import TypeAlias
@@ -34,6 +35,15 @@ TITLE_SIZE, LABEL_SIZE, TICK_SIZE = 10, 10, 9  # in points
 #: Axes of the user's own figures.
 AxesLike: TypeAlias = Axes | Sequence[Axes] | NDArray[np.object_]
 CHARACTER_WIDTH = 0.6 * LABEL_SIZE / 72  # of an average character of a label, in inches
+
+
+class Picture(Figure):
+    """A figure that notebooks show, also where pyplot was never imported, whose backend would do so."""
+
+    def _repr_png_(self) -> bytes:
+        file = io.BytesIO()
+        self.savefig(file, format="png", dpi=100)
+        return file.getvalue()
 
 
 def wrapped_lines(text: str, inches: float) -> list[str]:

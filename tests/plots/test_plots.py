@@ -210,3 +210,11 @@ def test_steps_of_the_ablation_are_whole_numbers():
     (ax,) = draw({"model": np.arange(100.0)}).axes
     np.testing.assert_array_equal(ax.lines[0].get_xdata()[:2], [3, 8])
     np.testing.assert_allclose(ax.lines[0].get_ydata()[:2], [0.001, 5.001])
+
+
+def test_a_notebook_shows_a_picture_whose_backend_nobody_imported():
+    result = make_result()
+    figures = [plots.plot_abundances(result), plots.plot_endmembers(result)]
+    figures.append(plots.plot_losses(SimpleNamespace(losses=np.arange(9.0))))
+    for figure in figures:
+        assert figure._repr_png_().startswith(b"\x89PNG")
