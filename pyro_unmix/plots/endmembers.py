@@ -16,6 +16,7 @@ from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
+from pyro_unmix.data.colours import material_colour
 from pyro_unmix.data.types import HasSpectra
 from pyro_unmix.plots.fans import FEW_BANDS, Fan, make_fan
 from pyro_unmix.plots.reading import (
@@ -28,7 +29,6 @@ from pyro_unmix.plots.reading import (
 )
 from pyro_unmix.plots.style import (
     LABEL_SIZE,
-    MATERIAL_COLOURS,
     TICK_SIZE,
     TITLE_SIZE,
     AxesLike,
@@ -189,7 +189,7 @@ def draw_fans(
 
 def _draw_fan(ax: Axes, fan: Fan, p: int) -> None:
     """Draw one material: from the back, band, thin lines, reference, median, truth."""
-    colour = MATERIAL_COLOURS[p % len(MATERIAL_COLOURS)]
+    colour = material_colour(p)
     low, middle, high = fan.quantiles[..., p]
     alone = _alone(middle)
     marked = list(range(len(fan.x))) if len(fan.x) < FEW_BANDS else alone

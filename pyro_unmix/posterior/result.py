@@ -20,7 +20,16 @@ from pyro_unmix.io.write import datasets as writers
 from pyro_unmix.io.write import rasters
 from pyro_unmix.models.base import Decode
 from pyro_unmix.ops.threads import one_thread
-from pyro_unmix.posterior import arviz, evidence, intervals, saving, spectra, tile_store, tiles
+from pyro_unmix.posterior import (
+    arviz,
+    evidence,
+    html,
+    intervals,
+    saving,
+    spectra,
+    tile_store,
+    tiles,
+)
 from pyro_unmix.posterior import dates as dates_module
 from pyro_unmix.posterior.decoding import is_of_a_function
 from pyro_unmix.posterior.estimates import PosteriorMean, as_estimate
@@ -73,6 +82,9 @@ class Unmixing:
         sizes = ", ".join(f"{name}: {size}" for name, size in self.abundances.sizes.items())
         posterior = "" if self.model is None else f", {len(self.losses)} steps"
         return f"<Unmixing by {self.method} ({sizes}){posterior}>"
+
+    def _repr_html_(self) -> str:
+        return html.summary_html(self)
 
     @property
     def abundances(self) -> xr.DataArray:

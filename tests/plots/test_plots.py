@@ -176,7 +176,10 @@ def test_axes_of_the_user():
 def test_more_materials_than_colours():
     figure = plots.plot_endmembers(make_result(num_endmembers=9))
     assert len(figure.axes) == 9
-    assert figure.axes[8].lines[0].get_color() == plots.MATERIAL_COLOURS[1]
+    # The hue of the second material, with 60 % of its light.
+    again = to_rgb(figure.axes[8].lines[0].get_color())
+    expected = 0.6 * np.array(to_rgb(plots.MATERIAL_COLOURS[1]))
+    np.testing.assert_allclose(again, expected, atol=0.5 / 255 + 1e-9)
 
 
 # --------------------------------------------------------------------- pictures of the examples
