@@ -19,6 +19,8 @@ from pyro_unmix.ops.perceptrons import perceptron
 from pyro_unmix.ops.simplex import clip_to_simplex, tile_components
 from pyro_unmix.priors.part import Need, Part
 
+__all__ = ["BilinearMixing", "LinearMixing", "Mixing", "TwoStreamMixing"]
+
 _RIDGE = 1e-6
 
 

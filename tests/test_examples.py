@@ -1,4 +1,4 @@
-"""Examples and README run as they stand, and what they refer to exists."""
+"""Examples, README and pages run as they stand, and what they refer to exists."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ import pyro_unmix as pu
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+HOW_TO = ROOT / "docs" / "howto"
 
 # script: arguments besides --quick and --out ("{data}" is the data folder), and its pictures
 EXAMPLES: list[tuple[str, list[str], set[str]]] = [
@@ -233,13 +234,14 @@ def test_line_by_line_is_our_model_and_guide(batch_size: int | None) -> None:
         np.testing.assert_allclose(value.grad.flatten(), same, atol=allowed, err_msg=name)
 
 
-# ------------------------------------------------------------------------------- README
+# --------------------------------------------------------------------- README and pages
 
 
-def block_after(marker: str) -> str:
+def block_after(marker: str, page: Path = ROOT / "README.md") -> str:
     """The code block that follows a marker directly."""
-    found = re.search(rf"<!-- {marker} -->\n```\w+\n(.*?)```", README, re.DOTALL)
-    assert found, f"README.md has no code block right after <!-- {marker} -->"
+    text = page.read_text(encoding="utf-8")
+    found = re.search(rf"<!-- {marker} -->\n```\w+\n(.*?)```", text, re.DOTALL)
+    assert found, f"{page} has no code block right after <!-- {marker} -->"
     return found[1]
 
 
@@ -248,10 +250,29 @@ def test_readme_code_runs(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
-    blocks = [block_after("fit-example"), block_after("ablation-example")]
+    block = block_after("readme-example")
+    assert len(block.strip().splitlines()) <= 10
+    exec(compile(block, "README.md", "exec"), names)
+    result, scene = names["result"], names["scene"]
+    assert isinstance(result, pu.Unmixing) and isinstance(scene, pu.simulate.Scene)
+    assert (names["lower"] <= names["upper"]).all()
+    assert {path.name for path in tmp_path.iterdir()} == {"abundances.png", "result.nc"}
+    knowing_nothing = np.full(scene.abundances.shape, 1 / 3)
+    worst = pu.metrics.nrmse_abundances(knowing_nothing, scene.abundances)
+    assert pu.metrics.score(result, scene)["NRMSE_A"] < worst / 3
+    assert capsys.readouterr().out.startswith("<Unmixing by unmix")
+
+
+def test_code_of_parts_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    page = HOW_TO / "swap_parts.md"
+    blocks = [block_after("fit-example", page), block_after("ablation-example", page)]
     assert len(blocks[0].strip().splitlines()) <= 12 and len(blocks[1].splitlines()) <= 5
     for block in blocks:
-        exec(compile(block, "README.md", "exec"), names)
+        exec(compile(block, str(page), "exec"), names)
     assert (tmp_path / "abundances.png").stat().st_size > 1000
     result = names["result"]
     assert isinstance(result, pu.Unmixing)
@@ -270,12 +291,13 @@ def test_readme_code_runs(
     assert len(errors) == 3 and all(np.isfinite(float(error)) for error in errors)
 
 
-def test_readme_code_for_single_images_runs(
+def test_code_for_single_images_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
-    exec(compile(block_after("single-image-example"), "README.md", "exec"), names)
+    block = block_after("single-image-example", HOW_TO / "single_images.md")
+    exec(compile(block, "single_images.md", "exec"), names)
     result, cube = names["result"], names["cube"]
     assert isinstance(result, pu.Unmixing) and isinstance(cube, np.ndarray)
     assert result.abundances.shape[1:3] == cube.shape[:2]
@@ -291,20 +313,42 @@ def test_readme_has_two_commands() -> None:
     assert block_after("test-command") == commands[1]
 
 
-def test_readme_refers_to_what_exists() -> None:
-    for target in re.findall(r"\]\(((?!https?:)[^)#]+)\)", README):
-        assert (ROOT / target).exists(), target
-    picture = ROOT / "docs" / "demo.png"
-    assert picture.stat().st_size < 200_000
-    parts = README.partition("## Parts")[2].partition("\n## ")[0]
-    for row in parts.splitlines():
+def test_readme_is_short_and_stands_alone() -> None:
+    """PyPI shows it without the files beside it: links are absolute, to pages and files that exist."""
+    assert len(README.splitlines()) <= 150
+    targets = re.findall(r"\]\(([^)#]+)", README)
+    assert all(target.startswith("https://") for target in targets)
+    repository = r"https://(?:github\.com|raw\.githubusercontent\.com)/pyro-unmix/pyro_unmix/"
+    files = {
+        rf"{repository}(?:blob/main|tree/main|main)/(.+)": "{}",
+        r"https://pyro-unmix\.readthedocs\.io/en/latest/(.+)\.html": "docs/{}.md",
+    }
+    found = [
+        ROOT / place.format(match[1])
+        for target in targets
+        for pattern, place in files.items()
+        if (match := re.fullmatch(pattern, target))
+    ]
+    assert len(found) > 10
+    assert [path for path in found if not path.exists()] == []
+    assert (ROOT / "docs" / "demo.png").stat().st_size < 200_000
+    table = "\n".join(line for line in README.splitlines() if line.startswith("|"))
+    assert table in (ROOT / "docs" / "explanation" / "results.md").read_text(encoding="utf-8")
+
+
+def test_pages_refer_to_what_exists() -> None:
+    parts = (HOW_TO / "swap_parts.md").read_text(encoding="utf-8")
+    table = parts.partition("## The parts")[2].partition("\n## ")[0]
+    assert table.count("\n|") > 10
+    for row in table.splitlines():
         cells = [re.findall(r"`([A-Za-z_.]+)`", cell) for cell in row.split("|")[1:3]]
         rooms = [pu, *(getattr(pu, room) for room in (cells[0] if cells else []))]
         for name in cells[1] if cells else []:
             room, _, attribute = name.rpartition(".")
             owners = [getattr(pu, room)] if room else rooms
             assert any(hasattr(owner, attribute) for owner in owners), name
-    offers = README.partition("## What a result offers")[2].partition("\n## ")[0]
+    offers = re.findall(r"`\.(\w+)", (HOW_TO / "read_out.md").read_text(encoding="utf-8"))
+    assert len(offers) > 20
     fields = {field.name for field in pu.Unmixing.__dataclass_fields__.values()}
-    for name in re.findall(r"`\.(\w+)", offers):
+    for name in offers:
         assert name in fields or hasattr(pu.Unmixing, name), name

@@ -1,7 +1,7 @@
 """The command ``pyro-unmix``: arguments in, files and tables out; the work is done elsewhere.
 
-A file a command: `info`, `unmix`, `endmembers`, `plot`, `score`, `simulate`, `demo`. They share `arguments` (options),
-`console` (what is said), `results` (results and truths from files) and `pictures`.
+A file a command: `info`, `unmix`, `endmembers`, `plot`, `report`, `score`, `simulate`, `demo`. They share `arguments`
+(options), `console` (what is said), `results` (results and truths from files) and `pictures`.
 """
 
 from __future__ import annotations
@@ -9,18 +9,19 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 
 import pyro_unmix
-from pyro_unmix.cli import demo, endmembers, info, plot, score, simulate, unmix
+from pyro_unmix.cli import demo, endmembers, info, plot, report, score, simulate, unmix
 from pyro_unmix.cli.arguments import Parser
 from pyro_unmix.cli.console import BadInput, complain, notes_to_stderr
 
 __all__ = ["main"]
 
 # In the order of their use.
-_COMMANDS = (demo, info, unmix, endmembers, plot, score, simulate)
+_COMMANDS = (demo, info, unmix, endmembers, plot, report, score, simulate)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         141 if nobody reads the output any more.
     """
     arguments = _parser().parse_args(argv)
+    arguments.command = shlex.join(["pyro-unmix", *(sys.argv[1:] if argv is None else argv)])
     try:
         with notes_to_stderr(getattr(arguments, "notes", logging.INFO)):
             code = arguments.run(arguments)

@@ -98,6 +98,27 @@ def notes_to_stderr(lowest: int = logging.INFO) -> Iterator[None]:
         logger.setLevel(level)
 
 
+class _NoteKeeper(logging.Handler):
+    def __init__(self, notes: list[str]) -> None:
+        super().__init__(logging.INFO)
+        self.notes = notes
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.notes.append(as_options(record.getMessage()))
+
+
+@contextmanager
+def kept_notes() -> Iterator[list[str]]:
+    """What the package logs meanwhile, beside where else it goes."""
+    logger, notes = logging.getLogger("pyro_unmix"), list[str]()
+    handler = _NoteKeeper(notes)
+    logger.addHandler(handler)
+    try:
+        yield notes
+    finally:
+        logger.removeHandler(handler)
+
+
 def say_json(content: Mapping[str, Any]) -> None:
     """One JSON object on stdout; what is not finite is null there."""
     say(json.dumps(_plain(content), indent=1, allow_nan=False, ensure_ascii=False))

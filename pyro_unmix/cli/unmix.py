@@ -18,7 +18,7 @@ import xarray as xr
 
 from pyro_unmix.cli import arguments as options
 from pyro_unmix.cli.arguments import Commands
-from pyro_unmix.cli.console import BadInput, bad_input, facts, say, say_json
+from pyro_unmix.cli.console import BadInput, bad_input, facts, kept_notes, say, say_json
 from pyro_unmix.cli.pictures import write_pictures
 from pyro_unmix.cli.results import summary_of, texts_of
 from pyro_unmix.data.libraries import library_endmembers
@@ -40,6 +40,7 @@ from pyro_unmix.methods import (
 from pyro_unmix.methods.redsunn import NUM_EPOCHS, redsunn
 from pyro_unmix.methods.redsunn_published import redsunn_published
 from pyro_unmix.methods.unmix import MIN_DATES, NUM_STEPS, unmix
+from pyro_unmix.plots import write_report
 from pyro_unmix.posterior.estimates import MOST_POLISHED
 from pyro_unmix.posterior.result import Unmixing
 from pyro_unmix.start.num_endmembers import estimate_num_endmembers
@@ -72,8 +73,7 @@ def add_command(commands: Commands) -> None:
         help="unmix image files",
         usage="%(prog)s FILE... --endmembers N|auto|LIBRARY [options]",
         description="Unmix a sequence of images. Writes result.nc (CF NetCDF), saved/ (for "
-        "Unmixing.load), geotiff/ (where rasterio is installed; NaN where a pixel was not observed) "
-        "and pictures.",
+        "Unmixing.load), geotiff/ (with rasterio; NaN where not observed), pictures and report.html.",
     )
     options.add_files(command)
     command.add_argument(
@@ -163,18 +163,24 @@ def run(arguments: argparse.Namespace) -> int:
         raise BadInput(
             f"--trained and --no-trained are of the method unmix, not of {arguments.method}"
         )
-    cubes = options.read_files(arguments)
-    library = _library(arguments, cubes)
-    out = options.make_folder(arguments.out)
-    started = time.perf_counter()
-    with bad_input(), _our_words(), _interrupts() as interrupts:
-        result = _unmix(arguments, cubes, library)
+    with kept_notes() as notes:
+        cubes = options.read_files(arguments)
+        library = _library(arguments, cubes)
+        out = options.make_folder(arguments.out)
+        started = time.perf_counter()
+        with bad_input(), _our_words(), _interrupts() as interrupts:
+            result = _unmix(arguments, cubes, library)
     seconds = time.perf_counter() - started
     with bad_input():
         result.save(out / "saved", overwrite=True)
         result.to_netcdf(out / "result.nc", overwrite=True)
     maps, problem = _write_maps(result, out / "geotiff")
     written = [out / "saved", out / "result.nc", *maps, *write_pictures(result, out)]
+    written.append(
+        write_report(
+            result, out / "report.html", notes=notes, command=arguments.command, overwrite=True
+        )
+    )
     summary = {
         **summary_of(result),
         "files": arguments.files,
@@ -296,4 +302,7 @@ def _named(written: list[Path], out: Path) -> str:
     pictures = ", ".join(path.name for path in written if path.suffix == ".png")
     maps = sum(path.suffix == ".tif" for path in written)
     folder = f", {out / 'geotiff'} ({maps} files)" if maps else ""
-    return f"{out / 'saved'} (for Unmixing.load){folder}, {out / 'result.nc'}, {pictures}"
+    return (
+        f"{out / 'saved'} (for Unmixing.load){folder}, {out / 'result.nc'}, "
+        f"{out / 'report.html'}, {pictures}"
+    )

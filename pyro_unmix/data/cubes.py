@@ -188,7 +188,7 @@ def from_pixels(
     Returns
     -------
     xarray.DataArray
-        (time, y, x, *extra_dims). A copy.
+        ``(time, y, x, *extra_dims)``. A copy.
     """
     cubes = _ordered(cubes)
     array = np.asarray(values)

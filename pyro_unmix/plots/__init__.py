@@ -1,5 +1,6 @@
 """Pictures of a result: abundance maps, endmember fans, uncertainty, change, nonlinearity, latents and the loss.
 
+`report` puts them on one page, with `page_pictures` of its own and the `verdict` on the intervals in plain words.
 `maps` (of a scalar), `composite` (of materials), `endmembers` with its `fans`, `nonlinearity`, `losses`; they share
 `reading` (of results), `grid` (where maps go), `missing` (pixels) and `style`.
 
@@ -19,6 +20,7 @@ from pyro_unmix.plots.losses import plot_losses
 from pyro_unmix.plots.maps import plot_abundances, plot_change, plot_rmse, plot_uncertainty
 from pyro_unmix.plots.nonlinearity import plot_latents, plot_nonlinearity
 from pyro_unmix.plots.reading import MAX_DATES
+from pyro_unmix.plots.report import write_report
 from pyro_unmix.plots.style import COMPOSITE_COLOURS, MATERIAL_COLOURS
 
 __all__ = [
@@ -36,4 +38,5 @@ __all__ = [
     "plot_nonlinearity",
     "plot_rmse",
     "plot_uncertainty",
+    "write_report",
 ]

@@ -16,6 +16,7 @@ from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
+from pyro_unmix.data.colours import material_colour
 from pyro_unmix.data.types import HasSpectra
 from pyro_unmix.plots.fans import FEW_BANDS, Fan, make_fan
 from pyro_unmix.plots.reading import (
@@ -28,10 +29,10 @@ from pyro_unmix.plots.reading import (
 )
 from pyro_unmix.plots.style import (
     LABEL_SIZE,
-    MATERIAL_COLOURS,
     TICK_SIZE,
     TITLE_SIZE,
     AxesLike,
+    Picture,
     add_legend,
     flat_axes,
     legend_height,
@@ -168,7 +169,7 @@ def draw_fans(
     if axes is None:
         width = max(3.3 * columns + 0.4, 7.0)
         height = 2.6 * rows + 0.4 + legend_height(handles, width)
-        figure = Figure(figsize=(width, height), layout="constrained")
+        figure = Picture(figsize=(width, height), layout="constrained")
         figure.suptitle(wrap(title, width), fontsize=TITLE_SIZE + 1)
         add_legend(figure, handles)
         axes = material_panels(figure, num_materials)
@@ -188,7 +189,7 @@ def draw_fans(
 
 def _draw_fan(ax: Axes, fan: Fan, p: int) -> None:
     """Draw one material: from the back, band, thin lines, reference, median, truth."""
-    colour = MATERIAL_COLOURS[p % len(MATERIAL_COLOURS)]
+    colour = material_colour(p)
     low, middle, high = fan.quantiles[..., p]
     alone = _alone(middle)
     marked = list(range(len(fan.x))) if len(fan.x) < FEW_BANDS else alone

@@ -25,6 +25,7 @@ from pyro_unmix.plots.style import (
     TICK_SIZE,
     TITLE_SIZE,
     AxesLike,
+    Picture,
     add_legend,
     flat_axes,
     legend_height,
@@ -167,7 +168,7 @@ def _grid_figure(
     below = legend_height(handles, width) + (0.0 if upright else bar)
     height = rows * (layout.height + 0.06) + 0.2 * titles + 0.1 + below
     # The compressed layout closes the gaps that square pixels leave between the panels.
-    return Figure(
+    return Picture(
         figsize=(width, height), layout="compressed" if layout.compressed else "constrained"
     )
 

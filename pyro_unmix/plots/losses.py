@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from pyro_unmix.plots.style import LABEL_SIZE, MATERIAL_COLOURS, TICK_SIZE, root_figure
+from pyro_unmix.plots.style import LABEL_SIZE, MATERIAL_COLOURS, TICK_SIZE, Picture, root_figure
 
 _COLOUR = MATERIAL_COLOURS[4]  # blue
 
@@ -41,7 +41,7 @@ def plot_losses(result: object, *, ax: Axes | None = None) -> Figure:
             "only methods trained step by step have losses"
         )
     if ax is None:
-        figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+        figure = Picture(figsize=(6.4, 4.0), layout="constrained")
         ax = figure.subplots()
     steps = np.arange(1, losses.size + 1)
     window = max(5, losses.size // 50) | 1  # odd

@@ -29,6 +29,7 @@ from pyro_unmix.plots.style import (
     TICK_SIZE,
     TITLE_SIZE,
     AxesLike,
+    Picture,
     flat_axes,
     material_panels,
     num_columns,
@@ -158,7 +159,7 @@ def _panels(num_materials: int, axes: Any) -> tuple[list[Axes], bool]:
         return flat_axes(axes, num_materials), False
     columns = num_columns(num_materials)
     rows = -(-num_materials // columns)
-    figure = Figure(figsize=(3.0 * columns + 1.0, 2.8 * rows + 0.4), layout="constrained")
+    figure = Picture(figsize=(3.0 * columns + 1.0, 2.8 * rows + 0.4), layout="constrained")
     return material_panels(figure, num_materials), True
 
 

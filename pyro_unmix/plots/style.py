@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import textwrap
 from collections.abc import Sequence
 from typing import TypeAlias
@@ -12,17 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-# Seven of the eight colours of Okabe and Ito (2008): no black, which the truth is drawn in and
-# which has no darker shade for the median.
-MATERIAL_COLOURS: tuple[str, ...] = (
-    "#E69F00",  # orange
-    "#56B4E9",  # sky blue
-    "#009E73",  # bluish green
-    "#CC79A7",  # reddish purple
-    "#0072B2",  # blue
-    "#D55E00",  # vermillion
-    "#F0E442",  # yellow: last, it is the faintest on white
-)
+from pyro_unmix.data.colours import MATERIAL_COLOURS as MATERIAL_COLOURS
 
 # Of the 56 triples of all eight, mixtures of these three stay furthest apart (CIELAB, the worst of
 # normal sight and simulated protanopia, deuteranopia and tritanopia): twice as far as those of any
@@ -34,6 +25,15 @@ TITLE_SIZE, LABEL_SIZE, TICK_SIZE = 10, 10, 9  # in points
 #: Axes of the user's own figures.
 AxesLike: TypeAlias = Axes | Sequence[Axes] | NDArray[np.object_]
 CHARACTER_WIDTH = 0.6 * LABEL_SIZE / 72  # of an average character of a label, in inches
+
+
+class Picture(Figure):
+    """A figure that notebooks show, also where pyplot was never imported, whose backend would do so."""
+
+    def _repr_png_(self) -> bytes:
+        file = io.BytesIO()
+        self.savefig(file, format="png", dpi=100)
+        return file.getvalue()
 
 
 def wrapped_lines(text: str, inches: float) -> list[str]:

@@ -24,6 +24,7 @@ from pyro_unmix.ops.threads import one_thread
 from pyro_unmix.posterior import (
     arviz,
     evidence,
+    html,
     intervals,
     residuals,
     saving,
@@ -83,6 +84,9 @@ class Unmixing:
         sizes = ", ".join(f"{name}: {size}" for name, size in self.abundances.sizes.items())
         posterior = "" if self.model is None else f", {len(self.losses)} steps"
         return f"<Unmixing by {self.method} ({sizes}){posterior}>"
+
+    def _repr_html_(self) -> str:
+        return html.summary_html(self)
 
     @property
     def abundances(self) -> xr.DataArray:

@@ -67,7 +67,7 @@ class SoftmaxWalk(NetworkWalk):
 
     ``sigma_a = exp(W_R relu(... relu(W_1 c + b_1) ...) + b_R)`` with `num_layers` layers, hidden ones of P neurons,
     Glorot initialisation and zero biases. (Table I counts P outputs for the last layer; a scalar needs one.) The
-    exponent is held within -5 and 5, so that a simulated walk whose scale grows with |c| does not overflow.
+    exponent is held within -5 and 5, so that a simulated walk whose scale grows with ``|c|`` does not overflow.
 
     Parameters
     ----------

@@ -20,6 +20,7 @@ from pyro_unmix import cli
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes most of the time of a small run."""
     monkeypatch.setattr(cli.unmix, "write_pictures", lambda *_: [])
+    monkeypatch.setattr(cli.unmix, "write_report", lambda _, path, **__: path.touch() or path)
 
 
 @pytest.fixture

@@ -70,6 +70,7 @@ def test_endmembers_are_those_that_unmix_starts_from(
     np.testing.assert_allclose(wavelength, cubes["wavelength"])
     # and by the command
     monkeypatch.setattr(cli.unmix, "write_pictures", lambda *_: [])
+    monkeypatch.setattr(cli.unmix, "write_report", lambda _, path, **__: path.touch() or path)
     given = ("--endmembers", path, "--method", "fcls", "--out", tmp_path / "out")
     assert run("unmix", tmp_path / "a.nc", *given) == 0
     loaded = pu.Unmixing.load(tmp_path / "out" / "saved")
@@ -243,6 +244,7 @@ def test_unmix_of_real_files(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(cli.unmix, "write_pictures", lambda *_: [])
+    monkeypatch.setattr(cli.unmix, "write_report", lambda _, path, **__: path.touch() or path)
     arguments = ("--endmembers", 2, "--steps", 1, "--out", tmp_path, "--json")
     assert run("unmix", data_dir / "readers" / name, *arguments) == 0
     summary = json.loads(capsys.readouterr().out)
@@ -256,6 +258,7 @@ def test_unmix_of_sentinel2_dates_as_geotiffs(
 ) -> None:
     rasterio = pytest.importorskip("rasterio")
     monkeypatch.setattr(cli.unmix, "write_pictures", lambda *_: [])
+    monkeypatch.setattr(cli.unmix, "write_report", lambda _, path, **__: path.touch() or path)
     dates = np.load(data_dir / "sentinel2_5dates.npy", mmap_mode="r")[:, :12, :11]
     transform = rasterio.transform.from_origin(500000, 5000000, 10, 10)
     profile = {"driver": "GTiff", "count": 13, "height": 12, "width": 11, "dtype": "uint16"}

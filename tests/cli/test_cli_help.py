@@ -69,6 +69,7 @@ DEFAULTS: dict[str, dict[str, str]] = {
         "--clouds": "0",
         "--seed": "0",
     },
+    "report": {"--out": "./report.html"},
     "plot": {"--out": "./pyro_unmix_plots"},
     "score": {"--json": "off"},
 }

@@ -176,7 +176,10 @@ def test_axes_of_the_user():
 def test_more_materials_than_colours():
     figure = plots.plot_endmembers(make_result(num_endmembers=9))
     assert len(figure.axes) == 9
-    assert figure.axes[8].lines[0].get_color() == plots.MATERIAL_COLOURS[1]
+    # The hue of the second material, with 60 % of its light.
+    again = to_rgb(figure.axes[8].lines[0].get_color())
+    expected = 0.6 * np.array(to_rgb(plots.MATERIAL_COLOURS[1]))
+    np.testing.assert_allclose(again, expected, atol=0.5 / 255 + 1e-9)
 
 
 # --------------------------------------------------------------------- pictures of the examples
@@ -210,3 +213,11 @@ def test_steps_of_the_ablation_are_whole_numbers():
     (ax,) = draw({"model": np.arange(100.0)}).axes
     np.testing.assert_array_equal(ax.lines[0].get_xdata()[:2], [3, 8])
     np.testing.assert_allclose(ax.lines[0].get_ydata()[:2], [0.001, 5.001])
+
+
+def test_a_notebook_shows_a_picture_whose_backend_nobody_imported():
+    result = make_result()
+    figures = [plots.plot_abundances(result), plots.plot_endmembers(result)]
+    figures.append(plots.plot_losses(SimpleNamespace(losses=np.arange(9.0))))
+    for figure in figures:
+        assert figure._repr_png_().startswith(b"\x89PNG")
