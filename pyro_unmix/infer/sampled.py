@@ -58,8 +58,8 @@ class Sampled(Unmixing):
     chains: tuple[Chain, ...] = ()
     weights: np.ndarray | None = None
     orders: np.ndarray | None = None
-    num_samples: int = 64
-    num_warmup: int = 8
+    num_samples: int = 48
+    num_warmup: int = 4
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{name}: {size}" for name, size in self.abundances.sizes.items())

@@ -45,7 +45,7 @@ _LIBRARY_COMPONENTS = 8
 _SPECTRA, _SHORT = 2000, 50  # of the short chain of a start: spectra, and rounds
 _CHAINS_OF_GIVEN = 3
 _ABOVE = 0.2  # the bound above the largest endmember that a start has
-_NUM_SCALINGS = 5
+_NUM_SCALINGS = 3
 _SCALING = 0.1  # of an endmember, at psi = 1 and a scale of one
 
 #: A round that leaves the endmembers where they are.
@@ -71,7 +71,7 @@ def unmix_by_chains(
     What the materials do not explain is a residual that all have in common, of rank eight, besides the brightness of
     the whole pixel: variability of single materials, learned from images that do not hold its model, takes abundance
     for variability, however well it predicts. So materials vary by themselves only in sequences whose neighbouring
-    pixels share variability (`shares_variability`): there each is scaled by five cosines over wavelength, in sizes
+    pixels share variability (`shares_variability`): there each is scaled by three cosines over wavelength, in sizes
     that are drawn. Abundances of neighbours and dates are not linked.
 
     Parameters
