@@ -73,8 +73,9 @@ METHODS: dict[str, Callable[[simulate.Scene, int, bool], tuple[Any, Any]]] = {
     "FCLS, VCA of every date": _plain,
     "`unmix`, DCT basis, pixels by themselves": _unmix(basis=_SMOOTHLESS),
     "`unmix`": _unmix(),
+    "`unmix`, trained": _unmix(trained=True),
     "FCLS, true mean endmembers": _true_mean,
-    "`unmix`, true mean endmembers": _unmix(true=True),
+    "`unmix`, trained, true mean endmembers": _unmix(true=True, trained=True),
     "FCLS, true endmembers of every pixel": lambda made, seed, quick: (floor(made), None),
 }
 

@@ -109,11 +109,12 @@ def unmix(
     start is chosen on blocks from all over the scene (`spread_blocks`), and `fit` reads the rest from disk.
     Where the sequence has dates, the transitions take the days between them; shifting all dates changes nothing.
 
-    That model may not hold. Negative abundances tell (`misfit_factor`): where they are much larger than it expects, as
-    in real images and where no pixel is pure, where neighbouring pixels share variability (of which training comes out
-    too sure), and where a library is given, nothing is trained, and `unmix_by_chains` unmixes the scene: endmembers
-    drawn from several starts, abundances on the simplex, a residual that all materials have in common. Its result, a
-    `Sampled`, says nothing of dates between the images or after them.
+    That model may not hold. Three things lead to chains: negative abundances much larger than it expects
+    (`misfit_factor`), as in real images and where no pixel is pure; neighbouring pixels of a sequence that share more
+    than a quarter of the variability (`shares_variability`), of which training comes out too sure; and a library. Then
+    nothing is trained, and `unmix_by_chains` unmixes the scene: endmembers drawn from several starts, abundances on the
+    simplex, a residual that all materials have in common. Its result, a `Sampled`, says nothing of dates between the
+    images or after them.
 
     Parameters
     ----------

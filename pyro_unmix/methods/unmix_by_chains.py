@@ -106,11 +106,8 @@ def unmix_by_chains(
     cubes, endmembers = counted_bands(cubes, endmembers, ignore)
     cubes = as_cube_sequence(cubes)
     count = count_materials(num_endmembers, known_spectra(endmembers, cubes))
-    if start is not None and (endmembers is not None or start.endmembers.shape[1] != count):
-        raise ValueError(
-            f"expected endmembers or a start of {count} materials, got a start of "
-            f"{start.endmembers.shape[1]}{' and endmembers' if endmembers is not None else ''}"
-        )
+    if start is not None:
+        _check_start(start, cubes.sizes["wavelength"], count, endmembers)
     if endmembers is None:
         found = start or choose_start.unchecked(cubes, count, seed=seed)
         num_held_out = settings.get("num_held_out", NUM_HELD_OUT)
@@ -121,6 +118,18 @@ def unmix_by_chains(
     chosen: SampleSettings = {"num_chains": _CHAINS_OF_GIVEN, "kernels": _KEPT, **settings}
     result = sample(model, cubes, seed=seed, progress=progress, **chosen)
     return judged(replace(result, method="unmix_by_chains"))
+
+
+def _check_start(start: Start, num_bands: int, count: int, endmembers: Any) -> None:
+    if not isinstance(start, Start):
+        raise TypeError(f"start must be what choose_start returns, got {type(start).__name__}")
+    if endmembers is not None:
+        raise ValueError("expected endmembers or a start, got both: leave one of them out")
+    if start.endmembers.shape != (num_bands, count):
+        raise ValueError(
+            f"start must be of {num_bands} bands and {count} materials, got {start.endmembers.shape}: pass "
+            "choose_start(cubes, num_endmembers) of these images, without the bands that do not count"
+        )
 
 
 def _models(

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
+
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from scipy import stats
 
+import pyro_unmix as pu
+from pyro_unmix.infer import Sampled
 from pyro_unmix.infer.between_chains import spread_apart, widening
+from pyro_unmix.infer.chains import Chain
+from pyro_unmix.models.simplex import SimplexMixing
+
+sampled_module = importlib.import_module("pyro_unmix.infer.sampled")
+SPECTRA = np.array([[0.1, 0.6, 0.3], [0.2, 0.5, 0.7], [0.5, 0.3, 0.6], [0.6, 0.1, 0.2]])
 
 
 @pytest.mark.parametrize("count", [3, 6, 12])
@@ -41,3 +51,57 @@ def test_chains_are_moved_from_the_mean_of_all_and_keep_their_own_spread() -> No
     torch.testing.assert_close(spread_apart(draws, 1.0), torch.cat(draws))
     weighted = spread_apart(draws, 1.5, [1.0, 0.0, 0.0])[:4]
     torch.testing.assert_close(weighted, draws[0])
+
+
+def _chain_at(model: SimplexMixing, level: float, seed: int) -> Chain:
+    """Endmembers of a brightness of their own, everything else alike."""
+    generator = torch.Generator().manual_seed(seed)
+    centre = model.reference.centre
+    noise = 0.01 * torch.rand(4, *centre.shape, generator=generator, dtype=torch.float64)
+    shared = {
+        "concentration": torch.tensor(0.3, dtype=torch.float64),
+        "scales": torch.zeros(0, dtype=torch.float64),
+        "brightness_scale": torch.tensor(0.01, dtype=torch.float64),
+        "residual_variance": torch.full((1,), 1e-6, dtype=torch.float64),
+        "residual_factor": torch.full((len(centre), 1), 1e-3, dtype=torch.float64),
+        "noise_variance": torch.tensor(1e-4, dtype=torch.float64),
+    }
+    return Chain(model, tuple({**shared, "endmembers": level * centre + each} for each in noise))
+
+
+def _result(starts: list[int], cubes: np.ndarray) -> Sampled:
+    """Chains of so many programs as there are different numbers."""
+    models = {number: SimplexMixing(SPECTRA, rank=1) for number in set(starts)}
+    chains = [_chain_at(models[s], 0.95 + 0.05 * i, i) for i, s in enumerate(starts)]
+    weights = np.full(len(chains), 1 / len(chains))
+    orders = np.tile(np.arange(3), (len(chains), 1))
+    result = Sampled(
+        xr.Dataset(), model=chains[0].model, cubes=pu.as_cube_sequence(cubes), seed=0,
+        method="sample", chains=tuple(chains), weights=weights, orders=orders, num_samples=30,
+    )  # fmt: skip
+    return result.read_out(progress=False)
+
+
+def test_results_of_several_starts_are_widened_and_those_of_one_are_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rng = np.random.default_rng(0)
+    cubes = rng.dirichlet([1.0] * 3, (1, 4, 5)) @ SPECTRA.T + 0.01 * rng.standard_normal(
+        (1, 4, 5, 4)
+    )
+    cubes = cubes.clip(0.01)
+    apart, one = _result([0, 1, 2], cubes), _result([0, 0, 0], cubes)
+    monkeypatch.setattr(sampled_module, "widening", lambda weights: 1.0)
+    plain = _result([0, 1, 2], cubes)
+    narrow = plain.endmembers_interval()
+    monkeypatch.undo()
+    wide = apart.endmembers_interval()
+    assert bool((wide[1] - wide[0] > 1.3 * (narrow[1] - narrow[0])).all())
+    assert float(apart.abundances_std.mean()) > 1.1 * float(plain.abundances_std.mean())
+    xr.testing.assert_allclose(one.abundances_std, plain.abundances_std, rtol=0, atol=1e-12)
+    xr.testing.assert_allclose(one.endmembers_interval(), narrow)
+    xr.testing.assert_allclose(apart.reference_endmembers, plain.reference_endmembers)
+    np.testing.assert_allclose(apart.abundances, plain.abundances, atol=0.05)
+    draws = apart.sample(12)
+    assert float(draws.min()) >= 0
+    np.testing.assert_allclose(draws.sum("endmember"), 1, atol=1e-12)

@@ -126,10 +126,14 @@ def test_materials_vary_by_themselves_where_neighbours_share_it(
 def test_a_start_is_of_the_same_materials() -> None:
     cubes = mixed(12)[0]
     start = pu.choose_start(cubes, 3)
-    with pytest.raises(ValueError, match="a start of 2 materials, got a start of 3"):
+    with pytest.raises(ValueError, match=r"4 bands and 2 materials, got \(4, 3\)"):
         unmix_by_chains(cubes, 2, start=start)
-    with pytest.raises(ValueError, match="and endmembers"):
+    with pytest.raises(ValueError, match=r"3 bands and 3 materials, got \(4, 3\)"):
+        unmix_by_chains(cubes[..., :3], 3, start=start)
+    with pytest.raises(ValueError, match="endmembers or a start, got both"):
         unmix_by_chains(cubes, endmembers=REFERENCE, start=start)
+    with pytest.raises(TypeError, match="what choose_start returns, got str"):
+        unmix_by_chains(cubes, 3, start="best")  # type: ignore[arg-type]
 
 
 def test_scalings_are_cosines_over_wavelength() -> None:
