@@ -20,6 +20,7 @@ from pyro_unmix.io.write.replacing import workshop
 from pyro_unmix.io.write.whole_files import write_netcdf4
 from pyro_unmix.posterior.residuals import has_rmse
 from pyro_unmix.posterior.result import Unmixing
+from pyro_unmix.posterior.spectra import as_reflectance
 from pyro_unmix.simulate import Scene
 
 _NEEDED = {"abundances", "reference_endmembers"}
@@ -149,7 +150,9 @@ def _of_scene(dataset: xr.Dataset) -> StoredTruth:
 
 def _of_result(result: Unmixing) -> StoredTruth:
     def images(time: int) -> xr.DataArray:
-        return result.reconstruct(time) if result.cubes is None else result.cubes.isel(time=time)
+        if result.cubes is None:
+            return result.reconstruct(time)
+        return as_reflectance(result, result.cubes.isel(time=time))
 
     return StoredTruth(result.abundances, result.reference_endmembers, images, result.endmembers)
 

@@ -30,6 +30,7 @@ from pyro_unmix.ops.threads import one_thread
 from pyro_unmix.posterior.intervals import credible_interval
 from pyro_unmix.posterior.read_out import describe
 from pyro_unmix.posterior.result import Unmixing
+from pyro_unmix.posterior.spectra import as_reflectance, as_unmixed, of_albedo
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -147,16 +148,17 @@ class Sampled(Unmixing):
         drawn, weights = self._endmember_draws(apart=True)
         bounds = weighted_quantiles(drawn, weights, [(1 - level) / 2, (1 + level) / 2])
         like = self.reference_endmembers.transpose("wavelength", "endmember")
-        return xr.concat([like.copy(data=bound) for bound in bounds], dim="bound").assign_coords(
-            bound=["lower", "upper"]
-        )
+        spectra = [
+            as_reflectance(self, like.copy(data=bound)) for bound in bounds
+        ]  # which grows with albedo
+        return xr.concat(spectra, dim="bound").assign_coords(bound=["lower", "upper"])
 
     @one_thread()
     def predict(self, other_cubes: Any, *, estimate: Any = None) -> Sampled:
         """Unmix other images of the same bands with what the chains know."""
         if estimate is not None:
             raise ValueError("a sampled result has one estimate, the posterior mean: leave it out")
-        cubes = as_cube_sequence(other_cubes)
+        cubes = as_cube_sequence(as_unmixed(self, other_cubes))
         if "wavelength" in self.reference_endmembers.coords:
             check_bands(self.reference_endmembers["wavelength"], cubes)
         return replace(self, cubes=cubes).read_out(progress=False)
@@ -297,7 +299,7 @@ class Sampled(Unmixing):
             },
             coords=wavelength,
         )
-        return replace(self, dataset=describe(dataset))
+        return replace(self, dataset=of_albedo(describe(dataset), self.mixing))
 
     def _endmember_draws(self, apart: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """Draws (D, L, P) of all chains, and their weights (D,)."""

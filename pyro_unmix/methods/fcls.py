@@ -13,7 +13,9 @@ from pyro_unmix.data.cubes import as_cube_sequence, to_pixels
 from pyro_unmix.data.types import CubesLike
 from pyro_unmix.methods.arguments import count_materials, counted_bands, judged, known_spectra
 from pyro_unmix.methods.classical import names_of, to_result
+from pyro_unmix.methods.intimate import in_albedo
 from pyro_unmix.methods.members import blocks, scaled_to_one, solve
+from pyro_unmix.mixing import Hapke
 from pyro_unmix.ops.checks import positive_int
 from pyro_unmix.ops.least_squares import Fractions
 from pyro_unmix.ops.threads import one_thread
@@ -33,6 +35,7 @@ def fcls(
     non_negative: bool = True,
     shade: bool = False,
     normalize: bool = False,
+    mixing: Hapke | None = None,
     ignore: Ignore = None,
     seed: int = 0,
     progress: bool = True,
@@ -65,6 +68,10 @@ def fcls(
         call brightness normalisation; fractions are converted back to areas. It assumes that unit spectra mix linearly
         with fractions that sum to one, which holds only roughly where endmembers differ in shape; exact for a free
         brightness is ``sum_to_one=False``, where normalising changes nothing.
+    mixing : Hapke, optional
+        Materials are grains of one powder, whose single-scattering albedos mix, and not areas, whose reflectances do:
+        images and endmembers are converted to albedo. Fractions are of the grains' cross section, which
+        `pyro_unmix.mixing.mass_fractions` converts.
     ignore : str or sequence of pairs, optional
         Leave out the bands in these ranges, nm, as `read_sequence` does: ``"emit"``, ``"0-440,1310-1490"``.
     seed : int
@@ -79,7 +86,8 @@ def fcls(
         `endmembers(time)`; `reference_endmembers` is their mean over the dates. Where fractions need not sum to one,
         ``dataset["brightness"]`` is what they summed to (1 - shade), `endmembers` are as bright as in the pixel, and
         pixels with a sum that is not positive are missing. A date with fewer observed spectra
-        than P has no VCA endmembers: all of it is NaN.
+        than P has no VCA endmembers: all of it is NaN. Of `mixing`, ``dataset`` and `cubes` hold albedos, and the
+        methods that return spectra convert them back, see `Unmixing`.
 
     Raises
     ------
@@ -102,6 +110,14 @@ def fcls(
     Heinz, Chang, "Fully constrained least squares linear spectral mixture analysis method for material quantification
     in hyperspectral imagery", IEEE TGRS 39(3), 2001; Nascimento, Bioucas-Dias, IEEE TGRS 43(4), 2005 (VCA).
     """
+    if mixing is not None:
+        return in_albedo(
+            lambda albedo, spectra: fcls(
+                albedo, num_endmembers, endmembers=spectra, sum_to_one=sum_to_one, non_negative=non_negative,
+                shade=shade, normalize=normalize, seed=seed, progress=progress,
+            ),
+            mixing, cubes, endmembers, ignore,
+        )  # fmt: skip
     seed = positive_int(seed, "seed", minimum=0)
     cubes, endmembers = counted_bands(cubes, endmembers, ignore)
     sequence = as_cube_sequence(cubes)

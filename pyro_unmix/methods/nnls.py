@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 from pyro_unmix.data.bands import Ignore
 from pyro_unmix.data.types import CubesLike
 from pyro_unmix.methods.fcls import fcls
+from pyro_unmix.mixing import Hapke
 from pyro_unmix.posterior.result import Unmixing
 
 
@@ -18,6 +19,7 @@ def nnls(
     num_endmembers: int | None = None,
     *,
     endmembers: ArrayLike | xr.DataArray | None = None,
+    mixing: Hapke | None = None,
     ignore: Ignore = None,
     seed: int = 0,
     progress: bool = True,
@@ -30,7 +32,7 @@ def nnls(
 
     Parameters
     ----------
-    cubes, num_endmembers, endmembers, ignore, seed, progress
+    cubes, num_endmembers, endmembers, mixing, ignore, seed, progress
         As in `fcls`.
 
     Returns
@@ -58,6 +60,6 @@ def nnls(
     """
     result = fcls(
         cubes, num_endmembers, endmembers=endmembers, sum_to_one=False,
-        ignore=ignore, seed=seed, progress=progress,
+        mixing=mixing, ignore=ignore, seed=seed, progress=progress,
     )  # fmt: skip
     return replace(result, method="nnls")

@@ -24,7 +24,9 @@ from pyro_unmix.methods.arguments import (
     judged,
     known_spectra,
 )
+from pyro_unmix.methods.intimate import in_albedo
 from pyro_unmix.methods.unmix_by_chains import unmix_by_chains
+from pyro_unmix.mixing import Hapke
 from pyro_unmix.models import SGLMM
 from pyro_unmix.ops.checks import choice
 from pyro_unmix.ops.threads import one_thread
@@ -89,6 +91,7 @@ def unmix(
     correction: bool = True,
     polish: bool | None = None,
     trained: bool | None = None,
+    mixing: Hapke | None = None,
     ignore: Ignore = None,
     seed: int = 0,
     progress: bool = True,
@@ -140,6 +143,9 @@ def unmix(
         asked for that only training has (a basis, ``correction=False``, `polish` of either kind, steps, a setting of
         `fit`), where the materials have seasons, and in scenes of more than 500 000 pixel-dates or less than 500
         spectra.
+    mixing : Hapke, optional
+        Materials are grains of one powder: all of this is done with single-scattering albedos, which mix linearly, in
+        place of reflectances; noise and variability are of albedo. Fractions are of cross section, see `Hapke`.
     ignore : str or sequence of pairs, optional
         Leave out the bands in these ranges, nm, as `read_sequence` does: ``"emit"``, ``"0-440,1310-1490"``.
     seed : int
@@ -152,12 +158,21 @@ def unmix(
     Returns
     -------
     Unmixing, or Sampled
+        Of `mixing`, ``dataset`` and `cubes` hold albedos; methods that return spectra convert them back.
 
     Raises
     ------
     TypeError, ValueError
         If an argument is not as described, or ``trained=False`` does not go with the others or with a scene in chunks.
     """
+    if mixing is not None:
+        return in_albedo(
+            lambda albedo, spectra: unmix(
+                albedo, num_endmembers, endmembers=spectra, basis=basis, correction=correction, polish=polish,
+                trained=trained, seed=seed, progress=progress, num_steps=num_steps, num_epochs=num_epochs, **settings,
+            ),
+            mixing, cubes, endmembers, ignore,
+        )  # fmt: skip
     seed = check_settings(seed, settings)
     if not isinstance(correction, bool):
         raise TypeError(f"correction must be True or False, got {correction!r}")

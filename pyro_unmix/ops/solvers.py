@@ -18,6 +18,7 @@ from pyro_unmix.ops.small_matrices import apply, eliminate, inverse, multiply, s
 
 _MAX_PIVOTS_PER_UNKNOWN = 12
 _ROUND = 64
+_HIDDEN = 0.125  # of the noise variance, rounding that it does not bear
 
 
 def project_simplex(values: Tensor) -> Tensor:
@@ -301,6 +302,20 @@ class MarginalDates:
         self.spread, self.scale = stacked("spread"), stacked("scale")
         self.combine = stacked("combine")
 
+    def _drowns_noise(self) -> bool:
+        """Whether the rounding of ``V'V`` hides the noise variance that is added to it."""
+        if not self.spread.numel():
+            return False
+        rounding = torch.finfo(self.spread.dtype).eps * self.spread.detach().amax()
+        return self.spread.dtype != torch.float64 and bool(rounding > _HIDDEN * self.noise_variance)
+
+    def _in_double(self) -> MarginalDates:
+        doubled = copy.copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(doubled, name, value.double())
+        return doubled
+
     def shifted(self, offsets: Tensor) -> MarginalDates:
         """The same with endmembers of every pixel's own, ``psi`` about ``loc + offsets``, of shape (K P, T, N)."""
         p, num_dates, count = len(self.gram), *offsets.shape[1:]
@@ -323,6 +338,9 @@ class MarginalDates:
             ``design'y``.
         abundances : Tensor, shape (P, T, N)
         """
+        if self._drowns_noise():
+            found = self._in_double().information(projected.double(), abundances.double())
+            return found[0].to(projected), found[1].to(projected)
         p, num_dates, count = abundances.shape
         size = p * self.num_components
         direct = self._direct(projected)
@@ -348,6 +366,8 @@ class MarginalDates:
 
     def solve(self, projected: Tensor, num_rounds: int = 3) -> Tensor:
         """Simplex-constrained generalised least squares, its covariance at the previous round's a: (P, T, N)."""
+        if self._drowns_noise():
+            return self._in_double().solve(projected.double(), num_rounds).to(projected)
         shape = (-1, *projected.shape[1:])
         direct = self._direct(projected)
         gram = self.gram.expand(*self.gram.shape[:2], *direct.shape[1:])

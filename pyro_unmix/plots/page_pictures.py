@@ -72,10 +72,7 @@ def draw_residual(result: Unmixing, dates: list[int]) -> tuple[Figure, float]:
     """Root mean square over bands of what the fit leaves over, and that of all these dates."""
     assert result.cubes is not None
     squares = [
-        ((result.cubes.isel(time=t) - result.reconstruct(t)) ** 2)
-        .mean("wavelength", skipna=False)
-        .transpose("y", "x")
-        .values
+        (result.residual(t) ** 2).mean("wavelength", skipna=False).transpose("y", "x").values
         for t in dates
     ]
     titles = date_titles(result.abundances)

@@ -28,7 +28,7 @@ _MOST_PIXELS, _MOST_DATES = 4000, 3  # behind a warning
 
 def residual(result: Unmixing, time: int) -> xr.DataArray:
     """See `Unmixing.residual`."""
-    images = _images(result, "residual").isel(time=time)
+    images = spectra.as_reflectance(result, _images(result, "residual").isel(time=time))
     fitted = result.reconstruct(time)
     left = images.transpose("y", "x", "wavelength").to_numpy() - fitted.to_numpy()
     left[~result.valid.isel(time=time).transpose("y", "x").to_numpy()] = np.nan

@@ -19,6 +19,7 @@ from pyro_unmix.data.types import CubesLike, DatesLike
 from pyro_unmix.io.errors import FileError
 from pyro_unmix.io.write import datasets as writers
 from pyro_unmix.io.write import rasters
+from pyro_unmix.mixing import Hapke
 from pyro_unmix.models.base import Decode
 from pyro_unmix.ops.threads import one_thread
 from pyro_unmix.posterior import (
@@ -67,6 +68,10 @@ class Unmixing:
         Trained parameters of programs that are plain functions, as Pyro's store had them.
     decode : callable, optional
         What the latent sites mean, as `fit` was given it.
+    mixing : Hapke, optional
+        Where a method unmixed single-scattering albedos: `dataset` and `cubes` hold these, while `endmembers`,
+        `reconstruct`, `residual`, `rmse`, `reference_endmembers` and `reflectance_quantile` are reflectance, and
+        `predict` takes it.
     """
 
     dataset: xr.Dataset
@@ -79,6 +84,7 @@ class Unmixing:
     method: str = "fit"
     store: ParamStore | None = None
     decode: Decode | None = None
+    mixing: Hapke | None = None
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{name}: {size}" for name, size in self.abundances.sizes.items())
@@ -109,12 +115,9 @@ class Unmixing:
         AttributeError
             If the method knows no endmembers.
         """
-        if "reference_endmembers" in self.dataset:
-            return self.dataset["reference_endmembers"]
         if not self.has_endmembers:
             raise AttributeError(spectra.no_endmembers("reference_endmembers"))
-        mean = self.dataset["endmembers"].mean(("time", "y", "x"), keep_attrs=True)
-        return mean.rename("reference_endmembers")
+        return spectra.reference_reflectance(self)
 
     @property
     def has_endmembers(self) -> bool:
@@ -303,8 +306,12 @@ class Unmixing:
         """
         if self.model is None:
             raise ValueError(self._no_posterior("predict"))
+        return self._predict(spectra.as_unmixed(self, other_cubes), estimate)
+
+    def _predict(self, other_cubes: CubesLike, estimate: PosteriorMean | None = None) -> Unmixing:
         asked = self if estimate is None else replace(self, estimate=as_estimate(estimate))
         model, guide, cubes, dataset = tiles.predict(asked, other_cubes)
+        dataset = spectra.of_albedo(dataset, self.mixing)
         return replace(asked, dataset=dataset, cubes=cubes, model=model, guide=guide)
 
     def interpolate(self, dates: DatesLike) -> Unmixing:
@@ -343,7 +350,7 @@ class Unmixing:
 
     def _at(self, cubes: xr.DataArray, dates: DatesLike) -> Unmixing:
         cubes, places = dates_module.with_dates(cubes, dates)
-        predicted = self.predict(cubes)
+        predicted = self._predict(cubes)
         return replace(predicted, dataset=predicted.dataset.isel(time=places))
 
     @one_thread()
@@ -356,7 +363,8 @@ class Unmixing:
         take few (`interpolate`, `forecast`) of a large scene.
         """
         cubes = self._need_posterior("reflectance_quantile")
-        return intervals.reflectance_quantiles(self, cubes, q, num_samples, seed)
+        quantiles = intervals.reflectance_quantiles(self, cubes, q, num_samples, seed)
+        return spectra.as_reflectance(self, quantiles)  # which grows with albedo
 
     def predict_to_zarr(
         self,
@@ -405,6 +413,10 @@ class Unmixing:
         BlockingIOError
             If another process, or another call in this one, writes to the same store.
         """
+        if self.mixing is not None:
+            raise ValueError(
+                f"predict_to_zarr does not convert images for {self.mixing!r}: call predict on parts of the scene"
+            )
         images = as_lazy_cubes(cubes, tile)
         predicted = self.predict(images, estimate=estimate)
         identity = tiles.identity(predicted, tile)

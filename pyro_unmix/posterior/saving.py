@@ -120,6 +120,8 @@ def _recipe_of(result: Unmixing) -> tuple[dict[str, Any], list[np.ndarray]]:
     head = {"format": _FORMAT, "method": result.method, "seed": result.seed}
     own = {name: to_recipe(part, arrays, known) for name, part in result.saved_parts().items()}
     more = {"result": type(result).__name__, "own": own} if own else {}
+    if result.mixing is not None:
+        more["mixing"] = to_recipe(result.mixing, arrays)
     return {**head, "estimate": [kind, *astuple(result.estimate)], **recipes, **more}, arrays
 
 
@@ -196,9 +198,13 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
     with blaming(recipe_file, "result"):
         described = dict(recipe.get("own", {}))
         own = {name: from_recipe(part, arrays, dict(parts)) for name, part in described.items()}
-        taken = _FIELDS | {"result", "dataset", "losses", "cubes", "store", "decode"}
+        taken = _FIELDS | {"result", "dataset", "losses", "cubes", "store", "decode", "mixing"}
         if not taken.isdisjoint(own):
             raise ValueError(f"{sorted(taken & set(own))} cannot be parts of another class")
+    with blaming(recipe_file, "mixing"):
+        how = from_recipe(recipe.get("mixing"), arrays)
+        if not isinstance(how, mixing.Hapke | None):
+            raise TypeError(f"expected Hapke or nothing, got {how!r:.80}")
     dataset = _read_netcdf(maps, ("abundances", "reference_endmembers", "losses"))
     cubes = None
     if (path / "cubes.nc").exists():
@@ -211,6 +217,7 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
         estimate=estimate,
         seed=seed,
         method=recipe["method"],
+        mixing=how,
         **parts,
         **own,
         result=recipe.get("result", "Unmixing"),

@@ -8,6 +8,9 @@ import numpy as np
 import torch
 import xarray as xr
 
+from pyro_unmix.data.cubes import as_cube_sequence
+from pyro_unmix.data.types import CubesLike
+from pyro_unmix.mixing import Hapke
 from pyro_unmix.ops.engine_lock import one_engine
 from pyro_unmix.posterior.programs import model_dtype_and_device, quiet_pyro
 from pyro_unmix.posterior.read_out import chunks
@@ -80,8 +83,53 @@ def _by_chunks(
     return values.reshape(plane.sizes["y"], plane.sizes["x"], *values.shape[1:])
 
 
+def as_reflectance(result: Unmixing, spectra: xr.DataArray) -> xr.DataArray:
+    """Spectra in what a result unmixed, as reflectance: they are already, but where `Unmixing.mixing` is set."""
+    return spectra if result.mixing is None else result.mixing.to_reflectance(spectra)
+
+
+def as_unmixed(result: Unmixing, cubes: CubesLike) -> CubesLike:
+    """Images of reflectance in what a result unmixed, in memory where they are converted."""
+    if result.mixing is None:
+        return cubes
+    images = as_cube_sequence(cubes)
+    return images.copy(data=result.mixing.to_albedo(images.to_numpy()).astype(images.dtype))
+
+
+def of_albedo(dataset: xr.Dataset, mixing: Hapke | None) -> xr.Dataset:
+    """A dataset that says of its spectra that they are albedos, and by which mixing; without one, as it is."""
+    if mixing is None:
+        return dataset
+    dataset = dataset.copy()
+    for name in ("reference_endmembers", "date_endmembers"):
+        if name in dataset:
+            what = {"long_name": "single-scattering albedo of the endmembers", "units": "1"}
+            dataset[name] = dataset[name].copy().assign_attrs(what)
+    return dataset.assign_attrs(mixing=repr(mixing))
+
+
+def reference_endmembers(result: Unmixing) -> xr.DataArray:
+    """M0 (wavelength, endmember) in what was unmixed; see `Unmixing.reference_endmembers`."""
+    if "reference_endmembers" in result.dataset:
+        return result.dataset["reference_endmembers"]
+    mean = result.dataset["endmembers"].mean(("time", "y", "x"), keep_attrs=True)
+    return mean.rename("reference_endmembers")
+
+
+def reference_reflectance(result: Unmixing) -> xr.DataArray:
+    """See `Unmixing.reference_endmembers`."""
+    reference = reference_endmembers(result)
+    if result.mixing is None:
+        return reference
+    return as_reflectance(result, reference).assign_attrs(long_name="endmember reflectance")
+
+
 def endmembers(result: Unmixing, time: int) -> xr.DataArray:
     """See `Unmixing.endmembers`."""
+    return as_reflectance(result, _endmembers(result, time))
+
+
+def _endmembers(result: Unmixing, time: int) -> xr.DataArray:
     _need_endmembers(result, "endmembers")
     if "endmembers" in result.dataset:
         spectra = result.dataset["endmembers"].isel(time=time)
@@ -113,13 +161,17 @@ def endmembers(result: Unmixing, time: int) -> xr.DataArray:
 
 def reconstruction(result: Unmixing, time: int) -> xr.DataArray:
     """See `Unmixing.reconstruct`."""
+    return as_reflectance(result, _reconstruction(result, time))
+
+
+def _reconstruction(result: Unmixing, time: int) -> xr.DataArray:
     _need_endmembers(result, "reconstruct")
     abundances = result.abundances.isel(time=time)
     fractions = abundances.transpose("y", "x", "endmember").to_numpy()
     reference = _date_reference(result, time).transpose("wavelength", "endmember")
     spectra = fractions @ reference.to_numpy().T
     if "endmembers" in result.dataset:
-        spectra = (endmembers(result, time).to_numpy() @ fractions[..., None])[..., 0]
+        spectra = (_endmembers(result, time).to_numpy() @ fractions[..., None])[..., 0]
     elif "library_fractions" in result.dataset:
         members = (
             result.dataset["library_fractions"].isel(time=time).transpose("y", "x", "spectrum")
@@ -166,7 +218,7 @@ def _of_members(result: Unmixing, time: int) -> xr.DataArray:
     fractions = result.dataset["library_fractions"].isel(time=time).transpose("y", "x", "spectrum")
     library = result.dataset["library"].transpose("wavelength", "spectrum")
     labels = library["label"].to_numpy()
-    reference = result.reference_endmembers.transpose("wavelength", "endmember")
+    reference = reference_endmembers(result).transpose("wavelength", "endmember")
     weights = fractions.to_numpy()
     shares = result.abundances.isel(time=time).transpose("y", "x", "endmember").to_numpy()
     brightness = weights.sum(-1)
@@ -220,7 +272,7 @@ def _date_reference(result: Unmixing, time: int) -> xr.DataArray:
     """The spectra that the pixels of one date vary around (wavelength, endmember)."""
     if "date_endmembers" in result.dataset:
         return result.dataset["date_endmembers"].isel(time=time, drop=True)
-    return result.reference_endmembers
+    return reference_endmembers(result)
 
 
 def _combined(result: Unmixing, psi: xr.DataArray) -> np.ndarray:

@@ -263,6 +263,7 @@ def _tangent(abundances: Tensor) -> Tensor:
 
 
 def _ridged(matrix: Tensor) -> Tensor:
-    """A singular matrix made regular, in directions that are projected out anyway."""
+    """Singular matrices made regular, in directions that are projected out anyway: all, where all are at corners."""
     eye = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
-    return matrix + 1e-9 * matrix.diagonal(dim1=-2, dim2=-1).mean() * eye
+    size = matrix.diagonal(dim1=-2, dim2=-1).mean()
+    return matrix + torch.where(size > 0, 1e-9 * size, 1.0) * eye

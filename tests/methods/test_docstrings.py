@@ -13,6 +13,7 @@ MODULES = [
     "data.ignored",
     "io.libraries.library",
     "methods.fcls",
+    "mixing.hapke",
     "methods.mesma",
     "methods.minimum_volume",
     "methods.monte_carlo_sma",
@@ -28,7 +29,8 @@ def test_examples_run(name: str) -> None:
     assert found.attempted and not found.failed
 
 
-def test_the_page_about_libraries_runs() -> None:
-    page = Path(__file__).parents[2] / "docs" / "library.md"
+@pytest.mark.parametrize("name", ["library", "intimate_mixtures"])
+def test_pages_run(name: str) -> None:
+    page = Path(__file__).parents[2] / "docs" / f"{name}.md"
     found = doctest.testfile(str(page), module_relative=False, encoding="utf-8")
     assert found.attempted and not found.failed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -209,3 +210,17 @@ def test_unmix_is_better_than_fcls_with_the_true_mean_endmembers(kind):
     assert got < nrmse(fcls(cubes.values, mean), truth)
     # Nor is it worse than saying the same everywhere.
     assert got < 0.5 * nrmse(np.broadcast_to(truth.mean((0, 1, 2)), truth.shape), truth)
+
+
+@pytest.mark.parametrize("pair", ["Ca1 Si0", "Fe0 Fe1"])
+def test_unmix_of_powders_that_the_spectra_do_not_hold(data_dir: Path, pair: str) -> None:
+    # Every spectrum is brighter than both, or darker: all abundances are bound at a corner at the start.
+    with np.load(data_dir / "minerals.npz") as data:
+        names = {"Fe": "FeCa_pure_Fe", "Ca": "FeCa_pure_Ca", "Si": "FeSi_pure_Si"}
+        pure = [data[names[one[:2]]][int(one[2])].reshape(-1, 113).mean(0) for one in pair.split()]
+        cubes = data["CaSi_Y"][:, 5:17, 5:17]
+    result = unmix(
+        cubes, endmembers=np.stack(pure, axis=1), trained=True, num_steps=0, polish=False,
+        progress=False,
+    )  # fmt: skip
+    assert np.isfinite(result.abundances).all()

@@ -322,3 +322,31 @@ def test_marginal_solution_in_float32():
     error = 4 * np.finfo(np.float32).eps * gram / problem.noise_scale**2
     np.testing.assert_allclose(got, exact, atol=error)
     assert error < 0.01
+
+
+def test_noise_is_not_lost_beside_large_variability_of_alike_materials():
+    # Bright spectra of one shape under a basis of 100 % at an SNR of 60 dB: (sigma / |V|)^2 is single precision.
+    rng = np.random.default_rng(0)
+    place = np.linspace(0, 1, 113)
+    endmembers = np.stack([0.95 + 0.03 * place, 0.97 - 0.01 * place**2], axis=1)
+    order = np.arange(6)
+    waves = 2.1 * np.cos(np.pi * order * (place[:, None])) * np.sqrt(np.where(order, 2, 1) / 113)
+    components = tensor(waves[:, :, None] * endmembers[:, None, :], torch.float32)
+    design = design_matrix(tensor(endmembers, torch.float32), components)
+    y = rng.dirichlet(np.ones(2), size=200) @ endmembers.T * rng.normal(1, 0.1, size=(200, 1))
+    y = tensor(y + rng.normal(0, 1e-3, size=y.shape), torch.float32)
+    parts = [
+        design.mT @ design,
+        torch.tensor(1e-3),
+        torch.zeros(12),
+        torch.ones(12),
+    ]
+    single, double = (
+        MarginalMixing(*[x.to(t) for x in parts], 2) for t in (torch.float32, torch.float64)
+    )
+    projected, halves = y @ design, torch.full((200, 2), 0.5)
+    got = single.information(projected, halves)
+    expected = double.information(projected.double(), halves.double())
+    for one, other in zip(got, expected, strict=True):
+        assert one.dtype == torch.float32
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5 * float(other.abs().max()))

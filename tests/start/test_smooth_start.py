@@ -262,3 +262,22 @@ def test_learning_scales_leaves_the_variability_as_it_is(smooth):
     squares = fit.prior.num_innovations / size / 2
     assert fit.num_effective == pytest.approx(size * squares)
     assert not torch.allclose(fit.prior.log_scale, scales)
+
+
+def test_images_of_one_material_alone_leave_the_field_as_free_as_it_is():
+    # Every abundance is bound at a corner: no change of it takes up anything of the field.
+    bright = np.linspace(0.5, 0.9, 20)
+    dark = 0.1 * bright
+    light = 1 + 0.05 * ndimage.gaussian_filter(
+        np.random.default_rng(0).normal(size=(3, 12, 11)), (0, 3, 3), mode="wrap"
+    )
+    cubes = as_cube_sequence(1.5 * light[..., None] * bright)
+    prior = SmoothVariability((3, 12, 11), length=3.0, scale=0.3)
+    prior.setup(num_endmembers=2, num_components=2, generator=torch.Generator())
+    fit = SmoothFit(cubes, DCT(2, scale=0.5), 0.02, prior.double().requires_grad_(False))
+    state = fit.begin(torch.tensor(np.stack([bright, dark], axis=1)))
+    fit.project(state)
+    before = fit.objective(state)
+    assert (state.abundances.amax(-1) == 1).all()
+    fit.run(state, 1, False, learn_scales=False, seed=0)
+    assert fit.objective(state) < before
