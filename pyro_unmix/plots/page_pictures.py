@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pyro_unmix.data.names import material_names
 from pyro_unmix.plots.reading import MAP_DIMS, date_titles
-from pyro_unmix.plots.style import NO_DATA_COLOUR, TICK_SIZE, TITLE_SIZE, Picture
+from pyro_unmix.plots.style import NO_DATA_COLOUR, TICK_SIZE, TITLE_SIZE, Picture, plain
 
 if TYPE_CHECKING:
     from pyro_unmix.posterior.result import Unmixing
@@ -62,7 +62,7 @@ def draw_maps(result: Unmixing, dates: list[int]) -> Figure:
             title = titles[t] if p == 0 else ""
             drawn = _place(ax, maps.values[t, ..., p], maps, title, vmin=0, vmax=1)
             if column == 0:
-                ax.set_ylabel(names[p], fontsize=TITLE_SIZE)
+                ax.set_ylabel(plain(names[p]), fontsize=TITLE_SIZE)
     _scale_bar(axes[0][0], maps)
     figure.colorbar(drawn, ax=list(np.ravel(np.asarray(axes, dtype=object))), label="fraction")
     return figure
@@ -103,7 +103,7 @@ def _panels(rows: int, columns: int, maps: xr.DataArray) -> tuple[Figure, list[l
 def _place(ax: Axes, image: NDArray[Any], maps: xr.DataArray, title: str, **how: Any) -> Any:
     """Draw an image where its coordinates say, or by the numbers of its pixels."""
     ax.set_facecolor(NO_DATA_COLOUR)
-    ax.set_title(title, fontsize=TITLE_SIZE)
+    ax.set_title(plain(title), fontsize=TITLE_SIZE)
     ax.tick_params(labelsize=TICK_SIZE - 2)
     ax.ticklabel_format(style="plain", useOffset=False)
     ax.locator_params(nbins=3)

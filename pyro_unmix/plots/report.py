@@ -20,8 +20,8 @@ from pyro_unmix.data.names import material_names
 from pyro_unmix.plots.endmembers import plot_endmembers
 from pyro_unmix.plots.maps import plot_change, plot_uncertainty
 from pyro_unmix.plots.page_pictures import draw_images, draw_maps, draw_residual
-from pyro_unmix.plots.reading import MAP_DIMS, date_titles
-from pyro_unmix.plots.style import LABEL_SIZE, Picture, material_panels
+from pyro_unmix.plots.reading import MAP_DIMS, date_titles, first_observed, missing_pixels
+from pyro_unmix.plots.style import LABEL_SIZE, Picture, material_panels, plain
 from pyro_unmix.posterior.html import chosen_dates, key_figures, swatch
 
 if TYPE_CHECKING:
@@ -182,13 +182,18 @@ def _spectra(result: Unmixing) -> list[str]:
     if hasattr(result, "endmembers_interval"):
         text = "Posterior mean and 90 % credible interval."
         figure = _draw_intervals(result.reference_endmembers, result.endmembers_interval(0.9))
+    elif missing_pixels(result, maps := result.abundances.transpose(*MAP_DIMS)).all():
+        return [head, "<p>No pixel was observed.</p>"]
     else:
+        date = first_observed(result, maps)
+        title = date_titles(maps)[date]
+        which = f"the first date that was observed, {title}" if date else f"the first date, {title}"
         text = (
-            "Bold: the reference spectrum. Thin lines and the band from 5 to 95 %: spectra of the pixels at the first "
-            "date. The band is how spectra vary over the image, not how well they are known."
+            f"Bold: the reference spectrum. Thin lines and the band from 5 to 95 %: spectra of the pixels at {which}. "
+            "The band is how spectra vary over the image, not how well they are known."
         )
-        figure = plot_endmembers(result)
-    return [head, f"<p>{text}</p>", _img(figure, "Spectra of the endmembers")]
+        figure = plot_endmembers(result, time=date)
+    return [head, f"<p>{escape(text)}</p>", _img(figure, "Spectra of the endmembers")]
 
 
 def _draw_intervals(spectra: xr.DataArray, interval: xr.DataArray) -> Figure:
@@ -204,7 +209,7 @@ def _draw_intervals(spectra: xr.DataArray, interval: xr.DataArray) -> Figure:
             places, lower[order], upper[order], color=material_colour(p), alpha=0.3, lw=0
         )
         ax.plot(places, spectra.isel(endmember=p).values[order], color=material_colour(p))
-        ax.set_title(names[p], fontsize=LABEL_SIZE)
+        ax.set_title(plain(names[p]), fontsize=LABEL_SIZE)
         ax.set_xlabel("wavelength (nm)" if bands is not None else "band", fontsize=LABEL_SIZE)
     return figure
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_cases import quick_scene, run
+from cli_cases import assert_pictures, quick_scene, run
 
 from pyro_unmix import cli
 
@@ -51,3 +51,17 @@ def test_report_of_a_scene_says_what_it_needs(
     assert run("report", tmp_path / "scene.nc", "--out", tmp_path / "page.html") == 2
     assert "lacks valid: expected a result" in capsys.readouterr().err
     assert not (tmp_path / "page.html").exists()
+
+
+def test_a_first_image_and_a_middle_pixel_without_data_are_no_hindrance(tmp_path: Path) -> None:
+    cubes = quick_scene().cubes.values[:, :9, :9, ::16].copy()
+    cubes[0] = cubes[:, 4, 4] = np.nan
+    np.savez(tmp_path / "images.npz", cubes=cubes)
+    out = tmp_path / "out"
+    assert (
+        run("unmix", tmp_path / "images.npz", "--endmembers", 3, "--method", "nnls", "--out", out)
+        == 0
+    )
+    text = (out / "report.html").read_text(encoding="utf-8")
+    assert "spectra of the pixels at the first date that was observed, t = 1." in text
+    assert_pictures(out, {"abundances", "composite", "endmembers", "endmembers_over_time", "rmse"})
