@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
 
 from pyro_unmix import plots
 from pyro_unmix.posterior.residuals import has_rmse
@@ -14,26 +17,40 @@ from pyro_unmix.simulate import Scene
 
 def write_pictures(result: Unmixing, out: Path, truth: Scene | None = None) -> list[Path]:
     """Write all pictures that the result has; those of an earlier result are removed."""
-    middle = (result.abundances.sizes["y"] // 2, result.abundances.sizes["x"] // 2)
-    fans = plots.plot_endmembers_over_time(result, pixel=middle, truth=truth)
-    has_std = bool(result.abundances_std.notnull().any())
-    figures = {
-        "abundances": plots.plot_abundances(result, truth=truth),
-        "composite": plots.plot_abundance_composite(result, truth=truth),
-        "endmembers": plots.plot_endmembers(result, truth=truth),
-        "endmembers_over_time": fans,
-        "uncertainty": plots.plot_uncertainty(result) if has_std else None,
-        "change": plots.plot_change(result) if result.change.notnull().any() else None,
-        "rmse": plots.plot_rmse(result) if has_rmse(result) else None,
-        "losses": plots.plot_losses(result) if result.losses.size else None,
+    pixel = _middle(result)
+    draw: dict[str, Callable[[], Figure] | None] = {
+        "abundances": lambda: plots.plot_abundances(result, truth=truth),
+        "composite": lambda: plots.plot_abundance_composite(result, truth=truth),
+        "endmembers": lambda: plots.plot_endmembers(result, truth=truth),
+        "endmembers_over_time": lambda: plots.plot_endmembers_over_time(
+            result, pixel=pixel, truth=truth
+        ),
+        "uncertainty": (lambda: plots.plot_uncertainty(result))
+        if result.abundances_std.notnull().any()
+        else None,
+        "change": (lambda: plots.plot_change(result)) if result.change.notnull().any() else None,
+        "rmse": (lambda: plots.plot_rmse(result)) if has_rmse(result) else None,
+        "losses": (lambda: plots.plot_losses(result)) if result.losses.size else None,
     }
+    paths = {name: out / f"{name}.png" for name in draw}
+    for path in paths.values():
+        path.unlink(missing_ok=True)
     written = []
-    for name, figure in figures.items():
-        path = out / f"{name}.png"
-        if figure is None:
-            path.unlink(missing_ok=True)
-            continue
-        figure.savefig(path, dpi=110)
-        plt.close(figure)
-        written.append(path)
+    for name, figure_of in draw.items():
+        if figure_of is not None:
+            figure = figure_of()
+            figure.savefig(paths[name], dpi=110)
+            plt.close(figure)
+            written.append(paths[name])
     return written
+
+
+def _middle(result: Unmixing) -> tuple[int, int]:
+    """The pixel nearest to the middle that was observed at some date."""
+    sizes = result.abundances.sizes
+    middle = (sizes["y"] // 2, sizes["x"] // 2)
+    observed = np.argwhere(result.valid.any("time").transpose("y", "x").values)
+    if not len(observed):
+        return middle
+    y, x = observed[np.square(observed - middle).sum(1).argmin()]
+    return int(y), int(x)

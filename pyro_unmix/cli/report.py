@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from pyro_unmix.cli.arguments import Commands
+from pyro_unmix.cli.arguments import Commands, out_file
 from pyro_unmix.cli.console import BadInput, bad_input, say
 from pyro_unmix.cli.results import load_result
 from pyro_unmix.plots import write_report
@@ -36,6 +36,7 @@ def add_command(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    out = out_file(arguments.out, (".html", ".htm"))
     result = load_result(arguments.result)
     if "valid" not in result.dataset:
         raise BadInput(
@@ -43,6 +44,5 @@ def run(arguments: argparse.Namespace) -> None:
             "Unmixing.save writes it (a scene of simulate is none: pass it to unmix first)"
         )
     with bad_input():  # a NetCDF of other programs can hold anything
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        path = write_report(result, arguments.out, overwrite=True)
+        path = write_report(result, out, overwrite=True)
     say(f"Wrote {path}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import logging
 import signal
 import sys
 import threading
@@ -44,6 +45,8 @@ from pyro_unmix.plots import write_report
 from pyro_unmix.posterior.estimates import MOST_POLISHED
 from pyro_unmix.posterior.result import Unmixing
 from pyro_unmix.start.num_endmembers import estimate_num_endmembers
+
+logger = logging.getLogger(__name__)
 
 _TRAINED = ("unmix", "redsunn", "redsunn_published", "idnet", "hbun")
 _RESUMABLE = ("unmix", "redsunn", "redsunn_published")
@@ -175,12 +178,8 @@ def run(arguments: argparse.Namespace) -> int:
         result.save(out / "saved", overwrite=True)
         result.to_netcdf(out / "result.nc", overwrite=True)
     maps, problem = _write_maps(result, out / "geotiff")
-    written = [out / "saved", out / "result.nc", *maps, *write_pictures(result, out)]
-    written.append(
-        write_report(
-            result, out / "report.html", notes=notes, command=arguments.command, overwrite=True
-        )
-    )
+    drawn, undrawn = _draw(result, out, notes, arguments.command)
+    written = [out / "saved", out / "result.nc", *maps, *drawn]
     summary = {
         **summary_of(result),
         "files": arguments.files,
@@ -188,12 +187,14 @@ def run(arguments: argparse.Namespace) -> int:
         "written": written,
     }
     if arguments.json:
-        say_json({**summary, "no_geotiff": problem})
+        say_json({**summary, "no_geotiff": problem, "not_drawn": undrawn})
     else:
         say(*facts({**texts_of(summary), "seconds": f"{seconds:.1f}"}))
         say(f"Wrote {_named(written, out)}")
     if problem:
         say(f"pyro-unmix: note: no GeoTIFF: {problem}", to_stderr=True)
+    for text in undrawn:
+        say(f"pyro-unmix: note: {text}", to_stderr=True)
     return 130 if interrupts else 0
 
 
@@ -293,16 +294,37 @@ def _write_maps(result: Unmixing, folder: Path) -> tuple[list[Path], str | None]
         path.unlink()
     try:
         return result.to_geotiff(folder, overwrite=True), None
-    except (ImportError, ValueError) as error:
+    except (ImportError, OSError, ValueError) as error:
         return [], str(error)
+
+
+def _draw(
+    result: Unmixing, out: Path, notes: list[str], command: str
+) -> tuple[list[Path], list[str]]:
+    """Pictures and the page, and why some are missing: the run and its files are worth more than these."""
+    report = out / "report.html"
+    drawing: dict[str, Callable[[], list[Path]]] = {
+        "pictures": lambda: write_pictures(result, out),
+        "report": lambda: [
+            write_report(result, report, notes=notes, command=command, overwrite=True)
+        ],
+    }
+    written, problems = list[Path](), list[str]()
+    for what, draw in drawing.items():
+        try:
+            written += draw()
+        except Exception as error:
+            logger.debug("no %s", what, exc_info=True)
+            problems.append(f"no {what}: {type(error).__name__}: {' '.join(str(error).split())}")
+            if what == "report":  # of an earlier run
+                report.unlink(missing_ok=True)
+    return written, problems
 
 
 def _named(written: list[Path], out: Path) -> str:
     """What was written, in short."""
-    pictures = ", ".join(path.name for path in written if path.suffix == ".png")
+    pictures = "".join(f", {path.name}" for path in written if path.suffix == ".png")
+    report = "".join(f", {path}" for path in written if path.suffix == ".html")
     maps = sum(path.suffix == ".tif" for path in written)
     folder = f", {out / 'geotiff'} ({maps} files)" if maps else ""
-    return (
-        f"{out / 'saved'} (for Unmixing.load){folder}, {out / 'result.nc'}, "
-        f"{out / 'report.html'}, {pictures}"
-    )
+    return f"{out / 'saved'} (for Unmixing.load){folder}, {out / 'result.nc'}{report}{pictures}"

@@ -30,6 +30,7 @@ from pyro_unmix.plots.style import (
     NO_DATA_COLOUR,
     TICK_SIZE,
     AxesLike,
+    plain,
     root_figure,
 )
 
@@ -79,7 +80,7 @@ def plot_abundance_composite(
         tile_edges=tile_edges(maps),
     )
     handles: list[Artist] = [
-        Patch(facecolor=colour, edgecolor="0.3", label=labels[p])
+        Patch(facecolor=colour, edgecolor="0.3", label=plain(labels[p]))
         for p, colour in zip(chosen, COMPOSITE_COLOURS, strict=False)
     ]
     if len(chosen) < len(labels):

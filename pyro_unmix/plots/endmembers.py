@@ -24,6 +24,7 @@ from pyro_unmix.plots.reading import (
     check_pixel,
     check_position,
     date_titles,
+    first_observed,
     material_names,
     read_field,
 )
@@ -38,6 +39,7 @@ from pyro_unmix.plots.style import (
     legend_height,
     material_panels,
     num_columns,
+    plain,
     root_figure,
     wrap,
 )
@@ -46,7 +48,7 @@ from pyro_unmix.plots.style import (
 def plot_endmembers(
     result: HasSpectra,
     *,
-    time: int = 0,
+    time: int | None = None,
     over: Literal["space", "time"] = "space",
     pixel: tuple[int, int] | None = None,
     truth: HasSpectra | xr.DataArray | None = None,
@@ -67,7 +69,7 @@ def plot_endmembers(
         Anything with `.abundances` and `.endmembers(time)`, a DataArray ``(y, x, wavelength, endmember)``;
         `.reference_endmembers` ``(wavelength, endmember)``, when there, is drawn too. Wavelengths in nm.
     time
-        Position of the date; may be negative.
+        Position of the date; may be negative. By default the first date with a pixel that was observed.
     over
         ``"space"``: all pixels of date `time`. ``"time"``: all dates of one `pixel`, as `plot_endmembers_over_time`.
     pixel
@@ -99,7 +101,9 @@ def plot_endmembers(
     maps = read_field(result, "abundances", MAP_DIMS)
     labels = material_names(maps, names)
     if over == "space":
-        date = check_position(time, maps.sizes["time"], "time")
+        date = first_observed(result, maps)
+        if time is not None:
+            date = check_position(time, maps.sizes["time"], "time")
         where = f"over space, {date_titles(maps)[date]}"
         kind = "pixel"
     else:
@@ -170,13 +174,13 @@ def draw_fans(
         width = max(3.3 * columns + 0.4, 7.0)
         height = 2.6 * rows + 0.4 + legend_height(handles, width)
         figure = Picture(figsize=(width, height), layout="constrained")
-        figure.suptitle(wrap(title, width), fontsize=TITLE_SIZE + 1)
+        figure.suptitle(plain(wrap(title, width)), fontsize=TITLE_SIZE + 1)
         add_legend(figure, handles)
         axes = material_panels(figure, num_materials)
     panels = flat_axes(axes, num_materials)
     for p, ax in enumerate(panels):
         _draw_fan(ax, fan, p)
-        ax.set_title(wrap(names[p], 3.0), fontsize=TITLE_SIZE)
+        ax.set_title(plain(wrap(names[p], 3.0)), fontsize=TITLE_SIZE)
         ax.tick_params(labelsize=TICK_SIZE)
         if not new or p + columns >= num_materials:  # nothing below it
             ax.set_xlabel(fan.x_label, fontsize=LABEL_SIZE)

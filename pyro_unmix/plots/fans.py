@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass, replace
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
 from pyro_unmix.data.types import HasSpectra
-from pyro_unmix.plots.reading import align_materials
+from pyro_unmix.plots.reading import align_materials, missing_pixels
 
-MAX_BAND_SPECTRA = 10_000  # spectra behind the median and the 5-95 % band of a fan
+_Maps = TypeVar("_Maps", xr.DataArray, xr.Dataset)
+MAX_BAND_SPECTRA = 2_000  # spectra behind the median and the 5-95 % band of a fan
 FEW_BANDS = 30  # fewer are those of a multispectral sensor, whose bands lie far apart by design
 
 
@@ -40,7 +42,8 @@ def make_fan(
     """Collect the spectra of one date over space or, with no date, of one pixel over time."""
     if isinstance(num_spectra, bool) or num_spectra < 1:
         raise ValueError(f"expected num_spectra of at least 1, got {num_spectra!r}")
-    spectra, x = _collect(result, maps, date, pixel, "result")
+    places, num_observed = _places(result, maps, date, pixel, seed)
+    spectra, x = _collect(result, maps, date, places, "result")
     bands = spectra.shape[1]
     order = np.random.default_rng(seed).permutation(len(spectra))
     band = np.percentile(spectra[order[:MAX_BAND_SPECTRA]], [5, 50, 95], axis=0)
@@ -51,7 +54,7 @@ def make_fan(
     if isinstance(truth, xr.DataArray):
         true_band = _spectral_set(truth, maps, bands, x, "truth")[None]
     elif truth is not None:
-        true_spectra, true_x = _collect(truth, maps, date, pixel, "truth")
+        true_spectra, true_x = _collect(truth, maps, date, places, "truth")
         if true_spectra.shape[1] != bands:
             raise ValueError(f"expected truth with {bands} bands, got {true_spectra.shape[1]}")
         _check_wavelengths(true_x, x, "truth")
@@ -67,15 +70,69 @@ def make_fan(
         quantiles=axis.place(band),
         reference=None if reference is None else axis.place(reference[None])[0],
         truth=None if true_band is None else axis.place(true_band),
-        num_available=len(spectra),
+        num_available=num_observed or len(spectra),
     )
+
+
+_Places: TypeAlias = "tuple[NDArray[np.integer], NDArray[np.integer]] | None"
+
+
+def _places(
+    result: HasSpectra,
+    maps: xr.DataArray,
+    date: int | None,
+    pixel: tuple[int, int] | None,
+    seed: int,
+) -> tuple[_Places, int | None]:
+    """Rows and columns of the pixels whose spectra are made, None for all, and of how many they were drawn.
+
+    Of an image with more pixels than a band needs, the spectra of all would take memory in vain.
+    """
+    if pixel is not None:
+        return (np.array([pixel[0]]), np.array([pixel[1]])), None
+    if date is None or maps.sizes["y"] * maps.sizes["x"] <= MAX_BAND_SPECTRA:
+        return None, None
+    observed = ~missing_pixels(result, maps)[date]
+    if not observed.any():  # filled by the model, or refused below
+        observed[:] = True
+    rows, columns = np.nonzero(observed)
+    rng = np.random.default_rng(seed)
+    chosen = rng.choice(len(rows), min(MAX_BAND_SPECTRA, len(rows)), replace=False)
+    return (rows[chosen], columns[chosen]), len(rows)
+
+
+def _spectra_at(source: HasSpectra, date: int, places: _Places) -> xr.DataArray:
+    """Endmembers (y, x, wavelength, endmember) of a date, those of chosen pixels in one row."""
+    if places is None:
+        return source.endmembers(date)
+    dataset = getattr(source, "dataset", None)
+    if isinstance(dataset, xr.Dataset) and is_dataclass(source) and {"y", "x"} <= set(dataset.dims):
+        # Only these are made; `replace` keeps the kind of the result.
+        parts: Any = {"dataset": _row_of(dataset, places)}
+        parts |= {"cubes": None} if hasattr(source, "cubes") else {}
+        return replace(source, **parts).endmembers(date)
+    spectra = source.endmembers(date)
+    return _row_of(spectra, places) if {"y", "x"} <= set(spectra.dims) else spectra
+
+
+def _row_of(maps: _Maps, places: tuple[NDArray[np.integer], NDArray[np.integer]]) -> _Maps:
+    """The chosen pixels as an image of one row, without its coordinates."""
+    rows, columns = (xr.DataArray(part, dims="x") for part in places)
+    maps = maps.drop_vars([name for name, c in maps.coords.items() if {"y", "x"} & set(c.dims)])
+    if isinstance(maps, xr.DataArray):
+        return maps.isel(y=rows, x=columns).expand_dims("y")
+    flat = {
+        name: array.isel(y=rows, x=columns).expand_dims("y") if "y" in array.dims else array
+        for name, array in maps.data_vars.items()
+    }
+    return xr.Dataset(flat, attrs=maps.attrs)
 
 
 def _collect(
     source: HasSpectra,
     maps: xr.DataArray,
     date: int | None,
-    pixel: tuple[int, int] | None,
+    places: _Places,
     name: str,
 ) -> tuple[NDArray[np.floating], NDArray[np.floating] | None]:
     """Finite spectra ``(S, wavelength, endmember)`` of a source and their wavelengths."""
@@ -88,11 +145,9 @@ def _collect(
     dims = ("y", "x", "wavelength", "endmember")
     parts = []
     for t in range(maps.sizes["time"]) if date is None else [date]:
-        spectra = source.endmembers(t)
+        spectra = _spectra_at(source, t, places)
         if set(spectra.dims) != set(dims):
             raise ValueError(f"expected endmembers of {name} with dims {dims}, got {spectra.dims}")
-        if pixel is not None:
-            spectra = spectra.isel(y=[pixel[0]], x=[pixel[1]])
         parts.append(align_materials(spectra.transpose(*dims), maps))
     bands = parts[0].sizes["wavelength"]
     values = np.concatenate([p.values.reshape(-1, bands, p.sizes["endmember"]) for p in parts])

@@ -29,6 +29,7 @@ from pyro_unmix.plots.style import (
     add_legend,
     flat_axes,
     legend_height,
+    plain,
     root_figure,
     wrap,
     wrapped_lines,
@@ -216,10 +217,11 @@ def draw_grid(
         _mark_tiles(ax, grid.tile_edges)
         mark_missing(ax, grid.missing[row][column])
         if row == 0:
-            ax.set_title(wrap(grid.column_titles[column], layout.width), fontsize=TITLE_SIZE)
+            title = wrap(grid.column_titles[column], layout.width)
+            ax.set_title(plain(title), fontsize=TITLE_SIZE)
         if column == 0:
             label = wrap(grid.row_labels[row], layout.height)
-            ax.set_ylabel(label, fontsize=LABEL_SIZE, **turn)
+            ax.set_ylabel(plain(label), fontsize=LABEL_SIZE, **turn)
     return panels, new
 
 

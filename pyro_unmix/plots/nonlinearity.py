@@ -33,6 +33,7 @@ from pyro_unmix.plots.style import (
     flat_axes,
     material_panels,
     num_columns,
+    plain,
     root_figure,
     wrap,
 )
@@ -130,7 +131,7 @@ def plot_latents(
     for p, ax in enumerate(panels):
         order = np.argsort(fractions[:, p], kind="stable")
         _draw_scatter(ax, points[order, p], fractions[order, p], circles)
-        ax.set_title(wrap(labels[p], 3.0), fontsize=TITLE_SIZE)
+        ax.set_title(plain(wrap(labels[p], 3.0)), fontsize=TITLE_SIZE)
         ax.set_xlabel(f"$z_{{{first + 1}}}$", fontsize=LABEL_SIZE)
         ax.set_ylabel(y_label, fontsize=LABEL_SIZE)
     figure = root_figure(panels[0])

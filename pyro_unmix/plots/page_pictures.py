@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import xarray as xr
@@ -13,20 +14,36 @@ from numpy.typing import NDArray
 
 from pyro_unmix.data.names import material_names
 from pyro_unmix.plots.reading import MAP_DIMS, date_titles
-from pyro_unmix.plots.style import NO_DATA_COLOUR, TICK_SIZE, TITLE_SIZE, Picture
+from pyro_unmix.plots.style import NO_DATA_COLOUR, TICK_SIZE, TITLE_SIZE, Picture, plain
 
 if TYPE_CHECKING:
     from pyro_unmix.posterior.result import Unmixing
 
+_Maps = TypeVar("_Maps", xr.DataArray, xr.Dataset)
 _RGB = (650.0, 560.0, 470.0)  # nm
 _FARTHEST = 60.0  # of a band from such a colour, nm
 _PANEL = 2.7  # inches
+_UNEVEN = 0.01  # of a step, by which steps between pixels may differ from their mean
+_MOST_SIDE = 600  # pixels of a side that are drawn
+
+
+def thinning(maps: xr.DataArray | xr.Dataset) -> int:
+    """Of how many rows, and columns, one is drawn."""
+    return -(-max(maps.sizes["y"], maps.sizes["x"]) // _MOST_SIDE)
+
+
+def thinned(maps: _Maps) -> _Maps:
+    """Every second, third, ... row and column of large images: a page shows no more."""
+    step = thinning(maps)
+    every = slice(step // 2, None, step)
+    return maps.isel(y=every, x=every) if step > 1 else maps
 
 
 def draw_images(cubes: xr.DataArray, dates: list[int]) -> tuple[Figure, str]:
     """The images in their own colours, or the nearest that their bands give, and what is shown."""
     bands, text = _shown_bands(cubes)
-    images = [cubes.isel(time=t, wavelength=bands).transpose("y", "x", "wavelength") for t in dates]
+    some = thinned(cubes)
+    images = [some.isel(time=t, wavelength=bands).transpose("y", "x", "wavelength") for t in dates]
     values = np.concatenate([image.values.ravel() for image in images])
     low, high = np.nanpercentile(values, [2, 98]) if np.isfinite(values).any() else (0.0, 1.0)
     figure, axes = _panels(1, len(dates), cubes)
@@ -55,14 +72,15 @@ def _shown_bands(cubes: xr.DataArray) -> tuple[list[int], str]:
 def draw_maps(result: Unmixing, dates: list[int]) -> Figure:
     """Abundances, a row per material, all on the scale from 0 to 1."""
     maps = result.abundances.transpose(*MAP_DIMS)
+    some = thinned(maps)
     titles, names = date_titles(maps), material_names(maps)
     figure, axes = _panels(len(names), len(dates), maps)
     for p, row in enumerate(axes):
         for column, (ax, t) in enumerate(zip(row, dates, strict=True)):
             title = titles[t] if p == 0 else ""
-            drawn = _place(ax, maps.values[t, ..., p], maps, title, vmin=0, vmax=1)
+            drawn = _place(ax, some[t, ..., p].values, maps, title, vmin=0, vmax=1)
             if column == 0:
-                ax.set_ylabel(names[p], fontsize=TITLE_SIZE)
+                ax.set_ylabel(plain(names[p]), fontsize=TITLE_SIZE)
     _scale_bar(axes[0][0], maps)
     figure.colorbar(drawn, ax=list(np.ravel(np.asarray(axes, dtype=object))), label="fraction")
     return figure
@@ -71,8 +89,9 @@ def draw_maps(result: Unmixing, dates: list[int]) -> Figure:
 def draw_residual(result: Unmixing, dates: list[int]) -> tuple[Figure, float]:
     """Root mean square over bands of what the fit leaves over, and that of all these dates."""
     assert result.cubes is not None
+    some = replace(result, dataset=thinned(result.dataset), cubes=thinned(result.cubes))
     squares = [
-        (result.residual(t) ** 2).mean("wavelength", skipna=False).transpose("y", "x").values
+        (some.residual(t) ** 2).mean("wavelength", skipna=False).transpose("y", "x").values
         for t in dates
     ]
     titles = date_titles(result.abundances)
@@ -100,7 +119,7 @@ def _panels(rows: int, columns: int, maps: xr.DataArray) -> tuple[Figure, list[l
 def _place(ax: Axes, image: NDArray[Any], maps: xr.DataArray, title: str, **how: Any) -> Any:
     """Draw an image where its coordinates say, or by the numbers of its pixels."""
     ax.set_facecolor(NO_DATA_COLOUR)
-    ax.set_title(title, fontsize=TITLE_SIZE)
+    ax.set_title(plain(title), fontsize=TITLE_SIZE)
     ax.tick_params(labelsize=TICK_SIZE - 2)
     ax.ticklabel_format(style="plain", useOffset=False)
     ax.locator_params(nbins=3)
@@ -109,10 +128,11 @@ def _place(ax: Axes, image: NDArray[Any], maps: xr.DataArray, title: str, **how:
 
 def _extent(maps: xr.DataArray) -> tuple[float, float, float, float]:
     """Left, right, bottom and top of the outer corners."""
+    known = _has_places(maps)
     edges = []
     for dim in ("x", "y"):
         size = maps.sizes[dim]
-        places = maps[dim].values.astype(float) if _has_places(maps) else np.arange(size) * 1.0
+        places = maps[dim].values.astype(float) if known else np.arange(size) * 1.0
         half = 0.5 * (places[-1] - places[0]) / (size - 1) if size > 1 else 0.5
         edges.append((places[0] - half, places[-1] + half))
     (left, right), (top, bottom) = edges
@@ -120,9 +140,21 @@ def _extent(maps: xr.DataArray) -> tuple[float, float, float, float]:
 
 
 def _has_places(maps: xr.DataArray) -> bool:
-    return all(
-        dim in maps.coords and np.issubdtype(maps[dim].dtype, np.number) for dim in ("x", "y")
-    )
+    return all(dim in maps.coords and _is_even(maps[dim].values) for dim in ("x", "y"))
+
+
+def _is_even(places: NDArray[Any]) -> bool:
+    """Whether coordinates go up or down in steps that are alike, as those of an image do."""
+    if places.dtype.kind not in "iuf" or not np.isfinite(places).all():
+        return False
+    steps = np.diff(places.astype(float))
+    if not steps.size:
+        return True
+    step = abs(places[-1].astype(float) - places[0]) / steps.size
+    rounding = np.finfo(places.dtype).eps if places.dtype.kind == "f" else 0.0
+    # A step is the difference of two numbers that were rounded.
+    room = max(_UNEVEN * step, 2 * rounding * np.abs(places).max())
+    return bool(0 < step < np.inf and room < 0.5 * step and np.ptp(steps) <= 2 * room)
 
 
 def metres_per_unit(maps: xr.DataArray) -> float | None:
@@ -139,7 +171,8 @@ def metres_per_unit(maps: xr.DataArray) -> float | None:
     if units == "km":
         return 1000.0
     if units.startswith("degree") or wkt.startswith("GEOG"):
-        return 111_320.0 * math.cos(math.radians(float(maps["y"].mean())))
+        latitude = float(maps["y"].mean())
+        return 111_320.0 * math.cos(math.radians(latitude)) if abs(latitude) < 89 else None
     return None
 
 

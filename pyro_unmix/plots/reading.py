@@ -43,6 +43,11 @@ def missing_pixels(result: object, maps: xr.DataArray) -> NDArray[np.bool_]:
     return ~valid
 
 
+def first_observed(result: object, maps: xr.DataArray) -> int:
+    """Position of the first date with a pixel that was observed; 0 where there is none."""
+    return int((~missing_pixels(result, maps)).any(axis=(1, 2)).argmax())
+
+
 def truth_maps(
     truth: HasAbundances | xr.DataArray | NDArray[np.floating], maps: xr.DataArray
 ) -> xr.DataArray:

@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
@@ -19,9 +20,9 @@ from pyro_unmix.data.colours import material_colour
 from pyro_unmix.data.names import material_names
 from pyro_unmix.plots.endmembers import plot_endmembers
 from pyro_unmix.plots.maps import plot_change, plot_uncertainty
-from pyro_unmix.plots.page_pictures import draw_images, draw_maps, draw_residual
-from pyro_unmix.plots.reading import MAP_DIMS, date_titles
-from pyro_unmix.plots.style import LABEL_SIZE, Picture, material_panels
+from pyro_unmix.plots.page_pictures import draw_images, draw_maps, draw_residual, thinning
+from pyro_unmix.plots.reading import MAP_DIMS, date_titles, first_observed, missing_pixels
+from pyro_unmix.plots.style import LABEL_SIZE, Picture, material_panels, plain
 from pyro_unmix.posterior.html import chosen_dates, key_figures, swatch
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def write_report(
     result: Unmixing,
     path: str | os.PathLike[str],
     *,
-    notes: Sequence[str] = (),
+    notes: str | Sequence[str] = (),
     command: str | None = None,
     overwrite: bool = False,
 ) -> Path:
@@ -69,7 +70,7 @@ def write_report(
         Of any method. Without its images (`Unmixing.cubes`) the page lacks them and what the fit leaves over.
     path : path
         The file.
-    notes : sequence of str
+    notes : str or sequence of str
         What was noted while files were read and unmixed.
     command : str, optional
         The command or call that made the result.
@@ -90,15 +91,21 @@ def write_report(
         raise FileExistsError(f"{path} exists: pass overwrite=True to replace it")
     text = report_html(result, notes=notes, command=command)
     unfinished = path.with_name(f".{path.name}.part")
-    unfinished.write_text(text, encoding="utf-8")
-    os.replace(unfinished, path)
+    try:
+        unfinished.write_text(text, encoding="utf-8")
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
     return path
 
 
-def report_html(result: Unmixing, *, notes: Sequence[str] = (), command: str | None = None) -> str:
+def report_html(
+    result: Unmixing, *, notes: str | Sequence[str] = (), command: str | None = None
+) -> str:
     """The text of `write_report`."""
     from pyro_unmix.plots.verdict import judge  # it needs torch, which pictures do not
 
+    notes = [notes] if isinstance(notes, str) else notes
     dates = chosen_dates(result.abundances.sizes["time"])
     verdict = judge(result)
     parts = [
@@ -154,7 +161,12 @@ def _images(result: Unmixing, dates: list[int]) -> list[str]:
 
 def _dates_note(result: Unmixing, dates: list[int]) -> str:
     total = result.abundances.sizes["time"]
-    return f"<p>{len(dates)} of {total} dates are drawn.</p>" if len(dates) < total else ""
+    text = f"{len(dates)} of {total} dates are drawn. " if len(dates) < total else ""
+    if (step := thinning(result.abundances)) > 1:
+        text += (
+            f"Of {step} rows, and of {step} columns, one is drawn in images, maps and residuals."
+        )
+    return f"<p>{text.strip()}</p>" if text else ""
 
 
 def _means(result: Unmixing) -> str:
@@ -166,13 +178,17 @@ def _means(result: Unmixing) -> str:
         f"<th>{swatch(p)} {escape(name)}</th>" for p, name in enumerate(material_names(maps))
     )
     rows = "".join(
-        f"<tr><th>{escape(titles[t])}</th>{''.join(f'<td>{value:.3f}</td>' for value in means[t])}</tr>"
+        f"<tr><th>{escape(titles[t])}</th>{''.join(f'<td>{_number(value)}</td>' for value in means[t])}</tr>"
         for t in chosen_dates(len(titles), _MOST_ROWS)
     )
     return (
         f'<p>Of the observed pixels of each date.</p><div class="wide"><table><tr><th></th>{names}</tr>'
         f"{rows}</table></div>"
     )
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}" if np.isfinite(value) else "none observed"
 
 
 def _spectra(result: Unmixing) -> list[str]:
@@ -182,13 +198,18 @@ def _spectra(result: Unmixing) -> list[str]:
     if hasattr(result, "endmembers_interval"):
         text = "Posterior mean and 90 % credible interval."
         figure = _draw_intervals(result.reference_endmembers, result.endmembers_interval(0.9))
+    elif missing_pixels(result, maps := result.abundances.transpose(*MAP_DIMS)).all():
+        return [head, "<p>No pixel was observed.</p>"]
     else:
+        date = first_observed(result, maps)
+        title = date_titles(maps)[date]
+        which = f"the first date that was observed, {title}" if date else f"the first date, {title}"
         text = (
-            "Bold: the reference spectrum. Thin lines and the band from 5 to 95 %: spectra of the pixels at the first "
-            "date. The band is how spectra vary over the image, not how well they are known."
+            f"Bold: the reference spectrum. Thin lines and the band from 5 to 95 %: spectra of the pixels at {which}. "
+            "The band is how spectra vary over the image, not how well they are known."
         )
-        figure = plot_endmembers(result)
-    return [head, f"<p>{text}</p>", _img(figure, "Spectra of the endmembers")]
+        figure = plot_endmembers(result, time=date)
+    return [head, f"<p>{escape(text)}</p>", _img(figure, "Spectra of the endmembers")]
 
 
 def _draw_intervals(spectra: xr.DataArray, interval: xr.DataArray) -> Figure:
@@ -204,7 +225,7 @@ def _draw_intervals(spectra: xr.DataArray, interval: xr.DataArray) -> Figure:
             places, lower[order], upper[order], color=material_colour(p), alpha=0.3, lw=0
         )
         ax.plot(places, spectra.isel(endmember=p).values[order], color=material_colour(p))
-        ax.set_title(names[p], fontsize=LABEL_SIZE)
+        ax.set_title(plain(names[p]), fontsize=LABEL_SIZE)
         ax.set_xlabel("wavelength (nm)" if bands is not None else "band", fontsize=LABEL_SIZE)
     return figure
 

@@ -47,6 +47,11 @@ def wrap(text: str, inches: float) -> str:
     return "\n".join(wrapped_lines(text, inches))
 
 
+def plain(text: str) -> str:
+    """A name as it is: matplotlib takes what stands between two dollar signs for a formula."""
+    return text.replace("$", r"\$")
+
+
 def flat_axes(axes: AxesLike, count: int) -> list[Axes]:
     """The axes to draw into, checked."""
     flat = list(np.asarray(axes, dtype=object).ravel())

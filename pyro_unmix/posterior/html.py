@@ -82,11 +82,13 @@ def _facts(result: Unmixing) -> str:
 
 def _table(result: Unmixing) -> str:
     maps = result.abundances.transpose("time", "y", "x", "endmember")
+    seen = maps.where(result.valid) if "valid" in result.dataset else maps
+    means = seen.mean(("time", "y", "x")).values
     dates, labels = chosen_dates(maps.sizes["time"]), date_labels(maps)
     head = "".join(f"<th>{escape(labels[t])}</th>" for t in dates)
     rows = [
         f'<tr><td style="text-align:left">{swatch(p)} {escape(name)}</td>'
-        f"<td>{float(maps[..., p].mean()):.3f}</td>"
+        f"<td>{means[p]:.3f}</td>"
         + "".join(f"<td>{_thumbnail(maps[t, ..., p], f'{name}, {labels[t]}')}</td>" for t in dates)
         + f"<td>{_spectrum(result, p)}</td></tr>"
         for p, name in enumerate(material_names(maps))

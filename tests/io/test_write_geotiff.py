@@ -188,3 +188,12 @@ def test_positions_of_many_images_sort(tmp_path):
     many = Unmixing(dataset.isel(time=[0] * 11))
     names = [p.name for p in many.to_geotiff(tmp_path)]
     assert names[0] == "abundances_00.tif" and names[10] == "abundances_10.tif"
+
+
+def test_a_material_called_rmse_leaves_the_band_rmse_its_name(tmp_path):
+    result = make_result(names=["soil", "rmse", "rock"])
+    error = result.dataset["valid"].astype("float32") * 0.25
+    dataset = result.dataset.assign(rmse=error)
+    path = Unmixing(dataset).to_geotiff(tmp_path)[0]
+    with rasterio.open(path) as file:
+        assert file.descriptions == ("soil", "rmse (material)", "rock", "rmse")

@@ -8,10 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import xarray as xr
 from matplotlib.colors import to_rgb
 from plot_cases import NAMES, SIGHTS, cielab, legend_texts, make_result
 
+import pyro_unmix as pu
 from pyro_unmix import plots
+from pyro_unmix.plots import fans
 
 
 def lines(ax: Any, label: str) -> list[np.ndarray]:
@@ -207,3 +210,50 @@ def test_fans_without_any_spectrum():
         TypeError, match=r"expected result with a method `.endmembers\(time\)`, got"
     ):
         plots.plot_endmembers(SimpleNamespace(abundances=result.abundances))
+
+
+def test_of_large_images_the_spectra_of_some_observed_pixels_are_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fans, "MAX_BAND_SPECTRA", 10)
+    rng = np.random.default_rng(0)
+    spectra = rng.uniform(size=(2, 6, 7, 4, 2))
+    coords = {"y": np.arange(6), "x": np.arange(7), "endmember": ["a", "b"]}
+    dims = ("time", "y", "x")
+    valid = rng.uniform(size=(2, 6, 7)) < 0.5
+    dataset = xr.Dataset(
+        {
+            "abundances": ((*dims, "endmember"), rng.dirichlet([1, 1], (2, 6, 7))),
+            "endmembers": ((*dims, "wavelength", "endmember"), spectra),
+            "valid": (dims, valid),
+        },
+        coords=coords,
+    )
+    result = pu.Unmixing(dataset)
+    made: list[tuple[int, ...]] = []
+
+    def counted(self: pu.Unmixing, time: int = 0) -> xr.DataArray:
+        made.append((self.dataset.sizes["y"], self.dataset.sizes["x"]))
+        return endmembers(self, time)
+
+    endmembers = pu.Unmixing.endmembers
+    monkeypatch.setattr(pu.Unmixing, "endmembers", counted)
+    figure = plots.plot_endmembers(result, time=1, truth=result)
+    assert made == [(1, 10), (1, 10)]
+    assert legend_texts(figure)[0] == f"10 of {valid[1].sum()} pixels"
+    observed = spectra[1][valid[1]]
+    thin = np.array(lines(figure.axes[0], "_spectrum"))
+    places = [np.flatnonzero((observed[..., 0] == line).all(1)).item() for line in thin]
+    assert len(set(places)) == 10
+    np.testing.assert_allclose(
+        lines(figure.axes[1], "median")[0], np.median(observed[places, :, 1], axis=0)
+    )
+    np.testing.assert_array_equal(
+        lines(figure.axes[1], "truth")[0], lines(figure.axes[1], "median")[0]
+    )
+    made.clear()
+    figure = plots.plot_endmembers_over_time(result, pixel=(2, 3))
+    assert made == [(1, 1), (1, 1)]
+    np.testing.assert_array_equal(
+        np.sort(lines(figure.axes[0], "_spectrum"), 0), np.sort(spectra[:, 2, 3, :, 0], 0)
+    )

@@ -221,3 +221,21 @@ def test_a_notebook_shows_a_picture_whose_backend_nobody_imported():
     figures.append(plots.plot_losses(SimpleNamespace(losses=np.arange(9.0))))
     for figure in figures:
         assert figure._repr_png_().startswith(b"\x89PNG")
+
+
+def test_dollar_signs_in_names_are_no_formulas() -> None:
+    names = ["a $\\b{$ c", "5 $", "$x$"]
+    result = make_result(labels=names)
+    figures = [
+        plots.plot_abundances(result),
+        plots.plot_abundances(result, dates=[0]),
+        plots.plot_abundance_composite(result),
+        plots.plot_endmembers(result),
+    ]
+    for figure in figures:
+        figure.canvas.draw()
+        texts = [text for text in figure.findobj(Text) if "$" in text.get_text()]
+        assert len(texts) >= 3
+        assert all(text._preprocess_math(text.get_text())[1] is False for text in texts)
+    shown = {text._preprocess_math(text.get_text())[0] for text in texts}
+    assert shown == set(names)

@@ -80,6 +80,12 @@ def test_names_are_text_and_tags_are_closed(result: Unmixing) -> None:
     assert "src=" not in re.sub(r'src="data:[^"]+"', "", text)
 
 
+def test_means_are_those_of_observed_pixels(result: Unmixing) -> None:
+    means = result.abundances.where(result.valid).mean(("time", "y", "x")).values
+    assert abs(means - result.abundances.mean(("time", "y", "x"))).max() > 1e-3
+    assert re.findall(r"<td>(0\.\d{3})</td>", result._repr_html_()) == [f"{m:.3f}" for m in means]
+
+
 def test_spectra_are_sorted_by_wavelength(result: Unmixing) -> None:
     (first, second) = re.findall(r'points="([^"]+)"', result._repr_html_())
     # Of 500, 600, 700 nm: 0.2, 0.3, 0.1 and 0.2, 0.0, 0.4 of 0.4.

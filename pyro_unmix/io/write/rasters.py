@@ -49,8 +49,9 @@ def write_geotiff(
     dataset has one. The date is ``2021-07-31``; with
     the time of day, ``2021-07-31T101500``, where a day has several; ``t`` and the number for
     numeric times; the position without any. Bands have the name of the material as description,
-    "material 0" and so on where materials have none. Numbers keep their precision (float32 or
-    float64), and NaN is nodata: pixel-dates that were not observed, unless they are to be filled.
+    "material 0" and so on where materials have none; of a material "rmse", ``rmse (material)``.
+    Numbers keep their precision (float32 or float64), and NaN is nodata: pixel-dates that were not observed, unless
+    they are to be filled.
     Tags: ``time`` (ISO, UTC, or the number), which `read_sequence` takes for the date,
     ``TIFFTAG_DATETIME``, ``method``. Tiled and deflate-compressed; images below 16 pixels in strips.
 
@@ -320,6 +321,8 @@ def _layers(dataset: xr.Dataset, filled: bool) -> Iterator[_Layer]:
                 maps = maps.where(dataset["valid"].isel(time=position))
             values = maps.transpose("endmember", "y", "x").to_numpy()
             bands = material_names(dataset)
+            if "rmse" in dataset:  # the name of a band of its own
+                bands = ["rmse (material)" if name == "rmse" else name for name in bands]
             if variable == "abundances" and "rmse" in dataset:
                 error = dataset["rmse"].isel(time=position).transpose("y", "x").to_numpy()
                 values = np.concatenate([values, error[None].astype(values.dtype)])
