@@ -14,7 +14,7 @@ from pyro_unmix.data.types import CubesLike
 from pyro_unmix.methods.arguments import count_materials, counted_bands, judged, known_spectra
 from pyro_unmix.methods.classical import names_of, to_result
 from pyro_unmix.methods.members import blocks, scaled_to_one, solve
-from pyro_unmix.ops.checks import positive_int
+from pyro_unmix.ops.checks import positive_int, true_or_false
 from pyro_unmix.ops.least_squares import Fractions
 from pyro_unmix.ops.threads import one_thread
 from pyro_unmix.posterior.result import Unmixing
@@ -59,7 +59,8 @@ def fcls(
         Whether they are kept from below zero.
     shade : bool
         Whether fractions sum to one at most, the rest being shade, which has no light; they are scaled to one
-        afterwards. It assumes that pixels are never brighter than the endmembers.
+        afterwards. It assumes that pixels are never brighter than the endmembers. Not with ``sum_to_one=False``, which
+        leaves their sum free.
     normalize : bool
         Whether spectra of pixels and endmembers are scaled to length one while they are compared, what many programs
         call brightness normalisation; fractions are converted back to areas. It assumes that unit spectra mix linearly
@@ -103,6 +104,8 @@ def fcls(
     in hyperspectral imagery", IEEE TGRS 39(3), 2001; Nascimento, Bioucas-Dias, IEEE TGRS 43(4), 2005 (VCA).
     """
     seed = positive_int(seed, "seed", minimum=0)
+    how = Fractions(sum_to_one, non_negative, shade)
+    true_or_false(normalize, "normalize")
     cubes, endmembers = counted_bands(cubes, endmembers, ignore)
     sequence = as_cube_sequence(cubes)
     pixels, valid = to_pixels(sequence)
@@ -115,7 +118,6 @@ def fcls(
         reference = as_endmembers(spectra, sequence.sizes["wavelength"])
         by_date = np.broadcast_to(reference, (valid.shape[1], *reference.shape))
 
-    how = Fractions(sum_to_one, non_negative, shade)
     fractions = np.full((*valid.shape, reference.shape[1]), np.nan)
     for date in tqdm(range(len(by_date)), disable=not progress, desc="fcls", unit="date"):
         if np.isfinite(by_date[date]).all():
