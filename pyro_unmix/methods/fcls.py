@@ -13,7 +13,7 @@ from pyro_unmix.data.cubes import as_cube_sequence, to_pixels
 from pyro_unmix.data.types import CubesLike
 from pyro_unmix.methods.arguments import count_materials, counted_bands, judged, known_spectra
 from pyro_unmix.methods.classical import names_of, to_result
-from pyro_unmix.methods.members import blocks, scaled_to_one, solve
+from pyro_unmix.methods.members import blocks, scaled_to_one, solve, warn_of_unfitted
 from pyro_unmix.ops.checks import positive_int, true_or_false
 from pyro_unmix.ops.least_squares import Fractions
 from pyro_unmix.ops.threads import one_thread
@@ -79,8 +79,8 @@ def fcls(
         Without posterior. A missing pixel-date stays missing: its abundances are NaN. Endmembers that VCA found are
         `endmembers(time)`; `reference_endmembers` is their mean over the dates. Where fractions need not sum to one,
         ``dataset["brightness"]`` is what they summed to (1 - shade), `endmembers` are as bright as in the pixel, and
-        pixels with a sum that is not positive are missing. A date with fewer observed spectra
-        than P has no VCA endmembers: all of it is NaN.
+        abundances of pixels with a sum that is not positive are NaN, which a warning counts. A date with fewer observed
+        spectra than P has no VCA endmembers: all of it is NaN.
 
     Raises
     ------
@@ -124,13 +124,14 @@ def fcls(
             alone = valid[:, date : date + 1]
             for (rows, _), values in blocks(pixels[:, date : date + 1], alone, _BLOCK):
                 fractions[rows, date] = solve(values, by_date[date], how, normalize)
-    brightness = None
+    brightness, fitted = None, np.asarray(np.isfinite(fractions).all(-1))
     if normalize or shade or not sum_to_one:
         fractions, brightness = scaled_to_one(fractions)
+        warn_of_unfitted(fractions, fitted)
     return judged(
         to_result(
             sequence, fractions, reference, names_of(spectra, count),
-            by_date if spectra is None else None, brightness, seed=seed, method="fcls",
+            by_date if spectra is None else None, brightness, fitted, seed=seed, method="fcls",
         )
     )  # fmt: skip
 

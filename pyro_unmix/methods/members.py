@@ -28,6 +28,7 @@ from pyro_unmix.start.extraction import extract_endmembers
 
 logger = logging.getLogger(__name__)
 
+_ADVICE = "see whether the spectra are of the scale and the materials of the images"
 #: Spectra of each material that are taken from the image where no library is given.
 NUM_PURE = 10
 
@@ -157,13 +158,23 @@ def class_sums(fractions: np.ndarray, members: Members) -> np.ndarray:
     return fractions @ belongs.astype(fractions.dtype)
 
 
+def warn_of_unfitted(shares: np.ndarray, observed: np.ndarray, advice: str = _ADVICE) -> None:
+    """Log a WARNING where abundances (N, T, P) of observed pixels (N, T) are NaN, and what to do."""
+    unfitted = observed & np.isnan(shares).any(-1)
+    if unfitted.any():
+        logger.warning(
+            "%d of %d observed pixels fit no model: their abundances are NaN; %s",
+            unfitted.sum(), observed.sum(), advice,
+        )  # fmt: skip
+
+
 def to_library_result(
     members: Members,
     fractions: np.ndarray,
     *,
     abundances: np.ndarray | None = None,
     std: np.ndarray | None = None,
-    advice: str = "see whether the library is of the scale and the materials of the images",
+    advice: str = _ADVICE,
     **fields: Any,
 ) -> Unmixing:
     """The result of a method that gives fractions of single spectra of a library.
@@ -184,13 +195,10 @@ def to_library_result(
     cubes = members.cubes
     shares, brightness = scaled_to_one(class_sums(fractions, members))
     shares = shares if abundances is None else abundances
-    observed = int(members.valid.sum())
-    fitted = np.isfinite(shares).all(-1) & members.valid
-    if (unfitted := observed - int(fitted.sum())) > 0:
-        logger.warning(
-            "%d of %d observed pixels fit no model: their abundances are NaN; %s",
-            unfitted, observed, advice,
-        )  # fmt: skip
+    warn_of_unfitted(shares, members.valid, advice)
+    unfitted = np.isnan(shares).any(-1)
+    if np.isfinite(fractions[unfitted]).any():
+        fractions = np.where(unfitted[..., None], np.nan, fractions)
     labels = {"endmember": members.names}
     maps = from_pixels(shares, cubes, labels, name="abundances")
     wavelength = {"wavelength": cubes["wavelength"]} if "wavelength" in cubes.coords else {}

@@ -75,7 +75,8 @@ def monte_carlo_sma(
     Returns
     -------
     Unmixing
-        With `abundances_std`; ``dataset["library_fractions"]`` is the mean fraction of every member.
+        With `abundances_std`; ``dataset["library_fractions"]`` is the mean fraction of every member. Abundances of
+        pixels that no draw has a fraction of are NaN, and a warning counts these.
 
     Raises
     ------

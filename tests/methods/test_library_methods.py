@@ -14,7 +14,9 @@ from scipy.optimize import nnls as scipy_nnls
 
 import pyro_unmix as pu
 from pyro_unmix.cli.results import summary_of
+from pyro_unmix.data.cubes import DIMS
 from pyro_unmix.methods import fcls, mesma, minimum_volume, monte_carlo_sma, nnls, sparse_regression
+from pyro_unmix.methods.arguments import _thinned
 
 BANDS = 16
 RNG = np.random.default_rng(0)
@@ -335,3 +337,26 @@ def test_a_simplex_needs_more_spectra_than_corners() -> None:
         ValueError, match="of 3 endmembers needs at least 4 observed spectra, got 1"
     ):
         minimum_volume(CUBES[:1, :1, :1], endmembers=BASES, progress=False)
+
+
+@pytest.mark.parametrize("method", [nnls, monte_carlo_sma, sparse_regression])
+def test_pixels_that_hold_nothing_of_the_spectra_are_observed(
+    method: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    cubes = CUBES.copy()
+    cubes[0, 0, 0] *= -0.01
+    cubes[0, 0, 1, 0] = np.nan
+    more: dict[str, Any] = {"sum_to_one": False} if method is monte_carlo_sma else {}
+    result = method(cubes, **more, **QUIET)
+    assert "1 of 23 observed pixels fit no model" in caplog.text
+    assert result.valid.sum() == 23 and result.valid[0, 0, 0]
+    assert np.isnan(result.abundances[0, 0, 0]).all() and result.rmse.notnull().sum() == 22
+
+
+def test_spectra_of_a_long_row_are_thinned_too() -> None:
+    for shape in ((1, 1, 400_000), (1, 400_000, 1), (4, 300, 300), (400, 30, 30), (2, 10, 10)):
+        cubes = xr.DataArray(np.broadcast_to(0.2, (*shape, 1)), dims=DIMS)
+        thin = _thinned(cubes)
+        count = thin.size
+        assert min(10_000, cubes.size) <= count <= 40_000
+        assert thin.sizes["y"] >= min(10, shape[1])
