@@ -49,13 +49,13 @@ def add_files(parser: argparse.ArgumentParser, *, dates: bool = True) -> None:
     group = parser.add_argument_group("reading (by default as the files say)")
     group.add_argument(
         "--scale",
-        type=_number(positive=True),
+        type=number(positive=True),
         metavar="S",
         help="reflectance = stored x S + offset (default: of the file)",
     )
     group.add_argument(
         "--offset",
-        type=_number(),
+        type=number(),
         metavar="O",
         help="reflectance = stored x scale + O (default: of the file)",
     )
@@ -67,7 +67,7 @@ def add_files(parser: argparse.ArgumentParser, *, dates: bool = True) -> None:
     )
     group.add_argument(
         "--nodata",
-        type=_number(),
+        type=number(),
         metavar="V",
         help="stored value that marks missing pixels (default: of the file)",
     )
@@ -166,7 +166,7 @@ def materials(text: str) -> int | str | Path:
     )
 
 
-def _number(*, positive: bool = False) -> Callable[[str], float]:
+def number(*, positive: bool = False) -> Callable[[str], float]:
     def convert(text: str) -> float:
         try:
             value = float(text)

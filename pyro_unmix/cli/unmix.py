@@ -140,7 +140,7 @@ def add_command(commands: Commands) -> None:
     )
     group.add_argument(
         "--library-scale",
-        type=float,
+        type=options.number(positive=True),
         metavar="S",
         help="reflectance = stored x S (default: of the file)",
     )

@@ -23,6 +23,8 @@ IGNORED: dict[str, tuple[tuple[float, float], ...]] = {
 }
 # nm: neighbouring bands tell the width of a band only where a spectrometer lines them up.
 _WIDEST_SPACING = 20.0
+# Bands per turn from longer to shorter wavelengths or back, below which they are in no order.
+_MOST_TURNS = 6
 
 
 def band_tolerance(centres: ArrayLike, fwhm: ArrayLike | None = None) -> np.ndarray:
@@ -66,7 +68,10 @@ def narrower(one: ArrayLike | None, two: ArrayLike | None) -> np.ndarray | None:
 
 
 def local_spacing(centres: ArrayLike) -> np.ndarray:
-    """Median of the six gaps around each band, in the order given: overlaps and holes do not count.
+    """Median of the six gaps around each band: overlaps and holes do not count.
+
+    The order given is that of detectors, which may overlap. Bands in no order, which turn back more often than once in
+    six, are looked at in the order of their centres.
 
     Raises
     ------
@@ -74,10 +79,17 @@ def local_spacing(centres: ArrayLike) -> np.ndarray:
         If there are not two different centres.
     """
     values = np.asarray(centres, dtype=np.float64)
-    gaps = np.abs(np.diff(values))
-    gaps = gaps[gaps > 0]
+    gaps = np.diff(values)
+    gaps = gaps[gaps != 0]
     if not len(gaps):
         raise ValueError("a single band has no spacing: pass fwhm=")
+    turns = np.count_nonzero((gaps[1:] > 0) != (gaps[:-1] > 0))
+    if turns * _MOST_TURNS > len(gaps):
+        order = np.argsort(values, kind="stable")
+        spacing = np.empty_like(values)
+        spacing[order] = local_spacing(values[order])
+        return spacing
+    gaps = np.abs(gaps)
     middles = [min(i, len(gaps)) for i in range(len(values))]
     return np.array([np.median(gaps[max(0, i - 3) : i + 3]) for i in middles])
 

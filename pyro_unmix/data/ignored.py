@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from pyro_unmix.data.bands import Ignore, ignored_bands, ignored_ranges, ranges_in_nm
+from pyro_unmix.data.bands import Ignore, ignored_bands, ignored_ranges, other_bands, ranges_in_nm
+from pyro_unmix.data.checks import as_wavelengths
 from pyro_unmix.data.types import CubesLike
 
 logger = logging.getLogger(__name__)
@@ -21,16 +22,13 @@ def ignored_of(cubes: CubesLike, ignore: Ignore) -> np.ndarray:
     Raises
     ------
     ValueError
-        If the images have no wavelengths, or no two bands are left.
+        If the images have no wavelengths in nm or not the same, or no two bands are left.
     """
-    first: Any = cubes[0] if isinstance(cubes, Sequence) and len(cubes) else cubes
+    images: Any = list(cubes) if isinstance(cubes, Sequence) and len(cubes) else [cubes]
     ranges = ignored_ranges(ignore)
-    if not isinstance(first, xr.DataArray) or "wavelength" not in first.coords:
-        raise ValueError(
-            "ignore needs the wavelengths of the images, which they have not: pass "
-            "as_cube_sequence(cubes, wavelength=...)"
-        )
-    centres = first["wavelength"].to_numpy()
+    centres = _centres(images[0])
+    for number, image in enumerate(images[1:], start=1):
+        _check_same(centres, _centres(image), images[0], number)
     which = ignored_bands(centres, ranges)
     if len(which) - which.sum() < 2:
         raise ValueError(
@@ -38,6 +36,34 @@ def ignored_of(cubes: CubesLike, ignore: Ignore) -> np.ndarray:
             "nm), expected two or more: ignore less"
         )
     return which
+
+
+def _centres(image: Any) -> np.ndarray:
+    if not isinstance(image, xr.DataArray) or "wavelength" not in image.coords:
+        raise ValueError(
+            "ignore needs the wavelengths of the images, which they have not: pass "
+            "as_cube_sequence(cubes, wavelength=...)"
+        )
+    if "wavelength" not in image.dims:
+        named = ", ".join(map(repr, image["wavelength"].dims)) or "no dim"
+        raise ValueError(
+            f"ignore needs images with the dim 'wavelength', got the dims {image.dims} with wavelengths on {named}: "
+            "name it so, for example x.swap_dims(band='wavelength')"
+        )
+    return as_wavelengths(image["wavelength"], image.sizes["wavelength"])
+
+
+def _check_same(ours: np.ndarray, theirs: np.ndarray, first: xr.DataArray, number: int) -> None:
+    if len(ours) != len(theirs):
+        raise ValueError(
+            f"ignore needs images of the same bands, got {len(theirs)} in image {number} and {len(ours)} in image 0"
+        )
+    odd = other_bands(ours, theirs, first["fwhm"].to_numpy() if "fwhm" in first.coords else None)
+    if odd.size:
+        raise ValueError(
+            f"ignore needs images of the same bands, got band {odd[0]} at {theirs[odd[0]]:g} nm in image {number} and "
+            f"at {ours[odd[0]]:g} nm in image 0"
+        )
 
 
 def without_bands(cubes: CubesLike, ignore: Ignore) -> CubesLike:

@@ -66,7 +66,7 @@ def resample_library(
     """Spectra as a sensor with other bands sees them: Gaussian responses, SPy's `BandResampler`.
 
     A source band is taken as constant over its own fwhm. SPy cuts the Gaussian of a target band off at half its
-    maximum. An unknown fwhm of a target band is the median of the six gaps around it, in the order given, so that
+    maximum. An unknown fwhm of a target band is the median of the six gaps around it (`local_spacing`), so that
     overlapping detectors and dropped bands do not change it; source bands reach to their farther neighbour, but across
     no hole wider than three times that median.
 

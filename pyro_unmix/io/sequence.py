@@ -126,6 +126,11 @@ def read_sequence(
     )
     if not keep.any():
         raise FileError(files[0], "bands", "no band has data in all files: drop some of the files")
+    if ignore is not None and keep.sum() == 1 < images[0].num_bands and bands is None:
+        problem = (
+            "one is left that has data in all files, two at least must be: leave out less, ignore="
+        )
+        raise FileError(files[0], "bands", problem)
     _check_same_bands(images, files, keep, wavelength_unit)
     first = images[0]
     coords: dict[str, Any] = dict(spatial_coords(first))

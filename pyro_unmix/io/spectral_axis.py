@@ -159,6 +159,12 @@ def choose_bands(
             num_bands,
             "; ".join(texts),
         )
+    if reasons.get("ignored", np.zeros(1)).any() and keep.sum() < min(2, chosen.sum()):
+        left = f"{keep.sum()} of {num_bands}" if keep.any() else f"none of the {num_bands}"
+        problem = (
+            f"{left} is left, two at least must be: {'; '.join(texts)}. Leave out less, ignore="
+        )
+        raise FileError(path, "bands", problem)
     if not keep.any():
         problem = f"none of the {num_bands} is left: {'; '.join(texts)}. Choose with bands="
         raise FileError(path, "bands", problem)

@@ -33,6 +33,7 @@ from pyro_unmix.start.noise import estimate_noise_scale
 logger = logging.getLogger(__name__)
 
 _MOST_SPECTRA = 20_000  # behind an estimate of the noise
+_LEAST_ROWS = 20  # of them, as far as there are so many
 _LEAST_SPECTRA = 2  # per band, from which the noise can be told
 
 
@@ -73,7 +74,7 @@ def counted_bands(
     missing = missing_bands(library)
     if not missing.any():
         return images, library
-    centres = library.coords.get("wavelength")
+    centres = library["wavelength"] if "wavelength" in library.coords else None
     logger.warning(
         "left out %d of %d bands that the library does not have%s",
         missing.sum(), len(missing), "" if centres is None else f": {ranges_in_nm(centres, missing)}",
@@ -85,8 +86,10 @@ def _without(endmembers: Any, cubes: Any, which: np.ndarray) -> Any:
     """Spectra without the ignored bands, where they have the bands of the images; else as they are."""
     if isinstance(endmembers, xr.DataArray) and "wavelength" in endmembers.dims:
         first = cubes if isinstance(cubes, xr.DataArray) else cubes[0]
-        ours = endmembers.coords.get("wavelength", first["wavelength"]).to_numpy()
-        if same_bands(first["wavelength"].to_numpy(), ours):
+        # `coords.get` would make up numbers of bands.
+        known = endmembers if "wavelength" in endmembers.coords else first
+        same = same_bands(first["wavelength"].to_numpy(), known["wavelength"].to_numpy())
+        if same and endmembers.sizes["wavelength"] == len(which):
             return endmembers.isel(wavelength=~which)
         return endmembers
     if endmembers is not None and np.ndim(endmembers) == 2 and len(endmembers) == len(which):
@@ -114,9 +117,13 @@ def judged(result: _Judged) -> _Judged:
 
 
 def _thinned(cubes: xr.DataArray) -> xr.DataArray:
-    """Rows from all over the images, of some tens of thousands of spectra."""
-    step = max(1, cubes.sizes["time"] * cubes.sizes["y"] * cubes.sizes["x"] // _MOST_SPECTRA)
-    return cubes.isel(y=slice(None, None, min(step, cubes.sizes["y"])))
+    """Rows, and of few rows columns, from all over the images: some tens of thousands of spectra."""
+    height, width = cubes.sizes["y"], cubes.sizes["x"]
+    step = max(1, cubes.sizes["time"] * height * width // _MOST_SPECTRA)
+    rows = min(step, max(1, height // _LEAST_ROWS))
+    columns = min(-(-step // rows), width)
+    rows = min(max(rows, step // columns), height)
+    return cubes.isel(y=slice(None, None, rows), x=slice(None, None, columns))
 
 
 def known_spectra(endmembers: ArrayLike | None, cubes: xr.DataArray) -> Any:

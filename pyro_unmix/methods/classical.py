@@ -94,6 +94,7 @@ def to_result(
     names: np.ndarray,
     by_date: np.ndarray | None = None,
     brightness: np.ndarray | None = None,
+    valid: np.ndarray | None = None,
     **fields: Any,
 ) -> Unmixing:
     """The result of a method without a posterior of the abundances.
@@ -107,6 +108,8 @@ def to_result(
         The endmembers of each date, where they differ.
     brightness : array (N, T), optional
         What the fractions summed to before they were scaled to one.
+    valid : array (N, T), bool, optional
+        Default where there are abundances.
     **fields
         More of `Unmixing`.
     """
@@ -115,7 +118,9 @@ def to_result(
     dataset = xr.Dataset(
         {
             "abundances": maps,
-            "valid": maps.notnull().all("endmember"),
+            "valid": maps.notnull().all("endmember")
+            if valid is None
+            else from_pixels(valid, cubes),
             "reference_endmembers": (("wavelength", "endmember"), reference),
         },
         coords=wavelength,

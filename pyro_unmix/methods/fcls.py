@@ -14,9 +14,9 @@ from pyro_unmix.data.types import CubesLike
 from pyro_unmix.methods.arguments import count_materials, counted_bands, judged, known_spectra
 from pyro_unmix.methods.classical import names_of, to_result
 from pyro_unmix.methods.intimate import in_albedo
-from pyro_unmix.methods.members import blocks, scaled_to_one, solve
+from pyro_unmix.methods.members import blocks, scaled_to_one, solve, warn_of_unfitted
 from pyro_unmix.mixing import Hapke
-from pyro_unmix.ops.checks import positive_int
+from pyro_unmix.ops.checks import positive_int, true_or_false
 from pyro_unmix.ops.least_squares import Fractions
 from pyro_unmix.ops.threads import one_thread
 from pyro_unmix.posterior.result import Unmixing
@@ -62,7 +62,8 @@ def fcls(
         Whether they are kept from below zero.
     shade : bool
         Whether fractions sum to one at most, the rest being shade, which has no light; they are scaled to one
-        afterwards. It assumes that pixels are never brighter than the endmembers.
+        afterwards. It assumes that pixels are never brighter than the endmembers. Not with ``sum_to_one=False``, which
+        leaves their sum free.
     normalize : bool
         Whether spectra of pixels and endmembers are scaled to length one while they are compared, what many programs
         call brightness normalisation; fractions are converted back to areas. It assumes that unit spectra mix linearly
@@ -85,9 +86,9 @@ def fcls(
         Without posterior. A missing pixel-date stays missing: its abundances are NaN. Endmembers that VCA found are
         `endmembers(time)`; `reference_endmembers` is their mean over the dates. Where fractions need not sum to one,
         ``dataset["brightness"]`` is what they summed to (1 - shade), `endmembers` are as bright as in the pixel, and
-        pixels with a sum that is not positive are missing. A date with fewer observed spectra
-        than P has no VCA endmembers: all of it is NaN. Of `mixing`, ``dataset`` and `cubes` hold albedos, and the
-        methods that return spectra convert them back, see `Unmixing`.
+        abundances of pixels with a sum that is not positive are NaN, which a warning counts. A date with fewer observed
+        spectra than P has no VCA endmembers: all of it is NaN. Of `mixing`, ``dataset`` and `cubes` hold albedos, and
+        the methods that return spectra convert them back, see `Unmixing`.
 
     Raises
     ------
@@ -119,6 +120,8 @@ def fcls(
             mixing, cubes, endmembers, ignore,
         )  # fmt: skip
     seed = positive_int(seed, "seed", minimum=0)
+    how = Fractions(sum_to_one, non_negative, shade)
+    true_or_false(normalize, "normalize")
     cubes, endmembers = counted_bands(cubes, endmembers, ignore)
     sequence = as_cube_sequence(cubes)
     pixels, valid = to_pixels(sequence)
@@ -131,20 +134,20 @@ def fcls(
         reference = as_endmembers(spectra, sequence.sizes["wavelength"])
         by_date = np.broadcast_to(reference, (valid.shape[1], *reference.shape))
 
-    how = Fractions(sum_to_one, non_negative, shade)
     fractions = np.full((*valid.shape, reference.shape[1]), np.nan)
     for date in tqdm(range(len(by_date)), disable=not progress, desc="fcls", unit="date"):
         if np.isfinite(by_date[date]).all():
             alone = valid[:, date : date + 1]
             for (rows, _), values in blocks(pixels[:, date : date + 1], alone, _BLOCK):
                 fractions[rows, date] = solve(values, by_date[date], how, normalize)
-    brightness = None
+    brightness, fitted = None, np.asarray(np.isfinite(fractions).all(-1))
     if normalize or shade or not sum_to_one:
         fractions, brightness = scaled_to_one(fractions)
+        warn_of_unfitted(fractions, fitted)
     return judged(
         to_result(
             sequence, fractions, reference, names_of(spectra, count),
-            by_date if spectra is None else None, brightness, seed=seed, method="fcls",
+            by_date if spectra is None else None, brightness, fitted, seed=seed, method="fcls",
         )
     )  # fmt: skip
 

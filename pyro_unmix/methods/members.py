@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,9 @@ from pyro_unmix.posterior.result import Unmixing
 from pyro_unmix.start.bundles import extract_bundles
 from pyro_unmix.start.extraction import extract_endmembers
 
+logger = logging.getLogger(__name__)
+
+_ADVICE = "see whether the spectra are of the scale and the materials of the images"
 #: Spectra of each material that are taken from the image where no library is given.
 NUM_PURE = 10
 
@@ -91,7 +95,19 @@ def read_members(
     classes = np.array([order.index(label) for label in labels])
     reference = as_endmembers(means, sequence.sizes["wavelength"])
     titles = names_of(endmembers, spectra.shape[1])
+    _check_not_dark(spectra, titles, labels)
     return Members(sequence, *to_pixels(sequence), spectra, classes, reference, names, titles)
+
+
+def _check_not_dark(spectra: np.ndarray, titles: np.ndarray, labels: np.ndarray) -> None:
+    dark = np.flatnonzero(~spectra.any(axis=0))
+    if dark.size:
+        named = ", ".join(f"{titles[i]} of class {labels[i]}" for i in dark[:5])
+        raise ValueError(
+            f"endmembers must not hold zero spectra, got zeros in all bands of {dark.size} of {len(titles)} ({named}"
+            f"{', ...' if dark.size > 5 else ''}): remove them; shade=True of mesma, fcls and monte_carlo_sma is a "
+            "material without light"
+        )
 
 
 def _of_one_each(
@@ -142,12 +158,23 @@ def class_sums(fractions: np.ndarray, members: Members) -> np.ndarray:
     return fractions @ belongs.astype(fractions.dtype)
 
 
+def warn_of_unfitted(shares: np.ndarray, observed: np.ndarray, advice: str = _ADVICE) -> None:
+    """Log a WARNING where abundances (N, T, P) of observed pixels (N, T) are NaN, and what to do."""
+    unfitted = observed & np.isnan(shares).any(-1)
+    if unfitted.any():
+        logger.warning(
+            "%d of %d observed pixels fit no model: their abundances are NaN; %s",
+            unfitted.sum(), observed.sum(), advice,
+        )  # fmt: skip
+
+
 def to_library_result(
     members: Members,
     fractions: np.ndarray,
     *,
     abundances: np.ndarray | None = None,
     std: np.ndarray | None = None,
+    advice: str = _ADVICE,
     **fields: Any,
 ) -> Unmixing:
     """The result of a method that gives fractions of single spectra of a library.
@@ -155,16 +182,23 @@ def to_library_result(
     Parameters
     ----------
     fractions : array (N, T, S)
-        Before they are scaled to one, with ``y`` about ``E a``; NaN at missing pixel-dates.
+        Before they are scaled to one, with ``y`` about ``E a``; NaN at missing pixel-dates, and at observed ones that
+        no model fits, of which a warning tells.
     abundances : array (N, T, P), optional
         Default the sums of the classes, scaled to one.
     std : array (N, T, P), optional
+    advice : str
+        What to do where no model fits.
     **fields
         More of `Unmixing`.
     """
     cubes = members.cubes
     shares, brightness = scaled_to_one(class_sums(fractions, members))
     shares = shares if abundances is None else abundances
+    warn_of_unfitted(shares, members.valid, advice)
+    unfitted = np.isnan(shares).any(-1)
+    if np.isfinite(fractions[unfitted]).any():
+        fractions = np.where(unfitted[..., None], np.nan, fractions)
     labels = {"endmember": members.names}
     maps = from_pixels(shares, cubes, labels, name="abundances")
     wavelength = {"wavelength": cubes["wavelength"]} if "wavelength" in cubes.coords else {}
@@ -172,7 +206,7 @@ def to_library_result(
     dataset = xr.Dataset(
         {
             "abundances": maps,
-            "valid": maps.notnull().all("endmember"),
+            "valid": from_pixels(members.valid, cubes),
             "reference_endmembers": (("wavelength", "endmember"), members.reference),
             "brightness": from_pixels(brightness, cubes),
             "library_fractions": from_pixels(fractions, cubes, {"spectrum": titles}),

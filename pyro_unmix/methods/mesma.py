@@ -15,12 +15,16 @@ from pyro_unmix.data.bands import Ignore
 from pyro_unmix.data.types import CubesLike
 from pyro_unmix.methods.arguments import judged
 from pyro_unmix.methods.members import Members, blocks, read_members, to_library_result
-from pyro_unmix.ops.checks import in_range, positive_int
+from pyro_unmix.ops.checks import in_range, positive_int, true_or_false
 from pyro_unmix.ops.threads import one_thread
 from pyro_unmix.posterior.result import Unmixing
 
 _BLOCK = 4_000  # spectra at once
 _NUMBERS = 2**21  # fractions of models at once
+_ADVICE = (
+    "give a library that holds what is in them, shade=True where they are darker than it, or wider limits "
+    "(min_fraction, max_fraction, max_shade)"
+)
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,8 @@ def mesma(
     num_endmembers : int, optional
         P, at least 2. May be left out if `endmembers` are given.
     endmembers : library or array (L, P), optional
-        As in `monte_carlo_sma`.
+        As in `monte_carlo_sma`. Default: members are taken from the pixels that they then fit, so that the RMSE tells
+        little.
     num_classes : tuple of int, optional
         The k to try; default 1 to P. The literature counts shade: its two-endmember models are ``k = 1`` with shade.
     max_models : int
@@ -79,10 +84,11 @@ def mesma(
     shade : bool
         Whether every model has shade, and fractions are scaled to one afterwards.
     min_fraction, max_fraction, max_shade : float
-        Limits; the defaults are those in use. With shade, it is at least `min_fraction`.
+        Limits, at most 0, at least 1 and at least 0; the defaults are those in use. With shade, it is at least
+        `min_fraction`.
     max_rmse : float, optional
-        Pixels that no model fits as well are missing, as are those without a model within the limits. In use is 0.025;
-        default none.
+        Abundances of pixels that no model fits as well are NaN, as are those without a model within the limits; a
+        warning counts both. In use is 0.025; default none.
     gain : float
         Reflectance; 0 for the best fit of all.
     ignore : str or sequence of pairs, optional
@@ -123,10 +129,10 @@ def mesma(
     in_range(gain, "gain", low=0)
     if max_rmse is not None:
         in_range(max_rmse, "max_rmse", low=0, open_low=True)
-    if not min_fraction <= 0 or not max_fraction >= 1:
-        raise ValueError(
-            f"min_fraction must be at most 0 and max_fraction at least 1, got {min_fraction} and {max_fraction}"
-        )
+    in_range(min_fraction, "min_fraction", high=0)
+    in_range(max_fraction, "max_fraction", low=1)
+    in_range(max_shade, "max_shade", low=0)
+    true_or_false(shade, "shade")
     given = read_members(cubes, num_endmembers, endmembers, seed, ignore)
     sizes = _sizes(num_classes, given.num_classes)
     limits = _Limits(min_fraction, max_fraction, shade, max_shade)
@@ -140,7 +146,8 @@ def mesma(
                 found[rmse > max_rmse] = np.nan
             fractions[place] = found
             bar.update(len(spectra))
-    return judged(to_library_result(given, fractions, seed=seed, method="mesma"))
+    advice = _ADVICE if max_rmse is None else f"{_ADVICE}, or a larger max_rmse"
+    return judged(to_library_result(given, fractions, advice=advice, seed=seed, method="mesma"))
 
 
 def _sizes(num_classes: tuple[int, ...] | None, most: int) -> list[int]:

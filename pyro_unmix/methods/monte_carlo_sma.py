@@ -19,7 +19,7 @@ from pyro_unmix.methods.members import (
     solve,
     to_library_result,
 )
-from pyro_unmix.ops.checks import positive_int
+from pyro_unmix.ops.checks import positive_int, true_or_false
 from pyro_unmix.ops.least_squares import Fractions
 from pyro_unmix.ops.threads import one_thread
 from pyro_unmix.posterior.result import Unmixing
@@ -46,9 +46,10 @@ def monte_carlo_sma(
 
     Draw d takes members ``E_d`` of every class and solves ``min_x ||y - E_d x||^2``, ``x >= 0``, ``1'x = 1``, for all
     pixels; the fraction of a class is the sum over its members. The abundance is the mean over the draws, its std that
-    of the draws. It assumes that any member of a class is as likely in a pixel as any other, whatever the pixel looks
-    like: the std says how much the library leaves open, not what the spectrum of the pixel rules out, and is mostly
-    wider than the error. Cost: 130 CPU s per million pixel-dates of 174 bands with 50 draws of three classes.
+    of the draws; draws whose fractions are all zero, which a free sum or shade allow, do not count. It assumes that any
+    member of a class is as likely in a pixel as any other, whatever the pixel looks like: the std says how much the
+    library leaves open, not what the spectrum of the pixel rules out, and is mostly wider than the error. Cost: 130 CPU
+    s per million pixel-dates of 174 bands with 50 draws of three classes.
 
     Parameters
     ----------
@@ -74,7 +75,8 @@ def monte_carlo_sma(
     Returns
     -------
     Unmixing
-        With `abundances_std`; ``dataset["library_fractions"]`` is the mean fraction of every member.
+        With `abundances_std`; ``dataset["library_fractions"]`` is the mean fraction of every member. Abundances of
+        pixels that no draw has a fraction of are NaN, and a warning counts these.
 
     Raises
     ------
@@ -98,10 +100,11 @@ def monte_carlo_sma(
     """
     positive_int(num_draws, "num_draws")
     positive_int(num_members, "num_members")
+    how = Fractions(sum_to_one, shade=shade)
+    true_or_false(normalize, "normalize")
     given = read_members(cubes, num_endmembers, endmembers, seed, ignore)
     rng = np.random.default_rng(seed)
     draws = [_draw(given, num_members, rng) for _ in range(num_draws)]
-    how = Fractions(sum_to_one, shade=shade)
     shape = given.valid.shape
     fractions = np.full((*shape, given.spectra.shape[1]), np.nan)
     mean, std = (np.full((*shape, given.num_classes), np.nan) for _ in range(2))
@@ -110,17 +113,22 @@ def monte_carlo_sma(
         for place, spectra in blocks(given.pixels, given.valid, _BLOCK):
             sums = np.zeros((len(spectra), given.spectra.shape[1]))
             first, second = (np.zeros((len(spectra), given.num_classes)) for _ in range(2))
+            counted = np.zeros((len(spectra), 1))
             for chosen in draws:
                 found = np.zeros_like(sums)
                 found[:, chosen] = solve(spectra, given.spectra[:, chosen], how, normalize)
-                shares, _ = scaled_to_one(class_sums(found, given))
+                shares, total_of = scaled_to_one(class_sums(found, given))
+                lit = np.isfinite(total_of)[:, None]
+                shares = np.where(lit, shares, 0)
+                counted += lit
                 sums += found
                 first += shares
                 second += shares**2
                 bar.update()
-            fractions[place] = sums / num_draws
-            mean[place] = first / num_draws
-            std[place] = np.sqrt(np.maximum(second / num_draws - mean[place] ** 2, 0))
+            counted[counted == 0] = np.nan
+            fractions[place] = sums / counted
+            mean[place] = first / counted
+            std[place] = np.sqrt(np.maximum(second / counted - mean[place] ** 2, 0))
     return judged(
         to_library_result(
             given, fractions, abundances=mean, std=std, seed=seed, method="monte_carlo_sma"

@@ -61,8 +61,8 @@ def sparse_regression(
     Returns
     -------
     Unmixing
-        ``dataset["library_fractions"]`` is x, ``dataset["brightness"]`` its sum. Pixels that hold nothing of the
-        library are missing.
+        ``dataset["library_fractions"]`` is x, ``dataset["brightness"]`` its sum. Abundances of pixels that
+        hold nothing of the library are NaN, and a warning counts these.
 
     Raises
     ------

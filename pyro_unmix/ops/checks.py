@@ -126,6 +126,19 @@ def positive(value: object, name: str) -> float:
     return in_range(value, name, 0.0, open_low=True)
 
 
+def true_or_false(value: object, name: str) -> bool:
+    """Return `value` as a bool.
+
+    Raises
+    ------
+    TypeError
+        If it is none: text, None and numbers would count as one of the two.
+    """
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be True or False, got {value!r} ({type(value).__name__})")
+    return bool(value)
+
+
 def choice(value: object, name: str, choices: Iterable[str]) -> str:
     """Return `value` if it is one of `choices`.
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pyro_unmix.ops.checks import true_or_false
 from pyro_unmix.ops.nonnegative import nonnegative_quadratic
 from pyro_unmix.ops.solvers import simplex_quadratic
 
@@ -26,12 +27,26 @@ class Fractions:
     non_negative : bool
         None is below zero.
     shade : bool
-        What they lack of one is shade, a material without light: they sum to one at most.
+        What they lack of one is shade, a material without light: they sum to one at most. Not without `sum_to_one`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If one is neither True nor False, or a sum of at most one is asked for together with a free one.
     """
 
     sum_to_one: bool = True
     non_negative: bool = True
     shade: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("sum_to_one", "non_negative", "shade"):
+            true_or_false(getattr(self, name), name)
+        if self.shade and not self.sum_to_one:
+            raise ValueError(
+                "shade=True asks for fractions that sum to one at most, sum_to_one=False for a free sum: pass one of "
+                "them only"
+            )
 
 
 def least_squares(spectra: Tensor, members: Tensor, how: Fractions) -> Tensor:
@@ -56,11 +71,14 @@ def least_squares(spectra: Tensor, members: Tensor, how: Fractions) -> Tensor:
         return nonnegative_quadratic(gram, linear)
     ridge = 1e-12 * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
     free = torch.linalg.solve(gram + ridge, linear.mT).mT
-    if not how.sum_to_one or how.shade:
+    if not how.sum_to_one and not how.shade:
         return free
     # Lagrange: a = G^-1 (b + lambda 1), lambda from 1'a = 1
     ones = torch.linalg.solve(gram + ridge, torch.ones_like(gram[:, 0]))
-    return free + (1 - free.sum(-1, keepdim=True)) / ones.sum() * ones
+    lack = 1 - free.sum(-1, keepdim=True)
+    if how.shade:
+        lack = lack.clamp(max=0)  # only what sums to more than one is brought back
+    return free + lack / ones.sum() * ones
 
 
 def capped_quadratic(gram: Tensor, linear: Tensor) -> Tensor:

@@ -96,7 +96,7 @@ class Unmixing:
 
     @property
     def abundances(self) -> xr.DataArray:
-        """Estimated fractions (time, y, x, endmember), on the simplex."""
+        """Estimated fractions (time, y, x, endmember), on the simplex except where a method allows negative ones."""
         return self.dataset["abundances"]
 
     @property
@@ -126,7 +126,7 @@ class Unmixing:
 
     @property
     def valid(self) -> xr.DataArray:
-        """Which pixel-dates were observed (time, y, x); the others are filled by the model."""
+        """Which pixel-dates were observed (time, y, x); the others are filled by the model, or NaN."""
         return self.dataset["valid"]
 
     @property

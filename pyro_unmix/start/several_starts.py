@@ -44,7 +44,7 @@ def several_starts(
     Returns
     -------
     list of DataArray (wavelength, endmember), reflectance
-        Windows that do not fit into the image are left out.
+        Windows that do not fit into the image are left out, and the simplex of no more than P spectra.
     """
     sequence = as_cube_sequence(cubes)
     first = start.endmembers
@@ -58,6 +58,8 @@ def several_starts(
     single = plain[0]
     pixels, valid = to_pixels(sequence)
     spectra = pixels[valid]
+    if len(spectra) <= count:  # too few for a simplex
+        return found
     chosen = np.random.default_rng(seed).permutation(len(spectra))[:num_spectra]
     small = smallest_simplex(spectra[chosen], single)
     found.append(single.copy(data=small.clip(_LEAST, None)))
@@ -86,6 +88,11 @@ def smallest_simplex(
     -------
     ndarray (L, P), some of it possibly negative
 
+    Raises
+    ------
+    ValueError
+        If there are no more than P spectra.
+
     References
     ----------
     Bioucas-Dias, "A variable splitting augmented Lagrangian approach to linear spectral unmixing", WHISPERS 2009
@@ -94,6 +101,10 @@ def smallest_simplex(
     values, start = finite_array(spectra, "spectra", ndim=2), as_endmembers(endmembers)
     in_range(outside, "outside", low=0, open_low=True)
     size = start.shape[1]
+    if len(values) <= size:
+        raise ValueError(
+            f"the smallest simplex of {size} endmembers needs at least {size + 1} observed spectra, got {len(values)}"
+        )
     mean = values.mean(0)
     variances, vectors = np.linalg.eigh(np.cov(values.T))
     scale = np.sqrt(np.maximum(variances[1 - size :], np.finfo(float).tiny))

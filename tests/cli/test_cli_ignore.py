@@ -103,3 +103,30 @@ def test_info_of_a_result_says_what_it_left(
         assert facts["rmse"]["median"] == pytest.approx(np.median(rmse))
     assert run("info", out) == 0
     assert "RMSE" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("ranges", "left"), [("0-2350", "1 of 14 is left"), ("0-3000", "none of the 14 is left")]
+)
+def test_two_bands_at_least_must_be_left(
+    ranges: str, left: str, image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in (("info",), ("unmix", "--endmembers", "2", "--out", tmp_path / "out")):
+        run(command[0], image, *command[1:], "--ignore", ranges)
+        said = "".join(capsys.readouterr())
+        assert f"{left}, two at least must be: ignored: 0-1" in said
+        assert "Leave out less, --ignore" in said and "bands=" not in said
+    with pytest.raises(pu.io.FileError, match="Leave out less, ignore="):
+        pu.io.read_sequence(image, ignore=ranges)
+
+
+def test_a_library_scale_is_positive(
+    image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_library(tmp_path, SPECTRA)
+    given = ("unmix", image, "--endmembers", path, "--out", tmp_path / "out")
+    with pytest.raises(SystemExit):
+        run(*given, "--library-scale=-1")
+    assert "--library-scale: expected a positive number, got '-1'" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="scale must lie in"):
+        pu.io.libraries.read_library(path, scale=-1)

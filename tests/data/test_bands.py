@@ -38,6 +38,20 @@ def test_without_widths_the_spacing_counts() -> None:
         local_spacing([550.0])
 
 
+def test_the_spacing_of_bands_in_no_order_is_that_of_their_centres() -> None:
+    for count in (4, 12, 40):
+        centres = np.linspace(400, 2400, count) + np.geomspace(1, 200, count)
+        order = np.random.default_rng(count).permutation(count)
+        np.testing.assert_array_equal(local_spacing(centres[order]), local_spacing(centres)[order])
+        np.testing.assert_array_equal(
+            band_tolerance(centres[order]), band_tolerance(centres)[order]
+        )
+    # Detectors are in an order: their overlap, which has gaps of 2.5 nm by centres, does not count.
+    first, second = 400 + 5.0 * np.arange(100), 852.5 + 5.0 * np.arange(100)
+    for detectors in ([first, second], [first[::-1], second], [second, first]):
+        np.testing.assert_allclose(local_spacing(np.concatenate(detectors)), 5)
+
+
 def test_other_lengths_are_other_bands() -> None:
     assert not same_bands([450.0, 460.0], [450.0, 460.0, 470.0])
 

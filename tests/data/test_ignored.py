@@ -91,3 +91,16 @@ def test_without_wavelengths_nothing_can_be_ignored() -> None:
         without_bands(np.full((1, 2, 7), 0.2), "emit")
     with pytest.raises(ValueError, match="leaves 1 of 7 bands .*350 to 2500 nm.*ignore less"):
         without_bands(labelled(), "400-2600")
+
+
+def test_images_without_fitting_wavelengths_are_refused() -> None:
+    cubes = labelled()
+    with pytest.raises(ValueError, match="same bands, got band 2 at 460 nm in image 1 and at 441"):
+        other = cubes.assign_coords(wavelength=np.where(NM == 441, 460, NM))
+        without_bands([cubes, other], "0-440")
+    with pytest.raises(ValueError, match="which they have not"):
+        without_bands([cubes, cubes.values], "0-440")
+    with pytest.raises(ValueError, match="the dim 'wavelength', .* with wavelengths on 'band'"):
+        without_bands(cubes.swap_dims(wavelength="band"), "0-440")
+    with pytest.raises(ValueError, match=r"largest value is 2\.5, which looks like um"):
+        without_bands(cubes.assign_coords(wavelength=NM / 1000), "0-440")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import xarray as xr
 from test_contract import MATERIALS, METHODS, run
 
 import pyro_unmix as pu
+from pyro_unmix.methods import fcls, mesma, monte_carlo_sma, nnls, sparse_regression
 
 BANDS = 14
 NM = np.linspace(400.0, 2400.0, BANDS)
@@ -73,3 +76,71 @@ def test_wrong_ranges_are_refused(method: Callable[..., pu.Unmixing]) -> None:
         run(method, cubes=CUBES, num_endmembers=3, ignore="water")
     with pytest.raises(ValueError, match="needs the wavelengths"):
         run(method, cubes=VALUES, num_endmembers=3, ignore="emit")
+
+
+@methods
+def test_lists_of_images_lose_bands_alike(method: Callable[..., pu.Unmixing]) -> None:
+    images = [CUBES[:1], CUBES[1:]]
+    images = [image.assign_coords(time=[float(n)]) for n, image in enumerate(images)]
+    whole = xr.concat(images, "time")
+    known = {"endmembers": SPECTRA, "ignore": IGNORE}
+    found, expected = (run(method, cubes=cubes, **known) for cubes in (images, whole))
+    np.testing.assert_array_equal(found.abundances, expected.abundances)
+    if len(found.abundances["time"]) > 1:
+        with pytest.raises(ValueError, match="same bands, got 13 in image 1 and 14 in image 0"):
+            run(method, cubes=[images[0], images[1][..., 1:]], **known)
+
+
+@methods
+def test_all_bands_of_spectra_without_wavelengths_are_those_of_the_images(
+    method: Callable[..., pu.Unmixing],
+) -> None:
+    named = xr.DataArray(SPECTRA, dims=("wavelength", "endmember"), coords={"endmember": NAMES})
+    alone = run(method, cubes=CUBES[..., COUNT], endmembers=SPECTRA[COUNT])
+    for spectra in (named, named[COUNT]):
+        result = run(method, cubes=CUBES, endmembers=spectra, ignore=IGNORE)
+        np.testing.assert_array_equal(result.abundances, alone.abundances)
+        assert result.abundances["endmember"].values.tolist() == NAMES
+
+
+def test_a_scene_that_was_read_without_the_bands_may_be_told_again(tmp_path: Path) -> None:
+    CUBES.to_netcdf(tmp_path / "a.nc", engine="h5netcdf")
+    cubes = pu.io.read_sequence(tmp_path / "a.nc", ignore=IGNORE)
+    assert cubes.sizes["wavelength"] == COUNT.sum()
+    settings: dict[str, Any] = {"progress": False}
+    once = fcls(cubes, endmembers=SPECTRA[COUNT], **settings)
+    for spectra in (SPECTRA[COUNT], library(1)):
+        again = fcls(cubes, endmembers=spectra, ignore=IGNORE, **settings)
+        assert again.dataset.sizes["wavelength"] == COUNT.sum()
+    np.testing.assert_array_equal(
+        fcls(cubes, endmembers=SPECTRA[COUNT], ignore=IGNORE, **settings).abundances,
+        once.abundances,
+    )
+
+
+@pytest.mark.parametrize("method", [fcls, nnls, mesma, sparse_regression, monte_carlo_sma])
+def test_the_order_of_the_bands_does_not_matter(method: Any) -> None:
+    nm = np.linspace(400.0, 2400.0, 40)
+    spectra = RNG.uniform(0.05, 0.6, (40, 6))
+    classes = xr.DataArray(
+        spectra,
+        dims=("wavelength", "endmember"),
+        coords={"wavelength": nm, "label": ("endmember", np.repeat(NAMES, 2))},
+    )
+    values = RNG.dirichlet(np.ones(6), (1, 4, 5)) @ spectra.T + RNG.normal(0, 0.02, (1, 4, 5, 40))
+    cubes = pu.as_cube_sequence(values, wavelength=nm)
+    order = RNG.permutation(40)
+    for ignore in (None, IGNORE):
+        given: dict[str, Any] = {"endmembers": classes, "ignore": ignore, "progress": False}
+        straight, shuffled = method(cubes, **given), method(cubes[..., order], **given)
+        np.testing.assert_allclose(shuffled.abundances, straight.abundances, atol=1e-6)
+
+
+def test_a_library_without_wavelengths_is_said_to_lack_bands_without_numbers(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    holes = library(1).drop_vars("wavelength")
+    holes.values[3] = np.nan
+    fcls(CUBES, endmembers=holes, progress=False)
+    (said,) = [r.getMessage() for r in caplog.records if "library" in r.getMessage()]
+    assert said == "left out 1 of 14 bands that the library does not have"

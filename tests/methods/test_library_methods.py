@@ -8,11 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import rasterio
 import xarray as xr
 from scipy.optimize import nnls as scipy_nnls
 
 import pyro_unmix as pu
+from pyro_unmix.cli.results import summary_of
+from pyro_unmix.data.cubes import DIMS
 from pyro_unmix.methods import fcls, mesma, minimum_volume, monte_carlo_sma, nnls, sparse_regression
+from pyro_unmix.methods.arguments import _thinned
 
 BANDS = 16
 RNG = np.random.default_rng(0)
@@ -140,8 +144,8 @@ def test_mesma_is_the_best_of_all_models(
     assert result.abundances["endmember"].values.tolist() == ["soil", "leaf", "roof"]
 
 
-def test_mesma_finds_the_spectra_that_were_mixed_and_misses_what_does_not_fit(
-    tmp_path: Path,
+def test_mesma_finds_the_spectra_that_were_mixed_and_says_what_does_not_fit(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     result = mesma(CUBES, gain=0, **QUIET)
     np.testing.assert_allclose(result.dataset["library_fractions"], FRACTIONS, atol=1e-6)
@@ -150,11 +154,37 @@ def test_mesma_finds_the_spectra_that_were_mixed_and_misses_what_does_not_fit(
     np.testing.assert_allclose(shown, CUBES[0], atol=1e-8)
     odd = CUBES.copy()
     odd[0, 0, 0] = RNG.uniform(0, 1, BANDS)
+    odd[1, 2, 3, 4] = np.nan
+    assert "fit no model" not in caplog.text
     missed = mesma(odd, max_rmse=0.025, **QUIET)
-    assert not missed.valid[0, 0, 0] and missed.valid.sum() == 23
+    assert "1 of 23 observed pixels fit no model: their abundances are NaN; give" in caplog.text
+    assert "or a larger max_rmse" in caplog.text
+    # observed, though nothing fits
+    assert missed.valid[0, 0, 0] and not missed.valid[1, 2, 3] and missed.valid.sum() == 23
+    assert np.isnan(missed.abundances[0, 0, 0]).all() and missed.abundances.notnull().sum() == 66
     assert np.isnan(missed.residual(0).values[0, 0]).all()
+    assert missed.rmse.notnull().sum() == 22
+    summary = summary_of(missed)
+    assert summary["valid_share"] == 23 / 24
+    assert sum(summary["mean_abundances"].values()) == pytest.approx(1)
+    with xr.open_dataset(missed.to_netcdf(tmp_path / "missed.nc")) as written:
+        found = written["abundances"].transpose(*missed.abundances.dims)
+        np.testing.assert_allclose(found, missed.abundances, atol=1e-6)
+        assert written["valid"].sum() == 23
+    images = missed.to_geotiff(tmp_path / "maps")
+    with rasterio.open(images[0]) as image:
+        assert np.isnan(image.read()[:3, 0, 0]).all()
     loaded = pu.Unmixing.load(result.save(tmp_path / "saved"))
     np.testing.assert_array_equal(loaded.endmembers(1), result.endmembers(1))
+
+
+@pytest.mark.parametrize("method", [mesma, monte_carlo_sma, sparse_regression])
+def test_a_spectrum_without_light_is_refused_by_name(method: Any) -> None:
+    dark = LIBRARY.copy(deep=True)
+    dark.values[:, 1] = 0
+    dark = dark.assign_coords(endmember=[f"s{i}" for i in range(6)])
+    with pytest.raises(ValueError, match=r"1 of 6 \(s1 of class soil\): remove them; shade=True"):
+        method(CUBES, endmembers=dark, progress=False)
 
 
 def test_mesma_draws_models_where_there_are_many() -> None:
@@ -230,11 +260,12 @@ def test_the_smallest_simplex_is_found_where_no_pixel_is_pure() -> None:
             {"num_classes": (4,)},
             r"num_classes must be numbers of classes from 1 to 3, got \(4,\)",
         ),
-        (
-            mesma,
-            {"min_fraction": 0.1},
-            "min_fraction must be at most 0 and max_fraction at least 1",
-        ),
+        (mesma, {"min_fraction": 0.1}, r"min_fraction must lie in \(-inf, 0\], got 0.1"),
+        (mesma, {"max_fraction": 0.9}, r"max_fraction must lie in \[1, inf\), got 0.9"),
+        (mesma, {"max_shade": -1}, r"max_shade must lie in \[0, inf\), got -1"),
+        (mesma, {"max_shade": np.nan}, r"max_shade must lie in .* got nan"),
+        (fcls, {"shade": True, "sum_to_one": False}, "shade=True asks for .* pass one of them"),
+        (monte_carlo_sma, {"shade": True, "sum_to_one": False}, "sum_to_one=False for a free sum"),
         (mesma, {"max_rmse": 0.0}, "max_rmse must lie in"),
         (mesma, {"num_endmembers": 4}, "num_endmembers is 4, but endmembers are the spectra of 3"),
         (monte_carlo_sma, {"num_draws": 0}, "num_draws must be at least 1"),
@@ -245,3 +276,87 @@ def test_the_smallest_simplex_is_found_where_no_pixel_is_pure() -> None:
 def test_settings_that_make_no_sense(method: Any, given: dict[str, Any], text: str) -> None:
     with pytest.raises(ValueError, match=text):
         method(NOISY, **given, **QUIET)
+
+
+@pytest.mark.parametrize(
+    ("method", "given", "text"),
+    [
+        (mesma, {"max_shade": "x"}, "max_shade must be one real number, got 'x'"),
+        (mesma, {"min_fraction": "a"}, "min_fraction must be one real number, got 'a'"),
+        (mesma, {"shade": "no"}, "shade must be True or False, got 'no'"),
+        (fcls, {"shade": "no"}, "shade must be True or False, got 'no'"),
+        (fcls, {"sum_to_one": None}, "sum_to_one must be True or False, got None"),
+        (fcls, {"non_negative": 1}, "non_negative must be True or False, got 1"),
+        (fcls, {"normalize": "x"}, "normalize must be True or False, got 'x'"),
+        (monte_carlo_sma, {"normalize": "x"}, "normalize must be True or False, got 'x'"),
+        (monte_carlo_sma, {"sum_to_one": None}, "sum_to_one must be True or False, got None"),
+        (monte_carlo_sma, {"shade": 0}, "shade must be True or False, got 0"),
+    ],
+)
+def test_settings_of_another_type(method: Any, given: dict[str, Any], text: str) -> None:
+    with pytest.raises(TypeError, match=text):
+        method(NOISY, **given, **QUIET)
+
+
+def test_fractions_with_shade_that_may_be_negative_sum_to_one_at_most() -> None:
+    settings: dict[str, Any] = {"endmembers": BASES, "non_negative": False, "progress": False}
+    cubes = NOISY * np.linspace(0.4, 1.3, 4)[:, None]
+    shaded = fcls(cubes, shade=True, **settings)
+    free = fcls(cubes, sum_to_one=False, **settings)
+    whole = fcls(cubes, **settings)
+    bright = (free.dataset["brightness"] > 1).values
+    assert 0 < bright.sum() < 23
+    np.testing.assert_allclose(shaded.dataset["brightness"].values[bright], 1)
+    np.testing.assert_allclose(shaded.abundances.values[bright], whole.abundances.values[bright])
+    np.testing.assert_array_equal(
+        shaded.abundances.values[~bright], free.abundances.values[~bright]
+    )
+
+
+def test_draws_without_any_fraction_do_not_count() -> None:
+    # Of the first leaf's own colour the others have nothing.
+    spectra = 0.01 + 0.5 * np.eye(4)
+    spectra[:, 1:] *= [[-1.0], [1.0], [1.0], [1.0]]
+    labels = ("endmember", ["leaf", "leaf", "soil", "soil"])
+    library = xr.DataArray(spectra, dims=("wavelength", "endmember"), coords={"label": labels})
+    cubes = np.array([0.5, 0.0, 0.0, 0.0])[None, None]
+    result = monte_carlo_sma(
+        cubes, endmembers=library, sum_to_one=False, num_draws=20, progress=False
+    )
+    np.testing.assert_allclose(result.abundances.values.ravel(), [1, 0], atol=1e-12)
+    np.testing.assert_allclose(result.abundances_std.values.ravel(), 0, atol=1e-6)
+    np.testing.assert_allclose(result.reconstruct()[0, 0, 0], 0.5, atol=0.01)
+    nothing = monte_carlo_sma(
+        cubes, endmembers=library[:, 1:], sum_to_one=False, num_draws=3, progress=False
+    )
+    assert nothing.valid.all() and nothing.abundances.isnull().all()
+
+
+def test_a_simplex_needs_more_spectra_than_corners() -> None:
+    with pytest.raises(
+        ValueError, match="of 3 endmembers needs at least 4 observed spectra, got 1"
+    ):
+        minimum_volume(CUBES[:1, :1, :1], endmembers=BASES, progress=False)
+
+
+@pytest.mark.parametrize("method", [nnls, monte_carlo_sma, sparse_regression])
+def test_pixels_that_hold_nothing_of_the_spectra_are_observed(
+    method: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    cubes = CUBES.copy()
+    cubes[0, 0, 0] *= -0.01
+    cubes[0, 0, 1, 0] = np.nan
+    more: dict[str, Any] = {"sum_to_one": False} if method is monte_carlo_sma else {}
+    result = method(cubes, **more, **QUIET)
+    assert "1 of 23 observed pixels fit no model" in caplog.text
+    assert result.valid.sum() == 23 and result.valid[0, 0, 0]
+    assert np.isnan(result.abundances[0, 0, 0]).all() and result.rmse.notnull().sum() == 22
+
+
+def test_spectra_of_a_long_row_are_thinned_too() -> None:
+    for shape in ((1, 1, 400_000), (1, 400_000, 1), (4, 300, 300), (400, 30, 30), (2, 10, 10)):
+        cubes = xr.DataArray(np.broadcast_to(0.2, (*shape, 1)), dims=DIMS)
+        thin = _thinned(cubes)
+        count = thin.size
+        assert min(10_000, cubes.size) <= count <= 40_000
+        assert thin.sizes["y"] >= min(10, shape[1])

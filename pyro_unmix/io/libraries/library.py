@@ -28,6 +28,7 @@ from pyro_unmix.io.libraries.databases import (
 )
 from pyro_unmix.io.libraries.envi import envi_header, read_earthlib, read_sli
 from pyro_unmix.io.libraries.tables import Spectrum, read_csv, relabel
+from pyro_unmix.ops.checks import positive
 
 logger = logging.getLogger(__name__)
 
@@ -111,6 +112,8 @@ def read_library(
     ----------
     Meerdink et al., Remote Sensing of Environment 230, 2019 (ECOSTRESS); Kokaly et al., USGS Data Series 1035, 2017.
     """
+    if scale is not None:
+        positive(scale, "scale")
     options: dict[str, Any] = {"unit": unit, "scale": scale, "label": label}
     path = Path(path_or_name)
     if str(path_or_name) == "earthlib":
