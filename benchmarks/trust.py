@@ -22,6 +22,7 @@ from typing import Any
 
 import _vegetation
 import numpy as np
+import torch
 import xarray as xr
 from _data import CASES, corner, data_folder, load
 from _other_scenes import COVER, mix_like, patch_like
@@ -35,8 +36,10 @@ from pyro_unmix import (
     read_library,
     unmix,
 )
+from pyro_unmix.infer import Sampled
 from pyro_unmix.methods import fcls
 from pyro_unmix.methods.unmix_by_chains import unmix_by_chains
+from pyro_unmix.posterior.intervals import credible_interval
 from pyro_unmix.simulate import smooth_scene
 
 #: Abundance by which an interval may miss the truth: an interval of draws seldom holds an exact zero.
@@ -190,10 +193,19 @@ def measure(truth: Truth, method: str, seed: int, quick: bool) -> dict[str, Any]
     row["NRMSE_A"] = float(np.linalg.norm(error) / np.linalg.norm(truth.abundances[known]))
     row["RMSE_A"] = rmse
     if result.model is not None and not truth.unit_maximum:
-        for level in LEVELS:
-            bounds = result.interval(level, num_samples=NUM_SAMPLES).values[..., order]
-            row.update(_honesty(bounds, truth.abundances, rmse, level))
+        for level, bounds in _intervals(result):
+            row.update(_honesty(bounds[..., order], truth.abundances, rmse, level))
     return row
+
+
+def _intervals(result: Unmixing) -> Iterator[tuple[float, Array]]:
+    """Bounds (2, T, H, W, P) at every level; drawn once where drawing is all that they take."""
+    drawn = result.sample(NUM_SAMPLES) if isinstance(result, Sampled) else None
+    for level in LEVELS:
+        if drawn is None:
+            yield level, result.interval(level, num_samples=NUM_SAMPLES).values
+        else:
+            yield level, credible_interval(torch.as_tensor(drawn.values), level).numpy()
 
 
 def _honesty(bounds: Array, truth: Array, rmse: float, level: float) -> dict[str, float]:
