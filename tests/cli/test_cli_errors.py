@@ -144,7 +144,7 @@ def test_a_fault_of_ours_is_not_hidden(
     def fail(*_: Any, **__: Any) -> None:
         raise ValueError("a bug")
 
-    monkeypatch.setattr(cli.pictures.plots, "plot_abundances", fail)
+    monkeypatch.setattr("pyro_unmix.cli.unmix.summary_of", fail)
     with pytest.raises(ValueError, match="a bug"):
         run("unmix", images[0], "--endmembers", 2, "--steps", 0, "--out", tmp_path / "out")
 

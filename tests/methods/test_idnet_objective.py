@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -199,7 +200,7 @@ def test_published_settings_reach_the_fit(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(
         sys.modules["pyro_unmix.methods.idnet"],
         "fit",
-        lambda *_, **keywords: given.update(keywords),
+        lambda *_, **keywords: given.update(keywords) or SimpleNamespace(cubes=None),
     )
     idnet(small_cube().cubes, 3, published="cuprite", progress=False)
     loss = given["loss"]

@@ -113,6 +113,7 @@ def test_materials_vary_by_themselves_where_neighbours_share_it(
 ) -> None:
     shared = SimpleNamespace(unchecked=lambda *_: (share, 2.0))
     monkeypatch.setattr(field_module, "field_correlation", shared)
+    monkeypatch.setattr(chains_module, "_SHORT", 4)
     cubes = pu.as_cube_sequence(np.concatenate([mixed(12, seed=s)[0].values for s in range(3)]))
     start = pu.choose_start(cubes, 3)
     few = {"num_rounds": 4, "num_spectra": 20, "num_held_out": 5, "num_samples": 4}
