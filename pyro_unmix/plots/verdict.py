@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 LARGEST_R_HAT = 1.05
 #: What intervals of chains are known to hold.
 HELD_BY_CHAINS = (
-    "Intervals of 90 % of chains held 83 to 88 % of the true abundances of most simulated scenes, and 50 % of one "
+    "Intervals of 90 % of chains held 78 to 88 % of the true abundances of most simulated scenes, and 50 % of one "
     "with two dark materials"
 )
 #: Up to this share of pixels with a large Pareto k, a guide counts as right.
