@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 from numpy.typing import ArrayLike
@@ -114,7 +114,8 @@ def unmix(
 
     That model may not hold. Three things lead to chains: negative abundances much larger than it expects
     (`misfit_factor`), as in real images and where no pixel is pure; neighbouring pixels of a sequence that share more
-    than a quarter of the variability (`shares_variability`), of which training comes out too sure; and a library. Then
+    than a quarter of the variability (`shares_variability`), of which training comes out too sure where it has to find
+    the endmembers; and a library. Then
     nothing is trained, and `unmix_by_chains` unmixes the scene: endmembers drawn from several starts, abundances on the
     simplex, a residual that all materials have in common. Its result, a `Sampled`, says nothing of dates between the
     images or after them.
@@ -200,7 +201,7 @@ def unmix(
     count = _count(scene, num_endmembers, endmembers, seed)
     start = choose_start.unchecked(scene, count, endmembers=endmembers, basis=basis, seed=seed)
     if trained is None:
-        trained = _holds(scene, start, images, seed, of_library=is_library(endmembers))
+        trained = _holds(scene, start, images, seed, endmembers)
     if not trained:
         logger.info("nothing is trained: Markov chains are drawn")
         found = {"start": start} if endmembers is None else {"endmembers": endmembers}
@@ -237,7 +238,7 @@ def _model(scene: xr.DataArray, start: Start, chain: VariabilityPrior, seed: int
 
 
 def _holds(
-    scene: xr.DataArray, start: Start, images: xr.DataArray, seed: int, *, of_library: bool
+    scene: xr.DataArray, start: Start, images: xr.DataArray, seed: int, endmembers: Any
 ) -> bool:
     """Whether spectra are as the model says, or too few or too many for chains.
 
@@ -249,10 +250,12 @@ def _holds(
         return True
     if season_share.unchecked(scene, start, seed=seed) > MIN_SEASON:
         return True  # which the model has, but not yet here
-    if of_library:
+    if is_library(endmembers):
         return False
-    if shares_variability.unchecked(scene, start):
-        return False  # the model has a smooth field for it, but its intervals come out too narrow
+    if endmembers is None and shares_variability.unchecked(scene, start):
+        # The model has a smooth field for it, but takes what it found for endmembers as known. Given ones are known,
+        # and chains about them have no variability of single materials.
+        return False
     factor = misfit_factor(_model(scene, start, Independent(), seed), images)
     logger.info("negative abundances are %.1f times as large as the model expects", factor)
     return factor <= MOST_MISFIT

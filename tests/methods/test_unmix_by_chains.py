@@ -91,12 +91,16 @@ def test_a_library_is_unmixed_by_chains(monkeypatch: pytest.MonkeyPatch, sampled
 
 
 @pytest.mark.parametrize(
-    ("factor", "share", "season", "holds"),
-    [(1.8, 0.0, 0.0, True), (2.0, 0.1, 0.0, False), (1.0, 0.5, 0.0, False), (9.0, 0.5, 0.2, True)],
-)
+    ("factor", "share", "season", "given", "holds"),
+    [
+        (1.8, 0.0, 0.0, None, True), (2.0, 0.1, 0.0, None, False), (1.0, 0.5, 0.0, None, False),
+        (9.0, 0.5, 0.2, None, True), (1.8, 0.5, 0.0, REFERENCE, True), (2.0, 0.5, 0.0, REFERENCE, False),
+    ],
+)  # fmt: skip
 def test_what_pixels_share_needs_chains_and_seasons_training(
-    factor: float, share: float, season: float, holds: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    factor: float, share: float, season: float, given: Any, holds: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     cubes = pu.as_cube_sequence(np.concatenate([mixed(seed=s)[0].values for s in range(3)]))
     start = pu.choose_start(cubes, 3, endmembers=REFERENCE)
     shared = SimpleNamespace(unchecked=lambda *_: (share, 2.0))
@@ -104,7 +108,7 @@ def test_what_pixels_share_needs_chains_and_seasons_training(
     seasons = SimpleNamespace(unchecked=lambda *_, **__: season)
     monkeypatch.setattr(unmix_module, "season_share", seasons)
     monkeypatch.setattr(unmix_module, "misfit_factor", lambda *_: factor)
-    assert unmix_module._holds(cubes, start, cubes, 0, of_library=False) is holds
+    assert unmix_module._holds(cubes, start, cubes, 0, given) is holds
 
 
 @pytest.mark.parametrize(("share", "count"), [(0.1, 0), (0.5, 9)])
