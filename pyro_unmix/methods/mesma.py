@@ -199,7 +199,7 @@ def _best(
                 _improve(cost, mine, gram, linear, energy, indices[start : start + step], limits)
         own = np.sqrt(np.maximum(cost, 0) / spectra.shape[1])
         # The first model within the limits counts, however little it gains.
-        taken = np.isfinite(own) & ((rmse - own > gain) | np.isinf(rmse))
+        taken = np.isfinite(own) & (own < rmse - gain)
         fractions[taken], rmse[taken] = mine[taken], own[taken]
     return fractions, rmse
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from pyro_unmix.data.types import HasAbundances
-from pyro_unmix.plots.grid import ColourScale, draw_scalar_grid, material_grid, row_of_dates
+from pyro_unmix.plots.grid import ColourScale, Grid, draw_scalar_grid, material_grid, row_of_dates
 from pyro_unmix.plots.reading import (
     MAP_DIMS,
     choose_dates,
@@ -134,14 +134,8 @@ def plot_rmse(
     ValueError
         If it is NaN everywhere.
     """
-    rmse = read_field(result, "rmse", MAP_DIMS[:3])
-    available = np.flatnonzero(np.isfinite(rmse.values).any(axis=(1, 2)))
-    if not available.size:
-        raise ValueError("expected `.rmse` with a value at some date, got NaN everywhere")
-    shown, titles = choose_dates(dates, rmse, available)
-    images = [rmse.values[t] for t in shown]
-    grid = row_of_dates(images, shown, titles, rmse, missing_pixels(result, rmse))
-    largest = float(np.nanmax(np.stack(images))) or 1.0
+    grid = _row_of(result, "rmse", dates)
+    largest = float(np.nanmax(np.stack(grid.images[0]))) or 1.0
     return draw_scalar_grid(grid, axes, ColourScale("RMSE (reflectance)", "magma", vmax=largest))
 
 
@@ -168,14 +162,19 @@ def plot_change(
     -----
     ReDSUNN paper, eq. (44), without its division by P.
     """
-    change = read_field(result, "change", MAP_DIMS[:3])
-    available = np.flatnonzero(np.isfinite(change.values).any(axis=(1, 2)))
+    grid = _row_of(result, "change", dates, "; a change needs at least two dates")
+    return draw_scalar_grid(grid, axes, ColourScale("change $u_t$", "magma"))
+
+
+def _row_of(result: Any, name: str, dates: Sequence[int] | None, advice: str = "") -> Grid:
+    """Images of a field ``(time, y, x)`` at the dates that have a value, or at those asked for."""
+    field = read_field(result, name, MAP_DIMS[:3])
+    available = np.flatnonzero(np.isfinite(field.values).any(axis=(1, 2)))
     if not available.size:
         raise ValueError(
-            "expected `.change` with a value at some date, got NaN everywhere "
-            f"({change.sizes['time']} date(s)); a change needs at least two dates"
+            f"expected `.{name}` with a value at some date, got NaN everywhere "
+            f"({field.sizes['time']} date(s)){advice}"
         )
-    shown, titles = choose_dates(dates, change, available)
-    images = [change.values[t] for t in shown]
-    grid = row_of_dates(images, shown, titles, change, missing_pixels(result, change))
-    return draw_scalar_grid(grid, axes, ColourScale("change $u_t$", "magma"))
+    shown, titles = choose_dates(dates, field, available)
+    images = [field.values[t] for t in shown]
+    return row_of_dates(images, shown, titles, field, missing_pixels(result, field))

@@ -360,3 +360,10 @@ def test_spectra_of_a_long_row_are_thinned_too() -> None:
         count = thin.size
         assert min(10_000, cubes.size) <= count <= 40_000
         assert thin.sizes["y"] >= min(10, shape[1])
+
+
+def test_mesma_has_no_model_of_pixels_that_are_nearly_all_shade() -> None:
+    dark = 0.05 * CUBES
+    settings: dict[str, Any] = {**QUIET, "shade": True, "gain": 0.0}
+    assert bool(mesma(dark, **settings).abundances.isnull().all())
+    assert bool(mesma(dark, **settings, max_shade=1.0).abundances.notnull().all())

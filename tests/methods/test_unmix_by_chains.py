@@ -128,6 +128,19 @@ def test_materials_vary_by_themselves_where_neighbours_share_it(
     )
 
 
+@pytest.mark.parametrize(("dates", "side", "told"), [(3, 10, True), (2, 10, False), (3, 9, False)])
+def test_few_dates_or_narrow_images_do_not_tell_what_neighbours_share(
+    dates: int, side: int, told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = SimpleNamespace(unchecked=lambda *_: (0.9, 2.0))
+    monkeypatch.setattr(field_module, "field_correlation", shared)
+    cubes = pu.as_cube_sequence(
+        np.concatenate([mixed(side, seed=s)[0].values for s in range(dates)])
+    )
+    start = SimpleNamespace()  # which nothing looks at here
+    assert field_module.shares_variability(cubes, start) is told
+
+
 def test_a_start_is_of_the_same_materials() -> None:
     cubes = mixed(12)[0]
     start = pu.choose_start(cubes, 3)
