@@ -107,9 +107,9 @@ def sample(
     >>> result.abundances.sizes["endmember"]
     2
     """
-    several: Any = [model] if isinstance(model, tuple(PROGRAMS)) else model
-    models: list[Any] = list(several)
-    if len({type(m) for m in models}) != 1 or not isinstance(models[0], tuple(PROGRAMS)):
+    known: tuple[Any, ...] = tuple(PROGRAMS)
+    models: list[Any] = [model] if isinstance(model, known) else list(model)
+    if len({type(m) for m in models}) != 1 or not isinstance(models[0], known):
         names = " or ".join(kind.__name__ for kind in PROGRAMS)
         raise TypeError(f"expected a {names}, or a sequence of one of these, got {model!r}")
     seed = positive_int(seed, "seed", minimum=0)
