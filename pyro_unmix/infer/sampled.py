@@ -2,46 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
 import xarray as xr
 from numpy.typing import ArrayLike
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from pyro_unmix.data.cubes import as_cube_sequence, check_bands, from_pixels, to_pixels, valid_mask
+from pyro_unmix.data.cubes import as_cube_sequence, check_bands, from_pixels, valid_mask
 from pyro_unmix.infer.between_chains import (
-    shares,
     split_r_hat,
     spread_apart,
     weighted_quantiles,
     widening,
 )
-from pyro_unmix.infer.chains import BLOCK, Chain, draw_own
+from pyro_unmix.infer.block_draws import blocks_of
+from pyro_unmix.infer.chain_arviz import chains_to_arviz
+from pyro_unmix.infer.chains import Chain
 from pyro_unmix.infer.saved_chains import chains_of, parts_of
 from pyro_unmix.models.library_mixing import LibraryMixing
 from pyro_unmix.ops.checks import finite_array, in_range, positive_int
-from pyro_unmix.ops.solvers import project_simplex
 from pyro_unmix.ops.threads import one_thread
-from pyro_unmix.posterior.intervals import credible_interval
+from pyro_unmix.posterior.intervals import credible_interval, joint_interval
 from pyro_unmix.posterior.read_out import describe
 from pyro_unmix.posterior.result import Unmixing
 from pyro_unmix.posterior.spectra import as_reflectance, as_unmixed, of_albedo
-
-
-class Drawn(NamedTuple):
-    """Draws of the abundances (D, B, P) of a block, and mean fractions (B, S) of the spectra of a library, if any."""
-
-    abundances: Tensor
-    fractions: Tensor
-
-    def at(self, places: np.ndarray) -> Drawn:
-        """Of the spectra at these places."""
-        return Drawn(self.abundances[:, places], self.fractions[places])
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -107,11 +95,12 @@ class Sampled(Unmixing):
 
     @one_thread()
     def interval(
-        self, level: float = 0.9, *, num_samples: int = 200, seed: int = 0
+        self, level: float = 0.9, *, joint: bool = False, num_samples: int = 200, seed: int = 0
     ) -> xr.DataArray:
         """See `Unmixing.interval`."""
         level = in_range(level, "level", 0.0, 1.0, open_low=True, open_high=True)
-        maps = self._maps(num_samples, seed, lambda draws: credible_interval(draws, level), "bound")
+        bounds = joint_interval if joint else credible_interval
+        maps = self._maps(num_samples, seed, lambda draws: bounds(draws, level), "bound")
         return maps.assign_coords(bound=["lower", "upper"])
 
     @one_thread()
@@ -214,6 +203,10 @@ class Sampled(Unmixing):
             coords={"endmember": self.dataset["endmember"]},
         )
 
+    def to_arviz(self, pixels: Any = None, *, num_samples: int | None = None, seed: int = 0) -> Any:
+        """What the chains kept, for ArviZ (extra ``arviz``); see `pyro_unmix.infer.chain_arviz.chains_to_arviz`."""
+        return chains_to_arviz(self, pixels, num_samples, seed)
+
     # ---------------------------------------------------------------- saving
 
     def saved_parts(self) -> dict[str, Any]:
@@ -256,10 +249,6 @@ class Sampled(Unmixing):
         """Refused."""
         self._refuse("predict_to_zarr")
 
-    def to_arviz(self, *args: Any, **settings: Any) -> NoReturn:
-        """Refused."""
-        self._refuse("to_arviz")
-
     def _need_posterior(self, what: str) -> NoReturn:
         self._refuse(what)
 
@@ -273,9 +262,9 @@ class Sampled(Unmixing):
 
     def read_out(self, *, progress: bool = True) -> Sampled:
         """The same with means and standard deviations of all its images."""
-        cubes = self._images()
+        cubes = self.images()
         means, deviations, fractions = [], [], []
-        for block in self._blocks(self.num_samples, self.seed, progress):
+        for block in blocks_of(self, self.num_samples, self.seed, progress):
             means.append(block.abundances.mean(0))
             deviations.append(block.abundances.std(0))
             fractions.append(block.fractions)
@@ -318,17 +307,17 @@ class Sampled(Unmixing):
             chain.stacked("endmembers").cpu()[..., list(order)]
             for chain, order in zip(self.chains, self.orders, strict=True)
         ]
-        starts = self._starts(self.weights)
+        starts = self.starts(self.weights)
         weights = [
             np.full(len(parts[n]), self.weights[n] / len(parts[n])) for s in starts for n in s
         ]
-        of_starts = self._start_weights(starts)
+        of_starts = self.start_weights(starts)
         factor = widening(of_starts) if apart else 1.0
         together = [torch.cat([parts[n] for n in own]) for own in starts]
         drawn = spread_apart(together, factor, of_starts.tolist()).clamp(min=0)
         return drawn.numpy(), np.concatenate(weights)
 
-    def _starts(self, counts: np.ndarray) -> list[list[int]]:
+    def starts(self, counts: np.ndarray) -> list[list[int]]:
         """Numbers of the chains of every program, which start at one place; those that count for something."""
         found: dict[int, list[int]] = {}
         for number, chain in enumerate(self.chains):
@@ -336,7 +325,8 @@ class Sampled(Unmixing):
                 found.setdefault(id(chain.model), []).append(number)
         return list(found.values())
 
-    def _start_weights(self, starts: list[list[int]]) -> np.ndarray:
+    def start_weights(self, starts: list[list[int]]) -> np.ndarray:
+        """Weights of the programs, summing to one."""
         assert self.weights is not None
         weights = np.array([self.weights[own].sum() for own in starts])
         return weights / weights.sum()
@@ -345,7 +335,8 @@ class Sampled(Unmixing):
         names = self.chains[0].model.endmember_names
         return np.arange(self.chains[0].model.num_endmembers) if names is None else names
 
-    def _images(self) -> xr.DataArray:
+    def images(self) -> xr.DataArray:
+        """What was unmixed."""
         if self.cubes is None:
             raise ValueError("the images are not there: call result.predict(cubes) with them")
         return self.cubes
@@ -354,65 +345,11 @@ class Sampled(Unmixing):
         """Maps (dim, time, y, x, endmember) of what is made of draws (S, B, P), block by block."""
         num_samples = positive_int(num_samples, "num_samples", minimum=2)
         seed = positive_int(seed, "seed", minimum=0)
-        cubes = self._images()
-        blocks = self._blocks(num_samples, seed, False)
+        cubes = self.images()
+        blocks = blocks_of(self, num_samples, seed, False)
         parts = [what(block.abundances).cpu() for block in blocks]
         values = torch.cat(parts, dim=1).numpy()
         shape = (len(values), cubes.sizes["y"] * cubes.sizes["x"], cubes.sizes["time"], -1)
         names = {"endmember": self._names()}
         maps = [from_pixels(v, cubes, names, name="abundances") for v in values.reshape(shape)]
         return xr.concat(maps, dim=dim)
-
-    def _blocks(self, num_samples: int, seed: int, progress: bool) -> Iterator[Drawn]:
-        """Draws of one block of the pixel-dates, in the order (pixel, date), after the other."""
-        pixels, valid = to_pixels(self._images())
-        values, observed = pixels.reshape(-1, pixels.shape[-1]), valid.ravel()
-        sources = nearest_dates(valid).ravel()
-        num_dates = valid.shape[1]
-        size = max(BLOCK // num_dates, 1) * num_dates  # whole pixels
-        bar = tqdm(total=len(values), disable=not progress, desc="read out", unit="spectrum")
-        for block, first in enumerate(range(0, len(values), size)):
-            part = slice(first, first + size)
-            drawn = self._block(values[part], observed[part], num_samples, (seed, block))
-            yield drawn.at(sources[part] - first)
-            bar.update(len(values[part]))
-        bar.close()
-
-    def _block(
-        self, values: np.ndarray, observed: np.ndarray, num_samples: int, seeds: tuple[int, int]
-    ) -> Drawn:
-        assert self.weights is not None and self.orders is not None
-        device = self.chains[0].model.device
-        filled = np.where(observed[:, None], values, 0.0).astype(np.float64)
-        spectra = torch.as_tensor(filled, device=device)
-        missing = torch.as_tensor(~observed, device=device)
-        parts, fractions = [], []
-        counts = shares(self.weights, num_samples)
-        for number, (chain, count, order) in enumerate(
-            zip(self.chains, counts, self.orders, strict=True)
-        ):
-            if not count:
-                parts.append(spectra.new_empty(0, len(spectra), len(order)))
-                continue
-            state = np.random.SeedSequence([*seeds, number]).generate_state(1, np.uint64)[0]
-            generator = torch.Generator(device).manual_seed(int(state) % 2**63)
-            drawn, of_library = draw_own(
-                chain, spectra, int(count), num_warmup=self.num_warmup, generator=generator
-            )
-            fractions.append(of_library * (int(count) / num_samples))
-            shape = tuple(drawn.shape[:-1])
-            prior = chain.model.prior_abundances(chain.shared[-1], shape, generator)
-            parts.append(torch.where(missing.unsqueeze(-1), prior, drawn)[..., list(order)])
-        starts = self._starts(counts)
-        together = [torch.cat([parts[n] for n in own]) for own in starts]
-        apart = spread_apart(together, widening(self._start_weights(starts)))
-        return Drawn(project_simplex(apart), torch.stack(fractions).sum(0))
-
-
-def nearest_dates(valid: np.ndarray) -> np.ndarray:
-    """Where (pixel, date) is filled from, in one row: the observed date that is nearest by its place, else itself."""
-    num_dates = valid.shape[1]
-    dates = np.arange(num_dates)
-    apart = np.abs(np.subtract.outer(dates, dates)) + np.where(valid, 0, 2 * num_dates)[:, None]
-    nearest = np.where(valid.any(1, keepdims=True), apart.argmin(-1), dates)
-    return nearest + num_dates * np.arange(len(valid))[:, None]

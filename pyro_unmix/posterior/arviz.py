@@ -17,6 +17,11 @@ from pyro_unmix.posterior.read_out import iterate_draws
 if TYPE_CHECKING:
     from pyro_unmix.posterior.result import Unmixing
 
+_SAMPLING = (
+    "draws of a variational posterior in one chain, not a Markov chain: "
+    "r_hat and ess say nothing of its quality"
+)
+
 
 @one_thread()
 def to_arviz(result: Unmixing, pixels: Any, num_samples: int, seed: int) -> Any:
@@ -48,29 +53,34 @@ def to_arviz(result: Unmixing, pixels: Any, num_samples: int, seed: int) -> Any:
         If there is no posterior, or pixels are not as described.
     """
     cubes = result._need_posterior("to_arviz").transpose(*DIMS)
+    _arviz()
+    num_samples = positive_int(num_samples, "num_samples", minimum=2)
+    seed = positive_int(seed, "seed", minimum=0)
+    numbers = pixel_numbers(pixels, cubes.sizes["y"], cubes.sizes["x"])
+    observed = chosen_spectra(cubes, numbers)
+    draws = _draws(result, cubes, observed, numbers, num_samples, seed)
+    dates = {}
+    if "time" in observed.coords:  # a result may be at some of the dates of its images
+        dates = {"time": result.dataset["time"].values}
+    groups = {"posterior": draws, "observed_data": observed.rename("reflectance")}
+    attrs = attributes(result, seed, _SAMPLING)
+    return inference_data({n: a.sel(dates).to_dataset() for n, a in groups.items()}, attrs)
+
+
+def inference_data(groups: dict[str, xr.Dataset], attrs: dict[str, Any]) -> Any:
+    """ArviZ's object of groups, all with the same attributes."""
+    named = {name: group.assign_attrs(attrs) for name, group in groups.items()}
+    return _arviz().InferenceData(**named, attrs=attrs)
+
+
+def _arviz() -> Any:
     arviz = need("arviz", "arviz")
     if not hasattr(arviz, "InferenceData"):
         raise ImportError(
             f"expected an ArviZ with InferenceData, which version {arviz.__version__} does not have: "
             'pip install "pyro-unmix[arviz]"'
         )
-    num_samples = positive_int(num_samples, "num_samples", minimum=2)
-    seed = positive_int(seed, "seed", minimum=0)
-    numbers = pixel_numbers(pixels, cubes.sizes["y"], cubes.sizes["x"])
-    observed = _chosen(cubes, numbers)
-    draws = _draws(result, cubes, observed, numbers, num_samples, seed)
-    dates = {}
-    if "time" in observed.coords:  # a result may be at some of the dates of its images
-        dates = {"time": result.dataset["time"].values}
-    groups = {"posterior": draws, "observed_data": observed.rename("reflectance")}
-    attrs = _attributes(result, seed)
-    return arviz.InferenceData(
-        **{
-            name: array.sel(dates).to_dataset().assign_attrs(attrs)
-            for name, array in groups.items()
-        },
-        attrs=attrs,
-    )
+    return arviz
 
 
 def pixel_numbers(pixels: Any, height: int, width: int) -> np.ndarray:
@@ -132,7 +142,7 @@ def _check_range(values: np.ndarray, size: int, what: str) -> None:
         raise ValueError(f"pixels must have {what} from 0 to {size - 1}, got {outside[0]}")
 
 
-def _chosen(cubes: xr.DataArray, numbers: np.ndarray) -> xr.DataArray:
+def chosen_spectra(cubes: xr.DataArray, numbers: np.ndarray) -> xr.DataArray:
     """Reflectance (pixel, time, wavelength) of the chosen pixels."""
     y, x = np.unravel_index(numbers, (cubes.sizes["y"], cubes.sizes["x"]))
     places = {"y": xr.DataArray(y, dims="pixel"), "x": xr.DataArray(x, dims="pixel")}
@@ -177,7 +187,7 @@ def _draws(
     )
 
 
-def _attributes(result: Unmixing, seed: int) -> dict[str, Any]:
+def attributes(result: Unmixing, seed: int, sampling: str) -> dict[str, Any]:
     """What ArviZ's schema names, and where the draws come from."""
     # The version belongs to the package, which imports this module.
     version = sys.modules["pyro_unmix"].__version__
@@ -189,6 +199,5 @@ def _attributes(result: Unmixing, seed: int) -> dict[str, Any]:
         "guide": getattr(guide, "__name__", type(guide).__name__),
         "estimate": repr(result.estimate),
         "seed": seed,
-        "sampling": "draws of a variational posterior in one chain, not a Markov chain: r_hat and ess "
-        "say nothing of its quality",
+        "sampling": sampling,
     }

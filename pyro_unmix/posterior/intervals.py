@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,14 +42,18 @@ def quantile_maps(
 
 
 def interval_maps(
-    result: Unmixing, cubes: xr.DataArray, level: float, num_samples: int, seed: int
+    result: Unmixing,
+    cubes: xr.DataArray,
+    level: float,
+    num_samples: int,
+    seed: int,
+    joint: bool = False,
 ) -> xr.DataArray:
     """Credible intervals of the abundances of an `Unmixing`; see `Unmixing.interval`."""
     level = in_range(level, "level", 0.0, 1.0, open_low=True, open_high=True)
     num_samples = positive_int(num_samples, "num_samples", minimum=2)
-    parts = [
-        credible_interval(d, level).cpu().numpy() for d in _draws(result, cubes, num_samples, seed)
-    ]
+    bounds = joint_interval if joint else credible_interval
+    parts = [bounds(d, level).cpu().numpy() for d in _draws(result, cubes, num_samples, seed)]
     maps = _maps(result, cubes, np.concatenate(parts, axis=1))
     return _at_dates_of(result, xr.concat(maps, dim=xr.IndexVariable("bound", ["lower", "upper"])))
 
@@ -97,6 +102,25 @@ def credible_interval(draws: torch.Tensor, level: float) -> torch.Tensor:
     low = torch.where(at_zero, torch.zeros_like(low), torch.where(at_one, one_low, low))
     high = torch.where(at_one, torch.ones_like(high), torch.where(at_zero, one_high, high))
     return torch.stack([low, high])
+
+
+def joint_interval(draws: torch.Tensor, level: float) -> torch.Tensor:
+    """Bounds (2, ..., P) between which all of the last axis of draws (S, ..., P) lies with probability `level`.
+
+    The k-th smallest and largest value of every component, the same k for all: the largest for which a share `level`
+    of the draws is inside in all components (Besag, Green, Higdon, Mengersen, Statistical Science 10(1), 1995, section
+    6.3).
+    """
+    count = len(draws)
+    order = draws.argsort(dim=0)
+    ranks = torch.empty_like(order)
+    places = torch.arange(count, device=draws.device).reshape(-1, *[1] * (draws.dim() - 1))
+    ranks.scatter_(0, order, places.expand_as(order))
+    farthest = torch.maximum(ranks, count - 1 - ranks).amax(-1).sort(dim=0).values  # of every draw
+    chosen = farthest[min(math.ceil(level * (count + 1)), count) - 1]
+    ordered = draws.gather(0, order)
+    index = torch.stack([count - 1 - chosen, chosen]).unsqueeze(-1)
+    return ordered.gather(0, index.expand(2, *draws.shape[1:]))
 
 
 def _stacked(maps: list[xr.DataArray], levels: list[float], q: ArrayLike) -> xr.DataArray:

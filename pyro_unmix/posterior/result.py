@@ -261,7 +261,7 @@ class Unmixing:
 
     @one_thread()
     def interval(
-        self, level: float = 0.9, *, num_samples: int = 200, seed: int = 0
+        self, level: float = 0.9, *, joint: bool = False, num_samples: int = 200, seed: int = 0
     ) -> xr.DataArray:
         """Credible intervals of the abundances: they hold one more draw with probability `level`.
 
@@ -275,6 +275,9 @@ class Unmixing:
         ----------
         level : float
             In (0, 1). Bounds beyond the outermost draws are these draws.
+        joint : bool
+            Intervals that hold the abundances of all materials of a pixel and date at once with that probability: a
+            box about the vector, with equal ranks in every material (`joint_interval`).
         num_samples : int
             Draws behind them; ``2 / (1 - level)`` or more.
 
@@ -289,7 +292,7 @@ class Unmixing:
         Statistics and Computing 25, 2015.
         """
         return intervals.interval_maps(
-            self, self._need_posterior("interval"), level, num_samples, seed
+            self, self._need_posterior("interval"), level, num_samples, seed, joint
         )
 
     @one_thread()

@@ -12,6 +12,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import chain_calibration as calibration
+
 from pyro_unmix.kernels import LIBRARY_ROUND, NoiseDraws
 
 

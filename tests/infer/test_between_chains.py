@@ -17,6 +17,7 @@ from pyro_unmix.infer.chains import Chain
 from pyro_unmix.models.simplex import SimplexMixing
 
 sampled_module = importlib.import_module("pyro_unmix.infer.sampled")
+blocks_module = importlib.import_module("pyro_unmix.infer.block_draws")
 SPECTRA = np.array([[0.1, 0.6, 0.3], [0.2, 0.5, 0.7], [0.5, 0.3, 0.6], [0.6, 0.1, 0.2]])
 
 
@@ -91,7 +92,8 @@ def test_results_of_several_starts_are_widened_and_those_of_one_are_not(
     )
     cubes = cubes.clip(0.01)
     apart, one = _result([0, 1, 2], cubes), _result([0, 0, 0], cubes)
-    monkeypatch.setattr(sampled_module, "widening", lambda weights: 1.0)
+    for module in (sampled_module, blocks_module):
+        monkeypatch.setattr(module, "widening", lambda weights: 1.0)
     plain = _result([0, 1, 2], cubes)
     narrow = plain.endmembers_interval()
     monkeypatch.undo()

@@ -14,9 +14,9 @@ from scipy import integrate, stats
 
 from pyro_unmix.infer import Sampled, log_predictive, sample, stacking_weights
 from pyro_unmix.infer.between_chains import shares, split_r_hat, weighted_quantiles
+from pyro_unmix.infer.block_draws import nearest_dates
 from pyro_unmix.infer.chains import Chain, kept_rounds
 from pyro_unmix.infer.programs import program_of
-from pyro_unmix.infer.sampled import nearest_dates
 from pyro_unmix.kernels import ROUND, EllipticalEndmembers
 from pyro_unmix.methods.unmix_by_chains import unmix_by_chains
 from pyro_unmix.models.simplex import SimplexMixing
@@ -128,7 +128,7 @@ def test_other_images_get_the_same_pixels(result: Sampled) -> None:
 def test_what_a_sampled_result_has_not_is_refused(result: Sampled) -> None:
     for call in (
         lambda: result.forecast([3]), lambda: result.interpolate([1]),
-        lambda: result.reflectance_quantile(0.5), lambda: result.to_arviz([0]),
+        lambda: result.reflectance_quantile(0.5),
         lambda: result.predict_to_zarr(None, "x"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match="not there for sampled results"):
