@@ -14,6 +14,7 @@ from pyro_unmix.io.image import Image
 from pyro_unmix.io.libraries.library import read_library
 from pyro_unmix.io.registry import Reader, find_reader, read_image
 from pyro_unmix.io.sequence import read_sequence
+from pyro_unmix.io.write.libraries import write_library
 
 __all__ = [
     "FileError",
@@ -23,4 +24,5 @@ __all__ = [
     "read_image",
     "read_library",
     "read_sequence",
+    "write_library",
 ]

@@ -12,6 +12,7 @@ MODULES = [
     "data.bands",
     "data.ignored",
     "io.libraries.library",
+    "io.write.libraries",
     "methods.fcls",
     "mixing.hapke",
     "methods.mesma",
