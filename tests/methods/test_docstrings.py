@@ -11,6 +11,8 @@ import pytest
 MODULES = [
     "data.bands",
     "data.ignored",
+    "data.merging",
+    "data.selection",
     "io.libraries.library",
     "io.write.libraries",
     "methods.fcls",
