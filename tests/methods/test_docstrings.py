@@ -13,6 +13,7 @@ MODULES = [
     "data.ignored",
     "data.merging",
     "data.selection",
+    "io.libraries.from_pixels",
     "io.libraries.library",
     "io.write.libraries",
     "methods.fcls",
