@@ -23,6 +23,7 @@ MODULES = [
     "methods.monte_carlo_sma",
     "methods.nnls",
     "methods.sparse_regression",
+    "plots.library",
     "posterior.result",
 ]
 
