@@ -15,6 +15,7 @@ MODULES = [
     "data.selection",
     "io.libraries.from_pixels",
     "io.libraries.library",
+    "io.masks",
     "io.write.libraries",
     "methods.fcls",
     "mixing.hapke",
