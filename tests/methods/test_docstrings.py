@@ -17,6 +17,7 @@ MODULES = [
     "io.libraries.library",
     "io.masks",
     "io.write.libraries",
+    "metrics.agreement",
     "methods.fcls",
     "mixing.hapke",
     "methods.mesma",
