@@ -36,7 +36,7 @@ SCENE_CLASSES = (0, 1, 3, 8, 9, 10)
 ENMAP_LAYERS = ("CLOUD", "CIRRUS", "HAZE", "CLOUDSHADOW")
 # Water is a material like others; the aggregate holds it, too.
 _KEPT_FLAGS = ("water", "aggregate")
-_SCL = re.compile(r"(^|[_.-])SCL([_.-]|$)", re.I)
+_SCL = re.compile(r"(^|[_.-])SCL([_.-]|$)")
 _STAMP = re.compile(r"(?<!\d)20\d{6}(?:T\d{6})?(?!\d)")
 _ADVICE = "read masks from GeoTIFF, ENVI, .npy, or EMIT's L2A_MASK"
 
