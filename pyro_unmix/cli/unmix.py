@@ -25,7 +25,7 @@ from pyro_unmix.cli.pictures import write_pictures
 from pyro_unmix.cli.results import summary_of, texts_of
 from pyro_unmix.data.libraries import library_endmembers
 from pyro_unmix.infer import Checkpoints
-from pyro_unmix.io import FileError, read_library
+from pyro_unmix.io import FileError, read_library, read_uncertainty
 from pyro_unmix.io.formats.own_netcdf import open_netcdf
 from pyro_unmix.methods import (
     fcls,
@@ -69,6 +69,7 @@ METHODS: dict[str, Callable[..., Unmixing]] = {
     "kalman-em": kalman_em,
     "hbun": hbun,
 }
+_WEIGHTED = ("fcls", "nnls", "mesma", "monte-carlo-sma", "sparse-regression")
 _SHADED = ("fcls", "mesma", "monte-carlo-sma")
 
 
@@ -101,6 +102,12 @@ def add_command(commands: Commands) -> None:
         "--shade",
         action="store_true",
         help=f"of {', '.join(_SHADED)}: with shade (default: off)",
+    )
+    command.add_argument(
+        "--uncertainty",
+        type=Path,
+        metavar="FILE",
+        help=f"of {', '.join(_WEIGHTED)}: weigh bands by EMIT's RFLUNCERT (default: none)",
     )
     command.add_argument(
         "--steps",
@@ -165,6 +172,8 @@ def run(arguments: argparse.Namespace) -> int:
         )
     if arguments.shade and arguments.method not in _SHADED:
         raise BadInput(f"--shade is for {', '.join(_SHADED)}, not for {arguments.method}")
+    if arguments.uncertainty is not None and arguments.method not in _WEIGHTED:
+        raise BadInput(f"--uncertainty is for {', '.join(_WEIGHTED)}, not for {arguments.method}")
     if arguments.device is not None and arguments.method not in _ON_DEVICES:
         raise BadInput(f"--device is for {', '.join(_ON_DEVICES)}, not for {arguments.method}")
     if arguments.device is not None:
@@ -261,6 +270,8 @@ def _unmix(
         known = {"num_endmembers": arguments.endmembers}
     if method == "unmix":
         settings |= {"polish": arguments.polish, "trained": arguments.trained}
+    if arguments.uncertainty is not None:
+        settings["uncertainty"] = read_uncertainty(arguments.uncertainty)
     if arguments.device is not None:
         settings["device"] = arguments.device
     if arguments.shade:
