@@ -118,3 +118,25 @@ def test_training_takes_a_dark_material_for_variability_and_chains_do_not() -> N
         rmse = METHODS[method](cubes, endmembers=library((5, 5, 5)), progress=False).rmse.values[0]
         contrast[method] = np.median(rmse[HIDDEN]) / np.median(rmse[~HIDDEN])
     assert contrast["unmix_by_chains"] > 2 > contrast["unmix"]
+
+
+def test_the_light_of_a_pixel_is_no_residual_of_chains() -> None:
+    cubes, _ = scene()
+    light = np.linspace(0.6, 1.2, SIDE**2).reshape(1, SIDE, SIDE, 1)
+    cubes = cubes * light
+    cubes[0, 2, 3] = np.nan
+    before = cubes.copy(deep=True)
+    result = CHAINS(cubes, endmembers=library((5, 5, 5)), progress=False)
+    fitted, rmse = result.reconstruct(0).values, result.rmse.values[0]
+    for y, x in np.ndindex(SIDE, SIDE):
+        mixture = result.reference_endmembers.values @ result.abundances.values[0, y, x]
+        if (y, x) == (2, 3):
+            np.testing.assert_allclose(fitted[y, x], mixture, rtol=1e-6)
+            assert np.isnan(rmse[y, x])
+            continue
+        spectrum = cubes.values[0, y, x]
+        share, left, _, _ = np.linalg.lstsq(mixture[:, None], spectrum, rcond=None)
+        np.testing.assert_allclose(fitted[y, x], share * mixture, rtol=1e-6)
+        assert rmse[y, x] == pytest.approx(np.sqrt(left[0] / len(NM)), rel=1e-5)
+    xr.testing.assert_identical(result.cubes, pu.as_cube_sequence(before))
+    assert np.nanmedian(rmse) < 0.015  # a tenth of the light would leave more of spectra near 0.25
