@@ -102,14 +102,11 @@ def add_files(parser: argparse.ArgumentParser, *, dates: bool = True) -> None:
         )
 
 
-def read_files(
-    arguments: argparse.Namespace, chunks: int | None = None, *, dates: bool = True
-) -> xr.DataArray:
+def read_files(arguments: argparse.Namespace, chunks: int | None = None) -> xr.DataArray:
     """The files of the command line as one sequence, with chunks in blocks of so many rows and columns."""
     settings = {name: getattr(arguments, name) for name in READING}
-    if dates:
-        settings |= {"dates": arguments.dates, "masks": _masks(arguments)}
-    window = arguments.window if dates else None
+    settings |= {"dates": arguments.dates, "masks": _masks(arguments)}
+    window = arguments.window
     with bad_input():
         lazy = chunks is not None or (window is not None and find_spec("dask") is not None)
         cubes = read_sequence(
@@ -130,10 +127,8 @@ def read_files(
 
 
 def _masks(arguments: argparse.Namespace) -> str | list[str] | None:
-    given = arguments.mask
-    if given is None or len(given) > 1:
-        return None if given is None else list(given)
-    return str(given[0])
+    given: list[str] | None = arguments.mask
+    return given[0] if given is not None and len(given) == 1 else given
 
 
 def add_out_folder(parser: argparse.ArgumentParser, default: str) -> None:

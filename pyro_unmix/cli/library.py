@@ -150,10 +150,13 @@ def _build(arguments: argparse.Namespace) -> None:
     if not isinstance(classes, dict):
         polygons = {name: getattr(arguments, name) for name in ("field", "layer", "crs")}
     with bad_input():
-        library = library_from_pixels(
-            cubes, classes, time=arguments.date, max_spectra=arguments.max_spectra,
-            all_touched=arguments.all_touched, seed=arguments.seed, **polygons,
-        )  # fmt: skip
+        try:
+            library = library_from_pixels(
+                cubes, classes, time=arguments.date, max_spectra=arguments.max_spectra,
+                all_touched=arguments.all_touched, seed=arguments.seed, **polygons,
+            )  # fmt: skip
+        except ValueError as error:
+            raise ValueError(str(error).replace("time=", "--date")) from error
     _write(library, arguments)
 
 

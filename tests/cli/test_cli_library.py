@@ -114,6 +114,16 @@ def test_classes_that_are_not_understood(
     assert text in capsys.readouterr().err
 
 
+def test_several_dates_need_one(image: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    classes = [f"{name}={image.with_name(f'{name}.npy')}" for name in ("soil", "leaf")]
+    out = image.with_name("built.csv")
+    pair = ("library", "build", image, image, "--dates", "2021-05-01,2021-06-01")
+    assert run(*pair, "--classes", *classes, "--out", out) == 2
+    assert "are of 2 dates: pass --date the position" in capsys.readouterr().err
+    assert run(*pair, "--classes", *classes, "--out", out, "--date", 1) == 0
+    assert pu.read_library(out)["source"].values[0] == "row 0 column 0 2021-06-01"
+
+
 def test_info(library: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("library", "info", library) == 0
     said = capsys.readouterr().out

@@ -261,6 +261,13 @@ def test_what_polygons_lack_is_said(tmp_path: Path) -> None:
         library_from_pixels(cubes(), tmp_path / "none.gpkg")
 
 
+def test_classes_elsewhere_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = write(tmp_path / "a.gpkg", boxes=[*BOXES, ("rock", (900, 905), (0, 3))])
+    got = library_from_pixels(cubes(), path)
+    assert set(got["label"].values) == {"soil", "leaf"}
+    assert "no pixel of the image is of rock" in caplog.text
+
+
 def test_layers_are_chosen(tmp_path: Path) -> None:
     raw = pytest.importorskip("pyogrio.raw")
     path = write(tmp_path / "a.gpkg")

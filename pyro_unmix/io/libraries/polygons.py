@@ -76,7 +76,10 @@ def polygon_masks(
         logger.info(
             "%s: %d of %d polygons hold no pixel centre of the image", path, empty, len(labels)
         )
-    return masks
+    outside = [label for label, mask in masks.items() if not mask.any()]
+    if outside:
+        logger.warning("%s: no pixel of the image is of %s", path, ", ".join(outside))
+    return {label: mask for label, mask in masks.items() if mask.any()}
 
 
 def _read(path: Path, field: str | None, layer: str | None) -> tuple[list[str], Any, str | None]:
