@@ -90,8 +90,9 @@ class Sampled(Unmixing):
     def reconstruct(self, time: int = 0) -> xr.DataArray:
         """``s_n M a_n`` of every pixel of one date, in the light s_n that fits what was observed best.
 
-        Variability of single materials and the residual that all have in common are not in it, so that they are in
-        `residual` and `rmse`: what no class explains, whatever its light.
+        With a library, the members that were drawn, whose fractions hold the light. Variability of single materials
+        and the residual that all have in common are not in it, so that they are in `residual` and `rmse`: what no
+        class explains, whatever its light.
 
         Returns
         -------

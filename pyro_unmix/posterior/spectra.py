@@ -168,10 +168,10 @@ def lit_reconstruction(result: Unmixing, time: int) -> xr.DataArray:
     """As `reconstruction`, each pixel in the light in which it fits what was observed best.
 
     ``s_n M a_n`` with ``s_n = max(y_n'M a_n / |M a_n|^2, 0)``, one where nothing was observed. Of a result without its
-    images it is `reconstruction`.
+    images, or one that holds the light of its pixels already, it is `reconstruction`.
     """
     fitted = _reconstruction(result, time)
-    if result.cubes is None:
+    if result.cubes is None or {"library_fractions", "brightness"} & set(result.dataset):
         return as_reflectance(result, fitted)
     order = ("y", "x", "wavelength")
     observed = result.cubes.isel(time=time).transpose(*order).to_numpy()

@@ -126,7 +126,10 @@ def test_the_light_of_a_pixel_is_no_residual_of_chains() -> None:
     cubes = cubes * light
     cubes[0, 2, 3] = np.nan
     before = cubes.copy(deep=True)
-    result = CHAINS(cubes, endmembers=library((5, 5, 5)), progress=False)
+    spectra = pu.data.library_endmembers(
+        library((5, 5, 5))
+    ).values  # one of each material, no library
+    result = CHAINS(cubes, endmembers=spectra, progress=False)
     fitted, rmse = result.reconstruct(0).values, result.rmse.values[0]
     for y, x in np.ndindex(SIDE, SIDE):
         mixture = result.reference_endmembers.values @ result.abundances.values[0, y, x]
