@@ -1,7 +1,7 @@
 """The command ``pyro-unmix``: arguments in, files and tables out; the work is done elsewhere.
 
-A file a command: `info`, `unmix`, `endmembers`, `plot`, `report`, `score`, `simulate`, `demo`. They share `arguments`
-(options), `console` (what is said), `results` (results and truths from files) and `pictures`.
+A file a command: `info`, `library`, `unmix`, `endmembers`, `plot`, `report`, `compare`, `score`, `simulate`, `demo`.
+They share `arguments` (options), `console` (what is said), `results` (results and truths from files) and `pictures`.
 """
 
 from __future__ import annotations
@@ -14,14 +14,25 @@ import sys
 from collections.abc import Sequence
 
 import pyro_unmix
-from pyro_unmix.cli import demo, endmembers, info, plot, report, score, simulate, unmix
+from pyro_unmix.cli import (
+    compare,
+    demo,
+    endmembers,
+    info,
+    library,
+    plot,
+    report,
+    score,
+    simulate,
+    unmix,
+)
 from pyro_unmix.cli.arguments import Parser
 from pyro_unmix.cli.console import BadInput, complain, notes_to_stderr
 
 __all__ = ["main"]
 
 # In the order of their use.
-_COMMANDS = (demo, info, unmix, endmembers, plot, report, score, simulate)
+_COMMANDS = (demo, info, library, unmix, endmembers, plot, report, compare, score, simulate)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

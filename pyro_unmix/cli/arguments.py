@@ -6,6 +6,7 @@ import argparse
 import math
 import re
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
 
@@ -18,6 +19,7 @@ from pyro_unmix.io import read_sequence
 #: What commands are added to.
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 READING = ("scale", "offset", "wavelength_unit", "nodata", "ignore")
+_BLOCK = 256  # rows and columns that are read at once, where a part of an image is asked for
 
 
 class _Help(argparse.HelpFormatter):
@@ -44,7 +46,7 @@ def add_files(parser: argparse.ArgumentParser, *, dates: bool = True) -> None:
         "files",
         nargs="+",
         metavar="FILE",
-        help="image; several are joined in time, sorted by their dates, if they have any",
+        help="image; several are joined in time, by their dates if any",
     )
     group = parser.add_argument_group("reading (by default as the files say)")
     group.add_argument(
@@ -82,15 +84,51 @@ def add_files(parser: argparse.ArgumentParser, *, dates: bool = True) -> None:
             "--dates",
             type=_dates,
             metavar="D,D,...",
-            help="ISO dates or numbers, in the order of the images (default: of the files)",
+            help="ISO dates or numbers, one for each image (default: of the files)",
+        )
+        group.add_argument(
+            "--mask",
+            action="append",
+            metavar="FILE",
+            help="leave out its pixels above 0; one, one for each image, or 'product', the quality layers beside it "
+            "(default: none)",
+        )
+        group.add_argument(
+            "--window",
+            type=whole_number(0),
+            nargs=4,
+            metavar="N",
+            help="row, column (from 0), height, width to take (default: all)",
         )
 
 
-def read_files(arguments: argparse.Namespace) -> xr.DataArray:
-    """The files of the command line as one sequence."""
+def read_files(arguments: argparse.Namespace, chunks: int | None = None) -> xr.DataArray:
+    """The files of the command line as one sequence, with chunks in blocks of so many rows and columns."""
     settings = {name: getattr(arguments, name) for name in READING}
+    settings |= {"dates": arguments.dates, "masks": _masks(arguments)}
+    window = arguments.window
     with bad_input():
-        return read_sequence(arguments.files, dates=arguments.dates, **settings)
+        lazy = chunks is not None or (window is not None and find_spec("dask") is not None)
+        cubes = read_sequence(
+            arguments.files, chunks=(chunks or _BLOCK) if lazy else None, **settings
+        )
+    if window is None:
+        return cubes
+    row, column, height, width = window
+    rows, columns = cubes.sizes["y"], cubes.sizes["x"]
+    if not (height and width and row + height <= rows and column + width <= columns):
+        raise BadInput(
+            f"--window {row} {column} {height} {width} must lie within the {rows} rows and {columns} columns of the "
+            "images, with one pixel at least"
+        )
+    part = cubes.isel(y=slice(row, row + height), x=slice(column, column + width))
+    with bad_input():
+        return part.load() if chunks is None else part
+
+
+def _masks(arguments: argparse.Namespace) -> str | list[str] | None:
+    given: list[str] | None = arguments.mask
+    return given[0] if given is not None and len(given) == 1 else given
 
 
 def add_out_folder(parser: argparse.ArgumentParser, default: str) -> None:
@@ -147,6 +185,31 @@ def whole_number(minimum: int) -> Callable[[str], int]:
         return value
 
     return convert
+
+
+def library(text: str) -> Path:
+    """The file or folder of a spectral library, or "earthlib"."""
+    if text != "earthlib" and not Path(text).exists():
+        raise argparse.ArgumentTypeError(
+            f"expected a spectral library, a file, a folder or 'earthlib', got {text!r}: there is no such file"
+        )
+    return Path(text)
+
+
+def add_library_reading(group: Any, prefix: str = "") -> None:
+    """How a library is read, options with a prefix such as "library-"."""
+    group.add_argument(
+        f"--{prefix}label", metavar="COLUMN", help="the class (default: of the file)"
+    )
+    group.add_argument(
+        f"--{prefix}unit", choices=["nm", "um"], help="of its wavelengths (default: of the file)"
+    )
+    group.add_argument(
+        f"--{prefix}scale",
+        type=number(positive=True),
+        metavar="S",
+        help="reflectance = stored x S (default: of the file)",
+    )
 
 
 def count_or_auto(text: str) -> int | str:

@@ -18,7 +18,8 @@ from pyro_unmix.infer.fit import NonFiniteLossError
 
 # Arguments of the readers in their messages, and the options that pass them on.
 _ARGUMENT = re.compile(
-    r"\b(scale|offset|nodata|dates|wavelength_unit|unit|label|ignore)=(?:'([\w,.-]+)'|(-?[\d.](?:\S*\d)?))?"
+    r"\b(scale|offset|nodata|dates|wavelength_unit|unit|label|ignore|masks|field|layer|crs|all_touched)="
+    r"(?:True\b|'([\w,.:-]+)'|(-?[\d.](?:\S*\d)?))?"
 )
 
 
@@ -47,7 +48,8 @@ def as_options(text: str, prefix: str = "") -> str:
     def option(found: re.Match[str]) -> str:
         name, *values = found.groups(default="")
         value = "".join(values)
-        before = "" if name == "ignore" else prefix  # of the images
+        before = "" if name in ("ignore", "masks") else prefix  # of the images
+        name = "mask" if name == "masks" else name
         return f"--{before}{name.replace('_', '-')}" + (f" {value}" if value else "")
 
     return _ARGUMENT.sub(option, text.replace(" to read_sequence", ""))

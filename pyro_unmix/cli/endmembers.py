@@ -15,9 +15,8 @@ from pyro_unmix.cli.arguments import Commands
 from pyro_unmix.cli.console import BadInput, bad_input, say, say_json
 from pyro_unmix.data.names import material_names
 from pyro_unmix.io.write.datasets import cf_dataset, workshop
-from pyro_unmix.io.write.rasters import write_sli
+from pyro_unmix.io.write.libraries import write_sli
 from pyro_unmix.io.write.whole_files import write_netcdf4
-from pyro_unmix.ops.extras import need
 from pyro_unmix.start import choose_start
 from pyro_unmix.start.num_endmembers import estimate_num_endmembers
 
@@ -95,9 +94,9 @@ def _write(spectra: xr.DataArray, path: Path) -> list[Path]:
             write_netcdf4(cf_dataset(dataset), folder / path.name)
             files = {path.name: path}
         else:
-            envi = need("spectral.io.envi", "io")
-            write_sli(envi, xr.Dataset({"reference_endmembers": spectra}), labels, folder)
-            files = {"endmembers.sli": path, "endmembers.hdr": path.with_suffix(".hdr")}
+            made = write_sli(spectra, labels, folder / path.name, "endmembers")
+            targets = (path, path.with_suffix(".hdr"))
+            files = {new.name: target for new, target in zip(made, targets, strict=True)}
         for name, target in files.items():
             os.replace(folder / name, target)
     return list(files.values())

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 import xarray as xr
 
 from pyro_unmix.cli import arguments as options
@@ -24,7 +25,7 @@ from pyro_unmix.cli.pictures import write_pictures
 from pyro_unmix.cli.results import summary_of, texts_of
 from pyro_unmix.data.libraries import library_endmembers
 from pyro_unmix.infer import Checkpoints
-from pyro_unmix.io import FileError, read_library
+from pyro_unmix.io import FileError, read_library, read_uncertainty
 from pyro_unmix.io.formats.own_netcdf import open_netcdf
 from pyro_unmix.methods import (
     fcls,
@@ -49,6 +50,7 @@ from pyro_unmix.start.num_endmembers import estimate_num_endmembers
 logger = logging.getLogger(__name__)
 
 _TRAINED = ("unmix", "redsunn", "redsunn_published", "idnet", "hbun")
+_ON_DEVICES = ("unmix", "redsunn", "redsunn_published", "idnet")
 _RESUMABLE = ("unmix", "redsunn", "redsunn_published")
 _HBUN_STEPS = inspect.signature(hbun).parameters["num_steps"].default
 #: The methods of the shell by their names there.
@@ -67,6 +69,7 @@ METHODS: dict[str, Callable[..., Unmixing]] = {
     "kalman-em": kalman_em,
     "hbun": hbun,
 }
+_WEIGHTED = ("fcls", "nnls", "mesma", "monte-carlo-sma", "sparse-regression")
 _SHADED = ("fcls", "mesma", "monte-carlo-sma")
 
 
@@ -101,6 +104,12 @@ def add_command(commands: Commands) -> None:
         help=f"of {', '.join(_SHADED)}: with shade (default: off)",
     )
     command.add_argument(
+        "--uncertainty",
+        type=Path,
+        metavar="FILE",
+        help=f"of {', '.join(_WEIGHTED)}: weigh bands by EMIT's RFLUNCERT (default: none)",
+    )
+    command.add_argument(
         "--steps",
         type=options.whole_number(0),
         metavar="N",
@@ -110,40 +119,41 @@ def add_command(commands: Commands) -> None:
     command.add_argument(
         "--polish",
         action=argparse.BooleanOptionalAction,
-        help="of unmix: better uncertainty of sequences by Markov-chain sweeps, a millisecond "
-        f"per pixel and date (default: in sequences of {MIN_DATES} dates or more, up to {MOST_POLISHED} pixels times "
+        help="of unmix: sweeps of Markov chains "
+        f"(default: in sequences of {MIN_DATES} dates or more, up to {MOST_POLISHED} pixels times "
         "dates)",
     )
     command.add_argument(
         "--trained",
         action=argparse.BooleanOptionalAction,
-        help="of unmix: train in any case, or draw chains (default: train where the model holds)",
+        help="of unmix: train, or draw chains (default: train where the model holds)",
     )
     command.add_argument(
         "--checkpoint",
         type=Path,
         metavar="DIR",
-        help="folder for checkpoints of the training, which a run that was killed and is called again "
-        "goes on from (default: none)",
+        help="checkpoints, from which a killed run goes on (default: none)",
     )
     command.add_argument(
         "--resume",
         action=argparse.BooleanOptionalAction,
-        help="go on from the checkpoints in DIR, or remove them and start anew (default: --resume)",
+        help="go on from them, or start anew (default: --resume)",
+    )
+    command.add_argument(
+        "--device",
+        metavar="NAME",
+        help=f"of {', '.join(_ON_DEVICES)}: where to train, as torch names it (default: cpu)",
+    )
+    command.add_argument(
+        "--chunks",
+        type=options.whole_number(1),
+        metavar="N",
+        help="of unmix: read N x N pixels at a time (default: all at once)",
     )
     options.add_seed(command)
     options.add_json(command)
     group = command.add_argument_group("spectral library (by default as it says)")
-    group.add_argument("--library-label", metavar="COLUMN", help="the class (default: of the file)")
-    group.add_argument(
-        "--library-unit", choices=["nm", "um"], help="of its wavelengths (default: of the file)"
-    )
-    group.add_argument(
-        "--library-scale",
-        type=options.number(positive=True),
-        metavar="S",
-        help="reflectance = stored x S (default: of the file)",
-    )
+    options.add_library_reading(group, "library-")
     command.set_defaults(run=run)
 
 
@@ -162,12 +172,20 @@ def run(arguments: argparse.Namespace) -> int:
         )
     if arguments.shade and arguments.method not in _SHADED:
         raise BadInput(f"--shade is for {', '.join(_SHADED)}, not for {arguments.method}")
+    if arguments.uncertainty is not None and arguments.method not in _WEIGHTED:
+        raise BadInput(f"--uncertainty is for {', '.join(_WEIGHTED)}, not for {arguments.method}")
+    if arguments.device is not None and arguments.method not in _ON_DEVICES:
+        raise BadInput(f"--device is for {', '.join(_ON_DEVICES)}, not for {arguments.method}")
+    if arguments.device is not None:
+        _check_device(arguments.device)
+    if arguments.chunks is not None and arguments.method != "unmix":
+        raise BadInput(f"--chunks is for unmix, not for {arguments.method}, which loads the images")
     if arguments.trained is not None and arguments.method != "unmix":
         raise BadInput(
             f"--trained and --no-trained are of the method unmix, not of {arguments.method}"
         )
     with kept_notes() as notes:
-        cubes = options.read_files(arguments)
+        cubes = options.read_files(arguments, arguments.chunks)
         library = _library(arguments, cubes)
         out = options.make_folder(arguments.out)
         started = time.perf_counter()
@@ -196,6 +214,14 @@ def run(arguments: argparse.Namespace) -> int:
     for text in undrawn:
         say(f"pyro-unmix: note: {text}", to_stderr=True)
     return 130 if interrupts else 0
+
+
+def _check_device(name: str) -> None:
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        why = str(error).splitlines()[0]
+        raise BadInput(f"--device {name} cannot be used: {why}") from error
 
 
 def _library(arguments: argparse.Namespace, cubes: xr.DataArray) -> xr.DataArray | None:
@@ -244,6 +270,10 @@ def _unmix(
         known = {"num_endmembers": arguments.endmembers}
     if method == "unmix":
         settings |= {"polish": arguments.polish, "trained": arguments.trained}
+    if arguments.uncertainty is not None:
+        settings["uncertainty"] = read_uncertainty(arguments.uncertainty)
+    if arguments.device is not None:
+        settings["device"] = arguments.device
     if arguments.shade:
         settings["shade"] = True
     result = METHODS[method](cubes, **known, **settings)

@@ -272,6 +272,22 @@ def _as_spectra(library: object) -> xr.DataArray:
     return library
 
 
+def checked_library(library: object) -> xr.DataArray:
+    """A library (wavelength, endmember) with classes and wavelengths in nm, in that order of dims.
+
+    Raises
+    ------
+    ValueError
+        If it is no such array, or not finite in bands that are not missing in all spectra.
+    """
+    spectra = _as_spectra(library)
+    _check_labelled(spectra)
+    if "wavelength" not in spectra.coords:
+        raise ValueError("the library has no coordinate wavelength: add it, in nm")
+    as_wavelengths(spectra["wavelength"], spectra.sizes["wavelength"])
+    return spectra
+
+
 def classes_of(library: xr.DataArray) -> tuple[np.ndarray, np.ndarray]:
     """Spectra (L, S) and their classes (S,) as text; of a library without missing bands."""
     spectra, labels = _labelled(library)
@@ -285,12 +301,16 @@ def classes_of(library: xr.DataArray) -> tuple[np.ndarray, np.ndarray]:
 
 def _labelled(library: xr.DataArray) -> tuple[np.ndarray, np.ndarray]:
     spectra = _as_spectra(library)
+    _check_labelled(spectra)
+    return spectra.to_numpy().astype(np.float64), spectra["label"].to_numpy().astype(str)
+
+
+def _check_labelled(spectra: xr.DataArray) -> None:
     if not is_library(spectra):
         raise ValueError(
             "a library must have the coordinate label along endmember, the class of each "
             "spectrum: add it, for example x.assign_coords(label=('endmember', classes))"
         )
-    return spectra.to_numpy().astype(np.float64), spectra["label"].to_numpy().astype(str)
 
 
 def order_of(labels: np.ndarray) -> list[str]:

@@ -29,7 +29,12 @@ from pyro_unmix.ops.threads import one_thread
 from pyro_unmix.posterior.intervals import credible_interval, joint_interval
 from pyro_unmix.posterior.read_out import describe
 from pyro_unmix.posterior.result import Unmixing
-from pyro_unmix.posterior.spectra import as_reflectance, as_unmixed, of_albedo
+from pyro_unmix.posterior.spectra import (
+    as_reflectance,
+    as_unmixed,
+    lit_reconstruction,
+    of_albedo,
+)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -69,6 +74,20 @@ class Sampled(Unmixing):
     def change(self) -> xr.DataArray:
         """NaN (time, y, x): the program has no change from date to date."""
         return xr.full_like(self.valid, np.nan, dtype=float).rename("change")
+
+    def reconstruct(self, time: int = 0) -> xr.DataArray:
+        """``s_n M a_n`` of every pixel of one date, in the light s_n that fits what was observed best.
+
+        With a library, the members that were drawn, whose fractions hold the light. Variability of single materials
+        and the residual that all have in common are not in it, so that they are in `residual` and `rmse`: what no
+        class explains, whatever its light.
+
+        Returns
+        -------
+        DataArray (y, x, wavelength), reflectance
+        """
+        self._check_time(time)
+        return lit_reconstruction(self, time)
 
     # ---------------------------------------------------------------- draws of the abundances
 

@@ -23,6 +23,7 @@ from pyro_unmix.io.given import with_scaling, with_wavelengths
 from pyro_unmix.io.grid import check_same_grid, spatial_coords
 from pyro_unmix.io.image import Image
 from pyro_unmix.io.lazy import checked, import_dask, lazy_reflectance
+from pyro_unmix.io.masks import Masks, masks_of
 from pyro_unmix.io.reflectance import band_coords, check_shapes, kept_bands, reflectance
 from pyro_unmix.io.registry import find_reader, read_image
 from pyro_unmix.io.spectral_axis import Bands, fwhm_in_nm, wavelength_in_nm
@@ -42,6 +43,7 @@ def read_sequence(
     bands: Bands = None,
     chunks: int | str | Mapping[str, int] | None = None,
     ignore: Ignore = None,
+    masks: Masks | None = None,
     wavelength_unit: str | None = None,
     nodata: float | None = None,
 ) -> xr.DataArray:
@@ -77,6 +79,10 @@ def read_sequence(
     ignore : str or sequence of pairs, optional
         Drop the bands whose centres lie in these ranges, nm: ``"0-440,1310-1490"``, ``[(0, 440), (1310, 1490)]``, or
         named ones, ``"water_vapour"`` (1340-1450, 1790-1960) and ``"emit"`` (0-440, 1310-1490, 1770-2050, 2440-2880).
+    masks : path, list of paths or None, or "product", optional
+        Pixels to take as missing, see `read_mask`: one mask for all files, or one (or None) for each. Or the quality
+        layers that lie beside each product: EMIT's L2A_MASK, Sentinel-2's scene classification, EnMAP's clouds, cirrus,
+        haze and shadows.
     wavelength_unit : {"nm", "um", "none"}, optional
         Instead of the unit in the files; "none" leaves their wavelengths away.
     nodata : number, optional
@@ -144,6 +150,8 @@ def read_sequence(
     make = _joined if chunks is None else lazy_reflectance
     values = make(images, files, keep, nodata)
     cubes = xr.DataArray(values, dims=DIMS, coords=coords)
+    if masks is not None:
+        cubes = cubes.where(xr.DataArray(~masks_of(images, files, masks), dims=DIMS[:3]))
     try:
         if times is not None:
             cubes = cubes.sortby("time")

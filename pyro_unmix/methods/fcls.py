@@ -15,6 +15,7 @@ from pyro_unmix.methods.arguments import count_materials, counted_bands, judged,
 from pyro_unmix.methods.classical import names_of, to_result
 from pyro_unmix.methods.intimate import in_albedo
 from pyro_unmix.methods.members import blocks, scaled_to_one, solve, warn_of_unfitted
+from pyro_unmix.methods.weights import band_weights
 from pyro_unmix.mixing import Hapke
 from pyro_unmix.ops.checks import positive_int, true_or_false
 from pyro_unmix.ops.least_squares import Fractions
@@ -36,6 +37,7 @@ def fcls(
     shade: bool = False,
     normalize: bool = False,
     mixing: Hapke | None = None,
+    uncertainty: ArrayLike | xr.DataArray | None = None,
     ignore: Ignore = None,
     seed: int = 0,
     progress: bool = True,
@@ -73,6 +75,9 @@ def fcls(
         Materials are grains of one powder, whose single-scattering albedos mix, and not areas, whose reflectances do:
         images and endmembers are converted to albedo. Fractions are of the grains' cross section, which
         `pyro_unmix.mixing.mass_fractions` converts.
+    uncertainty : array (L,) or DataArray with the dim wavelength, optional
+        Standard deviation of the reflectance of each band, see `read_uncertainty`: bands count by ``1 / s_l`` in all
+        that is squared. One number a band for all pixels; a DataArray with more dims counts by its root mean square.
     ignore : str or sequence of pairs, optional
         Leave out the bands in these ranges, nm, as `read_sequence` does: ``"emit"``, ``"0-440,1310-1490"``.
     seed : int
@@ -111,6 +116,10 @@ def fcls(
     Heinz, Chang, "Fully constrained least squares linear spectral mixture analysis method for material quantification
     in hyperspectral imagery", IEEE TGRS 39(3), 2001; Nascimento, Bioucas-Dias, IEEE TGRS 43(4), 2005 (VCA).
     """
+    if mixing is not None and uncertainty is not None:
+        raise ValueError(
+            "uncertainty is that of reflectances, not of the albedos of mixing: pass one of them"
+        )
     if mixing is not None:
         return in_albedo(
             lambda albedo, spectra: fcls(
@@ -134,12 +143,14 @@ def fcls(
         reference = as_endmembers(spectra, sequence.sizes["wavelength"])
         by_date = np.broadcast_to(reference, (valid.shape[1], *reference.shape))
 
+    weights = band_weights(uncertainty, sequence)
     fractions = np.full((*valid.shape, reference.shape[1]), np.nan)
     for date in tqdm(range(len(by_date)), disable=not progress, desc="fcls", unit="date"):
         if np.isfinite(by_date[date]).all():
             alone = valid[:, date : date + 1]
             for (rows, _), values in blocks(pixels[:, date : date + 1], alone, _BLOCK):
-                fractions[rows, date] = solve(values, by_date[date], how, normalize)
+                weighted = values * weights, by_date[date] * weights[:, None]
+                fractions[rows, date] = solve(*weighted, how, normalize)
     brightness, fitted = None, np.asarray(np.isfinite(fractions).all(-1))
     if normalize or shade or not sum_to_one:
         fractions, brightness = scaled_to_one(fractions)

@@ -15,6 +15,7 @@ from pyro_unmix.data.bands import Ignore
 from pyro_unmix.data.types import CubesLike
 from pyro_unmix.methods.arguments import judged
 from pyro_unmix.methods.members import Members, blocks, read_members, to_library_result
+from pyro_unmix.methods.weights import band_weights
 from pyro_unmix.ops.checks import in_range, positive_int, true_or_false
 from pyro_unmix.ops.threads import one_thread
 from pyro_unmix.posterior.result import Unmixing
@@ -51,6 +52,7 @@ def mesma(
     max_shade: float = 0.8,
     max_rmse: float | None = None,
     gain: float = 0.007,
+    uncertainty: ArrayLike | xr.DataArray | None = None,
     ignore: Ignore = None,
     seed: int = 0,
     progress: bool = True,
@@ -91,6 +93,8 @@ def mesma(
         warning counts both. In use is 0.025; default none.
     gain : float
         Reflectance; 0 for the best fit of all.
+    uncertainty : array (L,) or DataArray with the dim wavelength, optional
+        As in `fcls`, and so in the RMSE that `gain` and `max_rmse` are about; squared weights have the mean one.
     ignore : str or sequence of pairs, optional
         Leave out the bands in these ranges, nm, as `read_sequence` does: ``"emit"``, ``"0-440,1310-1490"``.
     seed : int
@@ -137,11 +141,13 @@ def mesma(
     sizes = _sizes(num_classes, given.num_classes)
     limits = _Limits(min_fraction, max_fraction, shade, max_shade)
     models = {k: list(_models(given, k, max_models, seed)) for k in sizes}
+    weights = band_weights(uncertainty, given.cubes)
+    members = weights[:, None] * given.spectra
     fractions = np.full((*given.valid.shape, given.spectra.shape[1]), np.nan)
     total = int(given.valid.sum())
     with tqdm(total=total, disable=not progress, desc="mesma", unit="spectrum") as bar:
         for place, spectra in blocks(given.pixels, given.valid, _BLOCK):
-            found, rmse = _best(spectra, given.spectra, models, limits, gain)
+            found, rmse = _best(weights * spectra, members, models, limits, gain)
             if max_rmse is not None:
                 found[rmse > max_rmse] = np.nan
             fractions[place] = found

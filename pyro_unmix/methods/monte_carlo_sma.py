@@ -19,6 +19,7 @@ from pyro_unmix.methods.members import (
     solve,
     to_library_result,
 )
+from pyro_unmix.methods.weights import band_weights
 from pyro_unmix.ops.checks import positive_int, true_or_false
 from pyro_unmix.ops.least_squares import Fractions
 from pyro_unmix.ops.threads import one_thread
@@ -38,6 +39,7 @@ def monte_carlo_sma(
     sum_to_one: bool = True,
     shade: bool = False,
     normalize: bool = False,
+    uncertainty: ArrayLike | xr.DataArray | None = None,
     ignore: Ignore = None,
     seed: int = 0,
     progress: bool = True,
@@ -64,6 +66,8 @@ def monte_carlo_sma(
     num_members : int
         Members of each class in a draw; of a smaller class all.
     sum_to_one, shade, normalize : bool
+        As in `fcls`.
+    uncertainty : array (L,) or DataArray with the dim wavelength, optional
         As in `fcls`.
     ignore : str or sequence of pairs, optional
         Leave out the bands in these ranges, nm, as `read_sequence` does: ``"emit"``, ``"0-440,1310-1490"``.
@@ -104,6 +108,8 @@ def monte_carlo_sma(
     true_or_false(normalize, "normalize")
     given = read_members(cubes, num_endmembers, endmembers, seed, ignore)
     rng = np.random.default_rng(seed)
+    weights = band_weights(uncertainty, given.cubes)
+    members = weights[:, None] * given.spectra
     draws = [_draw(given, num_members, rng) for _ in range(num_draws)]
     shape = given.valid.shape
     fractions = np.full((*shape, given.spectra.shape[1]), np.nan)
@@ -111,12 +117,13 @@ def monte_carlo_sma(
     total = num_draws * int(np.ceil(given.valid.sum() / _BLOCK))
     with tqdm(total=total, disable=not progress, desc="monte_carlo_sma", unit="draw") as bar:
         for place, spectra in blocks(given.pixels, given.valid, _BLOCK):
+            weighted = weights * spectra
             sums = np.zeros((len(spectra), given.spectra.shape[1]))
             first, second = (np.zeros((len(spectra), given.num_classes)) for _ in range(2))
             counted = np.zeros((len(spectra), 1))
             for chosen in draws:
                 found = np.zeros_like(sums)
-                found[:, chosen] = solve(spectra, given.spectra[:, chosen], how, normalize)
+                found[:, chosen] = solve(weighted, members[:, chosen], how, normalize)
                 shares, total_of = scaled_to_one(class_sums(found, given))
                 lit = np.isfinite(total_of)[:, None]
                 shares = np.where(lit, shares, 0)

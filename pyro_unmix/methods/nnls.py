@@ -20,6 +20,7 @@ def nnls(
     *,
     endmembers: ArrayLike | xr.DataArray | None = None,
     mixing: Hapke | None = None,
+    uncertainty: ArrayLike | xr.DataArray | None = None,
     ignore: Ignore = None,
     seed: int = 0,
     progress: bool = True,
@@ -32,7 +33,7 @@ def nnls(
 
     Parameters
     ----------
-    cubes, num_endmembers, endmembers, mixing, ignore, seed, progress
+    cubes, num_endmembers, endmembers, mixing, uncertainty, ignore, seed, progress
         As in `fcls`.
 
     Returns
@@ -60,6 +61,6 @@ def nnls(
     """
     result = fcls(
         cubes, num_endmembers, endmembers=endmembers, sum_to_one=False,
-        mixing=mixing, ignore=ignore, seed=seed, progress=progress,
+        mixing=mixing, uncertainty=uncertainty, ignore=ignore, seed=seed, progress=progress,
     )  # fmt: skip
     return replace(result, method="nnls")

@@ -12,6 +12,7 @@ from pyro_unmix.data.bands import Ignore
 from pyro_unmix.data.types import CubesLike
 from pyro_unmix.methods.arguments import judged
 from pyro_unmix.methods.members import blocks, read_members, to_library_result
+from pyro_unmix.methods.weights import band_weights
 from pyro_unmix.ops.checks import in_range
 from pyro_unmix.ops.nonnegative import nonnegative_quadratic
 from pyro_unmix.ops.threads import one_thread
@@ -27,6 +28,7 @@ def sparse_regression(
     *,
     endmembers: ArrayLike | xr.DataArray | None = None,
     sparsity: float = 1e-3,
+    uncertainty: ArrayLike | xr.DataArray | None = None,
     ignore: Ignore = None,
     seed: int = 0,
     progress: bool = True,
@@ -51,6 +53,8 @@ def sparse_regression(
         As in `monte_carlo_sma`; a library may have more spectra than there are bands.
     sparsity : float
         lambda, in reflectance squared: the price of a fraction, summed over bands as the squared error is.
+    uncertainty : array (L,) or DataArray with the dim wavelength, optional
+        As in `fcls`.
     ignore : str or sequence of pairs, optional
         Leave out the bands in these ranges, nm, as `read_sequence` does: ``"emit"``, ``"0-440,1310-1490"``.
     seed : int
@@ -89,11 +93,13 @@ def sparse_regression(
     in_range(sparsity, "sparsity", low=0)
     given = read_members(cubes, num_endmembers, endmembers, seed, ignore)
     fractions = np.full((*given.valid.shape, given.spectra.shape[1]), np.nan)
-    gram = torch.from_numpy(given.spectra.T @ given.spectra)
+    weights = band_weights(uncertainty, given.cubes)
+    members = weights[:, None] * given.spectra
+    gram = torch.from_numpy(members.T @ members)
     total = int(given.valid.sum())
     with tqdm(total=total, disable=not progress, desc="sparse_regression", unit="spectrum") as bar:
         for place, spectra in blocks(given.pixels, given.valid, _BLOCK):
-            linear = torch.from_numpy(spectra @ given.spectra - sparsity)
+            linear = torch.from_numpy((weights * spectra) @ members - sparsity)
             fractions[place] = nonnegative_quadratic(gram, linear).numpy()
             bar.update(len(spectra))
     return judged(to_library_result(given, fractions, seed=seed, method="sparse_regression"))

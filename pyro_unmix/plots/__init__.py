@@ -1,8 +1,8 @@
 """Pictures of a result: abundance maps, endmember fans, uncertainty, change, nonlinearity, latents and the loss.
 
 `report` puts them on one page, with `page_pictures` of its own and the `verdict` on the intervals in plain words.
-`maps` (of a scalar), `composite` (of materials), `endmembers` with its `fans`, `nonlinearity`, `losses`; they share
-`reading` (of results), `grid` (where maps go), `missing` (pixels) and `style`.
+`maps` (of a scalar), `composite` (of materials), `endmembers` with its `fans`, `library`, `nonlinearity`, `losses`;
+they share `reading` (of results), `grid` (where maps go), `missing` (pixels) and `style`.
 
 Every function reads a result by the names of its attributes, so that it draws an `Unmixing` of
 any method or, where it has the attribute, a simulated `Scene`. Each returns a matplotlib `Figure`
@@ -16,6 +16,7 @@ unmixing with variational recurrent neural networks" (the ReDSUNN paper).
 from pyro_unmix.plots.composite import plot_abundance_composite
 from pyro_unmix.plots.endmembers import plot_endmembers, plot_endmembers_over_time
 from pyro_unmix.plots.fans import MAX_BAND_SPECTRA
+from pyro_unmix.plots.library import plot_library
 from pyro_unmix.plots.losses import plot_losses
 from pyro_unmix.plots.maps import plot_abundances, plot_change, plot_rmse, plot_uncertainty
 from pyro_unmix.plots.nonlinearity import plot_latents, plot_nonlinearity
@@ -34,6 +35,7 @@ __all__ = [
     "plot_endmembers",
     "plot_endmembers_over_time",
     "plot_latents",
+    "plot_library",
     "plot_losses",
     "plot_nonlinearity",
     "plot_rmse",

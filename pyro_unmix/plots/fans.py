@@ -62,7 +62,7 @@ def make_fan(
         picked = order if len(true_spectra) == len(spectra) else slice(None)
         true_spectra = true_spectra[picked][:MAX_BAND_SPECTRA]
         true_band = np.percentile(true_spectra, [5, 50, 95], axis=0)
-    axis = _SpectralAxis.of(x, bands)
+    axis = SpectralAxis.of(x, bands)
     return Fan(
         x=axis.values,
         x_label="band" if x is None else "wavelength (nm)",
@@ -194,7 +194,7 @@ def _check_wavelengths(
 
 
 @dataclass(frozen=True)
-class _SpectralAxis:
+class SpectralAxis:
     """Sorted wavelengths with one extra, empty place in every gap, which breaks the lines.
 
     A gap is wider than three median spacings. With fewer than `FEW_BANDS` bands there is none.
@@ -205,7 +205,7 @@ class _SpectralAxis:
     gaps: NDArray[np.integer]
 
     @classmethod
-    def of(cls, x: NDArray[np.floating] | None, bands: int) -> _SpectralAxis:
+    def of(cls, x: NDArray[np.floating] | None, bands: int) -> SpectralAxis:
         raw = np.arange(bands, dtype=float) if x is None else np.asarray(x, dtype=float)
         order = np.argsort(raw, kind="stable")
         raw = raw[order]

@@ -164,6 +164,25 @@ def reconstruction(result: Unmixing, time: int) -> xr.DataArray:
     return as_reflectance(result, _reconstruction(result, time))
 
 
+def lit_reconstruction(result: Unmixing, time: int) -> xr.DataArray:
+    """As `reconstruction`, each pixel in the light in which it fits what was observed best.
+
+    ``s_n M a_n`` with ``s_n = max(y_n'M a_n / |M a_n|^2, 0)``, one where nothing was observed. Of a result without its
+    images, or one that holds the light of its pixels already, it is `reconstruction`.
+    """
+    fitted = _reconstruction(result, time)
+    if result.cubes is None or {"library_fractions", "brightness"} & set(result.dataset):
+        return as_reflectance(result, fitted)
+    order = ("y", "x", "wavelength")
+    observed = result.cubes.isel(time=time).transpose(*order).to_numpy()
+    values = fitted.transpose(*order).to_numpy()
+    lengths = np.square(values).sum(axis=-1)
+    light = (observed * values).sum(axis=-1) / np.where(lengths > 0, lengths, np.nan)
+    light = np.where(np.isfinite(light), np.maximum(light, 0.0), 1.0)
+    lit = fitted.transpose(*order).copy(data=light[..., None] * values)
+    return as_reflectance(result, lit)
+
+
 def _reconstruction(result: Unmixing, time: int) -> xr.DataArray:
     _need_endmembers(result, "reconstruct")
     abundances = result.abundances.isel(time=time)

@@ -11,7 +11,13 @@ import pytest
 MODULES = [
     "data.bands",
     "data.ignored",
+    "data.merging",
+    "data.selection",
+    "io.libraries.from_pixels",
     "io.libraries.library",
+    "io.masks",
+    "io.write.libraries",
+    "metrics.agreement",
     "methods.fcls",
     "mixing.hapke",
     "methods.mesma",
@@ -19,6 +25,7 @@ MODULES = [
     "methods.monte_carlo_sma",
     "methods.nnls",
     "methods.sparse_regression",
+    "plots.library",
     "posterior.result",
 ]
 

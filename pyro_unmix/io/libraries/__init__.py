@@ -1,4 +1,7 @@
-"""Spectral libraries in: `library` is `read_library`, the rest one file a kind: `tables`, `envi`, `databases`."""
+"""Spectral libraries in: `library` is `read_library`, with one file a kind: `tables`, `envi`, `databases`.
+
+`from_pixels` takes them from images, with `polygons`.
+"""
 
 from pyro_unmix.io.libraries.library import read_library
 

@@ -31,28 +31,38 @@ def checked_spectra(path: Path, spectra: list[Spectrum]) -> list[Spectrum]:
     FileError
         If a name is empty, a value is not finite, or a spectrum is in other units.
     """
+    missing = _missing_in_all(spectra)
     for spectrum in spectra:
-        _check_form(path, spectrum)
+        _check_form(path, spectrum, missing)
     _check_scales(path, spectra)
     _warn_of_like_classes(path, [spectrum.label for spectrum in spectra])
     return _without_fill(path, spectra)
 
 
-def _check_form(path: Path, spectrum: Spectrum) -> None:
+def _missing_in_all(spectra: list[Spectrum]) -> np.ndarray:
+    """Positions of the bands that no spectrum has, of spectra with the same bands; else none."""
+    first = spectra[0].wavelength
+    if any(not np.array_equal(s.wavelength, first) for s in spectra):
+        return np.array([], dtype=int)
+    return np.flatnonzero(np.isnan([s.values for s in spectra]).all(axis=0))
+
+
+def _check_form(path: Path, spectrum: Spectrum, missing: np.ndarray) -> None:
     for text in (spectrum.name, spectrum.label):
         if not text.strip() or "\0" in text:
             problem = f"must be texts without null characters, and not empty, got {text!r}"
             raise FileError(path, "names of spectra and classes", problem)
-    if len(spectrum.values) < 2:
+    known = np.delete(spectrum.values, missing)
+    if len(known) < 2:
         raise FileError(path, spectrum.name, "fewer than 2 channels hold a value")
-    if not (np.isfinite(spectrum.values).all() and np.isfinite(spectrum.wavelength).all()):
+    if not (np.isfinite(known).all() and np.isfinite(spectrum.wavelength).all()):
         raise FileError(path, spectrum.name, "values and wavelengths must be finite numbers")
 
 
 def _check_scales(path: Path, spectra: list[Spectrum]) -> None:
-    bright = [s for s in spectra if np.median(s.values) > MAX_MEDIAN_REFLECTANCE]
+    bright = [s for s in spectra if np.nanmedian(s.values) > MAX_MEDIAN_REFLECTANCE]
     if bright:
-        median = float(np.median(bright[0].values))
+        median = float(np.nanmedian(bright[0].values))
         problem = f"{bright[0].name!r} has a median of {median:g}, so it is no reflectance (about 0 to 1): "
         if len(bright) < len(spectra):
             problem += (
@@ -62,9 +72,9 @@ def _check_scales(path: Path, spectra: list[Spectrum]) -> None:
         else:
             problem += "pass scale=, for example scale=1e-4"
         raise FileError(path, "values", problem)
-    dark = [s for s in spectra if s.values.max() < _DARK]
+    dark = [s for s in spectra if np.nanmax(s.values) < _DARK]
     if len(dark) == len(spectra):
-        brightest = max(float(s.values.max()) for s in spectra)
+        brightest = max(float(np.nanmax(s.values)) for s in spectra)
         logger.warning(
             "%s: no reflectance is above %.3g, as if the scale were too small: if so, pass scale=",
             path, brightest,

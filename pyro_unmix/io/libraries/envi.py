@@ -80,18 +80,31 @@ def _spectra(
     usable = np.ones(bands, dtype=bool) if good is None else good != 0
     if not usable.all():
         logger.info("%s: dropped the bad bands at %s nm", path, nm[~usable].tolist())
-    usable = usable & ~_missing(path, header, stored)
+    missing = _missing(path, header, stored)
     values = _reflectance(path, header, stored, scale)
-    names = header.get("spectra names", [str(i + 1) for i in range(num)])
-    if not isinstance(names, list) or len(names) != num:
-        got = len(names) if isinstance(names, list) else repr(names)
-        raise FileError(path, "spectra names", f"got {got} names for {num} spectra")
+    if (missing == missing[0]).all():  # in no spectrum, so that nothing is to be interpolated there
+        values = np.where(missing, np.nan, values)
+        missing = np.zeros_like(missing)
+    usable = usable & ~missing
+    names = _texts(path, header, "spectra names", num) or [str(i + 1) for i in range(num)]
+    classes = _texts(path, header, "spectra classes", num) or names
+    sources = _texts(path, header, "spectra sources", num) or [""] * num
     spectra = []
-    for name, row, kept in zip(names, values, usable, strict=True):
+    for name, label, source, row, kept in zip(names, classes, sources, values, usable, strict=True):
         own = None if widths is None else widths[kept]
-        text = str(name).strip()
-        spectra.append(Spectrum(text, text, nm[kept], row[kept], own))
+        spectra.append(Spectrum(name, label, nm[kept], row[kept], own, source))
     return spectra
+
+
+def _texts(path: Path, header: Mapping[str, Any], field: str, num: int) -> list[str] | None:
+    """One text for each spectrum; None where the header has no such field."""
+    if field not in header:
+        return None
+    texts = header[field]
+    if not isinstance(texts, list) or len(texts) != num:
+        got = len(texts) if isinstance(texts, list) else repr(texts)
+        raise FileError(path, field, f"got {got} {field.split()[1]} for {num} spectra")
+    return [str(text).strip() for text in texts]
 
 
 def _missing(path: Path, header: Mapping[str, Any], stored: np.ndarray) -> np.ndarray:

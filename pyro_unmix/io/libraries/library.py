@@ -46,11 +46,14 @@ def read_library(
     """Read a spectral library as labelled reflectance, at the library's own bands or at a scene's.
 
     - ENVI spectral library (`.sli`, or its `.hdr`): names from the header; the scale factor or gains and offsets, the
-      bad-band list and the ignore value are applied. The class is the name, unless `label` lists the classes.
+      bad-band list and the ignore value are applied. The class is that of the field ``spectra classes``, which
+      `write_library` adds, else the name, unless `label` lists the classes.
     - CSV, one spectrum per row: columns whose header is a number are bands (nm, unless `unit` says otherwise), which
       stand side by side and in order; the others describe the spectrum. The class is the column `label`; else the first
       of class, label, material, category, type (any case); else the only text column; anything else is an error. Names
-      come from the column name, id, spectrum or sample, else they are the class with a number.
+      come from the column name, id, spectrum or sample, else they are the class with a number. A column
+      ``wavelength_units`` says the unit, ``source`` where each spectrum comes from; a band whose cells are empty in
+      all rows is missing.
     - ECOSTRESS spectra (`.spectrum.txt`, ASCII): one file or a folder, or SPy's database of them. The class is the
       field ``Class`` (`label` may be ``type``, ``subclass``, ``genus``). Only reflectance is taken.
     - USGS splib07: the folder ``ASCIIdata`` or SPy's database. The class is the chapter.
@@ -83,7 +86,8 @@ def read_library(
     Returns
     -------
     DataArray (wavelength, endmember)
-        Reflectance; ``endmember`` holds unique names and the coordinate ``label`` the classes.
+        Reflectance; ``endmember`` holds unique names, the coordinate ``label`` the classes, and ``source``, where the
+        file says it, whence each comes.
 
     Raises
     ------
@@ -188,6 +192,8 @@ def _assemble(
         "endmember": _unique([s.name for s in spectra]),
         "label": ("endmember", [s.label for s in spectra]),
     }
+    if any(s.source for s in spectra):
+        coords["source"] = ("endmember", [s.source for s in spectra])
     if widths is not None:
         coords["fwhm"] = ("wavelength", widths, {"units": "nm"})
     return xr.DataArray(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -20,19 +20,22 @@ logger = logging.getLogger(__name__)
 #: Columns of a CSV table that are taken for the class, in this order, and for the name of a spectrum.
 CLASS_COLUMNS = ("class", "label", "material", "category", "type")
 NAME_COLUMNS = ("name", "id", "spectrum", "sample")
+#: Columns that say where a spectrum comes from, and in what unit the wavelengths of the header are.
+SOURCE_COLUMN, UNIT_COLUMN = "source", "wavelength_units"
 #: A field that holds the classes, or the classes themselves.
 Label: TypeAlias = str | Sequence[str] | None
 
 
 @dataclass(frozen=True)
 class Spectrum:
-    """One spectrum as it was measured; channels without a value are left out."""
+    """One spectrum as it was measured; channels without a value are left out, or NaN where no spectrum has any."""
 
     name: str
     label: str
     wavelength: np.ndarray  # nm, any order
     values: np.ndarray  # reflectance, (channels,)
     fwhm: np.ndarray | None = None  # nm
+    source: str = ""  # where it comes from, as the file says
 
 
 def to_nm(values: np.ndarray, said: str | None, given: str | None, path: Path) -> np.ndarray:
@@ -59,10 +62,7 @@ def relabel(path: Path, spectra: list[Spectrum], labels: Sequence[str]) -> list[
         raise FileError(
             path, "label", f"got {len(labels)} classes for {len(spectra)} spectra: pass one each"
         )
-    return [
-        Spectrum(s.name, str(label), s.wavelength, s.values, s.fwhm)
-        for s, label in zip(spectra, labels, strict=True)
-    ]
+    return [replace(s, label=str(label)) for s, label in zip(spectra, labels, strict=True)]
 
 
 def import_spectral(module: str) -> Any:
@@ -90,17 +90,22 @@ def read_csv(path: Path, *, unit: str | None, scale: float | None, label: Label)
     header = [cell.strip() for cell in rows[0]]
     numbers = [_number(cell) for cell in header]
     bands = _band_columns(path, header, numbers)
-    centres = to_nm(np.array([numbers[i] for i in bands]), "nm", unit, path)
     text = {cell.lower(): i for i, cell in enumerate(header) if numbers[i] is None}
-    place = _class_column(path, text, label)
-    name_place = next((text[n] for n in NAME_COLUMNS if n in text), place)
-    spectra = []
     for line, row in enumerate(rows[1:], start=2):
         if len(row) != len(header):
             raise FileError(
                 path, f"row {line}", f"has {len(row)} cells, the header has {len(header)}"
             )
-        values = [_number(row[i]) for i in bands]
+    said = _stated_unit(path, rows[1:], text)
+    centres = to_nm(np.array([numbers[i] for i in bands]), said, unit, path)
+    place = _class_column(path, text, label)
+    name_place = next((text[n] for n in NAME_COLUMNS if n in text), place)
+    source_place = text.get(SOURCE_COLUMN)
+    # A band that no spectrum has is missing, but a single hole in the table is a fault.
+    holes = {i for i in bands if not any(row[i].strip() for row in rows[1:])}
+    spectra = []
+    for line, row in enumerate(rows[1:], start=2):
+        values = [np.nan if i in holes else _number(row[i]) for i in bands]
         if None in values:
             empty = header[bands[values.index(None)]]
             raise FileError(path, f"row {line}", f"the value at {empty} is no finite number")
@@ -109,8 +114,23 @@ def read_csv(path: Path, *, unit: str | None, scale: float | None, label: Label)
         names = row[name_place].strip(), row[place].strip()
         if not names[1]:
             raise FileError(path, f"row {line}", "has no class")
-        spectra.append(Spectrum(names[0] or names[1], names[1], centres, reflectance))
+        source = "" if source_place is None else row[source_place].strip()
+        spectrum = Spectrum(names[0] or names[1], names[1], centres, reflectance, source=source)
+        spectra.append(spectrum)
     return spectra
+
+
+def _stated_unit(path: Path, rows: Sequence[Sequence[str]], text: Mapping[str, int]) -> str:
+    """What the column for the unit says, the same in all rows; nm without one."""
+    if UNIT_COLUMN not in text:
+        return "nm"
+    stated = {row[text[UNIT_COLUMN]].strip() for row in rows}
+    if len(stated) > 1 or not all(stated):
+        problem = (
+            f"must hold one unit, the same in all rows, got {', '.join(map(repr, sorted(stated)))}"
+        )
+        raise FileError(path, UNIT_COLUMN, problem)
+    return stated.pop()
 
 
 def _band_columns(path: Path, header: Sequence[str], numbers: Sequence[float | None]) -> list[int]:
@@ -178,8 +198,9 @@ def _class_column(path: Path, text: Mapping[str, int], label: Label) -> int:
     for name in CLASS_COLUMNS:
         if name in text:
             return text[name]
-    if len(text) == 1:
-        return next(iter(text.values()))
+    others = [i for name, i in text.items() if name not in (SOURCE_COLUMN, UNIT_COLUMN)]
+    if len(others) == 1:
+        return others[0]
     raise FileError(
         path, "class",
         f"cannot tell which column is the class among {', '.join(text) or 'no text columns'}: pass "

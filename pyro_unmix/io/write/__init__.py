@@ -1,4 +1,4 @@
-"""Results out: `datasets` as CF NetCDF and Zarr, `rasters` as GeoTIFF and ENVI.
+"""Results out: `datasets` as CF NetCDF and Zarr, `rasters` as GeoTIFF and ENVI; `libraries` of spectra.
 
 They appear whole or not at all: `whole_files`, `replacing` of folders, `locks` on them.
 """

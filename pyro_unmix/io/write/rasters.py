@@ -20,6 +20,7 @@ import xarray as xr
 from pyro_unmix.data.names import material_names
 from pyro_unmix.io.formats.geotiff import SOFTWARE
 from pyro_unmix.io.write.datasets import Georeference, check_free, grid_of, workshop
+from pyro_unmix.io.write.libraries import write_sli
 from pyro_unmix.ops.extras import need
 
 logger = logging.getLogger(__name__)
@@ -217,7 +218,8 @@ def write_envi(
             _move(folder, directory, f"{header.stem}.img", header.name)
         if "reference_endmembers" not in dataset:
             return headers
-        write_sli(envi, dataset, names, folder)
+        spectra = dataset["reference_endmembers"]
+        write_sli(spectra, names, folder / "endmembers.sli", "reference endmembers")
         _move(folder, directory, "endmembers.sli", "endmembers.hdr")
     return [*headers, library]
 
@@ -225,28 +227,6 @@ def write_envi(
 def _move(folder: Path, directory: Path, *names: str) -> None:
     for name in names:
         os.replace(folder / name, directory / name)
-
-
-def write_sli(envi: Any, dataset: xr.Dataset, names: list[str], folder: Path) -> None:
-    spectra = dataset["reference_endmembers"].transpose("endmember", "wavelength").to_numpy()
-    fields = {
-        "description": "reference endmembers",
-        "samples": spectra.shape[1],
-        "lines": spectra.shape[0],
-        "bands": 1,
-        "header offset": 0,
-        "data type": {"float32": 4, "float64": 5}[spectra.dtype.name],
-        "interleave": "bsq",
-        "byte order": 0,
-        "spectra names": names,
-    }
-    for key in ("wavelength", "fwhm"):
-        if key in dataset.coords:
-            fields[key] = dataset[key].to_numpy().tolist()
-            fields["wavelength units"] = "Nanometers"
-    # Not SPy's SpectralLibrary.save, which rounds to float32.
-    envi.write_envi_header(str(folder / "endmembers.hdr"), fields, is_library=True)
-    spectra.astype(spectra.dtype.newbyteorder("<")).tofile(folder / "endmembers.sli")
 
 
 def _envi_place(

@@ -1,0 +1,117 @@
+"""Several spectral libraries as one, at the bands of one of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import ArrayLike
+
+from pyro_unmix.data.libraries import checked_library, resample_library, target_bands
+
+
+def merge_libraries(
+    libraries: Sequence[xr.DataArray],
+    *,
+    wavelength: ArrayLike | xr.DataArray | None = None,
+    fwhm: ArrayLike | None = None,
+) -> xr.DataArray:
+    """All spectra of several libraries, one after the other.
+
+    Libraries with other bands are resampled as `resample_library` does. A band that is missing in one of them is
+    missing in the whole, because methods use bands that all spectra have.
+
+    Parameters
+    ----------
+    libraries : sequence of DataArray (wavelength, endmember)
+        With the coordinates ``wavelength`` (nm) and ``label``; names (``endmember``) are there in all or in none.
+    wavelength : array (L,) in nm, or cubes, optional
+        Bands of the whole; default those of the first library.
+    fwhm : array (L,), optional
+        Of these bands, nm; not without `wavelength`.
+
+    Returns
+    -------
+    DataArray (wavelength, endmember)
+        With the coordinate ``label``; ``source`` where one of them has it, empty for the others.
+
+    Raises
+    ------
+    ValueError
+        If there is no library, one is none, names are there twice, or a library does not cover the bands.
+
+    Examples
+    --------
+    >>> import xarray as xr, pyro_unmix as pu
+    >>> def library(name, label, values):
+    ...     return xr.DataArray(values, dims=("wavelength", "endmember"), coords={"wavelength": [500., 600., 700.],
+    ...         "endmember": [name], "label": ("endmember", [label])})
+    >>> field = library("plot 7", "soil", [[.1], [.2], [.3]])
+    >>> merged = pu.data.merge_libraries([field, library("oak", "leaf", [[.04], [.1], [.05]])])
+    >>> merged["endmember"].values.tolist(), merged["label"].values.tolist()
+    (['plot 7', 'oak'], ['soil', 'leaf'])
+    """
+    if isinstance(libraries, xr.DataArray) or not len(libraries):
+        got = "a single one" if isinstance(libraries, xr.DataArray) else "none"
+        raise ValueError(f"expected a list of libraries, got {got}")
+    parts = [checked_library(library) for library in libraries]
+    if fwhm is not None and wavelength is None:
+        raise ValueError("fwhm is that of the bands of the whole: pass wavelength= with it")
+    if wavelength is None:
+        first = parts[0]
+        wavelength = first["wavelength"]
+        fwhm = first["fwhm"].to_numpy() if "fwhm" in first.coords else None
+    _check_names(parts)
+    centres, widths = target_bands(wavelength, fwhm)
+    parts = [resample_library(part, centres, widths) for part in parts]
+    values = np.concatenate([part.to_numpy() for part in parts], axis=1)
+    values[np.isnan(values).any(axis=1)] = np.nan
+    coords: dict[str, Any] = {
+        "wavelength": ("wavelength", centres, {"units": "nm"}),
+        "label": ("endmember", _joined(parts, "label")),
+    }
+    if widths is not None:
+        coords["fwhm"] = ("wavelength", widths, {"units": "nm"})
+    if "endmember" in parts[0].coords:
+        coords["endmember"] = ("endmember", _joined(parts, "endmember"))
+    if any("source" in part.coords for part in parts):
+        coords["source"] = ("endmember", _joined(parts, "source"))
+    return xr.DataArray(
+        values, coords, ("wavelength", "endmember"), parts[0].name, dict(parts[0].attrs)
+    )
+
+
+def _joined(parts: Sequence[xr.DataArray], coordinate: str) -> list[str]:
+    return [
+        text
+        for part in parts
+        for text in (
+            part[coordinate].to_numpy().astype(str).tolist()
+            if coordinate in part.coords
+            else [""] * part.sizes["endmember"]
+        )
+    ]
+
+
+def _check_names(parts: Sequence[xr.DataArray]) -> None:
+    named = ["endmember" in part.coords for part in parts]
+    for number, (before, after) in enumerate(pairwise(named), start=1):
+        if before != after:
+            lacking = number if before else number - 1
+            raise ValueError(
+                f"library {lacking} has no names of spectra, unlike the others: add them, "
+                "library.assign_coords(endmember=[...])"
+            )
+    if not named[0]:
+        return
+    counts = Counter(_joined(parts, "endmember"))
+    again = [name for name, count in counts.items() if count > 1]
+    if again:
+        raise ValueError(
+            f"the names of spectra must differ, got {', '.join(map(repr, again[:5]))} more than once: rename them, "
+            "library.assign_coords(endmember=[...]), or drop those that are there twice"
+        )

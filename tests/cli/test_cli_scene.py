@@ -1,0 +1,100 @@
+"""Parts of images, masks, chunks and devices from the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cli_file_cases import run
+
+import pyro_unmix as pu
+
+NM = np.linspace(400.0, 2400.0, 14)
+RNG = np.random.default_rng(0)
+SPECTRA = RNG.uniform(0.05, 0.6, (14, 2))
+VALUES = RNG.dirichlet(np.ones(2), (1, 6, 8)) @ SPECTRA.T
+
+
+@pytest.fixture
+def image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr("pyro_unmix.cli.unmix.write_pictures", lambda *_: [])
+    monkeypatch.setattr(
+        "pyro_unmix.cli.unmix.write_report", lambda _, path, **__: path.touch() or path
+    )
+    pu.as_cube_sequence(VALUES, wavelength=NM).to_netcdf(tmp_path / "a.nc", engine="h5netcdf")
+    rows = [",".join(["class", *map(repr, NM.tolist())])]
+    rows += [
+        f"{n}," + ",".join(map(repr, v.tolist())) for n, v in zip("ab", SPECTRA.T, strict=True)
+    ]
+    (tmp_path / "library.csv").write_text("\n".join(rows))
+    return tmp_path / "a.nc"
+
+
+def unmixed(image: Path, *more: object, method: str = "fcls") -> pu.Unmixing:
+    out = image.with_name("out")
+    given = ("--endmembers", image.with_name("library.csv"), "--method", method, "--out", out)
+    assert run("unmix", image, *given, *more) == 0
+    return pu.Unmixing.load(out / "saved")
+
+
+@pytest.mark.parametrize("dask", [True, False])
+def test_a_window_is_that_part_of_the_images(
+    image: Path, dask: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if dask:
+        pytest.importorskip("dask")
+    else:
+        monkeypatch.setattr("pyro_unmix.cli.arguments.find_spec", lambda _: None)
+    part = unmixed(image, "--window", 1, 2, 3, 4)
+    whole = unmixed(image)
+    np.testing.assert_array_equal(part.abundances, whole.abundances[:, 1:4, 2:6])
+    assert part.abundances.sizes["y"] == 3 and part.abundances.sizes["x"] == 4
+
+
+@pytest.mark.parametrize("window", [(0, 0, 7, 1), (5, 7, 1, 2), (0, 0, 0, 3)])
+def test_a_window_beyond_the_images_is_refused(
+    image: Path, window: tuple[int, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ("--endmembers", 2, "--method", "fcls", "--out", image.with_name("out"))
+    assert run("unmix", image, *given, "--window", *window) == 2
+    assert "must lie within the 6 rows and 8 columns" in capsys.readouterr().err
+
+
+def test_masked_pixels_are_missing(image: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    clouds = np.zeros((6, 8), dtype="u1")
+    clouds[2, 3:5] = 1
+    np.save(image.with_name("clouds.npy"), clouds)
+    result = unmixed(image, "--mask", image.with_name("clouds.npy"))
+    np.testing.assert_array_equal(result.valid[0], clouds == 0)
+    assert "4.2 % of the pixels are masked" in capsys.readouterr().err
+    given = ("--endmembers", 2, "--method", "fcls", "--out", image.with_name("out"))
+    assert run("unmix", image, *given, "--mask", "product") == 2
+    assert "pass --mask the file of the mask" in capsys.readouterr().err
+    mask = image.with_name("clouds.npy")
+    assert run("unmix", image, *given, "--mask", mask, "--mask", mask) == 2
+    assert (
+        "--mask must be 'product', one mask, or one for each of 1 files" in capsys.readouterr().err
+    )
+
+
+def test_chunks_and_device_do_not_change_a_fit(image: Path) -> None:
+    pytest.importorskip("dask")
+    plain = unmixed(image, "--steps", 1, method="unmix")
+    other = unmixed(image, "--steps", 1, "--chunks", 4, "--device", "cpu", method="unmix")
+    np.testing.assert_array_equal(other.abundances, plain.abundances)
+
+
+@pytest.mark.parametrize(
+    "more, text",
+    [
+        (("--device", "abacus"), "--device abacus cannot be used:"),
+        (("--device", "cpu", "--method", "fcls"), "--device is for unmix, redsunn, redsunn_published, idnet, not"),
+        (("--chunks", 3, "--method", "mesma"), "--chunks is for unmix, not for mesma, which loads the images"),
+    ],
+)  # fmt: skip
+def test_what_a_method_has_not_is_refused(
+    image: Path, more: tuple[object, ...], text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("unmix", image, "--endmembers", 2, "--out", image.with_name("out"), *more) == 2
+    assert text in capsys.readouterr().err
