@@ -58,7 +58,8 @@ def as_cube_sequence(
     x : numpy.ndarray, xarray.DataArray, or list of them
         Reflectance (about 0 to 1), floating point. One of: an array (T, H, W, L); one image (H, W, L), then T = 1; a
         list of T images (H, W, L); a DataArray with the dims time, y, x and wavelength in any order (without time: one
-        image); a list of such DataArrays, which are joined in time. NaN or a masked value in any band marks the whole
+        image), which may also be named date, lat or latitude, lon or longitude, and band; a list of such
+        DataArrays, which are joined in time. NaN or a masked value in any band marks the whole
         pixel-date as missing; so do zeros in all bands, which are the fill of many products and no reflectance. An
         integer coordinate `tile` on y marks disjoint tiles of one scene.
     wavelength : array_like (L,), optional

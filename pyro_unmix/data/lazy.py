@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from pyro_unmix.data.checks import plausible_reflectance
-from pyro_unmix.data.cube_input import check_sizes
+from pyro_unmix.data.cube_input import check_sizes, with_our_dims
 from pyro_unmix.data.cubes import DIMS, as_cube_sequence, whole_spectra
 from pyro_unmix.data.types import CubesLike
 from pyro_unmix.ops.checks import positive_int
@@ -45,6 +45,7 @@ def as_lazy_cubes(cubes: xr.DataArray, tile: int | None = None) -> xr.DataArray:
             f"cubes must be a DataArray, got {type(cubes).__name__}: as_cube_sequence(cubes) makes "
             "one"
         )
+    cubes = with_our_dims(cubes)
     check_sizes(cubes, "cubes")
     corner = cubes.isel({dim: slice(0, 1) for dim in ("y", "x") if dim in cubes.dims})
     # Dims, dates, bands and type are checked on a corner of plausible values.

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from pyro_unmix.data.cubes import check_bands
 from pyro_unmix.data.lazy import as_cubes, is_lazy, without_fill
-from pyro_unmix.data.types import CubesLike, GuideProgram, ModelProgram
+from pyro_unmix.data.types import GuideProgram, ImagesLike, ModelProgram
 from pyro_unmix.guides.base import Guide
 from pyro_unmix.infer.batches import FromDisk, InMemory
 from pyro_unmix.infer.checkpoints import Checkpoints, Run
@@ -33,6 +33,7 @@ from pyro_unmix.infer.step import (
 )
 from pyro_unmix.infer.stopping import Plan
 from pyro_unmix.infer.workers import device_of_worker, join
+from pyro_unmix.io.opening import open_images
 from pyro_unmix.kernels.sweeps import check_model
 from pyro_unmix.models.base import Decode, VariabilityModel, as_module
 from pyro_unmix.ops.checks import positive_int
@@ -62,7 +63,7 @@ __all__ = ["NonFiniteLossError", "fit"]
 def fit(
     model: ModelProgram,
     guide: GuideProgram,
-    cubes: CubesLike,
+    cubes: ImagesLike,
     *,
     num_steps: int | None = None,
     num_epochs: float | None = None,
@@ -95,8 +96,8 @@ def fit(
         Variational program with the model's latent sites, such as `ConjugateGuide`, or any other, called in the same
         way; trained in place.
     cubes
-        Anything that `as_cube_sequence` takes. A DataArray in chunks (`xarray.open_zarr`, `read_sequence(chunks=...)`)
-        is not loaded: see Notes.
+        Anything that `as_cube_sequence` takes, or files, as `open_images` reads them. A DataArray in chunks
+        (`xarray.open_zarr`, `read_sequence(chunks=...)`) is not loaded: see Notes.
     num_steps : int, optional
         Exactly so many steps (0: none, only the read-out).
     num_epochs : float, optional
@@ -175,7 +176,7 @@ def fit(
     lazy; what needs them (`sample`, `quantile`, `diagnose`) loads them.
     """
     seed = positive_int(seed, "seed", minimum=0)
-    cubes = as_cubes(cubes)
+    cubes = as_cubes(open_images(cubes))
     lazy = is_lazy(cubes)
     plan_of = partial(
         Plan,

@@ -15,6 +15,7 @@ from pyro_unmix.data.cubes import as_cube_sequence, to_pixels
 from pyro_unmix.infer.chains import Chain, chain_of, random_spectra
 from pyro_unmix.infer.sampled import Sampled
 from pyro_unmix.infer.stacking import log_predictive, stacking_weights
+from pyro_unmix.io.opening import open_images
 from pyro_unmix.kernels import ROUND, Kernel
 from pyro_unmix.models.simplex import SimplexMixing
 from pyro_unmix.ops.checks import in_range, positive_int
@@ -55,7 +56,7 @@ def sample(
     model : SimplexMixing, or sequence of them
         Several, such as about endmembers of several extractions, each get `num_chains` chains.
     cubes
-        Anything that `as_cube_sequence` takes, reflectance.
+        Anything that `as_cube_sequence` takes, reflectance; or files, as `open_images` reads them.
     num_rounds : int
         Of every chain; shared draws are kept from the second half.
     num_chains : int
@@ -110,7 +111,7 @@ def sample(
     positive_int(num_rounds, "num_rounds", minimum=4)
     positive_int(num_chains, "num_chains")
     in_range(shrink, "shrink", low=0)
-    sequence = as_cube_sequence(cubes)
+    sequence = as_cube_sequence(open_images(cubes))
     positive_int(num_spectra, "num_spectra", minimum=2)
     if sequence.sizes["wavelength"] != models[0].num_bands:
         raise ValueError(

@@ -11,7 +11,7 @@ from pyro_unmix.bases.decoded import ScalingDecoder
 from pyro_unmix.data.bands import Ignore
 from pyro_unmix.data.cubes import as_cube_sequence
 from pyro_unmix.data.libraries import at_bands_of, is_library
-from pyro_unmix.data.types import CubesLike
+from pyro_unmix.data.types import ImagesLike
 from pyro_unmix.guides import NonnegativeRegression, TwoStreamGuide
 from pyro_unmix.infer.fit import fit
 from pyro_unmix.infer.self_supervised import PUBLISHED_BATCH, SelfSupervisedELBO
@@ -55,7 +55,7 @@ _NETWORKS = (".encoder.", ".correction.", ".net.")
 
 @one_thread()
 def idnet(
-    cubes: CubesLike,
+    cubes: ImagesLike,
     num_endmembers: int | None = None,
     *,
     endmembers: ArrayLike | xr.DataArray | None = None,
@@ -78,7 +78,8 @@ def idnet(
     Parameters
     ----------
     cubes
-        One image: (y, x, wavelength), or anything of one date that `as_cube_sequence` takes.
+        One image: (y, x, wavelength), or anything of one date that `as_cube_sequence` takes; or a file, as
+        `open_images` reads it.
     num_endmembers : int, optional
         P. May be left out if `endmembers` are given.
     endmembers : array (L, P), DataArray (wavelength, endmember) or library, optional

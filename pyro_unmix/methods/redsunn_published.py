@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyro_unmix.data.bands import Ignore
 from pyro_unmix.data.cubes import as_cube_sequence, from_pixels
-from pyro_unmix.data.types import CubesLike
+from pyro_unmix.data.types import ImagesLike
 from pyro_unmix.guides.published import PublishedGuide
 from pyro_unmix.infer.fit import fit
 from pyro_unmix.infer.settings import FitSettings
@@ -95,7 +95,7 @@ def _means(
 
 @one_thread()
 def redsunn_published(
-    cubes: CubesLike,
+    cubes: ImagesLike,
     num_endmembers: int | None = None,
     *,
     endmembers: ArrayLike | None = None,

@@ -13,7 +13,7 @@ from pyro_unmix.data.bands import Ignore
 from pyro_unmix.data.cubes import as_cube_sequence, valid_mask
 from pyro_unmix.data.lazy import as_lazy_cubes, is_lazy
 from pyro_unmix.data.libraries import is_library
-from pyro_unmix.data.types import CubesLike
+from pyro_unmix.data.types import CubesLike, ImagesLike
 from pyro_unmix.guides import ConjugateGuide
 from pyro_unmix.infer.fit import fit
 from pyro_unmix.infer.settings import FitSettings
@@ -83,7 +83,7 @@ NUM_STEPS = 100
 
 @one_thread()
 def unmix(
-    cubes: CubesLike,
+    cubes: ImagesLike,
     num_endmembers: int | str | None = None,
     *,
     endmembers: ArrayLike | None = None,
@@ -123,7 +123,7 @@ def unmix(
     Parameters
     ----------
     cubes
-        Anything that `as_cube_sequence` takes.
+        Anything that `as_cube_sequence` takes; or files, as `open_images` reads them.
     num_endmembers : int or "auto"
         P; ``"auto"`` takes it from `estimate_num_endmembers`. May be left out if `endmembers` are given.
     endmembers : array (L, P) or library, optional

@@ -36,7 +36,7 @@ from pyro_unmix.plots.style import (
 
 
 def plot_abundance_composite(
-    result: HasAbundances,
+    result: HasAbundances | xr.DataArray,
     *,
     truth: HasAbundances | xr.DataArray | NDArray[np.floating] | None = None,
     materials: Sequence[int | str] | None = None,

@@ -23,7 +23,7 @@ from pyro_unmix.plots.style import AxesLike
 
 
 def plot_abundances(
-    result: HasAbundances,
+    result: HasAbundances | xr.DataArray,
     *,
     truth: HasAbundances | xr.DataArray | NDArray[np.floating] | None = None,
     dates: Sequence[int] | None = None,
@@ -35,7 +35,7 @@ def plot_abundances(
     Parameters
     ----------
     result
-        Anything with `.abundances`, a DataArray ``(time, y, x, endmember)``; `.valid`
+        Anything with `.abundances`, a DataArray ``(time, y, x, endmember)``, or that DataArray; `.valid`
         ``(time, y, x)``, when there, marks the missing pixel-dates, which are hatched.
     truth
         Known abundances: a DataArray with the same dims, a numpy array in that order, or anything

@@ -16,8 +16,12 @@ MAP_DIMS = ("time", "y", "x", "endmember")
 
 
 def read_field(source: object, name: str, dims: tuple[str, ...]) -> xr.DataArray:
-    """Attribute `name` as a DataArray in the order of `dims`, or an error that says what came."""
-    value = getattr(source, name, None)
+    """Attribute `name` as a DataArray in the order of `dims`, or an error that says what came.
+
+    A DataArray is the abundances themselves, as `Unmixing.unit_maximum` gives them.
+    """
+    is_itself = isinstance(source, xr.DataArray) and name == "abundances"
+    value = source if is_itself else getattr(source, name, None)
     if value is None:
         raise TypeError(
             f"expected a result with `.{name}`, got {type(source).__name__} without it; "

@@ -15,7 +15,7 @@ import xarray as xr
 
 from pyro_unmix.data.cubes import as_cube_sequence
 from pyro_unmix.data.lazy import as_lazy_cubes, is_lazy
-from pyro_unmix.data.types import CubesLike, DatesLike
+from pyro_unmix.data.types import CubesLike, DatesLike, ImagesLike
 from pyro_unmix.io.errors import FileError
 from pyro_unmix.io.write import datasets as writers
 from pyro_unmix.io.write import rasters
@@ -226,6 +226,7 @@ class Unmixing:
         Returns
         -------
         DataArray (time, y, x, endmember)
+            ``pyro_unmix.plots.plot_abundances`` and ``plot_abundance_composite`` draw it.
         """
         return spectra.unit_maximum(self)
 
@@ -293,8 +294,10 @@ class Unmixing:
         )
 
     @one_thread()
-    def predict(self, other_cubes: CubesLike, *, estimate: PosteriorMean | None = None) -> Unmixing:
-        """Unmix other images of the same bands with the fitted model and guide, without training.
+    def predict(
+        self, other_cubes: ImagesLike, *, estimate: PosteriorMean | None = None
+    ) -> Unmixing:
+        """Unmix other images of the same bands, or their files, with the fitted model and guide, without training.
 
         With the estimate of this result, or another one: a `PolishedMean` takes about a millisecond per pixel and
         date (more from fifty dates on), `PosteriorMean` a fiftieth of it.

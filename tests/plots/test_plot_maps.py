@@ -304,3 +304,15 @@ def test_change_leaves_out_the_first_date():
     assert len(images(plots.plot_change(make_result(12)))) == 8
     with pytest.raises(ValueError, match=r"NaN everywhere \(1 date\(s\)\).*at least two dates"):
         plots.plot_change(make_result(1))
+
+
+def test_abundances_themselves_are_drawn():
+    maps = make_result().abundances.rename("unit_maximum_abundances")
+    for ours, theirs in zip(
+        images(plots.plot_abundances(maps)),
+        maps.values.transpose(3, 0, 1, 2).reshape(9, *maps.shape[1:3]),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+    with pytest.raises(ValueError, match="abundances` as a DataArray with dims"):
+        plots.plot_abundances(maps[0])
