@@ -64,7 +64,6 @@ if TYPE_CHECKING:
     from pyro_unmix.guides.mean_field import MeanFieldGuide as MeanFieldGuide
     from pyro_unmix.infer.fit import fit as fit
     from pyro_unmix.infer.sample import sample as sample
-    from pyro_unmix.infer.step import NonFiniteLossError as NonFiniteLossError
     from pyro_unmix.io.errors import FileError as FileError
     from pyro_unmix.io.libraries.library import read_library as read_library
     from pyro_unmix.io.sequence import read_sequence as read_sequence
@@ -74,6 +73,7 @@ if TYPE_CHECKING:
     from pyro_unmix.methods.unmix import unmix as unmix
     from pyro_unmix.models.idnet import IDNet as IDNet
     from pyro_unmix.models.sglmm import SGLMM as SGLMM
+    from pyro_unmix.ops.non_finite import NonFiniteLossError as NonFiniteLossError
     from pyro_unmix.posterior.comparison import compare as compare
     from pyro_unmix.posterior.result import Unmixing as Unmixing
     from pyro_unmix.priors.endmembers import FixedEndmembers as FixedEndmembers
@@ -109,7 +109,7 @@ _HOMES = {
     "FixedEndmembers": "priors.endmembers",
     "IDNet": "models.idnet",
     "MeanFieldGuide": "guides.mean_field",
-    "NonFiniteLossError": "infer.step",
+    "NonFiniteLossError": "ops.non_finite",
     "SGLMM": "models.sglmm",
     "Unmixing": "posterior.result",
     "sample": "infer.sample",

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 import xarray as xr
 from numpy.typing import ArrayLike
-from scipy import interpolate
 from torch import Tensor, nn
 
 from pyro_unmix.data.libraries import classes_of, order_of
@@ -159,6 +158,8 @@ class BSpline(Basis):
         inner = np.linspace(0, 1, self.num_components - self.degree + 1)
         knots = np.concatenate([ends[0], inner, ends[1]])
         bands = np.linspace(0, 1, num_bands)
+        from scipy import interpolate
+
         columns = interpolate.BSpline.design_matrix(bands, knots, self.degree).toarray()
         bumps = torch.as_tensor(self.scale * columns).to(endmembers)
         return bumps[:, :, None] * endmembers[:, None, :]

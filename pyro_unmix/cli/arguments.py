@@ -7,13 +7,13 @@ import math
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn, TypeAlias
-
-import xarray as xr
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 from pyro_unmix.cli.console import BadInput, bad_input
 from pyro_unmix.data.bands import IGNORED, ignored_ranges
-from pyro_unmix.io import read_sequence
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 #: What commands are added to.
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -88,6 +88,8 @@ def add_files(parser: argparse.ArgumentParser, *, dates: bool = True) -> None:
 
 def read_files(arguments: argparse.Namespace) -> xr.DataArray:
     """The files of the command line as one sequence."""
+    from pyro_unmix.io import read_sequence
+
     settings = {name: getattr(arguments, name) for name in READING}
     with bad_input():
         return read_sequence(arguments.files, dates=arguments.dates, **settings)

@@ -13,7 +13,6 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
-from scipy import ndimage
 
 from pyro_unmix.data.bands import ROUNDING, other_bands
 from pyro_unmix.data.checks import as_times, as_wavelengths, plausible_reflectance
@@ -282,6 +281,8 @@ def window_mean(cubes: xr.DataArray, size: int) -> xr.DataArray:
 
 
 def _boxcar(block: np.ndarray, size: int) -> np.ndarray:
+    from scipy import ndimage
+
     return ndimage.uniform_filter(
         block, size=(size, size, 1), output=np.float64, mode="constant", cval=0.0
     )

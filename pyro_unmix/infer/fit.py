@@ -15,7 +15,6 @@ import torch
 from pyro import poutine
 from pyro.infer import Trace_ELBO
 from pyro.infer.autoguide import AutoDelta, AutoGuide, AutoNormal
-from tqdm.auto import tqdm
 
 from pyro_unmix.data.cubes import check_bands
 from pyro_unmix.data.lazy import as_cubes, is_lazy, without_fill
@@ -38,6 +37,7 @@ from pyro_unmix.kernels.sweeps import check_model
 from pyro_unmix.models.base import Decode, VariabilityModel, as_module
 from pyro_unmix.ops.checks import positive_int
 from pyro_unmix.ops.engine_lock import lent
+from pyro_unmix.ops.progress import progress_bar
 from pyro_unmix.ops.seeding import seeded
 from pyro_unmix.ops.threads import one_thread
 from pyro_unmix.posterior.autoguides import holds_scene, may_hold_scene
@@ -377,7 +377,7 @@ def _train(
     run.check_workers()
     if not plan.num_steps:
         return
-    bar = tqdm(total=plan.num_steps, disable=not progress, desc="fit", unit="step")
+    bar = progress_bar(total=plan.num_steps, shown=progress, desc="fit", unit="step")
     try:
         resumed = keeper is not None and keeper.begin(run, plan.num_steps)
         if not resumed:

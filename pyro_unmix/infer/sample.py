@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
-from tqdm.auto import tqdm
 
 from pyro_unmix.data.cubes import as_cube_sequence, to_pixels
 from pyro_unmix.infer.chains import Chain, chain_of, random_spectra
@@ -19,6 +18,7 @@ from pyro_unmix.io.opening import open_images
 from pyro_unmix.kernels import ROUND, Kernel
 from pyro_unmix.models.simplex import SimplexMixing
 from pyro_unmix.ops.checks import in_range, positive_int
+from pyro_unmix.ops.progress import progress_bar
 from pyro_unmix.ops.threads import one_thread
 from pyro_unmix.start.extraction import match_endmembers
 
@@ -121,7 +121,7 @@ def sample(
     seen, held_out = split_spectra(sequence, num_held_out, seed)
     planned = [(m, number) for m in models for number in range(num_chains)]
     chains: list[Chain] = []
-    bar = tqdm(total=num_rounds * len(planned), disable=not progress, desc="sample", unit="round")
+    bar = progress_bar(total=num_rounds * len(planned), shown=progress, desc="sample", unit="round")
     try:
         for number, (each, _) in enumerate(planned):
             spectra = random_spectra(each, seen, num_spectra, [seed, 2, number])

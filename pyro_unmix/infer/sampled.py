@@ -11,7 +11,6 @@ import torch
 import xarray as xr
 from numpy.typing import ArrayLike
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from pyro_unmix.data.cubes import as_cube_sequence, check_bands, from_pixels, to_pixels, valid_mask
 from pyro_unmix.infer.between_chains import (
@@ -25,6 +24,7 @@ from pyro_unmix.infer.chains import BLOCK, Chain, draw_abundances
 from pyro_unmix.kernels.state import SHARED
 from pyro_unmix.models.simplex import SimplexMixing
 from pyro_unmix.ops.checks import finite_array, in_range, positive_int
+from pyro_unmix.ops.progress import progress_bar
 from pyro_unmix.ops.solvers import project_simplex
 from pyro_unmix.ops.threads import one_thread
 from pyro_unmix.posterior.intervals import credible_interval
@@ -359,7 +359,7 @@ class Sampled(Unmixing):
         sources = nearest_dates(valid).ravel()
         num_dates = valid.shape[1]
         size = max(BLOCK // num_dates, 1) * num_dates  # whole pixels
-        bar = tqdm(total=len(values), disable=not progress, desc="read out", unit="spectrum")
+        bar = progress_bar(total=len(values), shown=progress, desc="read out", unit="spectrum")
         for block, first in enumerate(range(0, len(values), size)):
             part = slice(first, first + size)
             drawn = self._block(values[part], observed[part], num_samples, (seed, block))

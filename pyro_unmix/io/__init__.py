@@ -10,20 +10,32 @@ Whatever is wrong with a file is a `FileError` (`errors`).
 
 from __future__ import annotations
 
-from pyro_unmix.io.errors import FileError
-from pyro_unmix.io.image import Image
-from pyro_unmix.io.libraries.library import read_library
-from pyro_unmix.io.opening import open_images
-from pyro_unmix.io.registry import Reader, find_reader, read_image
-from pyro_unmix.io.sequence import read_sequence
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "FileError",
-    "Image",
-    "Reader",
-    "find_reader",
-    "open_images",
-    "read_image",
-    "read_library",
-    "read_sequence",
-]
+from pyro_unmix.ops.lazy_names import lazy_names
+
+if TYPE_CHECKING:
+    from pyro_unmix.io.errors import FileError as FileError
+    from pyro_unmix.io.image import Image as Image
+    from pyro_unmix.io.libraries.library import read_library as read_library
+    from pyro_unmix.io.opening import open_images as open_images
+    from pyro_unmix.io.registry import Reader as Reader
+    from pyro_unmix.io.registry import find_reader as find_reader
+    from pyro_unmix.io.registry import read_image as read_image
+    from pyro_unmix.io.sequence import read_sequence as read_sequence
+
+# An error, or a result to write, needs none of the readers.
+_HOMES = {
+    "FileError": "errors",
+    "Image": "image",
+    "Reader": "registry",
+    "find_reader": "registry",
+    "open_images": "opening",
+    "read_image": "registry",
+    "read_library": "libraries.library",
+    "read_sequence": "sequence",
+}
+
+__all__ = [*_HOMES]
+
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

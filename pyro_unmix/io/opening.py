@@ -13,8 +13,6 @@ import xarray as xr
 from pyro_unmix.data.cube_input import with_our_dims
 from pyro_unmix.data.types import CubesLike, ImagesLike
 from pyro_unmix.io.errors import FileError
-from pyro_unmix.io.registry import find_reader
-from pyro_unmix.io.sequence import read_sequence
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +53,7 @@ def open_images(images: ImagesLike) -> CubesLike:
     2
     """
     if isinstance(images, (str, os.PathLike)):
-        return read_sequence(_files(Path(images)))
+        return _read(_files(Path(images)))
     if isinstance(images, xr.DataArray):
         return with_our_dims(images)
     if not isinstance(images, Sequence):
@@ -69,9 +67,21 @@ def open_images(images: ImagesLike) -> CubesLike:
                 f"a list of images must hold paths only or arrays only, got {kinds}: read the files "
                 "with read_sequence"
             )
-        return read_sequence(items)
+        return _read(items)
     renamed = [with_our_dims(x) if isinstance(x, xr.DataArray) else x for x in items]
     return cast(CubesLike, renamed)
+
+
+def _read(paths: Sequence[Any]) -> xr.DataArray:
+    from pyro_unmix.io.sequence import read_sequence  # with all the readers
+
+    return read_sequence(paths)
+
+
+def _find_reader(path: Path) -> Any:
+    from pyro_unmix.io.registry import find_reader
+
+    return find_reader(path)
 
 
 def _files(path: Path) -> list[Path]:
@@ -92,14 +102,14 @@ def _files(path: Path) -> list[Path]:
 
 
 def _headers_of(path: Path) -> set[Path]:
-    if find_reader(path).name != "ENVI image":
+    if _find_reader(path).name != "ENVI image":
         return set()
     return {path.with_name(name + ".hdr") for name in (path.name, path.stem)}
 
 
 def _is_image(path: Path) -> bool:
     try:
-        find_reader(path)
+        _find_reader(path)
     except (FileError, OSError):
         return False
     return True

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
-from tqdm.auto import tqdm
 
 from pyro_unmix.data.bands import Ignore
 from pyro_unmix.data.checks import as_endmembers
@@ -18,6 +17,7 @@ from pyro_unmix.methods.members import blocks, scaled_to_one, solve, warn_of_unf
 from pyro_unmix.mixing import Hapke
 from pyro_unmix.ops.checks import positive_int, true_or_false
 from pyro_unmix.ops.least_squares import Fractions
+from pyro_unmix.ops.progress import progress_bar
 from pyro_unmix.ops.threads import one_thread
 from pyro_unmix.posterior.result import Unmixing
 from pyro_unmix.start.extraction import match_endmembers, vca
@@ -135,7 +135,7 @@ def fcls(
         by_date = np.broadcast_to(reference, (valid.shape[1], *reference.shape))
 
     fractions = np.full((*valid.shape, reference.shape[1]), np.nan)
-    for date in tqdm(range(len(by_date)), disable=not progress, desc="fcls", unit="date"):
+    for date in progress_bar(range(len(by_date)), shown=progress, desc="fcls", unit="date"):
         if np.isfinite(by_date[date]).all():
             alone = valid[:, date : date + 1]
             for (rows, _), values in blocks(pixels[:, date : date + 1], alone, _BLOCK):

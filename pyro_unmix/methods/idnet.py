@@ -133,7 +133,9 @@ def idnet(
     else:
         choice(published, "published", PUBLISHED)
         make = _published
-    model, guide, loss, defaults = make(cubes, count, endmembers, bundles, seed, published or "")
+    model, guide, loss, defaults = make(
+        cubes, count, endmembers, bundles, seed, progress, published or ""
+    )
     if num_epochs is None and num_steps is None:
         num_epochs = NUM_EPOCHS if published is None else PUBLISHED_EPOCHS
     how: FitSettings = {"loss": loss, "method": "idnet", **defaults, **settings}
@@ -147,9 +149,17 @@ Parts = tuple[IDNet, TwoStreamGuide, SelfSupervisedELBO, FitSettings]
 
 
 def _ours(
-    cubes: xr.DataArray, count: int, endmembers: Any, bundles: Any, seed: int, kind: str
+    cubes: xr.DataArray,
+    count: int,
+    endmembers: Any,
+    bundles: Any,
+    seed: int,
+    progress: bool,
+    kind: str,
 ) -> Parts:
-    start = choose_start.unchecked(cubes, count, endmembers=endmembers, seed=seed)
+    start = choose_start.unchecked(
+        cubes, count, endmembers=endmembers, seed=seed, progress=progress
+    )
     spectra = start.endmembers
     model = IDNet(
         spectra,
@@ -187,7 +197,13 @@ def _rate(name: str) -> float:
 
 
 def _published(
-    cubes: xr.DataArray, count: int, endmembers: Any, bundles: Any, seed: int, kind: str
+    cubes: xr.DataArray,
+    count: int,
+    endmembers: Any,
+    bundles: Any,
+    seed: int,
+    progress: bool,
+    kind: str,
 ) -> Parts:
     if endmembers is None:
         endmembers = extract_endmembers.unchecked(cubes, count, seed=seed)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
-from tqdm.auto import tqdm
 
 from pyro_unmix.data.bands import Ignore
 from pyro_unmix.data.checks import as_endmembers
@@ -16,6 +15,7 @@ from pyro_unmix.data.types import ImagesLike
 from pyro_unmix.methods.arguments import judged
 from pyro_unmix.methods.classical import Input, chunks, fcls_of_date, read_input, to_result
 from pyro_unmix.ops.checks import in_range, positive_int
+from pyro_unmix.ops.progress import progress_bar
 from pyro_unmix.ops.threads import one_thread
 from pyro_unmix.posterior.result import Unmixing
 from pyro_unmix.start.extraction import match_endmembers, vca
@@ -125,7 +125,9 @@ def kalman_em(
     sums = collect(given, parameters.abundances)
     scaling = smooth(sums, parameters, given.reference)
     evidence = [scaling.log_evidence]
-    with tqdm(total=num_iterations, initial=1, disable=not progress, desc="kalman_em") as bar:
+    with progress_bar(
+        total=num_iterations, initial=1, shown=progress, desc="kalman_em", unit="iteration"
+    ) as bar:
         for _ in range(1, num_iterations):
             parameters, sums = maximise(given, scaling)
             scaling = smooth(sums, parameters, given.reference)

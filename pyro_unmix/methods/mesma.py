@@ -9,13 +9,13 @@ from itertools import combinations, product
 import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
-from tqdm.auto import tqdm
 
 from pyro_unmix.data.bands import Ignore
 from pyro_unmix.data.types import ImagesLike
 from pyro_unmix.methods.arguments import judged
 from pyro_unmix.methods.members import Members, blocks, read_members, to_library_result
 from pyro_unmix.ops.checks import in_range, positive_int, true_or_false
+from pyro_unmix.ops.progress import progress_bar
 from pyro_unmix.ops.threads import one_thread
 from pyro_unmix.posterior.result import Unmixing
 
@@ -139,7 +139,7 @@ def mesma(
     models = {k: list(_models(given, k, max_models, seed)) for k in sizes}
     fractions = np.full((*given.valid.shape, given.spectra.shape[1]), np.nan)
     total = int(given.valid.sum())
-    with tqdm(total=total, disable=not progress, desc="mesma", unit="spectrum") as bar:
+    with progress_bar(total=total, shown=progress, desc="mesma", unit="spectrum") as bar:
         for place, spectra in blocks(given.pixels, given.valid, _BLOCK):
             found, rmse = _best(spectra, given.spectra, models, limits, gain)
             if max_rmse is not None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
-from tqdm.auto import tqdm
 
 from pyro_unmix.data.bands import Ignore
 from pyro_unmix.data.types import ImagesLike
@@ -21,6 +20,7 @@ from pyro_unmix.methods.members import (
 )
 from pyro_unmix.ops.checks import positive_int, true_or_false
 from pyro_unmix.ops.least_squares import Fractions
+from pyro_unmix.ops.progress import progress_bar
 from pyro_unmix.ops.threads import one_thread
 from pyro_unmix.posterior.result import Unmixing
 
@@ -109,7 +109,7 @@ def monte_carlo_sma(
     fractions = np.full((*shape, given.spectra.shape[1]), np.nan)
     mean, std = (np.full((*shape, given.num_classes), np.nan) for _ in range(2))
     total = num_draws * int(np.ceil(given.valid.sum() / _BLOCK))
-    with tqdm(total=total, disable=not progress, desc="monte_carlo_sma", unit="draw") as bar:
+    with progress_bar(total=total, shown=progress, desc="monte_carlo_sma", unit="draw") as bar:
         for place, spectra in blocks(given.pixels, given.valid, _BLOCK):
             sums = np.zeros((len(spectra), given.spectra.shape[1]))
             first, second = (np.zeros((len(spectra), given.num_classes)) for _ in range(2))

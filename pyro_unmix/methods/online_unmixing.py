@@ -11,13 +11,13 @@ import torch
 import xarray as xr
 from numpy.typing import ArrayLike
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from pyro_unmix.data.bands import Ignore
 from pyro_unmix.data.types import ImagesLike
 from pyro_unmix.methods.arguments import judged
 from pyro_unmix.methods.classical import Input, fcls_of_date, read_input, to_result
 from pyro_unmix.ops.checks import in_range, positive_int
+from pyro_unmix.ops.progress import progress_bar
 from pyro_unmix.ops.solvers import project_simplex
 from pyro_unmix.ops.threads import one_thread
 from pyro_unmix.posterior.result import Unmixing
@@ -125,7 +125,7 @@ def online_unmixing(
         )  # fmt: skip
     programme = _Programme(given, settings)
     rng = np.random.default_rng(seed)
-    for _ in tqdm(range(num_epochs), disable=not progress, desc="online unmixing", unit="epoch"):
+    for _ in progress_bar(range(num_epochs), shown=progress, desc="online unmixing", unit="epoch"):
         for position in rng.permutation(len(programme.dates)):
             programme.visit(int(position))
 

@@ -6,7 +6,6 @@ import numpy as np
 import torch
 import xarray as xr
 from numpy.typing import ArrayLike
-from tqdm.auto import tqdm
 
 from pyro_unmix.data.bands import Ignore
 from pyro_unmix.data.types import ImagesLike
@@ -14,6 +13,7 @@ from pyro_unmix.methods.arguments import judged
 from pyro_unmix.methods.members import blocks, read_members, to_library_result
 from pyro_unmix.ops.checks import in_range
 from pyro_unmix.ops.nonnegative import nonnegative_quadratic
+from pyro_unmix.ops.progress import progress_bar
 from pyro_unmix.ops.threads import one_thread
 from pyro_unmix.posterior.result import Unmixing
 
@@ -91,7 +91,9 @@ def sparse_regression(
     fractions = np.full((*given.valid.shape, given.spectra.shape[1]), np.nan)
     gram = torch.from_numpy(given.spectra.T @ given.spectra)
     total = int(given.valid.sum())
-    with tqdm(total=total, disable=not progress, desc="sparse_regression", unit="spectrum") as bar:
+    with progress_bar(
+        total=total, shown=progress, desc="sparse_regression", unit="spectrum"
+    ) as bar:
         for place, spectra in blocks(given.pixels, given.valid, _BLOCK):
             linear = torch.from_numpy(spectra @ given.spectra - sparsity)
             fractions[place] = nonnegative_quadratic(gram, linear).numpy()

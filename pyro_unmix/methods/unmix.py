@@ -198,12 +198,16 @@ def unmix(
             "trained=False, but chains need the scene in memory: cubes.load(), or a part of it"
         )
     scene = spread_blocks(images, seed) if is_lazy(images) else images
-    count = _count(scene, num_endmembers, endmembers, seed)
-    start = choose_start.unchecked(scene, count, endmembers=endmembers, basis=basis, seed=seed)
+    count = _count(scene, num_endmembers, endmembers, seed, progress)
+    start = choose_start.unchecked(
+        scene, count, endmembers=endmembers, basis=basis, seed=seed, progress=progress
+    )
     if trained is None:
         trained = _holds(scene, start, images, seed, endmembers)
     if not trained:
-        logger.info("nothing is trained: Markov chains are drawn")
+        logger.info(
+            "nothing is trained: Markov chains are drawn, about endmembers of several starts"
+        )
         found = {"start": start} if endmembers is None else {"endmembers": endmembers}
         return unmix_by_chains(images, count, **found, seed=seed, progress=progress)
     chosen, chain = _choose_variability(
@@ -257,7 +261,10 @@ def _holds(
         # and chains about them have no variability of single materials.
         return False
     factor = misfit_factor(_model(scene, start, Independent(), seed), images)
-    logger.info("negative abundances are %.1f times as large as the model expects", factor)
+    logger.info(
+        "negative abundances are %.1f times as large as the model expects, which holds up to %.1f",
+        factor, MOST_MISFIT,
+    )  # fmt: skip
     return factor <= MOST_MISFIT
 
 
@@ -338,13 +345,17 @@ def _pixel_dates(images: xr.DataArray) -> int:
 
 
 def _count(
-    cubes: xr.DataArray, num_endmembers: int | str | None, endmembers: ArrayLike | None, seed: int
+    cubes: xr.DataArray,
+    num_endmembers: int | str | None,
+    endmembers: ArrayLike | None,
+    seed: int,
+    progress: bool,
 ) -> int:
     """P as a number; given endmembers say it themselves."""
     if isinstance(num_endmembers, str):
         choice(num_endmembers, "num_endmembers, if it is no number,", ["auto"])
         if endmembers is None:
-            count = estimate_num_endmembers.unchecked(cubes, seed=seed)
+            count = estimate_num_endmembers.unchecked(cubes, seed=seed, progress=progress)
             logger.info("num_endmembers='auto': %d", count)
             return count
         num_endmembers = None

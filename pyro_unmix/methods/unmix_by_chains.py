@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
-from tqdm.auto import tqdm
 
 from pyro_unmix.bases.linear import library_basis
 from pyro_unmix.data.bands import Ignore
@@ -30,6 +29,7 @@ from pyro_unmix.methods.arguments import (
     known_spectra,
 )
 from pyro_unmix.models.simplex import SimplexMixing, as_components
+from pyro_unmix.ops.progress import progress_bar
 from pyro_unmix.ops.threads import one_thread
 from pyro_unmix.priors.bounded import BoundedEndmembers
 from pyro_unmix.start.choice import Start, choose_start
@@ -109,7 +109,7 @@ def unmix_by_chains(
     if start is not None:
         _check_start(start, cubes.sizes["wavelength"], count, endmembers)
     if endmembers is None:
-        found = start or choose_start.unchecked(cubes, count, seed=seed)
+        found = start or choose_start.unchecked(cubes, count, seed=seed, progress=progress)
         num_held_out = settings.get("num_held_out", NUM_HELD_OUT)
         models = _models(cubes, found, num_held_out, seed, progress)
         result = sample(models, cubes, seed=seed, progress=progress, **settings)
@@ -142,7 +142,10 @@ def _models(
     """
     starts = several_starts(cubes, start, seed=seed)
     varied = shares_variability.unchecked(cubes, start)
-    logger.info("materials vary by themselves: %s", "yes, smoothly" if varied else "no")
+    logger.info(
+        "variability: %s",
+        "every material varies by itself" if varied else "all materials of a pixel vary together",
+    )  # fmt: skip
 
     def about(endmembers: xr.DataArray) -> SimplexMixing:
         return _model(cubes, endmembers, _scalings(cubes, endmembers) if varied else None)
@@ -150,7 +153,7 @@ def _models(
     seen, _ = split_spectra(cubes, num_held_out, seed)
     total = len(starts) * _SHORT
     models = []
-    with tqdm(total=total, disable=not progress, desc="starts", unit="round") as bar:
+    with progress_bar(total=total, shown=progress, desc="starts", unit="round") as bar:
         for number, one in enumerate(starts):
             spectra = random_spectra(about(one), seen, _SPECTRA, [seed, 3, number])
             chain = chain_of(spectra, _SHORT, kernels=ROUND, num_kept=1, bar=bar)

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from scipy.optimize import linear_sum_assignment
 
 from pyro_unmix.data.types import HasAbundances, HasImages, HasSpectra, Truth
 from pyro_unmix.metrics.reading import Array, as_array, require, same_shape
@@ -103,6 +102,8 @@ def _matched_by_abundances(estimated: Array, true: Array) -> dict[str, float]:
 
 def _order_of_abundances(estimated: Array, true: Array) -> Array:
     """Which estimated material goes with each true one, by the sum of their squared differences."""
+    from scipy.optimize import linear_sum_assignment
+
     known = ~np.isnan(true).any(axis=-1)
     require(int(known.sum()), "abundances")
     differences = true[known][:, :, np.newaxis] - estimated[known][:, np.newaxis]

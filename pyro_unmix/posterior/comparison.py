@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 import numpy as np
 import xarray as xr
-from tqdm.auto import tqdm
 
 from pyro_unmix.data.cubes import to_pixels
 from pyro_unmix.ops.checks import positive_int
+from pyro_unmix.ops.progress import progress_bar
 from pyro_unmix.ops.threads import one_thread
 from pyro_unmix.posterior.dates import has_field
 from pyro_unmix.posterior.evidence import LARGEST_PARETO_K, bounds
@@ -77,7 +77,7 @@ def compare(
     seen = valid.any(1)
     rest = [_without(cubes, fold == number) for number in range(num_folds)]
     rounds = len(results) * (1 + num_folds)
-    with tqdm(total=rounds, disable=not progress, desc="compare", unit="fold") as bar:
+    with progress_bar(total=rounds, shown=progress, desc="compare", unit="fold") as bar:
         for name, result in results.items():
             bar.set_postfix_str(name, refresh=False)
             elbo, evidence, worst = bounds(result, cubes, num_samples, seed)

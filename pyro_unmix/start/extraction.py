@@ -6,7 +6,6 @@ import numpy as np
 import torch
 import xarray as xr
 from numpy.typing import ArrayLike
-from scipy.optimize import linear_sum_assignment
 
 from pyro_unmix.data.checks import as_endmembers
 from pyro_unmix.data.cubes import takes_cubes, valid_spectra, window_mean
@@ -193,6 +192,8 @@ def match_endmembers(estimated: ArrayLike, reference: ArrayLike) -> np.ndarray:
     ----------
     Kuhn, "The Hungarian method for the assignment problem", Naval Research Logistics 2, 1955.
     """
+    from scipy.optimize import linear_sum_assignment
+
     ours = as_endmembers(estimated, name="estimated")
     theirs = as_endmembers(reference, name="reference")
     if ours.shape != theirs.shape:

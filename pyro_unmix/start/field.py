@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
-from tqdm.auto import tqdm
 
 from pyro_unmix.bases.linear import DCT
 from pyro_unmix.data.cubes import takes_cubes, tiles
 from pyro_unmix.data.days import as_days
+from pyro_unmix.ops.progress import progress_bar
 from pyro_unmix.ops.threads import one_thread
 from pyro_unmix.priors import Independent, SmoothVariability
 from pyro_unmix.start.choice import Start
@@ -101,7 +101,7 @@ def choose_smooth_start(
                     )
                 )  # fmt: skip
     rounds = _FIRST_ROUNDS * (len(candidates) if len(candidates) > 1 else 0) + _ROUNDS
-    bar = tqdm(total=rounds, disable=not progress, desc="smooth start", unit="round")
+    bar = progress_bar(total=rounds, shown=progress, desc="smooth start", unit="round")
     fitted: dict[str, tuple[SmoothFit, FitState]] = {}
     sizes = {"num_endmembers": num_endmembers, "num_components": basis.num_components}
     images = SmoothFit(
@@ -122,7 +122,7 @@ def choose_smooth_start(
         fitted[name] = fit, state
     objectives = {name: fit.objective(state) for name, (fit, state) in fitted.items()}
     best = min(objectives, key=objectives.__getitem__)
-    logger.info("smooth start: %s", best)
+    logger.info("endmembers under variability that neighbours share: from %s", best)
     fit, state = fitted[best]
     fit.run(
         state,

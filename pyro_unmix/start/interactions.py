@@ -84,7 +84,7 @@ def choose_mixing(
             )
             strength = mixing.strength.numpy()
     logger.info(
-        "bilinear strengths %s: the cost of sums of one goes from %.2g to %.2g",
+        "products of materials with strengths %s: what fractions that sum to one cost goes from %.2g to %.2g",
         np.round(strength, 2).tolist(), without, using,
     )  # fmt: skip
     if using >= least * without:

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from pyro_unmix.data.cubes import DIMS, takes_cubes, to_pixels, valid_mask
 from pyro_unmix.data.days import day_numbers
 from pyro_unmix.mixing import design_matrix
 from pyro_unmix.ops.checks import positive_int
+from pyro_unmix.ops.progress import progress_bar
 from pyro_unmix.ops.simplex import tile_components
 from pyro_unmix.ops.solvers import simplex_quadratic
 from pyro_unmix.ops.threads import one_thread
@@ -88,7 +88,7 @@ def choose_season_start(
     prior = prior.double().requires_grad_(False)
     prior.set_days(part["time"].values)
     fit = _SeasonFit(part, start, prior.harmonics())
-    for _ in tqdm(range(_ROUNDS), disable=not progress, desc="season start", unit="round"):
+    for _ in progress_bar(range(_ROUNDS), shown=progress, desc="season start", unit="round"):
         fit.solve_abundances()
         fit.solve_seasons()
     return SeasonalVariability(

@@ -8,7 +8,6 @@ from typing import Any
 
 import h5py
 import numpy as np
-import scipy.io
 
 from pyro_unmix.data.checks import MAX_MEDIAN_REFLECTANCE
 from pyro_unmix.io.errors import FileError, parsing
@@ -55,6 +54,8 @@ READER = _Matlab()
 
 def _load_v5(path: Path) -> dict[str, Any]:
     check_v5(path, _WANTED)
+    import scipy.io
+
     content = scipy.io.loadmat(path, variable_names=_WANTED)
     return {
         name: list(array.ravel(order="F")) if array.dtype == object else array

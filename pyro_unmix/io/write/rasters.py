@@ -18,7 +18,6 @@ import numpy as np
 import xarray as xr
 
 from pyro_unmix.data.names import material_names
-from pyro_unmix.io.formats.geotiff import SOFTWARE
 from pyro_unmix.io.write.datasets import Georeference, check_free, grid_of, workshop
 from pyro_unmix.ops.extras import need
 
@@ -131,6 +130,8 @@ def _rasterio_grid(grid: Georeference) -> dict[str, Any]:
 
 
 def _tags(layer: _Layer, method: Any) -> dict[str, str]:
+    from pyro_unmix.io.formats.geotiff import SOFTWARE
+
     tags = {"TIFFTAG_IMAGEDESCRIPTION": layer.title, "TIFFTAG_SOFTWARE": SOFTWARE}
     if isinstance(layer.date, np.datetime64):
         tags["time"] = str(np.datetime_as_string(layer.date, unit="auto"))
