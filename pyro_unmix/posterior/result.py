@@ -25,7 +25,6 @@ from pyro_unmix.ops.threads import one_thread
 from pyro_unmix.posterior import (
     arviz,
     evidence,
-    html,
     intervals,
     residuals,
     saving,
@@ -36,6 +35,7 @@ from pyro_unmix.posterior import (
 from pyro_unmix.posterior import dates as dates_module
 from pyro_unmix.posterior.decoding import is_of_a_function
 from pyro_unmix.posterior.estimates import PosteriorMean, as_estimate
+from pyro_unmix.posterior.looks import Looks
 from pyro_unmix.posterior.programs import ParamStore
 
 #: Where the classes of results of other rooms are, by the name under which they are saved.
@@ -43,7 +43,7 @@ _ELSEWHERE = {"Sampled": "pyro_unmix.infer.sampled"}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Unmixing:
+class Unmixing(Looks):
     """Abundances and endmembers of a cube sequence, as posterior where the method has one.
 
     Parameters
@@ -90,9 +90,6 @@ class Unmixing:
         sizes = ", ".join(f"{name}: {size}" for name, size in self.abundances.sizes.items())
         posterior = "" if self.model is None else f", {len(self.losses)} steps"
         return f"<Unmixing by {self.method} ({sizes}){posterior}>"
-
-    def _repr_html_(self) -> str:
-        return html.summary_html(self)
 
     @property
     def abundances(self) -> xr.DataArray:
