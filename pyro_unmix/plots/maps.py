@@ -11,7 +11,14 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from pyro_unmix.data.types import HasAbundances
-from pyro_unmix.plots.grid import ColourScale, Grid, draw_scalar_grid, material_grid, row_of_dates
+from pyro_unmix.plots.grid import (
+    ColourScale,
+    Grid,
+    draw_scalar_grid,
+    material_grid,
+    robust_scale,
+    row_of_dates,
+)
 from pyro_unmix.plots.reading import (
     MAP_DIMS,
     choose_dates,
@@ -20,6 +27,9 @@ from pyro_unmix.plots.reading import (
     truth_maps,
 )
 from pyro_unmix.plots.style import AxesLike
+
+#: Values so many times the 99th percentile are left out of the colours of a map.
+_FAR = 1.5
 
 
 def plot_abundances(
@@ -99,26 +109,15 @@ def plot_uncertainty(
         )
     grid = material_grid([("", std)], dates, names, missing_pixels(result, std))
     drawn = np.concatenate([image.ravel() for row in grid.images for image in row])
-    return draw_scalar_grid(grid, axes, _uncertainty_scale(drawn[np.isfinite(drawn)]))
-
-
-def _uncertainty_scale(std: NDArray[np.floating]) -> ColourScale:
-    """Colours of standard deviations, of which the largest percent may lie above the scale."""
-    label, cmap = "posterior std (fraction)", "magma"
-    largest = float(std.max()) if std.size else 0.0
-    if largest <= 0:
-        # A bar from 0 to 0 cannot be drawn; a std of exactly 0 everywhere keeps the unit range.
-        return ColourScale(label, cmap)
-    high = float(np.percentile(std, 99))
-    if not 0 < high < largest:
-        return ColourScale(label, cmap, vmax=largest)
-    return ColourScale(f"{label}\nlargest: {largest:.2g}", cmap, vmax=high, extend="max")
+    return draw_scalar_grid(grid, axes, robust_scale("posterior std (fraction)", "magma", drawn))
 
 
 def plot_rmse(
     result: Any, *, dates: Sequence[int] | None = None, axes: AxesLike | None = None
 ) -> Figure:
     """Draw maps of what the reconstruction leaves of the images, the RMSE over bands in reflectance.
+
+    Where single values lie more than half above the 99th percentile, the colour bar ends there, see `plot_uncertainty`.
 
     Parameters
     ----------
@@ -135,8 +134,8 @@ def plot_rmse(
         If it is NaN everywhere.
     """
     grid = _row_of(result, "rmse", dates)
-    largest = float(np.nanmax(np.stack(grid.images[0]))) or 1.0
-    return draw_scalar_grid(grid, axes, ColourScale("RMSE (reflectance)", "magma", vmax=largest))
+    scale = robust_scale("RMSE (reflectance)", "magma", np.stack(grid.images[0]), beyond=_FAR)
+    return draw_scalar_grid(grid, axes, scale)
 
 
 def plot_change(

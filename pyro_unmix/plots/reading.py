@@ -132,7 +132,13 @@ def check_pixel(pixel: object, maps: xr.DataArray) -> tuple[int, int]:
 
 
 def date_titles(maps: xr.DataArray) -> list[str]:
-    """One title per date: the ISO date (with the time of day if needed), else "t = value"."""
+    """One title per date: the ISO date (with the time of day if needed), else "t = value"; of a single one "".
+
+    A single image has no time but its date.
+    """
+    single = maps.sizes["time"] == 1
+    if single and not np.issubdtype(maps["time"].dtype, np.datetime64):
+        return [""]
     if "time" not in maps.coords:
         return [f"t = {position}" for position in range(maps.sizes["time"])]
     values = maps.coords["time"].values

@@ -204,6 +204,7 @@ def _spectra(result: Unmixing) -> list[str]:
         date = first_observed(result, maps)
         title = date_titles(maps)[date]
         which = f"the first date that was observed, {title}" if date else f"the first date, {title}"
+        which = which if len(date_titles(maps)) > 1 else f"the image {title}".strip()
         text = (
             f"Bold: the reference spectrum. Thin lines and the band from 5 to 95 %: spectra of the pixels at {which}. "
             "The band is how spectra vary over the image, not how well they are known."
