@@ -71,6 +71,7 @@ if TYPE_CHECKING:
     from pyro_unmix.methods.redsunn import redsunn as redsunn
     from pyro_unmix.methods.redsunn_published import redsunn_published as redsunn_published
     from pyro_unmix.methods.unmix import unmix as unmix
+    from pyro_unmix.methods.unmixer import Unmixer as Unmixer
     from pyro_unmix.models.idnet import IDNet as IDNet
     from pyro_unmix.models.sglmm import SGLMM as SGLMM
     from pyro_unmix.ops.non_finite import NonFiniteLossError as NonFiniteLossError
@@ -128,16 +129,20 @@ _HOMES = {
     "unmix": "methods.unmix",
 }
 
+#: What needs a package that may be missing, which ``import *`` does not ask for.
+_WITH_EXTRAS = {"Unmixer": "methods.unmixer"}
+
 __all__ = [*_ROOMS, *_HOMES]
 
 
 def __getattr__(name: str) -> Any:
     if name in _ROOMS:
         return importlib.import_module(f"pyro_unmix.{name}")
-    if name in _HOMES:
-        return getattr(importlib.import_module(f"pyro_unmix.{_HOMES[name]}"), name)
+    homes = {**_HOMES, **_WITH_EXTRAS}
+    if name in homes:
+        return getattr(importlib.import_module(f"pyro_unmix.{homes[name]}"), name)
     raise AttributeError(f"module 'pyro_unmix' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return [*__all__, "__version__"]
+    return [*__all__, *_WITH_EXTRAS, "__version__"]
