@@ -79,6 +79,16 @@ def as_cube_sequence(
         If `x` is of another type, or its elements are not floating-point numbers.
     ValueError
         If rank, dims, sizes, coordinates or values break the contract.
+
+    Examples
+    --------
+    >>> import numpy as np, pyro_unmix as pu
+    >>> images = np.full((2, 3, 4, 5), .2)  # (T, H, W, L)
+    >>> cubes = pu.as_cube_sequence(
+    ...     images, wavelength=[450, 550, 650, 850, 1600], time=['2024-05-01', '2024-06-01']
+    ... )
+    >>> dict(cubes.sizes)
+    {'time': 2, 'y': 3, 'x': 4, 'wavelength': 5}
     """
     if isinstance(x, (list, tuple)):
         cubes = join(x)
@@ -119,7 +129,16 @@ def takes_cubes(
 
 
 def valid_mask(cubes: xr.DataArray) -> xr.DataArray:
-    """Return which pixel-dates are observed: (time, y, x), bool, False if any band is NaN."""
+    """Return which pixel-dates are observed: (time, y, x), bool, False if any band is NaN.
+
+    Examples
+    --------
+    >>> import numpy as np, pyro_unmix as pu
+    >>> image = np.full((2, 2, 3), .2)
+    >>> image[0, 1, 2] = np.nan  # in one band
+    >>> pu.data.valid_mask(pu.as_cube_sequence(image)).values.tolist()
+    [[[True, False], [True, True]]]
+    """
     cubes = _ordered(cubes)
     # One date at a time: the mask of all bands of all dates would be a quarter of the data.
     mask = np.stack([whole_spectra(image) for image in cubes.to_numpy()])
@@ -136,6 +155,14 @@ def to_pixels(cubes: xr.DataArray) -> tuple[np.ndarray, np.ndarray]:
         missing pixel-date. A copy.
     valid : numpy.ndarray
         (N, T), bool: which pixel-dates are observed.
+
+    Examples
+    --------
+    >>> import numpy as np, pyro_unmix as pu
+    >>> cubes = pu.as_cube_sequence(np.full((2, 3, 4, 5), .2))
+    >>> pixels, valid = pu.data.to_pixels(cubes)
+    >>> pixels.shape, bool(valid.all())
+    ((12, 2, 5), True)
     """
     cubes = _ordered(cubes)
     num_dates, height, width, num_bands = cubes.shape
@@ -189,6 +216,14 @@ def from_pixels(
     -------
     xarray.DataArray
         ``(time, y, x, *extra_dims)``. A copy.
+
+    Examples
+    --------
+    >>> import numpy as np, pyro_unmix as pu
+    >>> cubes = pu.as_cube_sequence(np.full((2, 3, 4, 5), .2))
+    >>> pixels, valid = pu.data.to_pixels(cubes)
+    >>> pu.data.from_pixels(pixels.mean(-1), cubes, name='mean').dims
+    ('time', 'y', 'x')
     """
     cubes = _ordered(cubes)
     array = np.asarray(values)

@@ -39,6 +39,14 @@ def as_lazy_cubes(cubes: xr.DataArray, tile: int | None = None) -> xr.DataArray:
     -------
     DataArray (time, y, x, wavelength)
         All dates and bands of a pixel in one chunk.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=2, height=10, width=10, seed=0)
+    >>> cubes = pu.data.as_lazy_cubes(scene.cubes.chunk(y=5))
+    >>> cubes.chunksizes['y'], cubes.chunksizes['time']
+    ((5, 5), (2,))
     """
     if not isinstance(cubes, xr.DataArray):
         raise TypeError(

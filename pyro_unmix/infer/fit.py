@@ -174,6 +174,18 @@ def fit(
     and convergence is looked at by whole epochs. Its maps are computed chunk by chunk. If it fits into `memory`,
     training has the bits of the same images loaded. Of several workers, each reads every pool. The result's `cubes` are
     lazy; what needs them (`sample`, `quantile`, `diagnose`) loads them.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=2, height=10, width=10, seed=0)
+    >>> model = pu.SGLMM(scene.reference_endmembers, basis=pu.Brightness())
+    >>> guide = pu.ConjugateGuide(model, correction=False)
+    >>> result = pu.fit(model, guide, scene.cubes, num_steps=5, progress=False)
+    >>> result
+    <Unmixing by fit (time: 2, y: 10, x: 10, endmember: 3), 5 steps>
+    >>> len(result.losses)
+    5
     """
     seed = positive_int(seed, "seed", minimum=0)
     cubes = as_cubes(open_images(cubes))

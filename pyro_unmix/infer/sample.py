@@ -96,11 +96,12 @@ def sample(
 
     Examples
     --------
-    >>> import numpy as np
-    >>> from pyro_unmix.models.simplex import SimplexMixing
-    >>> model = SimplexMixing(np.array([[0.1, 0.5], [0.2, 0.4], [0.2, 0.3]]), rank=1)
+    >>> import numpy as np, pyro_unmix as pu
+    >>> model = pu.models.SimplexMixing(np.array([[0.1, 0.5], [0.2, 0.4], [0.2, 0.3]]), rank=1)
     >>> images = model.simulate(30, seed=1)["pixels"].numpy().clip(0, 1).reshape(1, 5, 6, 3)
-    >>> result = sample(model, images, num_rounds=8, num_spectra=20, num_held_out=5, progress=False)
+    >>> result = pu.sample(
+    ...     model, images, num_rounds=8, num_spectra=20, num_held_out=5, progress=False
+    ... )
     >>> result.abundances.sizes["endmember"]
     2
     """

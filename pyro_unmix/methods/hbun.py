@@ -116,6 +116,13 @@ def hbun(
     References
     ----------
     Liu, Lu, Wu, Du, Chanussot, Wei, IEEE TGRS 60, 2021.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=2, height=10, width=10, seed=0)
+    >>> pu.methods.hbun(scene.cubes, num_endmembers=3, num_steps=5, progress=False)
+    <Unmixing by hbun (time: 2, y: 10, x: 10, endmember: 3), 5 steps>
     """
     if not callable(guide):
         raise TypeError(_not_a_guide(guide))

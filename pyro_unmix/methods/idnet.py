@@ -116,6 +116,13 @@ def idnet(
     ----------
     Borsoi, Erdogmus, Imbiriba, "Learning interpretable deep disentangled neural networks for hyperspectral
     unmixing", IEEE TCI 9, 2023.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=2, height=10, width=10, seed=0)
+    >>> pu.idnet(scene.cubes[0, ..., ::8], num_endmembers=3, num_steps=5, progress=False)
+    <Unmixing by idnet (time: 1, y: 10, x: 10, endmember: 3), 5 steps>
     """
     seed = check_settings(seed, settings)
     cubes, endmembers = counted_bands(cubes, endmembers, ignore)

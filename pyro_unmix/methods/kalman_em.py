@@ -109,6 +109,13 @@ def kalman_em(
     Borsoi, Imbiriba, Closas, Bermudez, Richard, "Kalman filtering and expectation maximization for multitemporal
     spectral unmixing", IEEE GRSL, 2020. The default settings are published; the publication has one filter of size L
     P, without the zeros that make it fall apart into bands, and few of the pixels.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=2, height=10, width=10, seed=0)
+    >>> pu.methods.kalman_em(scene.cubes, num_endmembers=3, progress=False)
+    <Unmixing by kalman_em (time: 2, y: 10, x: 10, endmember: 3)>
     """
     num_iterations = positive_int(num_iterations, "num_iterations")
     scales = {"step": step_scale, "initial": initial_scale, "noise": noise_scale}

@@ -104,6 +104,13 @@ def online_unmixing(
     ----------
     Thouvenin, Dobigeon, Tourneret, "Online unmixing of multitemporal hyperspectral images accounting for spectral
     variability", IEEE TIP 25(9), 2016. The default settings are published.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=2, height=10, width=10, seed=0)
+    >>> pu.methods.online_unmixing(scene.cubes, num_endmembers=3, progress=False)
+    <Unmixing by online_unmixing (time: 2, y: 10, x: 10, endmember: 3)>
     """
     num_epochs = positive_int(num_epochs, "num_epochs")
     settings = _Settings(

@@ -78,6 +78,13 @@ def redsunn(
     References
     ----------
     Borsoi, Imbiriba, Closas, IEEE TIP 32, 2023, Sec. V and VI.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=2, height=10, width=10, seed=0)
+    >>> pu.redsunn(scene.cubes, num_endmembers=3, num_steps=5, progress=False)
+    <Unmixing by redsunn (time: 2, y: 10, x: 10, endmember: 3), 5 steps>
     """
     seed = check_settings(seed, settings)
     cubes, endmembers = counted_bands(cubes, endmembers, ignore)

@@ -143,6 +143,13 @@ def redsunn_published(
     ----------
     Borsoi, Imbiriba, Closas, IEEE TIP 32, 2023, and the program that its Sec. VI announces. What each departure does
     is measured in ``benchmarks/redsunn.md``.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=2, height=10, width=10, seed=0)
+    >>> pu.redsunn_published(scene.cubes, num_endmembers=3, num_steps=5, progress=False)
+    <Unmixing by redsunn_published (time: 2, y: 10, x: 10, endmember: 3), 5 steps>
     """
     seed = check_settings(seed, settings)
     in_range(sigma_psi, "sigma_psi", low=0, open_low=True)

@@ -165,6 +165,14 @@ def unmix(
     ------
     TypeError, ValueError
         If an argument is not as described, or ``trained=False`` does not go with the others or with a scene in chunks.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=2, height=10, width=10, seed=0)
+    >>> result = pu.unmix(scene.cubes, num_endmembers=3, num_steps=5, progress=False)
+    >>> result
+    <Unmixing by unmix (time: 2, y: 10, x: 10, endmember: 3), 5 steps>
     """
     if mixing is not None:
         return in_albedo(

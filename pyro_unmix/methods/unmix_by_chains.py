@@ -101,6 +101,17 @@ def unmix_by_chains(
     ------
     ValueError
         If neither P nor endmembers are given, or they do not agree, or both a start and endmembers are given.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=2, height=10, width=10, seed=0)
+    >>> result = pu.methods.unmix_by_chains(
+    ...     scene.cubes[..., ::16], num_endmembers=3, num_rounds=4, num_spectra=40,
+    ...     num_held_out=10, num_samples=8, progress=False,
+    ... )
+    >>> type(result).__name__, dict(result.abundances.sizes)
+    ('Sampled', {'time': 2, 'y': 10, 'x': 10, 'endmember': 3})
     """
     seed = check_settings(seed, settings, SampleSettings)
     cubes, endmembers = counted_bands(cubes, endmembers, ignore)

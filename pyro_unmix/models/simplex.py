@@ -109,8 +109,8 @@ class SimplexMixing(Recorded, PyroModule):
 
     Examples
     --------
-    >>> import numpy as np
-    >>> model = SimplexMixing(np.array([[0.1, 0.5], [0.2, 0.4], [0.2, 0.3]]), rank=1)
+    >>> import numpy as np, pyro_unmix as pu
+    >>> model = pu.models.SimplexMixing(np.array([[0.1, 0.5], [0.2, 0.4], [0.2, 0.3]]), rank=1)
     >>> model.num_bands, model.num_endmembers, model.num_components
     (3, 2, 0)
     """

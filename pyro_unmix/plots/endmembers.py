@@ -90,6 +90,15 @@ def plot_endmembers(
     ------
     TypeError, ValueError
         If the result has no endmembers, or an argument does not fit it.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=2, height=10, width=10, seed=0)
+    >>> result = pu.methods.fcls(scene.cubes, endmembers=scene.reference_endmembers, progress=False)
+    >>> figure = pu.plots.plot_endmembers(result, truth=scene)
+    >>> [axes.get_title() for axes in figure.axes]
+    ['vegetation', 'soil', 'water']
     """
     if over not in ("space", "time"):
         raise ValueError(f"expected over='space' or over='time', got {over!r}")
@@ -140,6 +149,15 @@ def plot_endmembers_over_time(
     ------
     TypeError, ValueError
         As in `plot_endmembers`.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=2, height=10, width=10, seed=0)
+    >>> result = pu.methods.fcls(scene.cubes, endmembers=scene.reference_endmembers, progress=False)
+    >>> figure = pu.plots.plot_endmembers_over_time(result, pixel=(3, 4))
+    >>> figure.get_suptitle()
+    'endmembers over time, pixel (y, x) = (3, 4)'
     """
     return plot_endmembers(
         result,

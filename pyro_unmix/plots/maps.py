@@ -68,6 +68,15 @@ def plot_abundances(
     ------
     TypeError, ValueError
         If `result` has no abundances, or shapes, labels, `dates` or the number of axes disagree.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=2, height=10, width=10, seed=0)
+    >>> result = pu.methods.fcls(scene.cubes, endmembers=scene.reference_endmembers, progress=False)
+    >>> figure = pu.plots.plot_abundances(result, truth=scene)
+    >>> len(figure.axes)  # 3 materials x 2 dates, twice, and the colour bar
+    13
     """
     maps = read_field(result, "abundances", MAP_DIMS)
     sources = [("estimate", maps)]
@@ -99,6 +108,17 @@ def plot_uncertainty(
     ------
     ValueError
         If the standard deviation is NaN everywhere: the method has no posterior.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=2, height=10, width=10, seed=0)
+    >>> model = pu.SGLMM(scene.reference_endmembers, basis=pu.Brightness())
+    >>> guide = pu.ConjugateGuide(model, correction=False)
+    >>> result = pu.fit(model, guide, scene.cubes, num_steps=5, progress=False)
+    >>> figure = pu.plots.plot_uncertainty(result)
+    >>> len(figure.axes)
+    7
     """
     std = read_field(result, "abundances_std", MAP_DIMS)
     if not np.isfinite(std.values).any():
@@ -132,6 +152,14 @@ def plot_rmse(
     ------
     ValueError
         If it is NaN everywhere.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=2, height=10, width=10, seed=0)
+    >>> result = pu.methods.fcls(scene.cubes, endmembers=scene.reference_endmembers, progress=False)
+    >>> pu.plots.plot_rmse(result).axes[-1].get_ylabel().split(chr(10))[0]
+    'RMSE (reflectance)'
     """
     grid = _row_of(result, "rmse", dates)
     scale = robust_scale("RMSE (reflectance)", "magma", np.stack(grid.images[0]), beyond=_FAR)
@@ -160,6 +188,17 @@ def plot_change(
     Notes
     -----
     ReDSUNN paper, eq. (44), without its division by P.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=2, height=10, width=10, seed=0)
+    >>> model = pu.SGLMM(scene.reference_endmembers, basis=pu.Brightness())
+    >>> guide = pu.ConjugateGuide(model, correction=False)
+    >>> result = pu.fit(model, guide, scene.cubes, num_steps=5, progress=False)
+    >>> figure = pu.plots.plot_change(result)
+    >>> [axes.get_title() for axes in figure.axes[:1]]
+    ['t = 1']
     """
     grid = _row_of(result, "change", dates, "; a change needs at least two dates")
     return draw_scalar_grid(grid, axes, ColourScale("change $u_t$", "magma"))

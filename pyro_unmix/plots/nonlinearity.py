@@ -64,6 +64,15 @@ def plot_nonlinearity(
     ------
     TypeError, ValueError
         If the result lacks one of those, or an argument does not fit it.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=2, height=10, width=10, seed=0)
+    >>> result = pu.methods.fcls(scene.cubes, endmembers=scene.reference_endmembers, progress=False)
+    >>> figure = pu.plots.plot_nonlinearity(result)
+    >>> len(figure.axes)
+    3
     """
     maps = read_field(result, "abundances", MAP_DIMS)
     for name in ("endmembers", "reconstruct"):
@@ -111,6 +120,15 @@ def plot_latents(
     ------
     TypeError, ValueError
         If the result has no variability, or an argument does not fit it.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=2, height=10, width=10, seed=0)
+    >>> result = pu.idnet(scene.cubes[0, ..., ::8], num_endmembers=3, num_steps=5, progress=False)
+    >>> figure = pu.plots.plot_latents(result)
+    >>> len(figure.axes)
+    4
     """
     maps = read_field(result, "abundances", MAP_DIMS)
     latents = _read_latents(result)

@@ -85,6 +85,17 @@ def write_report(
     ------
     FileExistsError
         If the file is there and `overwrite` is False.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=2, height=10, width=10, seed=0)
+    >>> result = pu.methods.fcls(scene.cubes, endmembers=scene.reference_endmembers, progress=False)
+    >>> with TemporaryDirectory() as folder:
+    ...     path = pu.plots.write_report(result, f'{folder}/page.html')
+    ...     path.name, 'Can the intervals be trusted?' in path.read_text(encoding='utf-8')
+    ('page.html', True)
     """
     path = Path(path)
     if path.exists() and not overwrite:

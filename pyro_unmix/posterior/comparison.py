@@ -58,6 +58,19 @@ def compare(
     TypeError, ValueError
         If there are not two results with a posterior, they are of different images, or pixels of a fit are not
         independent given its parameters.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=2, height=10, width=10, seed=0)
+    >>> def fitted(basis):
+    ...     model = pu.SGLMM(scene.reference_endmembers, basis=basis)
+    ...     guide = pu.ConjugateGuide(model, correction=False)
+    ...     return pu.fit(model, guide, scene.cubes, num_steps=20, progress=False)
+    >>> fits = {'brightness': fitted(pu.Brightness()), 'hardly any': fitted(pu.Brightness(.001))}
+    >>> table = pu.compare(fits, num_samples=16, progress=False)
+    >>> sorted(table['fit'].values.tolist()), sorted(table.data_vars)[:2]
+    (['brightness', 'hardly any'], ['elbo', 'held_out'])
     """
     cubes = _same_cubes(results)
     for name, result in results.items():

@@ -72,6 +72,19 @@ class Unmixing(Looks):
         Where a method unmixed single-scattering albedos: `dataset` and `cubes` hold these, while `endmembers`,
         `reconstruct`, `residual`, `rmse`, `reference_endmembers` and `reflectance_quantile` are reflectance, and
         `predict` takes it.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=2, height=10, width=10, seed=0)
+    >>> model = pu.SGLMM(scene.reference_endmembers, basis=pu.Brightness())
+    >>> guide = pu.ConjugateGuide(model, correction=False)
+    >>> result = pu.fit(model, guide, scene.cubes, num_steps=5, progress=False)
+    >>> result
+    <Unmixing by fit (time: 2, y: 10, x: 10, endmember: 3), 5 steps>
+    >>> lower, upper = result.interval(0.9)
+    >>> bool((lower <= upper).all())
+    True
     """
 
     dataset: xr.Dataset

@@ -49,6 +49,14 @@ def degree_of_nonlinearity(result: Any, time: int = 0) -> xr.DataArray:
     Returns
     -------
     DataArray (y, x), in [0, 1]
+
+    Examples
+    --------
+    >>> import numpy as np, pyro_unmix as pu
+    >>> M = np.array([[.1, .5], [.2, .4], [.3, .3]])  # (L, P)
+    >>> result = pu.methods.fcls(np.full((1, 1, 3), .3), endmembers=M, progress=False)
+    >>> pu.posterior.degree_of_nonlinearity(result).values.tolist()  # it mixes linearly
+    [[0.0]]
     """
     order = ("y", "x", "wavelength", "endmember")
     fractions = result.abundances.isel(time=time).transpose("y", "x", "endmember")

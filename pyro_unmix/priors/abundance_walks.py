@@ -30,7 +30,14 @@ def _widened(log_scale: Tensor, elapsed: Tensor | None) -> Tensor:
 
 
 class Walk(GaussianStart):
-    """Base of walks whose steps over equal times are of one law: subclasses give `step` and `step_scale`."""
+    """Base of walks whose steps over equal times are of one law: subclasses give `step` and `step_scale`.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> isinstance(pu.priors.JumpWalk(), pu.priors.Walk)
+    True
+    """
 
     alike = True
 
@@ -79,6 +86,14 @@ class SoftmaxWalk(NetworkWalk):
     References
     ----------
     ReDSUNN paper, eqs. (14)-(20).
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> spectra = pu.simulate.library([500, 700, 900, 1600]).isel(endmember=[0, 1, 2])
+    >>> model = pu.SGLMM(spectra, basis=pu.Brightness(), abundance_prior=pu.priors.SoftmaxWalk())
+    >>> model.sample_sequence(5, 3, seed=0)['pixels'].shape
+    torch.Size([5, 3, 4])
     """
 
     def __init__(
@@ -133,6 +148,14 @@ class JumpWalk(Walk):
         rho, per pixel and date.
     initial_scale, initial
         Of `GaussianStart`.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> spectra = pu.simulate.library([500, 700, 900, 1600]).isel(endmember=[0, 1, 2])
+    >>> model = pu.SGLMM(spectra, basis=pu.Brightness(), abundance_prior=pu.priors.JumpWalk())
+    >>> model.sample_sequence(5, 3, seed=0)['pixels'].shape
+    torch.Size([5, 3, 4])
     """
 
     alike = True
@@ -193,6 +216,14 @@ class ConstantWalk(Walk):
         Learn s from there.
     initial_scale, initial
         Of `GaussianStart`.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> spectra = pu.simulate.library([500, 700, 900, 1600]).isel(endmember=[0, 1, 2])
+    >>> model = pu.SGLMM(spectra, basis=pu.Brightness(), abundance_prior=pu.priors.ConstantWalk(0.3))
+    >>> model.sample_sequence(5, 3, seed=0)['pixels'].shape
+    torch.Size([5, 3, 4])
     """
 
     def __init__(
@@ -230,6 +261,14 @@ class StudentWalk(ConstantWalk):
         Learn s and nu from there.
     initial_scale, initial
         Of `GaussianStart`.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> spectra = pu.simulate.library([500, 700, 900, 1600]).isel(endmember=[0, 1, 2])
+    >>> model = pu.SGLMM(spectra, basis=pu.Brightness(), abundance_prior=pu.priors.StudentWalk(0.3, dof=3))
+    >>> model.sample_sequence(5, 3, seed=0)['pixels'].shape
+    torch.Size([5, 3, 4])
     """
 
     def __init__(
@@ -269,6 +308,14 @@ class OrnsteinUhlenbeck(Walk):
         Learn m, phi and s.
     initial_scale, initial
         Of `GaussianStart`.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> spectra = pu.simulate.library([500, 700, 900, 1600]).isel(endmember=[0, 1, 2])
+    >>> model = pu.SGLMM(spectra, basis=pu.Brightness(), abundance_prior=pu.priors.OrnsteinUhlenbeck())
+    >>> model.sample_sequence(5, 3, seed=0)['pixels'].shape
+    torch.Size([5, 3, 4])
     """
 
     def __init__(
@@ -323,6 +370,14 @@ class DirichletWalk(Walk):
     References
     ----------
     ReDSUNN paper, eqs. (13)-(16); MacKay, Machine Learning 33, 1998.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> spectra = pu.simulate.library([500, 700, 900, 1600]).isel(endmember=[0, 1, 2])
+    >>> model = pu.SGLMM(spectra, basis=pu.Brightness(), abundance_prior=pu.priors.DirichletWalk(50))
+    >>> model.sample_sequence(5, 3, seed=0)['pixels'].shape
+    torch.Size([5, 3, 4])
     """
 
     def __init__(

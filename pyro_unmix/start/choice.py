@@ -42,6 +42,14 @@ class Start:
         Reflectance.
     log_likelihoods : dict
         Description of each candidate -> median marginal log-likelihood per band.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=2, height=10, width=10, seed=0)
+    >>> start = pu.choose_start(scene.cubes, num_endmembers=3, progress=False)
+    >>> round(start.noise_scale, 3)
+    0.008
     """
 
     endmembers: xr.DataArray
@@ -89,6 +97,16 @@ def choose_start(
         Size of the subset.
     progress : bool
         Show a bar over the extractions.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=2, height=10, width=10, seed=0)
+    >>> start = pu.choose_start(scene.cubes, num_endmembers=3, progress=False)
+    >>> dict(start.endmembers.sizes)['endmember'], type(start.basis).__name__
+    (3, 'LearnedBasis')
+    >>> max(start.log_likelihoods, key=start.log_likelihoods.get)
+    'window 3, learned 8'
     """
     positive_int(num_endmembers, "num_endmembers", minimum=2)
     noise_scale = estimate_noise_scale.unchecked(cubes)
@@ -173,6 +191,14 @@ def temporal_correlation(cubes: xr.DataArray, start: Start) -> float:
     than the true correlation, and independent variability gives about zero. What is the same in all pixels is taken
     out first (its regression on the abundances, through which it is seen): an error of the endmembers lasts, too.
     Counted are all pixels and neighbouring dates where both dates are observed.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=2, height=10, width=10, seed=0)
+    >>> start = pu.choose_start(scene.cubes, num_endmembers=3, progress=False)
+    >>> -1 <= pu.start.temporal_correlation(scene.cubes, start) <= 1
+    True
     """
     if cubes.sizes["time"] < 2:
         return 0.0

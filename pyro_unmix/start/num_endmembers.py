@@ -62,6 +62,13 @@ def estimate_num_endmembers(
     References
     ----------
     Akaike, "A new look at the statistical model identification", IEEE Trans. Automatic Control 19(6), 1974.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=2, height=10, width=10, seed=0)
+    >>> pu.estimate_num_endmembers(scene.cubes[..., ::8], max_endmembers=4, progress=False)
+    3
     """
     if choice(method, "method", METHODS) == "hysime":
         return hysime.unchecked(cubes)
@@ -115,6 +122,13 @@ def hysime(cubes: xr.DataArray) -> int:
     References
     ----------
     Bioucas-Dias, Nascimento, "Hyperspectral subspace identification", IEEE TGRS 46(8), 2008.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=4, height=14, width=14, seed=0)
+    >>> 1 <= pu.start.hysime(scene.cubes) <= scene.cubes.sizes['wavelength']
+    True
     """
     spectra = _spectra(cubes)
     count, bands = spectra.shape
@@ -155,6 +169,13 @@ def virtual_dimensionality(
     ----------
     Chang, Du, "Estimation of number of spectrally distinct signal sources in hyperspectral imagery", IEEE TGRS 42(3),
     2004.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=4, height=14, width=14, seed=0)
+    >>> 1 <= pu.start.virtual_dimensionality(scene.cubes) <= scene.cubes.sizes['wavelength']
+    True
     """
     from statistics import NormalDist
 
