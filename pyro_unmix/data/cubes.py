@@ -18,10 +18,9 @@ from pyro_unmix.data.bands import ROUNDING, other_bands
 from pyro_unmix.data.checks import as_times, as_wavelengths, plausible_reflectance
 from pyro_unmix.data.cube_input import DIMS, from_dataarray, from_numpy, fwhm_of, join
 from pyro_unmix.data.types import CubesLike, DatesLike
-from pyro_unmix.ops.checks import positive_int
 
 __all__ = ["DIMS", "as_cube_sequence", "check_bands", "from_pixels", "tiles", "to_pixels"]
-__all__ += ["valid_mask", "window_mean"]
+__all__ += ["valid_mask"]
 
 logger = logging.getLogger(__name__)
 
@@ -139,7 +138,7 @@ def valid_mask(cubes: xr.DataArray) -> xr.DataArray:
     >>> pu.data.valid_mask(pu.as_cube_sequence(image)).values.tolist()
     [[[True, False], [True, True]]]
     """
-    cubes = _ordered(cubes)
+    cubes = ordered(cubes)
     # One date at a time: the mask of all bands of all dates would be a quarter of the data.
     mask = np.stack([whole_spectra(image) for image in cubes.to_numpy()])
     return xr.DataArray(mask, dims=DIMS[:3], coords=_plane_coords(cubes), name="valid")
@@ -164,7 +163,7 @@ def to_pixels(cubes: xr.DataArray) -> tuple[np.ndarray, np.ndarray]:
     >>> pixels.shape, bool(valid.all())
     ((12, 2, 5), True)
     """
-    cubes = _ordered(cubes)
+    cubes = ordered(cubes)
     num_dates, height, width, num_bands = cubes.shape
     valid = np.empty((height * width, num_dates), dtype=bool)
     pixels = np.empty((height * width, num_dates, num_bands), dtype=cubes.dtype)
@@ -225,7 +224,7 @@ def from_pixels(
     >>> pu.data.from_pixels(pixels.mean(-1), cubes, name='mean').dims
     ('time', 'y', 'x')
     """
-    cubes = _ordered(cubes)
+    cubes = ordered(cubes)
     array = np.asarray(values)
     if isinstance(extra_dims, str):
         raise TypeError(
@@ -281,49 +280,8 @@ def tiles(cubes: xr.DataArray) -> list[slice]:
     return [slice(int(a), int(b)) for a, b in zip(starts, [*starts[1:], ids.size], strict=True)]
 
 
-def window_mean(cubes: xr.DataArray, size: int) -> xr.DataArray:
-    """Return the mean spectrum of the observed pixels in a window around each pixel.
-
-    The windows end at the edges of the image and of its tiles, where the mean is over the pixels
-    that exist; missing pixel-dates do not count, and stay missing (NaN in all bands).
-
-    Parameters
-    ----------
-    cubes : xarray.DataArray
-        (time, y, x, wavelength).
-    size : int
-        Side of the square window in pixels, odd.
-
-    Returns
-    -------
-    xarray.DataArray
-        As `cubes`, a copy. Sums are in float64.
-    """
-    size = positive_int(size, "size")
-    if size % 2 == 0:
-        raise ValueError(f"size must be odd, so that a window has a centre, got {size}")
-    cubes = _ordered(cubes)
-    out = np.empty(cubes.shape, dtype=cubes.dtype)
-    for t, image in enumerate(cubes.to_numpy()):
-        for rows in tiles(cubes):
-            valid = ~np.isnan(image[rows]).any(axis=-1, keepdims=True)
-            # Sum over observed = filter of the zero-filled image, count = filter of the mask: the
-            # padding outside the tile is zero in both.
-            total = _boxcar(np.where(valid, image[rows], 0), size)
-            share = _boxcar(valid, size)
-            out[t, rows] = np.divide(total, share, where=valid, out=np.full_like(total, np.nan))
-    return cubes.copy(data=out)
-
-
-def _boxcar(block: np.ndarray, size: int) -> np.ndarray:
-    from scipy import ndimage
-
-    return ndimage.uniform_filter(
-        block, size=(size, size, 1), output=np.float64, mode="constant", cval=0.0
-    )
-
-
-def _ordered(cubes: xr.DataArray) -> xr.DataArray:
+def ordered(cubes: xr.DataArray) -> xr.DataArray:
+    """Checked cubes with the dims in their order."""
     if not isinstance(cubes, xr.DataArray) or set(cubes.dims) != set(DIMS):
         got = cubes.dims if isinstance(cubes, xr.DataArray) else type(cubes).__name__
         raise ValueError(

@@ -17,8 +17,6 @@ from pyro_unmix.data.cubes import as_cube_sequence
 from pyro_unmix.data.lazy import as_lazy_cubes, is_lazy
 from pyro_unmix.data.types import CubesLike, DatesLike, ImagesLike
 from pyro_unmix.io.errors import FileError
-from pyro_unmix.io.write import datasets as writers
-from pyro_unmix.io.write import rasters
 from pyro_unmix.mixing import Hapke
 from pyro_unmix.models.base import Decode
 from pyro_unmix.ops.threads import one_thread
@@ -35,6 +33,7 @@ from pyro_unmix.posterior import (
 from pyro_unmix.posterior import dates as dates_module
 from pyro_unmix.posterior.decoding import is_of_a_function
 from pyro_unmix.posterior.estimates import PosteriorMean, as_estimate
+from pyro_unmix.posterior.files import Files
 from pyro_unmix.posterior.looks import Looks
 from pyro_unmix.posterior.programs import ParamStore
 
@@ -43,7 +42,7 @@ _ELSEWHERE = {"Sampled": "pyro_unmix.infer.sampled"}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Unmixing(Looks):
+class Unmixing(Looks, Files):
     """Abundances and endmembers of a cube sequence, as posterior where the method has one.
 
     Parameters
@@ -494,72 +493,7 @@ class Unmixing(Looks):
                 f"({-num_dates} to {num_dates - 1}), got {time}"
             )
 
-    # ------------------------------------------------------------------ out
-
-    def to_dataset(self) -> xr.Dataset:
-        """A copy of everything as one `xarray.Dataset`, with `rmse` where images and endmembers are in memory."""
-        dataset = self.dataset.copy()
-        dataset["abundances_std"] = self.abundances_std
-        if "endmembers" in dataset and not dataset.chunks:
-            dataset["reference_endmembers"] = self.reference_endmembers
-        if residuals.has_rmse(self):
-            dataset["rmse"] = self.rmse
-        dataset["losses"] = ("step", self.losses)
-        dataset.attrs["method"] = self.method
-        return dataset
-
-    def to_netcdf(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
-        """Write everything but the model as CF NetCDF; see `pyro_unmix.io.write.write_netcdf`."""
-        return writers.write_netcdf(self._known(), path, overwrite=overwrite)
-
-    def to_zarr(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
-        """Write the same as a Zarr store; see `pyro_unmix.io.write.write_zarr`."""
-        return writers.write_zarr(self._known(), path, overwrite=overwrite)
-
-    def to_geotiff(
-        self, directory: str | os.PathLike[str], *, overwrite: bool = False, filled: bool = False
-    ) -> list[Path]:
-        """Write a GeoTIFF of the abundances and one of their std per date; see
-        `pyro_unmix.io.write.write_geotiff`. What was not observed is nodata, or with `filled` the model's filling.
-        """
-        return rasters.write_geotiff(self._known(), directory, overwrite=overwrite, filled=filled)
-
-    def to_envi(
-        self, directory: str | os.PathLike[str], *, overwrite: bool = False, filled: bool = False
-    ) -> list[Path]:
-        """Write ENVI images of every date and a spectral library, as `pyro_unmix.io.write.write_envi` does."""
-        return rasters.write_envi(self._known(), directory, overwrite=overwrite, filled=filled)
-
-    def _known(self) -> xr.Dataset:
-        """`to_dataset` without the std that a method does not have."""
-        dataset = self.to_dataset()
-        return dataset if "abundances_std" in self.dataset else dataset.drop_vars("abundances_std")
-
-    def save(
-        self, path: str | os.PathLike[str], *, cubes: bool = True, overwrite: bool = False
-    ) -> Path:
-        """Write a folder that `load` reads: NetCDF, state dicts and JSON, no pickled code.
-
-        Parameters
-        ----------
-        path : path
-            The folder to make.
-        cubes : bool
-            Also write the images, so that a loaded result can draw samples. Without them it still predicts.
-        overwrite : bool
-            Replace a result that is there.
-
-        Returns
-        -------
-        Path
-
-        Raises
-        ------
-        TypeError
-            If model, guide or `decode` cannot be made again from numbers, text and arrays, as plain functions and
-            Pyro's autoguides cannot; nothing is written then. `to_netcdf` and the like write the maps all the same.
-        """
-        return saving.save(self, path, with_cubes=cubes, overwrite=overwrite)
+    # ------------------------------------------------------------------ out of files
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Unmixing:

@@ -8,8 +8,9 @@ import xarray as xr
 from numpy.typing import ArrayLike
 
 from pyro_unmix.data.checks import as_endmembers
-from pyro_unmix.data.cubes import takes_cubes, valid_spectra, window_mean
+from pyro_unmix.data.cubes import takes_cubes, valid_spectra
 from pyro_unmix.data.libraries import at_bands_of, library_endmembers
+from pyro_unmix.data.windows import window_mean
 from pyro_unmix.ops.checks import finite_array, positive_int
 from pyro_unmix.ops.solvers import fcls
 from pyro_unmix.ops.threads import one_thread

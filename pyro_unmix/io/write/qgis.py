@@ -23,10 +23,9 @@ def style_of(name: str, position: int) -> str:
     """
     root = ElementTree.Element("qgis", version="3.0", styleCategories="Symbology")
     pipe = ElementTree.SubElement(root, "pipe")
-    limits = {"classificationMin": "0", "classificationMax": "1"}
     renderer = ElementTree.SubElement(
         pipe, "rasterrenderer", type="singlebandpseudocolor", band=str(position + 1), opacity="1",
-        alphaBand="-1", **limits,
+        alphaBand="-1", classificationMin="0", classificationMax="1",
     )  # fmt: skip
     ElementTree.SubElement(renderer, "rasterTransparency")
     shader = ElementTree.SubElement(renderer, "rastershader")
