@@ -13,6 +13,7 @@ from writer_cases import NORTH_UP, make_result
 from pyro_unmix.io.write.qgis import style_name, style_of, styles
 from pyro_unmix.plots import MATERIAL_COLOURS
 
+pytest.importorskip("rioxarray")
 #: The interpreter that QGIS's own modules are installed for.
 SYSTEM_PYTHON = shutil.which("python3", path="/usr/bin")
 #: What QGIS says of a file that it opens: renderer, band, and colours with labels.
