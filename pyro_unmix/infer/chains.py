@@ -10,10 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_unmix.kernels import OWN_KERNELS, Kernel, Spectra, State
-from pyro_unmix.ops.solvers import fcls
+from pyro_unmix.infer.programs import program_of
+from pyro_unmix.kernels import Kernel, Spectra
 
-_PURE = 0.02  # mixed into abundances where a chain starts, so that none is zero
 #: Spectra whose random numbers come from one stream; part of what a draw is, not a setting.
 BLOCK = 2048
 
@@ -24,7 +23,7 @@ class Chain:
 
     Attributes
     ----------
-    model : SimplexMixing
+    model : SimplexMixing or LibraryMixing
     shared : tuple of dict
         Draws of what all spectra share, by the names of the program's sites, in the order of the chain.
     """
@@ -37,50 +36,9 @@ class Chain:
         return torch.stack([draw[name] for draw in self.shared])
 
 
-def start_state(model: Any, values: Tensor, endmembers: Tensor) -> State:
-    """Where a chain starts: FCLS abundances, and the residual's covariance in leading directions and white noise.
-
-    Parameters
-    ----------
-    model : SimplexMixing
-    values : Tensor, shape (N, L)
-    endmembers : Tensor, shape (L, P)
-    """
-    reference = endmembers.to(values).clamp(1e-4, model.reference.high)
-    abundances = start_abundances(values, reference)
-    left = values - abundances @ reference.mT
-    variances, vectors = torch.linalg.eigh(left.mT @ left / len(left))
-    rank = min(model.rank, len(variances) - 1)
-    noise = variances[:-rank].mean().clamp(min=1e-12)
-    spread = (variances[-rank:] - noise).clamp(min=1e-9)
-    factor = values.new_full((len(variances), model.rank), 1e-5)
-    factor[:, :rank] = vectors[:, -rank:] * spread.sqrt()
-    count, num_scales = len(values), model.components.shape[1]
-    return State(
-        endmembers=reference,
-        concentration=model.concentration_bounds.prod().sqrt(),
-        scales=values.new_full((num_scales,), 0.5),
-        brightness_scale=values.new_tensor(0.5 * model.brightness),
-        residual_variance=factor.square().mean(0),
-        residual_factor=factor,
-        noise_variance=noise,
-        abundances=abundances,
-        brightness=values.new_zeros(count),
-        variability=values.new_zeros(count, num_scales),
-    )
-
-
-def start_abundances(values: Tensor, endmembers: Tensor) -> Tensor:
-    """FCLS abundances (N, P), a little inside the simplex."""
-    # On the host: the solver's active sets are no work for an accelerator.
-    found = fcls(values.cpu(), endmembers.cpu()).to(values)
-    found = found.clamp(min=0) / found.clamp(min=0).sum(-1, keepdim=True)
-    return (1 - _PURE) * found + _PURE / found.shape[-1]
-
-
 def run_chain(
-    state: State, spectra: Spectra, kernels: Sequence[Kernel], num_rounds: int
-) -> Iterator[State]:
+    state: Any, spectra: Spectra, kernels: Sequence[Kernel], num_rounds: int
+) -> Iterator[Any]:
     """The state after every round."""
     for _ in range(num_rounds):
         state = after_round(state, spectra, kernels)
@@ -88,7 +46,7 @@ def run_chain(
 
 
 @torch.no_grad()
-def after_round(state: State, spectra: Spectra, kernels: Sequence[Kernel]) -> State:
+def after_round(state: Any, spectra: Spectra, kernels: Sequence[Kernel]) -> Any:
     """The state after every kernel in turn."""
     for kernel in kernels:
         state = kernel(state, spectra)
@@ -105,17 +63,24 @@ def random_spectra(model: Any, seen: np.ndarray, num_spectra: int, seed: Sequenc
     """Some of the spectra (n, L), and the stream of random numbers of a chain."""
     rng = np.random.default_rng(seed)
     chosen = rng.permutation(len(seen))[:num_spectra]
-    device = model.concentration_bounds.device
+    device = model.device
     values = torch.as_tensor(seen[chosen].astype(np.float64), device=device)
     generator = torch.Generator(device).manual_seed(int(rng.integers(2**62)))
     return Spectra(model, values, generator)
 
 
 def chain_of(
-    spectra: Spectra, num_rounds: int, *, kernels: Sequence[Kernel], num_kept: int, bar: Any
+    spectra: Spectra,
+    num_rounds: int,
+    *,
+    kernels: Sequence[Kernel] | None = None,
+    num_kept: int,
+    bar: Any,
 ) -> Chain:
-    """A chain from where the model's endmembers are; `bar` is told every round."""
-    state = start_state(spectra.model, spectra.values, spectra.model.reference.centre)
+    """A chain from where its program starts, of its own kernels if no others; `bar` is told every round."""
+    program = program_of(spectra.model)
+    kernels = program.kernels if kernels is None else kernels
+    state = program.start(spectra.model, spectra.values)
     keep, shared = kept_rounds(num_rounds, num_kept), []
     for number, after in enumerate(run_chain(state, spectra, kernels, num_rounds), start=1):
         if number in keep:
@@ -125,14 +90,20 @@ def chain_of(
 
 
 def draw_abundances(
+    chain: Chain, values: Tensor, num_draws: int, *, num_warmup: int, generator: torch.Generator
+) -> Tensor:
+    """The first of what `draw_own` gives."""
+    return draw_own(chain, values, num_draws, num_warmup=num_warmup, generator=generator)[0]
+
+
+def draw_own(
     chain: Chain,
     values: Tensor,
     num_draws: int,
     *,
     num_warmup: int,
     generator: torch.Generator,
-    kernels: Sequence[Kernel] = OWN_KERNELS,
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """Draws of single spectra's abundances, variability integrated out, each under its own draw of what they share.
 
     Parameters
@@ -149,27 +120,18 @@ def draw_abundances(
 
     Returns
     -------
-    Tensor, shape (D, N, P)
+    tuple of Tensor, shapes (D, N, P) and (N, S)
+        Draws, and mean fractions of the S spectra of a library; S is 0 for programs without one.
     """
-    spectra = Spectra(chain.model, values, generator)
-    state = start_state_of(chain, values)
-    draws = []
+    spectra, program = Spectra(chain.model, values, generator), program_of(chain.model)
+    first = {k: v.to(values) for k, v in chain.shared[0].items()}
+    state = program.under(chain.model, values, first)
+    draws, fractions = [], program.fractions(state, chain.model)
     for number in range(-num_warmup, num_draws):
         place = max(number, 0) * len(chain.shared) // num_draws
         state = state.having(**{k: v.to(values) for k, v in chain.shared[place].items()})
-        state = after_round(state, spectra, kernels)
+        state = after_round(state, spectra, program.own_kernels)
         if number >= 0:
             draws.append(state.abundances)
-    return torch.stack(draws)
-
-
-def start_state_of(chain: Chain, values: Tensor) -> State:
-    """A state with the chain's first shared draw, for other spectra."""
-    shared = {k: v.to(values) for k, v in chain.shared[0].items()}
-    count = len(values)
-    return State(
-        **shared,
-        abundances=start_abundances(values, shared["endmembers"]),
-        brightness=values.new_zeros(count),
-        variability=values.new_zeros(count, len(shared["scales"])),
-    )
+            fractions = fractions + program.fractions(state, chain.model)
+    return torch.stack(draws), fractions / num_draws

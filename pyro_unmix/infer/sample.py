@@ -12,10 +12,12 @@ import xarray as xr
 
 from pyro_unmix.data.cubes import as_cube_sequence, to_pixels
 from pyro_unmix.infer.chains import Chain, chain_of, random_spectra
+from pyro_unmix.infer.programs import PROGRAMS
 from pyro_unmix.infer.sampled import Sampled
 from pyro_unmix.infer.stacking import log_predictive, stacking_weights
 from pyro_unmix.io.opening import open_images
-from pyro_unmix.kernels import ROUND, Kernel
+from pyro_unmix.kernels import Kernel
+from pyro_unmix.models.library_mixing import LibraryMixing
 from pyro_unmix.models.simplex import SimplexMixing
 from pyro_unmix.ops.checks import in_range, positive_int
 from pyro_unmix.ops.progress import progress_bar
@@ -29,7 +31,7 @@ NUM_HELD_OUT = 500
 
 @one_thread()
 def sample(
-    model: SimplexMixing | Sequence[SimplexMixing],
+    model: SimplexMixing | LibraryMixing | Sequence[SimplexMixing] | Sequence[LibraryMixing],
     cubes: Any,
     *,
     num_rounds: int = 100,
@@ -40,7 +42,7 @@ def sample(
     num_samples: int = 48,
     num_warmup: int = 4,
     shrink: float = 0.1,
-    kernels: Sequence[Kernel] = ROUND,
+    kernels: Sequence[Kernel] | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> Sampled:
@@ -49,11 +51,12 @@ def sample(
     What all spectra share is drawn by chains on random spectra, of its own for every chain: what is misfit is not
     independent from spectrum to spectrum, so that more of them would only make the chains surer of the same error (as
     in bagged posteriors). Chains do not mix between modes; they are weighted by how well they predict spectra that none
-    has seen (`stacking_weights`). Then all spectra, block by block: abundances given the shared draws.
+    has seen (`stacking_weights`); those of a library, which all start alike, weigh the same. Then all spectra, block
+    by block: abundances given the shared draws.
 
     Parameters
     ----------
-    model : SimplexMixing, or sequence of them
+    model : SimplexMixing or LibraryMixing, or sequence of either
         Several, such as about endmembers of several extractions, each get `num_chains` chains.
     cubes
         Anything that `as_cube_sequence` takes, reflectance; or files, as `open_images` reads them.
@@ -73,8 +76,9 @@ def sample(
         Rounds of the kernels before the first of them.
     shrink : float
         See `stacking_weights`.
-    kernels : sequence of Kernel
-        A round; without `EllipticalEndmembers` the endmembers stay where they start.
+    kernels : sequence of Kernel, optional
+        A round; default all that a program has, such as `kernels.ROUND`. Without `EllipticalEndmembers` the endmembers
+        stay where they start.
     seed : int
     progress : bool
         Show bars.
@@ -105,9 +109,12 @@ def sample(
     >>> result.abundances.sizes["endmember"]
     2
     """
-    models = [model] if isinstance(model, SimplexMixing) else list(model)
-    if not models or not all(isinstance(m, SimplexMixing) for m in models):
-        raise TypeError(f"expected a SimplexMixing, or a sequence of them, got {model!r}")
+    several: Any = [model] if isinstance(model, tuple(PROGRAMS)) else model
+    models: list[Any] = list(several)
+    known = all(isinstance(m, tuple(PROGRAMS)) for m in models)
+    if len({type(m) for m in models}) != 1 or not known:
+        names = " or ".join(kind.__name__ for kind in PROGRAMS)
+        raise TypeError(f"expected a {names}, or a sequence of one of these, got {model!r}")
     seed = positive_int(seed, "seed", minimum=0)
     positive_int(num_rounds, "num_rounds", minimum=4)
     positive_int(num_chains, "num_chains")
@@ -169,16 +176,19 @@ def split_spectra(
 def _weights(chains: Sequence[Chain], held_out: np.ndarray, shrink: float, seed: int) -> np.ndarray:
     if len(chains) == 1:
         return np.ones(1)
+    if isinstance(chains[0].model, LibraryMixing):
+        return np.full(len(chains), 1 / len(chains))  # chains of one library start alike
     found = []
     for chain in chains:
-        device = chain.model.concentration_bounds.device
-        values = torch.as_tensor(held_out.astype(np.float64), device=device)
+        values = torch.as_tensor(held_out.astype(np.float64), device=chain.model.device)
         found.append(log_predictive(chain, values, seed=seed).cpu())
     return stacking_weights(torch.stack(found), shrink=shrink).numpy()
 
 
 def _orders(chains: Sequence[Chain], weights: np.ndarray) -> np.ndarray:
     """The materials of every chain in the order of those of the chain that weighs most, by spectral angle."""
+    if isinstance(chains[0].model, LibraryMixing):  # whose classes have names
+        return np.tile(np.arange(chains[0].model.num_endmembers), (len(chains), 1))
     means = [chain.stacked("endmembers").mean(0).cpu().numpy() for chain in chains]
     best = means[int(weights.argmax())]
     return np.stack([match_endmembers(mean, best) for mean in means])

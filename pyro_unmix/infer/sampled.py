@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import torch
@@ -20,9 +20,9 @@ from pyro_unmix.infer.between_chains import (
     weighted_quantiles,
     widening,
 )
-from pyro_unmix.infer.chains import BLOCK, Chain, draw_abundances
-from pyro_unmix.kernels.state import SHARED
-from pyro_unmix.models.simplex import SimplexMixing
+from pyro_unmix.infer.chains import BLOCK, Chain, draw_own
+from pyro_unmix.infer.saved_chains import chains_of, parts_of
+from pyro_unmix.models.library_mixing import LibraryMixing
 from pyro_unmix.ops.checks import finite_array, in_range, positive_int
 from pyro_unmix.ops.progress import progress_bar
 from pyro_unmix.ops.solvers import project_simplex
@@ -31,6 +31,17 @@ from pyro_unmix.posterior.intervals import credible_interval
 from pyro_unmix.posterior.read_out import describe
 from pyro_unmix.posterior.result import Unmixing
 from pyro_unmix.posterior.spectra import as_reflectance, as_unmixed, of_albedo
+
+
+class Drawn(NamedTuple):
+    """Draws of the abundances (D, B, P) of a block, and mean fractions (B, S) of the spectra of a library, if any."""
+
+    abundances: Tensor
+    fractions: Tensor
+
+    def at(self, places: np.ndarray) -> Drawn:
+        """Of the spectra at these places."""
+        return Drawn(self.abundances[:, places], self.fractions[places])
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -182,7 +193,8 @@ class Sampled(Unmixing):
         Returns
         -------
         Dataset (endmember)
-            ``r_hat`` of an endmember's mean over bands, ``r_hat_concentration`` and ``r_hat_noise``.
+            ``r_hat`` of an endmember's mean over bands, ``r_hat_noise``, and ``r_hat_concentration`` of programs that
+            have one.
 
         References
         ----------
@@ -193,7 +205,10 @@ class Sampled(Unmixing):
             together.setdefault(id(chain.model), []).append(number)
         worst: dict[str, Any] = {}
         for numbers in together.values():
-            for name in ("endmembers", "concentration", "noise_variance"):
+            known = self.chains[numbers[0]].shared[0]
+            for name in (
+                n for n in ("endmembers", "concentration", "noise_variance") if n in known
+            ):
                 draws = [self.chains[n].stacked(name).cpu() for n in numbers]
                 if name == "endmembers":
                     assert self.orders is not None
@@ -202,12 +217,11 @@ class Sampled(Unmixing):
                     ]
                 value = split_r_hat(torch.stack(draws).double()).numpy()
                 worst[name] = np.fmax(worst.get(name, value), value)
+        found = {"r_hat": ("endmember", worst["endmembers"])}
+        if "concentration" in worst:
+            found["r_hat_concentration"] = worst["concentration"]
         return xr.Dataset(
-            {
-                "r_hat": ("endmember", worst["endmembers"]),
-                "r_hat_concentration": worst["concentration"],
-                "r_hat_noise": worst["noise_variance"],
-            },
+            {**found, "r_hat_noise": worst["noise_variance"]},
             coords={"endmember": self.dataset["endmember"]},
         )
 
@@ -215,30 +229,15 @@ class Sampled(Unmixing):
 
     def saved_parts(self) -> dict[str, Any]:
         """The chains, their weights and how draws are made."""
-        models = list({id(chain.model): chain.model for chain in self.chains}.values())
-        parts: dict[str, Any] = {
-            "models": models,
-            "owners": [[m is chain.model for m in models].index(True) for chain in self.chains],
-            "weights": self.weights,
-            "orders": self.orders,
-            "num_samples": self.num_samples,
-            "num_warmup": self.num_warmup,
+        how = {
+            name: getattr(self, name) for name in ("weights", "orders", "num_samples", "num_warmup")
         }
-        for number, chain in enumerate(self.chains):
-            for name in SHARED:
-                parts[f"{name} {number}"] = chain.stacked(name).cpu().numpy()
-        return parts
+        return {**how, **parts_of(self.chains)}
 
     @classmethod
     def of_saved(cls, parts: dict[str, Any]) -> Sampled:
         """The result of the parts that were saved."""
-        models, chains = parts.pop("models"), []
-        if not all(isinstance(model, SimplexMixing) for model in models):
-            raise ValueError("its chains are of another program than SimplexMixing")
-        for number, owner in enumerate(parts.pop("owners")):
-            model = models[positive_int(owner, "the number of a program", minimum=0)]
-            draws = {name: finite_array(parts.pop(f"{name} {number}"), name) for name in SHARED}
-            chains.append(Chain(model, _shared_draws(model, draws)))
+        chains = chains_of(parts)
         size, count = chains[0].model.num_endmembers, len(chains)
         weights = finite_array(parts.pop("weights"), "weights", ndim=1)
         if len(weights) != count or weights.min() < 0 or abs(weights.sum() - 1) > 1e-6:
@@ -248,7 +247,7 @@ class Sampled(Unmixing):
             raise ValueError("the orders of the materials are none")
         parts["num_samples"] = positive_int(parts["num_samples"], "num_samples", minimum=2)
         parts["num_warmup"] = positive_int(parts["num_warmup"], "num_warmup", minimum=0)
-        return cls(chains=tuple(chains), weights=weights, orders=orders, **parts)
+        return cls(chains=chains, weights=weights, orders=orders, **parts)
 
     # ---------------------------------------------------------------- what a sampled result has not
 
@@ -286,19 +285,30 @@ class Sampled(Unmixing):
     def read_out(self, *, progress: bool = True) -> Sampled:
         """The same with means and standard deviations of all its images."""
         cubes = self._images()
-        means, deviations = [], []
-        for draws in self._blocks(self.num_samples, self.seed, progress):
-            means.append(draws.mean(0))
-            deviations.append(draws.std(0))
-        names = self._names()
+        means, deviations, fractions = [], [], []
+        for block in self._blocks(self.num_samples, self.seed, progress):
+            means.append(block.abundances.mean(0))
+            deviations.append(block.abundances.std(0))
+            fractions.append(block.fractions)
+        names = {"endmember": self._names()}
         parts = {"abundances": torch.cat(means), "abundances_std": torch.cat(deviations)}
         shape = (cubes.sizes["y"] * cubes.sizes["x"], cubes.sizes["time"], -1)
-        maps = {
-            name: from_pixels(
-                value.cpu().numpy().reshape(shape), cubes, {"endmember": names}, name=name
-            )
-            for name, value in parts.items()
-        }
+
+        def mapped(name: str, value: Tensor, labels: dict[str, Any]) -> xr.DataArray:
+            return from_pixels(value.cpu().numpy().reshape(shape), cubes, labels, name=name)
+
+        maps = {name: mapped(name, value, names) for name, value in parts.items()}
+        model = self.chains[0].model
+        if isinstance(model, LibraryMixing):
+            numbers = {"spectrum": np.arange(model.num_spectra)}
+            maps["library_fractions"] = mapped("library_fractions", torch.cat(fractions), numbers)
+            maps["brightness"] = maps["library_fractions"].sum("spectrum")
+            labels = [model.endmember_names[c] for c in model.classes.tolist()]
+            library = xr.DataArray(
+                model.spectra.cpu().numpy(), dims=("wavelength", "spectrum"),
+                coords={"label": ("spectrum", labels)},
+            )  # fmt: skip
+            maps["library"] = library
         drawn, weights = self._endmember_draws()
         reference = np.average(drawn, axis=0, weights=weights)
         wavelength = {"wavelength": cubes["wavelength"]} if "wavelength" in cubes.coords else {}
@@ -356,15 +366,16 @@ class Sampled(Unmixing):
         num_samples = positive_int(num_samples, "num_samples", minimum=2)
         seed = positive_int(seed, "seed", minimum=0)
         cubes = self._images()
-        parts = [what(draws).cpu() for draws in self._blocks(num_samples, seed, False)]
+        blocks = self._blocks(num_samples, seed, False)
+        parts = [what(block.abundances).cpu() for block in blocks]
         values = torch.cat(parts, dim=1).numpy()
         shape = (len(values), cubes.sizes["y"] * cubes.sizes["x"], cubes.sizes["time"], -1)
         names = {"endmember": self._names()}
         maps = [from_pixels(v, cubes, names, name="abundances") for v in values.reshape(shape)]
         return xr.concat(maps, dim=dim)
 
-    def _blocks(self, num_samples: int, seed: int, progress: bool) -> Iterator[Tensor]:
-        """Draws (S, B, P) of one block of the pixel-dates, in the order (pixel, date), after the other."""
+    def _blocks(self, num_samples: int, seed: int, progress: bool) -> Iterator[Drawn]:
+        """Draws of one block of the pixel-dates, in the order (pixel, date), after the other."""
         pixels, valid = to_pixels(self._images())
         values, observed = pixels.reshape(-1, pixels.shape[-1]), valid.ravel()
         sources = nearest_dates(valid).ravel()
@@ -374,18 +385,19 @@ class Sampled(Unmixing):
         for block, first in enumerate(range(0, len(values), size)):
             part = slice(first, first + size)
             drawn = self._block(values[part], observed[part], num_samples, (seed, block))
-            yield drawn[:, sources[part] - first]
+            yield drawn.at(sources[part] - first)
             bar.update(len(values[part]))
         bar.close()
 
     def _block(
         self, values: np.ndarray, observed: np.ndarray, num_samples: int, seeds: tuple[int, int]
-    ) -> Tensor:
+    ) -> Drawn:
         assert self.weights is not None and self.orders is not None
-        like = self.chains[0].model.concentration_bounds
-        spectra = torch.as_tensor(np.where(observed[:, None], values, 0.0)).to(like)
-        missing = torch.as_tensor(~observed, device=like.device)
-        parts = []
+        device = self.chains[0].model.device
+        filled = np.where(observed[:, None], values, 0.0).astype(np.float64)
+        spectra = torch.as_tensor(filled, device=device)
+        missing = torch.as_tensor(~observed, device=device)
+        parts, fractions = [], []
         counts = shares(self.weights, num_samples)
         for number, (chain, count, order) in enumerate(
             zip(self.chains, counts, self.orders, strict=True)
@@ -394,37 +406,18 @@ class Sampled(Unmixing):
                 parts.append(spectra.new_empty(0, len(spectra), len(order)))
                 continue
             state = np.random.SeedSequence([*seeds, number]).generate_state(1, np.uint64)[0]
-            generator = torch.Generator(like.device).manual_seed(int(state) % 2**63)
-            drawn = draw_abundances(
+            generator = torch.Generator(device).manual_seed(int(state) % 2**63)
+            drawn, of_library = draw_own(
                 chain, spectra, int(count), num_warmup=self.num_warmup, generator=generator
             )
-            alpha = chain.stacked("concentration").mean().to(like).expand_as(drawn)
-            prior = torch._standard_gamma(alpha, generator=generator).clamp(min=1e-290)
-            prior = prior / prior.sum(-1, keepdim=True)
+            fractions.append(of_library * (int(count) / num_samples))
+            shape = tuple(drawn.shape[:-1])
+            prior = chain.model.prior_abundances(chain.shared[-1], shape, generator)
             parts.append(torch.where(missing.unsqueeze(-1), prior, drawn)[..., list(order)])
         starts = self._starts(counts)
         together = [torch.cat([parts[n] for n in own]) for own in starts]
-        return project_simplex(spread_apart(together, widening(self._start_weights(starts))))
-
-
-def _shared_draws(
-    model: SimplexMixing, draws: dict[str, np.ndarray]
-) -> tuple[dict[str, Tensor], ...]:
-    """Draws of a chain, one after the other, of saved ones with the draws first."""
-    num_bands, size = model.num_bands, model.num_endmembers
-    shapes = {
-        "endmembers": (num_bands, size), "scales": (model.num_components * size,),
-        "residual_variance": (model.rank,), "residual_factor": (num_bands, model.rank),
-    }  # fmt: skip
-    count = len(draws["endmembers"])
-    for name, values in draws.items():
-        if not count or values.shape != (count, *shapes.get(name, ())):
-            raise ValueError(f"the draws of {name} have the shape {values.shape}")
-    for name in ("concentration", "noise_variance", "residual_variance"):
-        if not (draws[name] > 0).all():
-            raise ValueError(f"{name} must be positive")
-    sites = zip(*(torch.as_tensor(draws[name]) for name in SHARED), strict=True)
-    return tuple(dict(zip(SHARED, values, strict=True)) for values in sites)
+        apart = spread_apart(together, widening(self._start_weights(starts)))
+        return Drawn(project_simplex(apart), torch.stack(fractions).sum(0))
 
 
 def nearest_dates(valid: np.ndarray) -> np.ndarray:

@@ -4,10 +4,11 @@ Two families. Over the softmax states of an `SGLMM`, from a guide's draws: `swee
 and leaves the model's posterior as it is, `collapsed` moves states alone in a likelihood that has the variability
 integrated out once; both have the `block_moves`, and look at the likelihood through `observations`.
 
-Over everything that a `SimplexMixing` does not know, abundances exactly on the simplex:
+Over everything that a `SimplexMixing` or a `LibraryMixing` does not know, abundances exactly on the simplex:
 
 A kernel is called as ``kernel(state, spectra)`` and gives a new `State`; a tuple of them, in order, is a round of a
-chain (`pyro_unmix.infer.sample`). Those here are for `SimplexMixing`. What a kernel may integrate out is said in its
+chain (`pyro_unmix.infer.sample`). Those of `members` and `residual` are for `LibraryMixing`, all others and `residual`
+for `SimplexMixing`. What a kernel may integrate out is said in its
 docstring; `State.residual` is None from then on until `ResidualDraws`, and `VariabilityDraws` has to follow
 `MassMoves`. Each is tested by itself: its density against the program's trace, its draws against prior draws (Geweke)
 and against quadrature.
@@ -19,11 +20,13 @@ and against quadrature.
 - `endmembers`: `EllipticalEndmembers`
 - `residual`: `ResidualDraws`, `FactorDraws`, `NoiseDraws`
 - `concentration`: `ConcentrationMoves`
+- `members`: `MemberState`, `MemberMoves`, `MeanSpectra`
 """
 
 from pyro_unmix.kernels.abundances import AbundanceLikelihood, MassMoves
 from pyro_unmix.kernels.concentration import ConcentrationMoves
 from pyro_unmix.kernels.endmembers import EllipticalEndmembers
+from pyro_unmix.kernels.members import MeanSpectra, MemberMoves, MemberState
 from pyro_unmix.kernels.rescale import RescaleMoves
 from pyro_unmix.kernels.residual import FactorDraws, NoiseDraws, ResidualDraws
 from pyro_unmix.kernels.state import Kernel, Spectra, State, Whitened
@@ -43,8 +46,17 @@ ROUND: tuple[Kernel, ...] = (
     RescaleMoves(),
     ConcentrationMoves(),
 )
+#: The same of `LibraryMixing`.
+LIBRARY_ROUND: tuple[Kernel, ...] = (
+    MemberMoves(),
+    ResidualDraws(),
+    FactorDraws(),
+    NoiseDraws(),
+    MeanSpectra(),
+)
 
 __all__ = [
+    "LIBRARY_ROUND",
     "OWN_KERNELS",
     "ROUND",
     "AbundanceLikelihood",
@@ -53,6 +65,9 @@ __all__ = [
     "FactorDraws",
     "Kernel",
     "MassMoves",
+    "MeanSpectra",
+    "MemberMoves",
+    "MemberState",
     "NoiseDraws",
     "RescaleMoves",
     "ResidualDraws",

@@ -20,11 +20,11 @@ class EllipticalEndmembers:
     Examples
     --------
     >>> import torch, pyro_unmix as pu
-    >>> from pyro_unmix.infer.chains import start_state
+    >>> from pyro_unmix.infer.programs import program_of
     >>> M = torch.tensor([[.1, .5], [.2, .4], [.3, .3], [.4, .2]], dtype=torch.double)
     >>> values = torch.tensor([[.3, .7], [.9, .1], [.5, .5]], dtype=torch.double) @ M.T
     >>> spectra = pu.kernels.Spectra(pu.models.SimplexMixing(M), values, torch.Generator().manual_seed(0))
-    >>> state = start_state(spectra.model, values, M)
+    >>> state = program_of(spectra.model).start(spectra.model, values)
     >>> new = pu.kernels.EllipticalEndmembers()(state, spectra)
     >>> new.endmembers.shape
     torch.Size([4, 2])

@@ -27,11 +27,11 @@ class RescaleMoves:
     Examples
     --------
     >>> import torch, pyro_unmix as pu
-    >>> from pyro_unmix.infer.chains import start_state
+    >>> from pyro_unmix.infer.programs import program_of
     >>> M = torch.tensor([[.1, .5], [.2, .4], [.3, .3], [.4, .2]], dtype=torch.double)
     >>> values = torch.tensor([[.3, .7], [.9, .1], [.5, .5]], dtype=torch.double) @ M.T
     >>> spectra = pu.kernels.Spectra(pu.models.SimplexMixing(M), values, torch.Generator().manual_seed(0))
-    >>> state = start_state(spectra.model, values, M)
+    >>> state = program_of(spectra.model).start(spectra.model, values)
     >>> state = pu.kernels.ResidualDraws()(state, spectra)
     >>> new = pu.kernels.RescaleMoves()(state, spectra)
     >>> new.abundances.sum(-1).round(decimals=6)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from pyro_unmix.kernels.state import Spectra, State
+from pyro_unmix.kernels.state import Spectra
 
 
 class ResidualDraws:
@@ -16,11 +18,11 @@ class ResidualDraws:
     Examples
     --------
     >>> import torch, pyro_unmix as pu
-    >>> from pyro_unmix.infer.chains import start_state
+    >>> from pyro_unmix.infer.programs import program_of
     >>> M = torch.tensor([[.1, .5], [.2, .4], [.3, .3], [.4, .2]], dtype=torch.double)
     >>> values = torch.tensor([[.3, .7], [.9, .1], [.5, .5]], dtype=torch.double) @ M.T
     >>> spectra = pu.kernels.Spectra(pu.models.SimplexMixing(M), values, torch.Generator().manual_seed(0))
-    >>> state = start_state(spectra.model, values, M)
+    >>> state = program_of(spectra.model).start(spectra.model, values)
     >>> new = pu.kernels.ResidualDraws()(state, spectra)
     >>> new.residual.shape == (3, spectra.model.rank)
     True
@@ -29,7 +31,7 @@ class ResidualDraws:
     def __repr__(self) -> str:
         return "ResidualDraws()"
 
-    def __call__(self, state: State, spectra: Spectra) -> State:
+    def __call__(self, state: Any, spectra: Spectra) -> Any:
         factor, variance = state.residual_factor, state.noise_variance
         precision = factor.mT @ factor / variance
         precision.diagonal().add_(1.0)
@@ -49,11 +51,11 @@ class FactorDraws:
     Examples
     --------
     >>> import torch, pyro_unmix as pu
-    >>> from pyro_unmix.infer.chains import start_state
+    >>> from pyro_unmix.infer.programs import program_of
     >>> M = torch.tensor([[.1, .5], [.2, .4], [.3, .3], [.4, .2]], dtype=torch.double)
     >>> values = torch.tensor([[.3, .7], [.9, .1], [.5, .5]], dtype=torch.double) @ M.T
     >>> spectra = pu.kernels.Spectra(pu.models.SimplexMixing(M), values, torch.Generator().manual_seed(0))
-    >>> state = start_state(spectra.model, values, M)
+    >>> state = program_of(spectra.model).start(spectra.model, values)
     >>> state = pu.kernels.ResidualDraws()(state, spectra)
     >>> new = pu.kernels.FactorDraws()(state, spectra)
     >>> new.residual_factor.shape == state.residual_factor.shape
@@ -63,7 +65,7 @@ class FactorDraws:
     def __repr__(self) -> str:
         return "FactorDraws()"
 
-    def __call__(self, state: State, spectra: Spectra) -> State:
+    def __call__(self, state: Any, spectra: Spectra) -> Any:
         residual, variance = drawn_residual(state), state.noise_variance
         precision = residual.mT @ residual / variance + torch.diag(1 / state.residual_variance)
         root = torch.linalg.cholesky(precision)
@@ -81,11 +83,11 @@ class NoiseDraws:
     Examples
     --------
     >>> import torch, pyro_unmix as pu
-    >>> from pyro_unmix.infer.chains import start_state
+    >>> from pyro_unmix.infer.programs import program_of
     >>> M = torch.tensor([[.1, .5], [.2, .4], [.3, .3], [.4, .2]], dtype=torch.double)
     >>> values = torch.tensor([[.3, .7], [.9, .1], [.5, .5]], dtype=torch.double) @ M.T
     >>> spectra = pu.kernels.Spectra(pu.models.SimplexMixing(M), values, torch.Generator().manual_seed(0))
-    >>> state = start_state(spectra.model, values, M)
+    >>> state = program_of(spectra.model).start(spectra.model, values)
     >>> state = pu.kernels.ResidualDraws()(state, spectra)
     >>> new = pu.kernels.NoiseDraws()(state, spectra)
     >>> bool(new.noise_variance > 0)
@@ -95,20 +97,19 @@ class NoiseDraws:
     def __repr__(self) -> str:
         return "NoiseDraws()"
 
-    def __call__(self, state: State, spectra: Spectra) -> State:
+    def __call__(self, state: Any, spectra: Spectra) -> Any:
         left = unexplained(state, spectra) - drawn_residual(state) @ state.residual_factor.mT
         rate = spectra.model.noise**2 + 0.5 * left.square().sum()
         shape = torch.full_like(rate, 1 + 0.5 * left.numel())
         return state.having(noise_variance=rate / spectra.gamma(shape))
 
 
-def unexplained(state: State, spectra: Spectra) -> Tensor:
-    """``y - (1 + v b) M a - W (s psi tile(a))``, (N, L): what is left for U r and noise."""
-    direct = state.lit @ state.endmembers.mT
-    return spectra.values - direct - state.spread @ spectra.model.components.mT
+def unexplained(state: Any, spectra: Spectra) -> Tensor:
+    """What is left of spectra for U r and noise, (N, L)."""
+    return spectra.values - state.explained(spectra.model)
 
 
-def drawn_residual(state: State) -> Tensor:
+def drawn_residual(state: Any) -> Tensor:
     """r (N, Q).
 
     Raises

@@ -1,4 +1,4 @@
-"""What a chain over `SimplexMixing` is at, what it is given, and the products that its kernels share."""
+"""What a chain is at, over `SimplexMixing` at first, what it is given, and the products that kernels share."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ class State:
     Examples
     --------
     >>> import torch, pyro_unmix as pu
-    >>> from pyro_unmix.infer.chains import start_state
+    >>> from pyro_unmix.infer.programs import program_of
     >>> M = torch.tensor([[.1, .5], [.2, .4], [.3, .3], [.4, .2]], dtype=torch.double)
     >>> values = torch.tensor([[.3, .7], [.9, .1], [.5, .5]], dtype=torch.double) @ M.T
     >>> spectra = pu.kernels.Spectra(pu.models.SimplexMixing(M), values, torch.Generator().manual_seed(0))
-    >>> state = start_state(spectra.model, values, M)
+    >>> state = program_of(spectra.model).start(spectra.model, values)
     >>> state.abundances.shape, state.residual is None
     (torch.Size([3, 2]), True)
     """
@@ -101,6 +101,14 @@ class State:
 
     # ---------------------------------------------------------------- what mixes
 
+    def design(self, model: Any) -> Tensor:
+        """``D = [M, W]``, (L, P + K P)."""
+        return torch.cat([self.endmembers, model.components], dim=1)
+
+    def explained(self, model: Any) -> Tensor:
+        """``(1 + v b) M a + W (s psi tile(a))``, (N, L): spectra without the residual."""
+        return self.lit @ self.endmembers.mT + self.spread @ model.components.mT
+
     @property
     def lit(self) -> Tensor:
         """``(1 + v b) a``, (N, P): what multiplies M."""
@@ -119,7 +127,7 @@ class Spectra:
 
     Attributes
     ----------
-    model : SimplexMixing
+    model : SimplexMixing or LibraryMixing
     values : Tensor, shape (N, L)
         Reflectance, in double precision; observed ones only.
     generator : torch.Generator
@@ -128,7 +136,7 @@ class Spectra:
     Examples
     --------
     >>> import torch, pyro_unmix as pu
-    >>> from pyro_unmix.infer.chains import start_state
+    >>> from pyro_unmix.infer.programs import program_of
     >>> M = torch.tensor([[.1, .5], [.2, .4], [.3, .3], [.4, .2]], dtype=torch.double)
     >>> values = torch.tensor([[.3, .7], [.9, .1], [.5, .5]], dtype=torch.double) @ M.T
     >>> spectra = pu.kernels.Spectra(pu.models.SimplexMixing(M), values, torch.Generator().manual_seed(0))
@@ -156,7 +164,7 @@ class Spectra:
 
 
 class Kernel(Protocol):
-    """A Markov step that leaves the posterior of a `SimplexMixing` given the spectra as it is.
+    """A Markov step that leaves the posterior of a program given the spectra as it is, over states of its kind.
 
     Examples
     --------
@@ -165,7 +173,7 @@ class Kernel(Protocol):
     True
     """
 
-    def __call__(self, state: State, spectra: Spectra) -> State: ...
+    def __call__(self, state: Any, spectra: Spectra) -> Any: ...
 
 
 class Whitened:
@@ -173,31 +181,31 @@ class Whitened:
 
     Attributes
     ----------
-    design : Tensor, shape (L, P + K P)
-        ``D = [M, W]``.
-    gram : Tensor, shape (P + K P, P + K P)
+    design : Tensor, shape (L, J)
+        D of the state: ``[M, W]``, J = P + K P, or a library.
+    gram : Tensor, shape (J, J)
         ``G = D' C^-1 D``.
-    projected : Tensor, shape (N, P + K P)
+    projected : Tensor, shape (N, J)
         ``Y C^-1 D``.
 
     Examples
     --------
     >>> import torch, pyro_unmix as pu
-    >>> from pyro_unmix.infer.chains import start_state
+    >>> from pyro_unmix.infer.programs import program_of
     >>> M = torch.tensor([[.1, .5], [.2, .4], [.3, .3], [.4, .2]], dtype=torch.double)
     >>> values = torch.tensor([[.3, .7], [.9, .1], [.5, .5]], dtype=torch.double) @ M.T
     >>> spectra = pu.kernels.Spectra(pu.models.SimplexMixing(M), values, torch.Generator().manual_seed(0))
-    >>> state = start_state(spectra.model, values, M)
+    >>> state = program_of(spectra.model).start(spectra.model, values)
     >>> pu.kernels.Whitened(state, spectra).projected.shape[0]
     3
     """
 
-    def __init__(self, state: State, spectra: Spectra) -> None:
+    def __init__(self, state: Any, spectra: Spectra) -> None:
         self.factor, self.variance = state.residual_factor, state.noise_variance
         inner = self.factor.mT @ self.factor
         inner.diagonal().add_(self.variance)
         self.inner = torch.linalg.cholesky(inner)  # of U'U + sigma^2 I
-        self.design = torch.cat([state.endmembers, spectra.model.components], dim=1)
+        self.design = state.design(spectra.model)
         solved = self.solve(self.design)
         gram = self.design.mT @ solved
         self.gram = (gram + gram.mT) / 2

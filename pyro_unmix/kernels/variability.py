@@ -17,11 +17,11 @@ class VariabilityDraws:
     Examples
     --------
     >>> import torch, pyro_unmix as pu
-    >>> from pyro_unmix.infer.chains import start_state
+    >>> from pyro_unmix.infer.programs import program_of
     >>> M = torch.tensor([[.1, .5], [.2, .4], [.3, .3], [.4, .2]], dtype=torch.double)
     >>> values = torch.tensor([[.3, .7], [.9, .1], [.5, .5]], dtype=torch.double) @ M.T
     >>> spectra = pu.kernels.Spectra(pu.models.SimplexMixing(M), values, torch.Generator().manual_seed(0))
-    >>> state = start_state(spectra.model, values, M)
+    >>> state = program_of(spectra.model).start(spectra.model, values)
     >>> new = pu.kernels.VariabilityDraws()(state, spectra)
     >>> new.brightness.shape
     torch.Size([3])
@@ -77,11 +77,11 @@ class ScaleDraws:
     Examples
     --------
     >>> import torch, pyro_unmix as pu
-    >>> from pyro_unmix.infer.chains import start_state
+    >>> from pyro_unmix.infer.programs import program_of
     >>> M = torch.tensor([[.1, .5], [.2, .4], [.3, .3], [.4, .2]], dtype=torch.double)
     >>> values = torch.tensor([[.3, .7], [.9, .1], [.5, .5]], dtype=torch.double) @ M.T
     >>> spectra = pu.kernels.Spectra(pu.models.SimplexMixing(M), values, torch.Generator().manual_seed(0))
-    >>> state = start_state(spectra.model, values, M)
+    >>> state = program_of(spectra.model).start(spectra.model, values)
     >>> state = pu.kernels.ResidualDraws()(state, spectra)
     >>> new = pu.kernels.ScaleDraws()(state, spectra)
     >>> bool((new.scales >= 0).all())

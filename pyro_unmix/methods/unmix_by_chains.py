@@ -11,11 +11,10 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
 
-from pyro_unmix.bases.linear import library_basis
 from pyro_unmix.data.bands import Ignore
 from pyro_unmix.data.checks import as_endmembers
 from pyro_unmix.data.cubes import as_cube_sequence
-from pyro_unmix.data.libraries import at_bands_of, is_library, library_endmembers
+from pyro_unmix.data.libraries import at_bands_of, classes_of, is_library, library_endmembers
 from pyro_unmix.infer.chains import chain_of, random_spectra
 from pyro_unmix.infer.sample import NUM_HELD_OUT, sample, split_spectra
 from pyro_unmix.infer.sampled import Sampled
@@ -28,7 +27,8 @@ from pyro_unmix.methods.arguments import (
     judged,
     known_spectra,
 )
-from pyro_unmix.models.simplex import SimplexMixing, as_components
+from pyro_unmix.models.library_mixing import LibraryMixing
+from pyro_unmix.models.simplex import SimplexMixing
 from pyro_unmix.ops.progress import progress_bar
 from pyro_unmix.ops.threads import one_thread
 from pyro_unmix.priors.bounded import BoundedEndmembers
@@ -41,9 +41,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_LIBRARY_COMPONENTS = 8
 _SPECTRA, _SHORT = 2000, 50  # of the short chain of a start: spectra, and rounds
 _CHAINS_OF_GIVEN = 3
+#: Settings of `sample` for a library: a chain learns the residual and the noise alone, soon and of few spectra.
+_OF_LIBRARY: SampleSettings = {"num_rounds": 60, "num_spectra": 1000, "num_warmup": 12}
 _ABOVE = 0.2  # the bound above the largest endmember that a start has
 _NUM_SCALINGS = 3
 _SCALING = 0.1  # of an endmember, at psi = 1 and a scale of one
@@ -74,6 +75,10 @@ def unmix_by_chains(
     pixels share variability (`shares_variability`): there each is scaled by three cosines over wavelength, in sizes
     that are drawn. Abundances of neighbours and dates are not linked.
 
+    Of a library that has several spectra of a class, every pixel and date holds a few, in amounts whose sum is free,
+    and the abundance of a class is the sum of its spectra: `LibraryMixing`, three chains. The library is taken for
+    what there is; the residual takes what is in the scene and in no spectrum of it, see ``.residual()``.
+
     Parameters
     ----------
     cubes
@@ -81,9 +86,8 @@ def unmix_by_chains(
     num_endmembers : int, optional
         P; may be left out if `endmembers` are given.
     endmembers : array (L, P) or library, optional
-        Spectra that are known and kept; default extracted. A library (a DataArray with the coordinate ``label``) gives
-        the mean spectra of its classes, and its spread within them as variability; spectra alone vary in
-        brightness only, besides the common residual.
+        Spectra that are known and kept; default extracted. They vary in brightness only, besides the common residual.
+        A library (a DataArray with the coordinate ``label``) gives classes with the spectra that each may show.
     start : Start, optional
         What `choose_start` gives for these images, if it is there already. Not with `endmembers`.
     ignore : str or sequence of pairs, optional
@@ -125,9 +129,14 @@ def unmix_by_chains(
         models = _models(cubes, found, num_held_out, seed, progress)
         result = sample(models, cubes, seed=seed, progress=progress, **settings)
         return judged(replace(result, method="unmix_by_chains"))
-    model = _of_given(cubes, endmembers)
-    chosen: SampleSettings = {"num_chains": _CHAINS_OF_GIVEN, "kernels": _KEPT, **settings}
-    result = sample(model, cubes, seed=seed, progress=progress, **chosen)
+    chosen: SampleSettings
+    if is_library(endmembers) and len(set(endmembers["label"].values)) < len(endmembers["label"]):
+        program: SimplexMixing | LibraryMixing = _of_library(at_bands_of(endmembers, cubes))
+        chosen = {"num_chains": _CHAINS_OF_GIVEN, **_OF_LIBRARY, **settings}
+    else:
+        program = _of_given(cubes, endmembers)
+        chosen = {"num_chains": _CHAINS_OF_GIVEN, "kernels": _KEPT, **settings}
+    result = sample(program, cubes, seed=seed, progress=progress, **chosen)
     return judged(replace(result, method="unmix_by_chains"))
 
 
@@ -185,21 +194,22 @@ def _scalings(cubes: xr.DataArray, endmembers: xr.DataArray) -> np.ndarray:
     return np.asarray(_SCALING * waves[:, :, None] * endmembers.values[:, None, :])
 
 
+def _of_library(library: xr.DataArray) -> LibraryMixing:
+    spectra, labels = classes_of(library)
+    return LibraryMixing(spectra, [str(label) for label in labels])
+
+
 def _of_given(cubes: xr.DataArray, endmembers: ArrayLike) -> SimplexMixing:
+    """About spectra that are known, one of each material."""
     if is_library(endmembers):
-        library = at_bands_of(endmembers, cubes)
-        matrix = library_endmembers(library)
-        spread = int(np.unique(library["label"], return_counts=True)[1].max()) - 1
-        rank = min(_LIBRARY_COMPONENTS, spread)
-        components = as_components(library_basis(library, rank), matrix) if rank else None
+        matrix = library_endmembers(at_bands_of(endmembers, cubes))
     else:
         values = as_endmembers(endmembers, cubes.sizes["wavelength"])
         names = getattr(endmembers, "coords", {}).get("endmember", np.arange(values.shape[1]))
         matrix = xr.DataArray(
             values, dims=("wavelength", "endmember"), coords={"endmember": np.asarray(names)}
         )
-        components = None
-    return _model(cubes, matrix, components)
+    return _model(cubes, matrix)
 
 
 def _model(

@@ -160,6 +160,10 @@ class SimplexMixing(Recorded, PyroModule):
         return torch.tensor(array.reshape(self.num_bands, -1))
 
     @property
+    def device(self) -> torch.device:
+        return self.components.device
+
+    @property
     def endmember_names(self) -> list[Any] | None:
         """Names of the materials, where the given endmembers had them."""
         names = self.reference.names
@@ -244,6 +248,16 @@ class SimplexMixing(Recorded, PyroModule):
     def _standard(self, *size: int) -> dist.TorchDistribution:
         zeros = torch.zeros(size, dtype=torch.float64, device=self.concentration_bounds.device)
         return dist.Normal(zeros, torch.ones_like(zeros)).to_event(len(size))
+
+    def prior_abundances(
+        self, shared: Mapping[str, Tensor], shape: tuple[int, ...], generator: torch.Generator
+    ) -> Tensor:
+        """Draws (*shape, P) of the abundances before anything is seen of their pixels."""
+        alpha = shared["concentration"].to(self.components)
+        drawn = torch._standard_gamma(
+            alpha.expand(*shape, self.num_endmembers), generator=generator
+        ).clamp(min=1e-290)
+        return drawn / drawn.sum(-1, keepdim=True)
 
     def simulate(self, num_pixels: int, num_dates: int = 1, *, seed: int = 0) -> dict[str, Any]:
         """Everything drawn from the program: sites by name, and ``pixels`` (N, T, L).

@@ -14,7 +14,8 @@ from scipy import integrate, stats
 
 from pyro_unmix.infer import Sampled, log_predictive, sample, stacking_weights
 from pyro_unmix.infer.between_chains import shares, split_r_hat, weighted_quantiles
-from pyro_unmix.infer.chains import Chain, kept_rounds, start_state
+from pyro_unmix.infer.chains import Chain, kept_rounds
+from pyro_unmix.infer.programs import program_of
 from pyro_unmix.infer.sampled import nearest_dates
 from pyro_unmix.kernels import ROUND, EllipticalEndmembers
 from pyro_unmix.methods.unmix_by_chains import unmix_by_chains
@@ -253,7 +254,8 @@ def test_the_nearest_observed_dates_are_found() -> None:
 
 def test_a_chain_starts_inside_all_bounds() -> None:
     values = torch.as_tensor(images(1).values.reshape(-1, 4)[1:])
-    state = start_state(model_of(), values, torch.as_tensor(REFERENCE))
+    model = model_of()
+    state = program_of(model).start(model, values)
     assert float(state.abundances.min()) > 0
     assert float(state.noise_variance) > 0
 

@@ -222,7 +222,7 @@ def test_damaged_chains_are_refused(sampled: Sampled, tmp_path: Path) -> None:
         ("orders", [[0, 1, 1], [0, 1, 2]], "orders of the materials"),
         ("num_samples", "many", "num_samples"),
         ("num_warmup", -4, "num_warmup"),
-        ("models", ["text"], "another program"),
+        ("models", ["text"], "does not run"),
         ("model", 1, "cannot be parts"),
         ("result", "Else", "does not know"),
     ],

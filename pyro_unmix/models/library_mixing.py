@@ -1,0 +1,239 @@
+"""Mixtures of single spectra of a library: few of them in a pixel, and what none of them explains."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import torch
+from numpy.typing import ArrayLike
+from pyro import poutine
+from pyro.nn import PyroModule
+from torch import Tensor
+
+from pyro_unmix.ops.checks import finite_array, in_range, positive_int
+from pyro_unmix.ops.recipes import Recorded
+from pyro_unmix.ops.seeding import seeded
+
+
+class LibraryMixing(Recorded, PyroModule):
+    """A pixel holds a few spectra of a library, in amounts of its own; the abundance of a class is their sum.
+
+    For what all pixels share::
+
+        g_q ~ InvGamma(1, residual^2)            variance of a column of U
+        U_q ~ N(0, g_q I)                        residual_factor (L, Q)
+        sigma^2 ~ InvGamma(1, noise^2)           noise_variance
+
+    and for every pixel and date, independently given these, with slots k = 1..K::
+
+        m_k = none with probability 1 - included, else a class, all alike, and one of its spectra, all alike
+        x_k ~ |N(0, amount^2)|                   amount
+        r_q ~ N(0, 1)
+        y ~ N(sum_k x_k e_(m_k) + U r, sigma^2 I),     a_p = sum_k x_k [m_k in p] / sum_k x_k [m_k not none]
+
+    e are the spectra of the library, which is taken as it is: the variability of a class is what its spectra are.
+    Amounts need not sum to one, so that brightness is free. Two slots may hold the same spectrum. Where all slots are
+    empty, abundances are equal. A pixel of two spectra of a class has something between the two, as a leaf has that is
+    between the leaves of the library; the residual U r takes what is in the scene and in no spectrum of it.
+
+    Sites: ``residual_variance``, ``residual_factor``, ``noise_variance``, and in the plate ``pixels``, for t = 1..T,
+    ``members_t`` (K,), numbers of spectra, S for none; ``amounts_t`` (K,), ``residual_t`` (Q,), ``y_t``. All is in
+    double precision.
+
+    Parameters
+    ----------
+    spectra : array (L, S)
+        Of the library, reflectance.
+    labels : sequence of str (S,)
+        Their classes, at least two; abundances are in the order in which these first appear.
+    num_slots : int, optional
+        K; default P + 2.
+    included : float in (0, 1)
+        Expected share of slots that hold a spectrum. Near one, so that classes of which there is little are in a
+        pixel with little, rather than not at all.
+    amount : float
+        Scale of the amounts.
+    rank : int
+        Q, of the residual.
+    residual, noise : float
+        Scales of U and of the noise, reflectance; their priors have heavy tails.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as described.
+
+    References
+    ----------
+    Dobigeon, Moussaoui, Tourneret, Carteret, "Bayesian separation of spectral sources under non-negativity and full
+    additivity constraints", Signal Processing 89(12), 2009; Roberts et al., "Mapping chaparral in the Santa Monica
+    Mountains using multiple endmember spectral mixture models", Remote Sens. Environ. 65(3), 1998 (spectra of each
+    pixel from a library).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> spectra = np.array([[0.1, 0.12, 0.5], [0.2, 0.22, 0.4], [0.2, 0.25, 0.3]])
+    >>> model = LibraryMixing(spectra, ["leaf", "leaf", "soil"], rank=1)
+    >>> model.num_bands, model.num_endmembers, model.num_slots
+    (3, 2, 4)
+    """
+
+    spectra: Tensor
+    classes: Tensor
+    weights: Tensor
+
+    def __init__(
+        self,
+        spectra: ArrayLike,
+        labels: Sequence[str],
+        *,
+        num_slots: int | None = None,
+        included: float = 0.9,
+        amount: float = 0.5,
+        rank: int = 8,
+        residual: float = 0.01,
+        noise: float = 0.001,
+    ) -> None:
+        super().__init__("model")
+        array = finite_array(spectra, "spectra", ndim=2)
+        names = [str(label) for label in labels]
+        if len(names) != array.shape[1]:
+            raise ValueError(
+                f"expected a label for each of {array.shape[1]} spectra, got {len(names)}"
+            )
+        self.endmember_names = list(dict.fromkeys(names))
+        self.num_endmembers = len(self.endmember_names)
+        if self.num_endmembers < 2:
+            raise ValueError(f"labels must be of two classes at least, got {self.endmember_names}")
+        self.num_bands, self.num_spectra = array.shape
+        slots = self.num_endmembers + 2 if num_slots is None else num_slots
+        self.num_slots = positive_int(slots, "num_slots")
+        self.rank = positive_int(rank, "rank")
+        self.included = in_range(included, "included", low=0, high=1, open_low=True, open_high=True)
+        self.amount = in_range(amount, "amount", low=0, open_low=True)
+        self.residual = in_range(residual, "residual", low=0, open_low=True)
+        self.noise = in_range(noise, "noise", low=0, open_low=True)
+        classes = np.array([self.endmember_names.index(name) for name in names])
+        sizes = np.bincount(classes)[classes]
+        shares = np.append(self.included / (self.num_endmembers * sizes), 1 - self.included)
+        self.register_buffer("spectra", torch.tensor(array))
+        self.register_buffer("classes", torch.as_tensor(classes))
+        self.register_buffer("weights", torch.tensor(shares))
+
+    @property
+    def device(self) -> torch.device:
+        return self.spectra.device
+
+    def class_means(self) -> Tensor:
+        """Mean spectrum (L, P) of each class."""
+        belongs = torch.nn.functional.one_hot(self.classes, self.num_endmembers).to(self.spectra)
+        return self.spectra @ (belongs / belongs.sum(0))
+
+    # ---------------------------------------------------------------- the program
+
+    def forward(
+        self,
+        pixels: Tensor | None,
+        valid: Tensor,
+        *,
+        index: Tensor | None = None,
+        size: int | None = None,
+        features: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """The generative program.
+
+        Parameters
+        ----------
+        pixels : Tensor, shape (B, T, L), or None to simulate
+            Reflectance; any finite value where not valid.
+        valid : Tensor of bool, shape (B, T)
+        index, size, features
+            As for `SGLMM`.
+        """
+        batch, num_dates = valid.shape
+        shared = self.sample_shared()
+        zeros = self.weights.new_zeros(max(self.num_slots, self.rank))
+        slot = dist.Categorical(self.weights).expand([self.num_slots]).to_event(1)
+        amounts = dist.HalfNormal(self.amount + zeros[: self.num_slots]).to_event(1)
+        standard = dist.Normal(zeros[: self.rank], 1 + zeros[: self.rank]).to_event(1)
+        index = torch.arange(batch, device=valid.device) if index is None else index
+        masks: Any = valid.unbind(1)
+        with pyro.plate("pixels", size or batch, subsample=index, dim=-1):
+            for t in range(num_dates):
+                own = {
+                    "members": pyro.sample(f"members_{t + 1}", slot),
+                    "amounts": pyro.sample(f"amounts_{t + 1}", amounts),
+                    "residual": pyro.sample(f"residual_{t + 1}", standard),
+                }
+                mean = own["residual"] @ shared["residual_factor"].mT
+                mean = mean + self.explained(own["members"], own["amounts"])
+                observed = None if pixels is None else pixels[:, t]
+                with poutine.mask(mask=masks[t]):
+                    spectrum = dist.Normal(mean, shared["noise_variance"].sqrt()).to_event(1)
+                    pyro.sample(f"y_{t + 1}", spectrum, obs=observed)
+
+    def sample_shared(self) -> dict[str, Tensor]:
+        """The sites of what all pixels share."""
+        one = self.weights.new_tensor(1.0)
+        variance = dist.InverseGamma(one.expand(self.rank), one * self.residual**2).to_event(1)
+        shared = {
+            "residual_variance": pyro.sample("residual_variance", variance),
+            "noise_variance": pyro.sample(
+                "noise_variance", dist.InverseGamma(one, one * self.noise**2)
+            ),
+        }
+        scale = shared["residual_variance"].sqrt().expand(self.num_bands, self.rank)
+        factor = dist.Normal(torch.zeros_like(scale), scale).to_event(2)
+        shared["residual_factor"] = pyro.sample("residual_factor", factor)
+        return shared
+
+    def explained(self, members: Tensor, amounts: Tensor) -> Tensor:
+        """Spectra (..., L) of what is in slots (..., K), without the residual."""
+        return self.fractions(members, amounts) @ self.spectra.mT
+
+    def fractions(self, members: Tensor, amounts: Tensor) -> Tensor:
+        """Amounts (..., S) of the spectra of the library, of those in slots (..., K)."""
+        room = amounts.new_zeros(*amounts.shape[:-1], self.num_spectra + 1)
+        return room.scatter_add_(-1, members, amounts)[..., :-1]
+
+    def abundances(self, members: Tensor, amounts: Tensor) -> Tensor:
+        """Shares (..., P) of the classes, of slots (..., K)."""
+        none = self.num_endmembers
+        owner = torch.cat([self.classes, self.classes.new_tensor([none])])[members]
+        room = amounts.new_zeros(*amounts.shape[:-1], none + 1)
+        sums = room.scatter_add_(-1, owner, amounts)[..., :-1]
+        total = sums.sum(-1, keepdim=True)
+        empty = total < torch.finfo(total.dtype).tiny
+        return torch.where(empty, 1 / none, sums / total.masked_fill(empty, 1.0))
+
+    def decode(self, latents: Mapping[str, Tensor]) -> Tensor:
+        """Abundances (..., T, P) of site values."""
+        dates = range(1, 1 + sum(name.startswith("members_") for name in latents))
+        own = [self.abundances(latents[f"members_{t}"], latents[f"amounts_{t}"]) for t in dates]
+        return torch.stack(own, dim=-2)
+
+    def prior_abundances(
+        self, shared: Mapping[str, Tensor], shape: tuple[int, ...], generator: torch.Generator
+    ) -> Tensor:
+        """Draws (*shape, P) of the abundances before anything is seen of their pixels."""
+        slots, kind = (*shape, self.num_slots), self.weights.dtype
+        number = torch.Size(slots).numel()
+        members = torch.multinomial(self.weights, number, replacement=True, generator=generator)
+        noise = torch.randn(slots, generator=generator, dtype=kind, device=self.device)
+        return self.abundances(members.view(slots), self.amount * noise.abs())
+
+    def simulate(self, num_pixels: int, num_dates: int = 1, *, seed: int = 0) -> dict[str, Any]:
+        """Everything drawn from the program: sites by name, and ``pixels`` (N, T, L)."""
+        valid = torch.ones(num_pixels, num_dates, dtype=torch.bool, device=self.device)
+        with torch.no_grad(), seeded(seed, self.device), pyro.get_param_store().scope():
+            trace = poutine.trace(self).get_trace(None, valid)
+        sites: dict[str, Any] = {
+            k: s["value"] for k, s in trace.nodes.items() if s["type"] == "sample"
+        }
+        sites["pixels"] = torch.stack([sites[f"y_{t + 1}"] for t in range(num_dates)], 1)
+        return sites
