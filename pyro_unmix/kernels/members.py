@@ -112,7 +112,8 @@ class MemberMoves:
 
     Examples
     --------
-    >>> MemberMoves()
+    >>> import pyro_unmix as pu
+    >>> pu.kernels.MemberMoves()
     MemberMoves()
     """
 

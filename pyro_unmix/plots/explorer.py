@@ -117,8 +117,10 @@ class Explorer:
         self._map.axis.minor_tick_line_color = None
         self._image = source({"image": [np.zeros((1, 1))]})
         colours = models.LinearColorMapper("Viridis256", low=0, high=1, nan_color="#d9d9d9")
+        # The last of every so many columns and rows may reach beyond the map.
+        drawn = [-(-size // self._step) * self._step for size in (width, height)]
         self._map.image(
-            "image", x=0, y=0, dw=width, dh=height, color_mapper=colours, source=self._image
+            "image", x=0, y=0, dw=drawn[0], dh=drawn[1], color_mapper=colours, source=self._image
         )
         self._map.add_layout(models.ColorBar(color_mapper=colours, title="fraction"), "right")
         self._mark = source({"x": [], "y": []})

@@ -87,6 +87,16 @@ def test_bounds_of_large_scenes_are_of_mean_and_std(
     assert_allclose(bounds[1], (mean + 1.6448536 * std).clip(0, 1), atol=1e-6)
 
 
+def test_large_maps_are_thinned_in_place(
+    fitted: pu.Unmixing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pyro_unmix.plots.explorer._MOST_PIXELS", 3)
+    explorer = fitted.explore()  # 5 x 6, every second pixel
+    assert_array_equal(explorer._image.data["image"][0], fitted.abundances[0, ::2, ::2, 0])
+    glyph = explorer._map.renderers[0].glyph
+    assert (glyph.dh, glyph.dw) == (6, 6)  # three of two pixels each
+
+
 def test_errors(fitted: pu.Unmixing, monkeypatch: pytest.MonkeyPatch) -> None:
     explorer = fitted.explore()
     with pytest.raises(ValueError, match="pixel y between -5 and 4, got 5"):
