@@ -252,7 +252,7 @@ class SimplexMixing(Recorded, PyroModule):
     def prior_abundances(
         self, shared: Mapping[str, Tensor], shape: tuple[int, ...], generator: torch.Generator
     ) -> Tensor:
-        """Draws (*shape, P) of the abundances before anything is seen of their pixels."""
+        """Draws ``(*shape, P)`` of the abundances before anything is seen of their pixels."""
         alpha = shared["concentration"].to(self.components)
         drawn = torch._standard_gamma(
             alpha.expand(*shape, self.num_endmembers), generator=generator
