@@ -220,7 +220,7 @@ class LibraryMixing(Recorded, PyroModule):
     def prior_abundances(
         self, shared: Mapping[str, Tensor], shape: tuple[int, ...], generator: torch.Generator
     ) -> Tensor:
-        """Draws (*shape, P) of the abundances before anything is seen of their pixels."""
+        """Draws ``(*shape, P)`` of the abundances before anything is seen of their pixels."""
         slots, kind = (*shape, self.num_slots), self.weights.dtype
         number = torch.Size(slots).numel()
         members = torch.multinomial(self.weights, number, replacement=True, generator=generator)
