@@ -64,7 +64,6 @@ if TYPE_CHECKING:
     from pyro_unmix.guides.mean_field import MeanFieldGuide as MeanFieldGuide
     from pyro_unmix.infer.fit import fit as fit
     from pyro_unmix.infer.sample import sample as sample
-    from pyro_unmix.infer.step import NonFiniteLossError as NonFiniteLossError
     from pyro_unmix.io.errors import FileError as FileError
     from pyro_unmix.io.libraries.library import read_library as read_library
     from pyro_unmix.io.sequence import read_sequence as read_sequence
@@ -72,8 +71,10 @@ if TYPE_CHECKING:
     from pyro_unmix.methods.redsunn import redsunn as redsunn
     from pyro_unmix.methods.redsunn_published import redsunn_published as redsunn_published
     from pyro_unmix.methods.unmix import unmix as unmix
+    from pyro_unmix.methods.unmixer import Unmixer as Unmixer
     from pyro_unmix.models.idnet import IDNet as IDNet
     from pyro_unmix.models.sglmm import SGLMM as SGLMM
+    from pyro_unmix.ops.non_finite import NonFiniteLossError as NonFiniteLossError
     from pyro_unmix.posterior.comparison import compare as compare
     from pyro_unmix.posterior.result import Unmixing as Unmixing
     from pyro_unmix.priors.endmembers import FixedEndmembers as FixedEndmembers
@@ -109,7 +110,7 @@ _HOMES = {
     "FixedEndmembers": "priors.endmembers",
     "IDNet": "models.idnet",
     "MeanFieldGuide": "guides.mean_field",
-    "NonFiniteLossError": "infer.step",
+    "NonFiniteLossError": "ops.non_finite",
     "SGLMM": "models.sglmm",
     "Unmixing": "posterior.result",
     "sample": "infer.sample",
@@ -128,16 +129,20 @@ _HOMES = {
     "unmix": "methods.unmix",
 }
 
+#: What needs a package that may be missing, which ``import *`` does not ask for.
+_WITH_EXTRAS = {"Unmixer": "methods.unmixer"}
+
 __all__ = [*_ROOMS, *_HOMES]
 
 
 def __getattr__(name: str) -> Any:
     if name in _ROOMS:
         return importlib.import_module(f"pyro_unmix.{name}")
-    if name in _HOMES:
-        return getattr(importlib.import_module(f"pyro_unmix.{_HOMES[name]}"), name)
+    homes = {**_HOMES, **_WITH_EXTRAS}
+    if name in homes:
+        return getattr(importlib.import_module(f"pyro_unmix.{homes[name]}"), name)
     raise AttributeError(f"module 'pyro_unmix' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return [*__all__, "__version__"]
+    return [*__all__, *_WITH_EXTRAS, "__version__"]

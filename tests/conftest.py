@@ -48,6 +48,13 @@ def data_dir(request: pytest.FixtureRequest) -> Path:
 
 
 @pytest.fixture
+def told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Progress is shown from the start, and after every step."""
+    monkeypatch.setattr("pyro_unmix.ops.progress._DELAY", 0.0)
+    monkeypatch.setattr("pyro_unmix.ops.progress._BETWEEN_LINES", 0.0)
+
+
+@pytest.fixture
 def seeded() -> Iterator[None]:
     """Random numbers of torch begin at the seed 0, and those outside of the test go on as if it had not been."""
     import torch

@@ -302,6 +302,8 @@ def test_code_for_single_images_runs(
     assert isinstance(result, pu.Unmixing) and isinstance(cube, np.ndarray)
     assert result.abundances.shape[1:3] == cube.shape[:2]
     assert (tmp_path / "nonlinearity.png").stat().st_size > 1000
+    assert type(result.model.mixing).__name__ == "BilinearMixing"
+    assert pu.posterior.degree_of_nonlinearity(result).max() > 0.05  # which is seen
 
 
 def test_readme_has_two_commands() -> None:

@@ -22,7 +22,14 @@ _DARKEST = 1e-3
 
 
 class Decoder(Part):
-    """``m_p = f_p(z_p)`` for all materials at once."""
+    """``m_p = f_p(z_p)`` for all materials at once.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> issubclass(pu.bases.ScalingDecoder, pu.bases.Decoder)
+    True
+    """
 
     #: Whether there is a `brightness_posterior`.
     knows_brightness: ClassVar[bool] = False
@@ -56,6 +63,12 @@ class PerceptronDecoder(Decoder):
     References
     ----------
     Borsoi, Erdogmus, Imbiriba, IEEE TCI 9, 2023.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> isinstance(pu.bases.PerceptronDecoder(), pu.bases.Decoder)
+    True
     """
 
     def __init__(self) -> None:  # of its own, so that its recipe is recorded
@@ -88,6 +101,12 @@ class ScalingDecoder(Decoder):
     brightness : float
         s, relative change of brightness at ``z_1 = 1``, at the start.
     hidden_size : int
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> isinstance(pu.bases.ScalingDecoder(0.2), pu.bases.Decoder)
+    True
     """
 
     knows_brightness = True
@@ -146,6 +165,14 @@ class DecodedBasis(Basis, PyroModule):
         starts where it is, else it starts from the model's seed.
     latent_size : int
         H, the number of components.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> spectra = pu.simulate.library([500, 700, 900, 1600]).isel(endmember=[0, 1, 2])
+    >>> model = pu.SGLMM(spectra, basis=pu.bases.DecodedBasis(pu.bases.ScalingDecoder()))
+    >>> model.sample_sequence(5, 3, seed=0)['pixels'].shape
+    torch.Size([5, 3, 4])
     """
 
     is_linear = False

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 import xarray as xr
 from numpy.typing import ArrayLike
-from scipy import interpolate
 from torch import Tensor, nn
 
 from pyro_unmix.data.libraries import classes_of, order_of
@@ -24,6 +23,12 @@ class Basis(Recorded, nn.Module):
 
     Subclasses implement `components`, which returns F for given reference endmembers. With
     ``F_k = d_k 1' * M0`` this is eq. (7) of the ReDSUNN paper.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> isinstance(pu.bases.DCT(4), pu.bases.Basis)
+    True
     """
 
     num_components: int
@@ -73,6 +78,13 @@ class DCT(Basis):
     References
     ----------
     ReDSUNN paper, eq. (7) and Sec. IV-A.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> model = pu.SGLMM(pu.simulate.library().isel(endmember=[0, 1]), basis=pu.bases.DCT(4))
+    >>> model.components().shape
+    torch.Size([224, 4, 2])
     """
 
     scale: Tensor
@@ -108,6 +120,14 @@ class Brightness(Basis):
     References
     ----------
     Drumetz et al., IEEE TIP 25(8), 2016 (extended linear mixing model).
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> spectra = pu.simulate.library([500, 700, 900, 1600]).isel(endmember=[0, 1, 2])
+    >>> model = pu.SGLMM(spectra, basis=pu.Brightness(0.2))
+    >>> model.components().shape  # (L, K, P)
+    torch.Size([4, 1, 3])
     """
 
     num_components = 1
@@ -140,6 +160,14 @@ class BSpline(Basis):
     References
     ----------
     de Boor, "A practical guide to splines", 1978; `scipy.interpolate.BSpline`.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> spectra = pu.simulate.library([500, 700, 900, 1600]).isel(endmember=[0, 1, 2])
+    >>> model = pu.SGLMM(spectra, basis=pu.bases.BSpline(4))
+    >>> model.sample_sequence(5, 3, seed=0)['pixels'].shape
+    torch.Size([5, 3, 4])
     """
 
     def __init__(self, num_components: int = 10, *, degree: int = 3, scale: float = 0.3) -> None:
@@ -159,6 +187,8 @@ class BSpline(Basis):
         inner = np.linspace(0, 1, self.num_components - self.degree + 1)
         knots = np.concatenate([ends[0], inner, ends[1]])
         bands = np.linspace(0, 1, num_bands)
+        from scipy import interpolate
+
         columns = interpolate.BSpline.design_matrix(bands, knots, self.degree).toarray()
         bumps = torch.as_tensor(self.scale * columns).to(endmembers)
         return bumps[:, :, None] * endmembers[:, None, :]
@@ -184,6 +214,14 @@ class Full(Basis):
     ----------
     Imbiriba, Borsoi, Bermudez, "Generalized linear mixing model accounting for endmember variability", ICASSP 2018;
     Thouvenin, Dobigeon, Tourneret, IEEE TSP 64(2), 2016 (perturbed linear mixing model).
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> spectra = pu.simulate.library([500, 700, 900, 1600]).isel(endmember=[0, 1, 2])
+    >>> model = pu.SGLMM(spectra, basis=pu.bases.Full(4))
+    >>> model.sample_sequence(5, 3, seed=0)['pixels'].shape
+    torch.Size([5, 3, 4])
     """
 
     def __init__(self, num_bands: int, *, scale: float = 0.1, additive: bool = False) -> None:
@@ -211,6 +249,15 @@ class LearnedBasis(Basis):
     ----------
     components : array, shape (L, K, P)
         F, scaled so that ``psi`` has unit variance; zero columns mean "no variability here".
+
+    Examples
+    --------
+    >>> import numpy as np, pyro_unmix as pu
+    >>> spectra = pu.simulate.library([500, 700, 900, 1600]).isel(endmember=[0, 1, 2])
+    >>> components = np.ones((4, 1, 3)) * spectra.values[:, None]  # (L, K, P)
+    >>> model = pu.SGLMM(spectra, basis=pu.bases.LearnedBasis(components))
+    >>> model.sample_sequence(5, 3, seed=0)['pixels'].shape
+    torch.Size([5, 3, 4])
     """
 
     array: Tensor
@@ -258,6 +305,16 @@ def library_basis(library: xr.DataArray, num_components: int) -> LearnedBasis:
     ----------
     Roberts et al., Remote Sensing of Environment 65(3), 1998, for classes that are many spectra; Jolliffe, "Principal
     Component Analysis", 2002.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> spectra = pu.simulate.library([500, 700, 900])
+    >>> library = spectra.isel(
+    ...     endmember=[0, 1, 2, 3]).assign_coords(label=('endmember', ['a', 'a', 'b', 'b'])
+    ... )
+    >>> pu.bases.library_basis(library, 1).num_components
+    1
     """
     spectra, labels = classes_of(library)
     size = positive_int(num_components, "num_components")

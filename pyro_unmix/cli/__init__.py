@@ -7,32 +7,39 @@ They share `arguments` (options), `console` (what is said), `results` (results a
 from __future__ import annotations
 
 import argparse
+import importlib
 import logging
 import os
 import shlex
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import pyro_unmix
-from pyro_unmix.cli import (
-    compare,
-    demo,
-    endmembers,
-    info,
-    library,
-    plot,
-    report,
-    score,
-    simulate,
-    unmix,
-)
 from pyro_unmix.cli.arguments import Parser
 from pyro_unmix.cli.console import BadInput, complain, notes_to_stderr
 
 __all__ = ["main"]
 
-# In the order of their use.
-_COMMANDS = (demo, info, library, unmix, endmembers, plot, report, compare, score, simulate)
+# In the order of their use, each with its line in the help; only the one that is asked for is imported.
+_COMMANDS = {
+    "demo": "simulate a scene, unmix it, and compare with the truth",
+    "info": "say what is understood of image files",
+    "library": "build, look at, resample, select, merge and draw spectral libraries",
+    "unmix": "unmix image files",
+    "endmembers": "extract the spectra of the materials",
+    "plot": "draw the pictures of a result",
+    "report": "write one HTML page of a result",
+    "compare": "results of several methods side by side",
+    "score": "compare a result with a truth",
+    "simulate": "write a simulated scene with its truth",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _COMMANDS or name == "results":
+        return importlib.import_module(f"pyro_unmix.cli.{name}")
+    raise AttributeError(f"module 'pyro_unmix.cli' has no attribute {name!r}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit code: 0; 2 for bad input (argparse exits with 2 by itself); 130 after an interrupt;
         141 if nobody reads the output any more.
     """
-    arguments = _parser().parse_args(argv)
+    arguments = _parser(sys.argv[1:] if argv is None else argv).parse_args(argv)
     arguments.command = shlex.join(["pyro-unmix", *(sys.argv[1:] if argv is None else argv)])
     try:
         with notes_to_stderr(getattr(arguments, "notes", logging.INFO)):
@@ -67,7 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return int(code or 0)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
+    asked = next((text for text in argv if not text.startswith("-")), "")
     parser = Parser(
         prog="pyro-unmix",
         description=pyro_unmix.__doc__,
@@ -76,6 +84,9 @@ def _parser() -> argparse.ArgumentParser:
     version = f"pyro-unmix {pyro_unmix.__version__}"
     parser.add_argument("--version", action="version", version=version)
     commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
-    for command in _COMMANDS:
-        command.add_command(commands)
+    for name, text in _COMMANDS.items():
+        if name == asked:
+            importlib.import_module(f"pyro_unmix.cli.{name}").add_command(commands)
+        else:
+            commands.add_parser(name, help=text)
     return parser

@@ -8,13 +8,13 @@ import re
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NoReturn, TypeAlias
-
-import xarray as xr
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 from pyro_unmix.cli.console import BadInput, bad_input
 from pyro_unmix.data.bands import IGNORED, ignored_ranges
-from pyro_unmix.io import read_sequence
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 #: What commands are added to.
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -104,6 +104,8 @@ def add_files(parser: argparse.ArgumentParser, *, dates: bool = True) -> None:
 
 def read_files(arguments: argparse.Namespace, chunks: int | None = None) -> xr.DataArray:
     """The files of the command line as one sequence, with chunks in blocks of so many rows and columns."""
+    from pyro_unmix.io import read_sequence
+
     settings = {name: getattr(arguments, name) for name in READING}
     settings |= {"dates": arguments.dates, "masks": _masks(arguments)}
     window = arguments.window

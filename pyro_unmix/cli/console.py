@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from pyro_unmix.infer.fit import NonFiniteLossError
+from pyro_unmix.ops.non_finite import NonFiniteLossError
 
 # Arguments of the readers in their messages, and the options that pass them on.
 _ARGUMENT = re.compile(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -51,7 +50,7 @@ def add_command(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     out = make_folder(arguments.out)
-    settings: dict[str, Any] = {"seed": arguments.seed, "progress": sys.stderr.isatty()}
+    settings: dict[str, Any] = {"seed": arguments.seed, "progress": True}
     scene = scaled_scene(**(_QUICK_SIZES if arguments.quick else _SIZES), seed=arguments.seed)
     steps = {"num_steps": _QUICK_STEPS} if arguments.quick else {}
     with bad_input():

@@ -22,9 +22,11 @@ def write_pictures(result: Unmixing, out: Path, truth: Scene | None = None) -> l
         "abundances": lambda: plots.plot_abundances(result, truth=truth),
         "composite": lambda: plots.plot_abundance_composite(result, truth=truth),
         "endmembers": lambda: plots.plot_endmembers(result, truth=truth),
-        "endmembers_over_time": lambda: plots.plot_endmembers_over_time(
-            result, pixel=pixel, truth=truth
-        ),
+        "endmembers_over_time": (
+            lambda: plots.plot_endmembers_over_time(result, pixel=pixel, truth=truth)
+        )
+        if result.abundances.sizes["time"] > 1
+        else None,
         "uncertainty": (lambda: plots.plot_uncertainty(result))
         if result.abundances_std.notnull().any()
         else None,

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
@@ -18,10 +18,10 @@ from pyro_unmix.io.errors import parsing
 from pyro_unmix.io.formats.own_netcdf import open_netcdf
 from pyro_unmix.io.write.replacing import workshop
 from pyro_unmix.io.write.whole_files import write_netcdf4
-from pyro_unmix.posterior.residuals import has_rmse
-from pyro_unmix.posterior.result import Unmixing
-from pyro_unmix.posterior.spectra import as_reflectance
-from pyro_unmix.simulate import Scene
+
+if TYPE_CHECKING:
+    from pyro_unmix.posterior.result import Unmixing
+    from pyro_unmix.simulate import Scene
 
 _NEEDED = {"abundances", "reference_endmembers"}
 
@@ -68,6 +68,8 @@ class StoredTruth:
 
 def load_result(path: Path) -> Unmixing:
     """A result from a folder of `Unmixing.save` (or of the command ``unmix``) or its NetCDF."""
+    from pyro_unmix.posterior.result import Unmixing
+
     with bad_input():
         if not path.exists():
             raise FileNotFoundError(f"no such file or folder: {path}")
@@ -127,6 +129,8 @@ def _open(path: Path) -> xr.Dataset:
 
 
 def _as_result(dataset: xr.Dataset, path: Path) -> Unmixing:
+    from pyro_unmix.posterior.result import Unmixing
+
     with parsing(path, "variables", "a result"):
         losses = dataset["losses"].to_numpy() if "losses" in dataset else np.zeros(0)
         dataset = dataset.drop_vars("losses", errors="ignore")
@@ -149,6 +153,8 @@ def _of_scene(dataset: xr.Dataset) -> StoredTruth:
 
 
 def _of_result(result: Unmixing) -> StoredTruth:
+    from pyro_unmix.posterior.spectra import as_reflectance
+
     def images(time: int) -> xr.DataArray:
         if result.cubes is None:
             return result.reconstruct(time)
@@ -172,6 +178,8 @@ def is_result(path: Path) -> bool:
 
 def summary_of(result: Unmixing) -> dict[str, Any]:
     """What a result holds, ready for JSON; None where it does not know."""
+    from pyro_unmix.posterior.residuals import has_rmse
+
     abundances = result.abundances
     names = material_names(abundances)
     means = abundances.where(result.valid).mean(("time", "y", "x")).values

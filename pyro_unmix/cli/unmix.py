@@ -6,7 +6,6 @@ import argparse
 import inspect
 import logging
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -256,7 +255,7 @@ def _unmix(
     arguments: argparse.Namespace, cubes: xr.DataArray, library: xr.DataArray | None
 ) -> Unmixing:
     method = arguments.method
-    settings: dict[str, Any] = {"seed": arguments.seed, "progress": sys.stderr.isatty()}
+    settings: dict[str, Any] = {"seed": arguments.seed, "progress": True}
     if arguments.steps is not None:
         settings["num_steps"] = arguments.steps
     if arguments.checkpoint is not None:

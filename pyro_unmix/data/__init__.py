@@ -1,10 +1,10 @@
 """The data contract: what images and spectral libraries are, once they are inside.
 
-`cubes` makes one labelled array (time, y, x, wavelength) of what users have (`cube_input`) and holds pixels, validity
-and windows; `lazy` does so for images in chunks; `ignored` leaves bands out. `libraries` are spectra with classes,
-resampled to a scene's bands, `merging` makes one of several, `selection` few of many. `checks` says what endmembers,
-dates, wavelengths and reflectance must be; `bands`, `crs`, `days` and `names` when two of them are the same; `types`
-what functions take. Reading files is the business of `pyro_unmix.io`.
+`cubes` makes one labelled array (time, y, x, wavelength) of what users have (`cube_input`) and holds pixels and
+validity; `windows` are neighbourhoods; `lazy` does so for images in chunks; `ignored` leaves bands out. `libraries`
+are spectra with classes, resampled to a scene's bands, `merging` makes one of several, `selection` few of many.
+`checks` says what endmembers, dates, wavelengths and reflectance must be; `bands`, `crs`, `days` and `names` when two
+of them are the same; `types` what functions take. Reading files is the business of `pyro_unmix.io`.
 """
 
 from pyro_unmix.data.cubes import as_cube_sequence, from_pixels, to_pixels, valid_mask

@@ -81,7 +81,8 @@ def as_endmembers(
             f"{name} must be reflectances (about 0 to 1), got a median of {median:g}: divide by "
             "the scale of the data"
         )
-    return matrix
+    # torch takes no array that runs backwards, such as endmembers[:, ::-1].
+    return matrix.copy() if min(matrix.strides) < 0 else matrix
 
 
 def check_names(x: xr.DataArray, name: str) -> None:

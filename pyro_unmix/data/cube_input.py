@@ -15,6 +15,15 @@ from pyro_unmix.data.crs import crs_coordinates, crs_text, same_crs
 from pyro_unmix.ops.engine_lock import lent
 
 DIMS = ("time", "y", "x", "wavelength")
+#: What other programs call them.
+_OTHER_NAMES = {
+    "date": "time",
+    "lat": "y",
+    "latitude": "y",
+    "lon": "x",
+    "longitude": "x",
+    "band": "wavelength",
+}
 
 logger = logging.getLogger(__name__)
 
@@ -62,8 +71,27 @@ def check_sizes(x: xr.DataArray, what: str) -> None:
         )
 
 
+def with_our_dims(x: xr.DataArray) -> xr.DataArray:
+    """The same with dims that other programs name otherwise, such as band, lat and lon or date, by our names.
+
+    Numbers of bands do not become wavelengths: of a dim ``band`` only a coordinate ``wavelength`` does, and the
+    coordinate ``band`` stays one. A dim whose name of ours is taken stays as it is.
+    """
+    for name, ours in _OTHER_NAMES.items():
+        if name not in x.dims or ours in x.dims:
+            continue
+        if ours in x.coords and x.coords[ours].dims != (name,):
+            continue
+        if ours in x.coords or ours == "wavelength":
+            x = x.swap_dims({name: ours})
+        else:
+            x = x.rename({name: ours})
+    return x
+
+
 def from_dataarray(x: xr.DataArray, what: str) -> xr.DataArray:
     """A DataArray with the dims in their order and the dates as datetime64 or numbers."""
+    x = with_our_dims(x)
     check_sizes(x, what)
     missing = [dim for dim in DIMS if dim not in x.dims and dim != "time"]
     unknown = [dim for dim in x.dims if dim not in DIMS]
@@ -71,7 +99,7 @@ def from_dataarray(x: xr.DataArray, what: str) -> xr.DataArray:
         raise ValueError(
             f"{what} must have the dims {DIMS} in any order (one image: without 'time'), got "
             f"{x.dims}; missing: {missing}, unknown: {unknown}. Rename, for example "
-            "x.rename(band='wavelength'), or select a slice"
+            "x.rename(bands='wavelength'), or select a slice"
         )
     if "time" not in x.dims:
         if "time" in x.coords and x.coords["time"].ndim:

@@ -13,16 +13,14 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
-from scipy import ndimage
 
 from pyro_unmix.data.bands import ROUNDING, other_bands
 from pyro_unmix.data.checks import as_times, as_wavelengths, plausible_reflectance
 from pyro_unmix.data.cube_input import DIMS, from_dataarray, from_numpy, fwhm_of, join
 from pyro_unmix.data.types import CubesLike, DatesLike
-from pyro_unmix.ops.checks import positive_int
 
 __all__ = ["DIMS", "as_cube_sequence", "check_bands", "from_pixels", "tiles", "to_pixels"]
-__all__ += ["valid_mask", "window_mean"]
+__all__ += ["valid_mask"]
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +56,8 @@ def as_cube_sequence(
     x : numpy.ndarray, xarray.DataArray, or list of them
         Reflectance (about 0 to 1), floating point. One of: an array (T, H, W, L); one image (H, W, L), then T = 1; a
         list of T images (H, W, L); a DataArray with the dims time, y, x and wavelength in any order (without time: one
-        image); a list of such DataArrays, which are joined in time. NaN or a masked value in any band marks the whole
+        image), which may also be named date, lat or latitude, lon or longitude, and band; a list of such
+        DataArrays, which are joined in time. NaN or a masked value in any band marks the whole
         pixel-date as missing; so do zeros in all bands, which are the fill of many products and no reflectance. An
         integer coordinate `tile` on y marks disjoint tiles of one scene.
     wavelength : array_like (L,), optional
@@ -79,6 +78,16 @@ def as_cube_sequence(
         If `x` is of another type, or its elements are not floating-point numbers.
     ValueError
         If rank, dims, sizes, coordinates or values break the contract.
+
+    Examples
+    --------
+    >>> import numpy as np, pyro_unmix as pu
+    >>> images = np.full((2, 3, 4, 5), .2)  # (T, H, W, L)
+    >>> cubes = pu.as_cube_sequence(
+    ...     images, wavelength=[450, 550, 650, 850, 1600], time=['2024-05-01', '2024-06-01']
+    ... )
+    >>> dict(cubes.sizes)
+    {'time': 2, 'y': 3, 'x': 4, 'wavelength': 5}
     """
     if isinstance(x, (list, tuple)):
         cubes = join(x)
@@ -119,8 +128,17 @@ def takes_cubes(
 
 
 def valid_mask(cubes: xr.DataArray) -> xr.DataArray:
-    """Return which pixel-dates are observed: (time, y, x), bool, False if any band is NaN."""
-    cubes = _ordered(cubes)
+    """Return which pixel-dates are observed: (time, y, x), bool, False if any band is NaN.
+
+    Examples
+    --------
+    >>> import numpy as np, pyro_unmix as pu
+    >>> image = np.full((2, 2, 3), .2)
+    >>> image[0, 1, 2] = np.nan  # in one band
+    >>> pu.data.valid_mask(pu.as_cube_sequence(image)).values.tolist()
+    [[[True, False], [True, True]]]
+    """
+    cubes = ordered(cubes)
     # One date at a time: the mask of all bands of all dates would be a quarter of the data.
     mask = np.stack([whole_spectra(image) for image in cubes.to_numpy()])
     return xr.DataArray(mask, dims=DIMS[:3], coords=_plane_coords(cubes), name="valid")
@@ -136,8 +154,16 @@ def to_pixels(cubes: xr.DataArray) -> tuple[np.ndarray, np.ndarray]:
         missing pixel-date. A copy.
     valid : numpy.ndarray
         (N, T), bool: which pixel-dates are observed.
+
+    Examples
+    --------
+    >>> import numpy as np, pyro_unmix as pu
+    >>> cubes = pu.as_cube_sequence(np.full((2, 3, 4, 5), .2))
+    >>> pixels, valid = pu.data.to_pixels(cubes)
+    >>> pixels.shape, bool(valid.all())
+    ((12, 2, 5), True)
     """
-    cubes = _ordered(cubes)
+    cubes = ordered(cubes)
     num_dates, height, width, num_bands = cubes.shape
     valid = np.empty((height * width, num_dates), dtype=bool)
     pixels = np.empty((height * width, num_dates, num_bands), dtype=cubes.dtype)
@@ -189,8 +215,16 @@ def from_pixels(
     -------
     xarray.DataArray
         ``(time, y, x, *extra_dims)``. A copy.
+
+    Examples
+    --------
+    >>> import numpy as np, pyro_unmix as pu
+    >>> cubes = pu.as_cube_sequence(np.full((2, 3, 4, 5), .2))
+    >>> pixels, valid = pu.data.to_pixels(cubes)
+    >>> pu.data.from_pixels(pixels.mean(-1), cubes, name='mean').dims
+    ('time', 'y', 'x')
     """
-    cubes = _ordered(cubes)
+    cubes = ordered(cubes)
     array = np.asarray(values)
     if isinstance(extra_dims, str):
         raise TypeError(
@@ -246,47 +280,8 @@ def tiles(cubes: xr.DataArray) -> list[slice]:
     return [slice(int(a), int(b)) for a, b in zip(starts, [*starts[1:], ids.size], strict=True)]
 
 
-def window_mean(cubes: xr.DataArray, size: int) -> xr.DataArray:
-    """Return the mean spectrum of the observed pixels in a window around each pixel.
-
-    The windows end at the edges of the image and of its tiles, where the mean is over the pixels
-    that exist; missing pixel-dates do not count, and stay missing (NaN in all bands).
-
-    Parameters
-    ----------
-    cubes : xarray.DataArray
-        (time, y, x, wavelength).
-    size : int
-        Side of the square window in pixels, odd.
-
-    Returns
-    -------
-    xarray.DataArray
-        As `cubes`, a copy. Sums are in float64.
-    """
-    size = positive_int(size, "size")
-    if size % 2 == 0:
-        raise ValueError(f"size must be odd, so that a window has a centre, got {size}")
-    cubes = _ordered(cubes)
-    out = np.empty(cubes.shape, dtype=cubes.dtype)
-    for t, image in enumerate(cubes.to_numpy()):
-        for rows in tiles(cubes):
-            valid = ~np.isnan(image[rows]).any(axis=-1, keepdims=True)
-            # Sum over observed = filter of the zero-filled image, count = filter of the mask: the
-            # padding outside the tile is zero in both.
-            total = _boxcar(np.where(valid, image[rows], 0), size)
-            share = _boxcar(valid, size)
-            out[t, rows] = np.divide(total, share, where=valid, out=np.full_like(total, np.nan))
-    return cubes.copy(data=out)
-
-
-def _boxcar(block: np.ndarray, size: int) -> np.ndarray:
-    return ndimage.uniform_filter(
-        block, size=(size, size, 1), output=np.float64, mode="constant", cval=0.0
-    )
-
-
-def _ordered(cubes: xr.DataArray) -> xr.DataArray:
+def ordered(cubes: xr.DataArray) -> xr.DataArray:
+    """Checked cubes with the dims in their order."""
     if not isinstance(cubes, xr.DataArray) or set(cubes.dims) != set(DIMS):
         got = cubes.dims if isinstance(cubes, xr.DataArray) else type(cubes).__name__
         raise ValueError(

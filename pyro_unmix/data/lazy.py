@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from pyro_unmix.data.checks import plausible_reflectance
-from pyro_unmix.data.cube_input import check_sizes
+from pyro_unmix.data.cube_input import check_sizes, with_our_dims
 from pyro_unmix.data.cubes import DIMS, as_cube_sequence, whole_spectra
 from pyro_unmix.data.types import CubesLike
 from pyro_unmix.ops.checks import positive_int
@@ -39,12 +39,21 @@ def as_lazy_cubes(cubes: xr.DataArray, tile: int | None = None) -> xr.DataArray:
     -------
     DataArray (time, y, x, wavelength)
         All dates and bands of a pixel in one chunk.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=2, height=10, width=10, seed=0)
+    >>> cubes = pu.data.as_lazy_cubes(scene.cubes.chunk(y=5))
+    >>> cubes.chunksizes['y'], cubes.chunksizes['time']
+    ((5, 5), (2,))
     """
     if not isinstance(cubes, xr.DataArray):
         raise TypeError(
             f"cubes must be a DataArray, got {type(cubes).__name__}: as_cube_sequence(cubes) makes "
             "one"
         )
+    cubes = with_our_dims(cubes)
     check_sizes(cubes, "cubes")
     corner = cubes.isel({dim: slice(0, 1) for dim in ("y", "x") if dim in cubes.dims})
     # Dims, dates, bands and type are checked on a corner of plausible values.

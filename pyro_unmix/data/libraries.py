@@ -22,7 +22,18 @@ _EDGE = 0.1
 
 
 def is_library(x: object) -> TypeGuard[xr.DataArray]:
-    """Whether `x` is a DataArray with the coordinate ``label`` along ``endmember``."""
+    """Whether `x` is a DataArray with the coordinate ``label`` along ``endmember``.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> spectra = pu.simulate.library([500, 600, 700])
+    >>> library = spectra.isel(
+    ...     endmember=[0, 1, 2]).assign_coords(label=('endmember', ['plant', 'soil', 'soil'])
+    ... )
+    >>> pu.data.is_library(library), pu.data.is_library(spectra)
+    (True, False)
+    """
     return isinstance(x, xr.DataArray) and "label" in x.coords and x["label"].dims == ("endmember",)
 
 
@@ -48,6 +59,16 @@ def library_endmembers(library: xr.DataArray) -> xr.DataArray:
     ------
     ValueError
         If `library` is no such array, or not finite in bands that are not missing in all spectra.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> spectra = pu.simulate.library([500, 600, 700])
+    >>> library = spectra.isel(
+    ...     endmember=[0, 1, 2]).assign_coords(label=('endmember', ['plant', 'soil', 'soil'])
+    ... )
+    >>> pu.data.library_endmembers(library)['endmember'].values.tolist()
+    ['plant', 'soil']
     """
     spectra, labels = _labelled(library)
     means = np.stack([spectra[:, labels == label].mean(1) for label in order_of(labels)], axis=1)
@@ -92,6 +113,16 @@ def resample_library(
         If wavelengths are missing, or bands lie where the library has none; the text names them.
     ImportError
         Without SPy (``pip install "pyro-unmix[io]"``).
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> spectra = pu.simulate.library([500, 600, 700])
+    >>> library = spectra.isel(
+    ...     endmember=[0, 1, 2]).assign_coords(label=('endmember', ['plant', 'soil', 'soil'])
+    ... )
+    >>> pu.data.resample_library(library, [550, 650])['wavelength'].values.tolist()
+    [550.0, 650.0]
     """
     library = _as_spectra(library)
     if "wavelength" not in library.coords:

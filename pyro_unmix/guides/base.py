@@ -25,6 +25,14 @@ class Guide(Recorded, PyroModule):
 
     A guide is called like its model. It holds the model unregistered: the model's parameters are not the guide's.
     Every parameter is made in ``__init__`` from `seed`, without touching the global random state.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=2, height=10, width=10, seed=0)
+    >>> model = pu.SGLMM(scene.reference_endmembers, basis=pu.Brightness())
+    >>> isinstance(pu.ConjugateGuide(model), pu.guides.Guide)
+    True
     """
 
     #: Of what a model may need (`SGLMM.needs`), what this kind of guide can serve.

@@ -18,6 +18,12 @@ class Encoder(Recorded, nn.Module):
     """A network (B, T, input_size) -> (B, T, hidden_size) that learns its sizes when a guide takes it.
 
     A date that is missing comes as zeros.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> isinstance(pu.guides.GRU(), pu.guides.Encoder)
+    True
     """
 
     #: Whether `forward` takes the times of the dates as its second argument.
@@ -43,6 +49,15 @@ class GRU(Encoder):
     References
     ----------
     Cho et al., "Learning phrase representations using RNN encoder-decoder", EMNLP 2014.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=2, height=10, width=10, seed=0)
+    >>> model = pu.SGLMM(scene.reference_endmembers, basis=pu.Brightness())
+    >>> guide = pu.MeanFieldGuide(model, encoder=pu.guides.GRU())
+    >>> pu.fit(model, guide, scene.cubes, num_steps=2, progress=False)
+    <Unmixing by fit (time: 2, y: 10, x: 10, endmember: 3), 2 steps>
     """
 
     def setup(self, input_size: int, hidden_size: int) -> None:
@@ -75,6 +90,15 @@ class Transformer(Encoder):
     References
     ----------
     Vaswani et al., "Attention is all you need", NeurIPS 2017; Xiong et al., ICML 2020 (normalisation first).
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=2, height=10, width=10, seed=0)
+    >>> model = pu.SGLMM(scene.reference_endmembers, basis=pu.Brightness())
+    >>> guide = pu.MeanFieldGuide(model, encoder=pu.guides.Transformer(1))
+    >>> pu.fit(model, guide, scene.cubes, num_steps=2, progress=False)
+    <Unmixing by fit (time: 2, y: 10, x: 10, endmember: 3), 2 steps>
     """
 
     takes_times = True

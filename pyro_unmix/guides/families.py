@@ -28,6 +28,12 @@ class Family(Recorded):
     A family makes a distribution (`around`) of that Gaussian and of parameters: those of the date and pixel, from a
     network of the guide. Parameters of zero give the Gaussian. One way to do so is `white`: with ``C C'`` the precision
     of the Gaussian, ``c_t = loc + C'^-1 x``, and x has the distribution that the family makes of the parameters.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> issubclass(pu.guides.SplineFlow, pu.guides.Family)
+    True
     """
 
     def __init__(self) -> None:  # its own, so that it is remembered how the object was made

@@ -35,6 +35,15 @@ class SplineFlow(Family):
     References
     ----------
     Durkan, Bekasov, Murray, Papamakarios, "Neural spline flows", NeurIPS 2019.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=2, height=10, width=10, seed=0)
+    >>> model = pu.SGLMM(scene.reference_endmembers, basis=pu.Brightness())
+    >>> guide = pu.MeanFieldGuide(model, family=pu.guides.SplineFlow(1))
+    >>> pu.fit(model, guide, scene.cubes, num_steps=2, progress=False)
+    <Unmixing by fit (time: 2, y: 10, x: 10, endmember: 3), 2 steps>
     """
 
     def __init__(self, num_layers: int = 2, *, num_bins: int = 6, bound: float = 4.0) -> None:

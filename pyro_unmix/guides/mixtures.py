@@ -32,6 +32,15 @@ class CornerMixture(Family):
     References
     ----------
     Figurnov, Mohamed, Mnih, "Implicit reparameterization gradients", NeurIPS 2018 (the gradients).
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=2, height=10, width=10, seed=0)
+    >>> model = pu.SGLMM(scene.reference_endmembers, basis=pu.Brightness())
+    >>> guide = pu.MeanFieldGuide(model, family=pu.guides.CornerMixture(2))
+    >>> pu.fit(model, guide, scene.cubes, num_steps=2, progress=False)
+    <Unmixing by fit (time: 2, y: 10, x: 10, endmember: 3), 2 steps>
     """
 
     def __init__(self, num_components: int = 2) -> None:

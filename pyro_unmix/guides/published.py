@@ -57,6 +57,15 @@ class PublishedGuide(Guide):
         ``(v_t, a_{t-1}) -> u_t``.
     seed : int
         Of the initial weights.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=2, height=10, width=10, seed=0)
+    >>> model = pu.models.FirstDateSGLMM(scene.reference_endmembers, basis=pu.models.TransposedDCT(4))
+    >>> guide = pu.guides.PublishedGuide(model)
+    >>> pu.fit(model, guide, scene.cubes, num_steps=2, progress=False)
+    <Unmixing by fit (time: 2, y: 10, x: 10, endmember: 3), 2 steps>
     """
 
     def __init__(

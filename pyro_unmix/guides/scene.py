@@ -27,6 +27,15 @@ class SceneMeanField(Recorded, AutoNormal):
         By default those of the model.
     init_scale : float
         Std at the start, narrow enough for reflectances.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=2, height=10, width=10, seed=0)
+    >>> model = pu.models.PerturbedLinear(scene.reference_endmembers, scene.cubes)
+    >>> guide = pu.guides.SceneMeanField(model)
+    >>> isinstance(guide, pu.guides.SceneMeanField)
+    True
     """
 
     unrecorded = frozenset({"init_loc_fn", "create_plates"})

@@ -59,6 +59,15 @@ class ShrinkageSteps(Regression):
     ----------
     Borsoi, Erdogmus, Imbiriba, IEEE TCI 9, 2023; Gregor, LeCun, "Learning fast approximations of sparse coding",
     ICML 2010.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=2, height=10, width=10, seed=0)
+    >>> model = pu.IDNet(scene.reference_endmembers)
+    >>> guide = pu.guides.TwoStreamGuide(model, regression=pu.guides.ShrinkageSteps(5))
+    >>> pu.fit(model, guide, scene.cubes[:1], num_steps=2, progress=False)
+    <Unmixing by fit (time: 1, y: 10, x: 10, endmember: 3), 2 steps>
     """
 
     def __init__(self, num_steps: int = 10, *, start: float = 0.01) -> None:
@@ -95,6 +104,15 @@ class NonnegativeRegression(Regression):
     ----------
     Portugal, Judice, Vicente, "A comparison of block pivoting and interior-point algorithms for linear least squares
     problems with nonnegative variables", Mathematics of Computation 63, 1994.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=2, height=10, width=10, seed=0)
+    >>> model = pu.IDNet(scene.reference_endmembers)
+    >>> guide = pu.guides.TwoStreamGuide(model, regression=pu.guides.NonnegativeRegression())
+    >>> pu.fit(model, guide, scene.cubes[:1], num_steps=2, progress=False)
+    <Unmixing by fit (time: 1, y: 10, x: 10, endmember: 3), 2 steps>
     """
 
     def __init__(self, num_corrections: int = 3, *, shrinkage: float = 1e-3) -> None:

@@ -28,6 +28,15 @@ class CornerStretch(Family):
     Shift b, knot k and both log-slopes are quadratic in l_p and log s_p, with coefficients that are the parameters,
     the same for all materials: how far a material is from its corner says how its logit is bent, so that some hundred
     steps of training are enough. The part of c that abundances do not see stays Gaussian.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=2, height=10, width=10, seed=0)
+    >>> model = pu.SGLMM(scene.reference_endmembers, basis=pu.Brightness())
+    >>> guide = pu.guides.ReshapedGuide(model, family=pu.guides.CornerStretch())
+    >>> pu.fit(model, guide, scene.cubes, num_steps=2, progress=False)
+    <Unmixing by fit (time: 2, y: 10, x: 10, endmember: 3), 2 steps>
     """
 
     def __init__(self) -> None:

@@ -63,6 +63,15 @@ class TwoStreamGuide(Guide):
     References
     ----------
     Borsoi, Erdogmus, Imbiriba, IEEE TCI 9, 2023.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=2, height=10, width=10, seed=0)
+    >>> model = pu.IDNet(scene.reference_endmembers)
+    >>> guide = pu.guides.TwoStreamGuide(model)
+    >>> pu.fit(model, guide, scene.cubes[:1], num_steps=2, progress=False)
+    <Unmixing by fit (time: 1, y: 10, x: 10, endmember: 3), 2 steps>
     """
 
     of_sequences: ClassVar[bool] = False

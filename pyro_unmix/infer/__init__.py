@@ -15,9 +15,9 @@ from pyro_unmix.infer.sample import sample
 from pyro_unmix.infer.sampled import Sampled
 from pyro_unmix.infer.self_supervised import SelfSupervisedELBO
 from pyro_unmix.infer.stacking import log_predictive, stacking_weights
-from pyro_unmix.infer.step import NonFiniteLossError
 from pyro_unmix.infer.weighted_elbo import Ramp, WeightedELBO
 from pyro_unmix.infer.workers import Workers
+from pyro_unmix.ops.non_finite import NonFiniteLossError
 
 __all__ = [
     "Checkpoints",

@@ -15,13 +15,13 @@ import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from pyro_unmix.data.cubes import to_pixels
 from pyro_unmix.data.lazy import cleaned, tile_regions
 from pyro_unmix.data.types import ModelProgram
 from pyro_unmix.infer.step import Batches
 from pyro_unmix.ops.engine_lock import lent
+from pyro_unmix.ops.progress import progress_bar
 from pyro_unmix.ops.seeding import seeded
 from pyro_unmix.posterior.programs import model_dtype_and_device
 
@@ -240,7 +240,7 @@ class FromDisk(PixelSource):
         spectra = torch.empty((*shape, self.num_bands), dtype=self.dtype)
         seen = torch.empty(shape, dtype=torch.bool)
         numbers = torch.arange(self.num_pixels if keep else 0).reshape(-1, self._width)
-        for tile in tqdm(self._tiles, disable=not progress, desc="look", unit="chunk"):
+        for tile in progress_bar(self._tiles, shown=progress, desc="look", unit="chunk"):
             pixels, valid = self._read(tile)
             self._usable[tile] = valid.any(1).numpy().reshape(self._usable[tile].shape)
             observed += int(valid.sum())

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import scipy.stats
 import torch
 from torch import Tensor
 
@@ -31,6 +30,8 @@ def widening(weights: np.ndarray) -> float:
         Towards 1 for many chains.
     """
     count = max(1 / float(np.square(weights).sum()), _FEWEST)
+    import scipy.stats
+
     quantile = scipy.stats.t.ppf(_LEVEL, count - 1) / scipy.stats.norm.ppf(_LEVEL)
     return float(quantile * np.sqrt((count + 1) / (count - 1)))
 

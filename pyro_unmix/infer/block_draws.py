@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from pyro_unmix.data.cubes import to_pixels
 from pyro_unmix.infer.between_chains import shares, spread_apart, widening
 from pyro_unmix.infer.chains import BLOCK, draw_own
+from pyro_unmix.ops.progress import progress_bar
 from pyro_unmix.ops.solvers import project_simplex
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def blocks_of(
     sources = nearest_dates(valid).ravel()
     num_dates = valid.shape[1]
     size = max(BLOCK // num_dates, 1) * num_dates  # whole pixels
-    bar = tqdm(total=len(values), disable=not progress, desc="read out", unit="spectrum")
+    bar = progress_bar(total=len(values), shown=progress, desc="read out", unit="spectrum")
     for block, first in enumerate(range(0, len(values), size)):
         part = slice(first, first + size)
         drawn = _block(result, values[part], observed[part], num_samples, (seed, block))

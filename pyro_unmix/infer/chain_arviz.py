@@ -111,7 +111,7 @@ def _of_pixels(
 ) -> np.ndarray:
     """Abundances (draw, pixel, time, P) under every draw of a chain; NaN where nothing was observed."""
     spectra = observed.values.astype(np.float64)
-    missing: np.ndarray = np.isnan(spectra).any(axis=-1)
+    missing = np.asarray(np.isnan(spectra).any(axis=-1))
     flat = np.where(missing[..., None], 0.0, spectra).reshape(-1, spectra.shape[-1])
     state = np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]
     generator = torch.Generator(chain.model.device).manual_seed(int(state) % 2**63)

@@ -15,11 +15,10 @@ import torch
 from pyro import poutine
 from pyro.infer import Trace_ELBO
 from pyro.infer.autoguide import AutoDelta, AutoGuide, AutoNormal
-from tqdm.auto import tqdm
 
 from pyro_unmix.data.cubes import check_bands
 from pyro_unmix.data.lazy import as_cubes, is_lazy, without_fill
-from pyro_unmix.data.types import CubesLike, GuideProgram, ModelProgram
+from pyro_unmix.data.types import GuideProgram, ImagesLike, ModelProgram
 from pyro_unmix.guides.base import Guide
 from pyro_unmix.infer.batches import FromDisk, InMemory
 from pyro_unmix.infer.checkpoints import Checkpoints, Run
@@ -33,10 +32,12 @@ from pyro_unmix.infer.step import (
 )
 from pyro_unmix.infer.stopping import Plan
 from pyro_unmix.infer.workers import device_of_worker, join
+from pyro_unmix.io.opening import open_images
 from pyro_unmix.kernels.sweeps import check_model
 from pyro_unmix.models.base import Decode, VariabilityModel, as_module
 from pyro_unmix.ops.checks import positive_int
 from pyro_unmix.ops.engine_lock import lent
+from pyro_unmix.ops.progress import progress_bar
 from pyro_unmix.ops.seeding import seeded
 from pyro_unmix.ops.threads import one_thread
 from pyro_unmix.posterior.autoguides import holds_scene, may_hold_scene
@@ -62,7 +63,7 @@ __all__ = ["NonFiniteLossError", "fit"]
 def fit(
     model: ModelProgram,
     guide: GuideProgram,
-    cubes: CubesLike,
+    cubes: ImagesLike,
     *,
     num_steps: int | None = None,
     num_epochs: float | None = None,
@@ -95,8 +96,8 @@ def fit(
         Variational program with the model's latent sites, such as `ConjugateGuide`, or any other, called in the same
         way; trained in place.
     cubes
-        Anything that `as_cube_sequence` takes. A DataArray in chunks (`xarray.open_zarr`, `read_sequence(chunks=...)`)
-        is not loaded: see Notes.
+        Anything that `as_cube_sequence` takes, or files, as `open_images` reads them. A DataArray in chunks
+        (`xarray.open_zarr`, `read_sequence(chunks=...)`) is not loaded: see Notes.
     num_steps : int, optional
         Exactly so many steps (0: none, only the read-out).
     num_epochs : float, optional
@@ -173,9 +174,21 @@ def fit(
     and convergence is looked at by whole epochs. Its maps are computed chunk by chunk. If it fits into `memory`,
     training has the bits of the same images loaded. Of several workers, each reads every pool. The result's `cubes` are
     lazy; what needs them (`sample`, `quantile`, `diagnose`) loads them.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=2, height=10, width=10, seed=0)
+    >>> model = pu.SGLMM(scene.reference_endmembers, basis=pu.Brightness())
+    >>> guide = pu.ConjugateGuide(model, correction=False)
+    >>> result = pu.fit(model, guide, scene.cubes, num_steps=5, progress=False)
+    >>> result
+    <Unmixing by fit (time: 2, y: 10, x: 10, endmember: 3), 5 steps>
+    >>> len(result.losses)
+    5
     """
     seed = positive_int(seed, "seed", minimum=0)
-    cubes = as_cubes(cubes)
+    cubes = as_cubes(open_images(cubes))
     lazy = is_lazy(cubes)
     plan_of = partial(
         Plan,
@@ -376,7 +389,7 @@ def _train(
     run.check_workers()
     if not plan.num_steps:
         return
-    bar = tqdm(total=plan.num_steps, disable=not progress, desc="fit", unit="step")
+    bar = progress_bar(total=plan.num_steps, shown=progress, desc="fit", unit="step")
     try:
         resumed = keeper is not None and keeper.begin(run, plan.num_steps)
         if not resumed:

@@ -9,17 +9,18 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
-from tqdm.auto import tqdm
 
 from pyro_unmix.data.cubes import as_cube_sequence, to_pixels
 from pyro_unmix.infer.chains import Chain, chain_of, random_spectra
 from pyro_unmix.infer.programs import PROGRAMS
 from pyro_unmix.infer.sampled import Sampled
 from pyro_unmix.infer.stacking import log_predictive, stacking_weights
+from pyro_unmix.io.opening import open_images
 from pyro_unmix.kernels import Kernel
 from pyro_unmix.models.library_mixing import LibraryMixing
 from pyro_unmix.models.simplex import SimplexMixing
 from pyro_unmix.ops.checks import in_range, positive_int
+from pyro_unmix.ops.progress import progress_bar
 from pyro_unmix.ops.threads import one_thread
 from pyro_unmix.start.extraction import match_endmembers
 
@@ -58,7 +59,7 @@ def sample(
     model : SimplexMixing or LibraryMixing, or sequence of either
         Several, such as about endmembers of several extractions, each get `num_chains` chains.
     cubes
-        Anything that `as_cube_sequence` takes, reflectance.
+        Anything that `as_cube_sequence` takes, reflectance; or files, as `open_images` reads them.
     num_rounds : int
         Of every chain; shared draws are kept from the second half.
     num_chains : int
@@ -99,11 +100,12 @@ def sample(
 
     Examples
     --------
-    >>> import numpy as np
-    >>> from pyro_unmix.models.simplex import SimplexMixing
-    >>> model = SimplexMixing(np.array([[0.1, 0.5], [0.2, 0.4], [0.2, 0.3]]), rank=1)
+    >>> import numpy as np, pyro_unmix as pu
+    >>> model = pu.models.SimplexMixing(np.array([[0.1, 0.5], [0.2, 0.4], [0.2, 0.3]]), rank=1)
     >>> images = model.simulate(30, seed=1)["pixels"].numpy().clip(0, 1).reshape(1, 5, 6, 3)
-    >>> result = sample(model, images, num_rounds=8, num_spectra=20, num_held_out=5, progress=False)
+    >>> result = pu.sample(
+    ...     model, images, num_rounds=8, num_spectra=20, num_held_out=5, progress=False
+    ... )
     >>> result.abundances.sizes["endmember"]
     2
     """
@@ -116,7 +118,7 @@ def sample(
     positive_int(num_rounds, "num_rounds", minimum=4)
     positive_int(num_chains, "num_chains")
     in_range(shrink, "shrink", low=0)
-    sequence = as_cube_sequence(cubes)
+    sequence = as_cube_sequence(open_images(cubes))
     positive_int(num_spectra, "num_spectra", minimum=2)
     if sequence.sizes["wavelength"] != models[0].num_bands:
         raise ValueError(
@@ -126,7 +128,7 @@ def sample(
     seen, held_out = split_spectra(sequence, num_held_out, seed)
     planned = [(m, number) for m in models for number in range(num_chains)]
     chains: list[Chain] = []
-    bar = tqdm(total=num_rounds * len(planned), disable=not progress, desc="sample", unit="round")
+    bar = progress_bar(total=num_rounds * len(planned), shown=progress, desc="sample", unit="round")
     try:
         for number, (each, _) in enumerate(planned):
             spectra = random_spectra(each, seen, num_spectra, [seed, 2, number])

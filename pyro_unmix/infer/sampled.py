@@ -58,6 +58,17 @@ class Sampled(Unmixing):
         Which of a chain's materials are the result's.
     num_samples, num_warmup : int
         Draws behind the estimate, of all chains together, and rounds of the kernels before the first of a chain.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=2, height=10, width=10, seed=0)
+    >>> model = pu.models.SimplexMixing(scene.reference_endmembers)
+    >>> result = pu.sample(
+    ...     model, scene.cubes, num_rounds=4, num_spectra=40, num_held_out=10, num_samples=8, progress=False
+    ... )
+    >>> type(result).__name__, result.area()['area'].dims
+    ('Sampled', ('time', 'endmember'))
     """
 
     chains: tuple[Chain, ...] = ()

@@ -69,6 +69,17 @@ class SelfSupervisedELBO(Trace_ELBO):
     References
     ----------
     Borsoi, Erdogmus, Imbiriba, IEEE TCI 9, 2023.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=2, height=10, width=10, seed=0)
+    >>> bundles = pu.start.extract_bundles(scene.cubes[:1], scene.reference_endmembers, num=5)
+    >>> model = pu.IDNet(scene.reference_endmembers)
+    >>> guide = pu.guides.TwoStreamGuide(model)
+    >>> loss = pu.infer.SelfSupervisedELBO(bundles)
+    >>> pu.fit(model, guide, scene.cubes[:1], loss=loss, num_steps=2, progress=False)
+    <Unmixing by fit (time: 1, y: 10, x: 10, endmember: 3), 2 steps>
     """
 
     def __init__(

@@ -48,6 +48,19 @@ def log_predictive(
     Returns
     -------
     Tensor, shape (N,), nats
+
+    Examples
+    --------
+    >>> import torch, pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=2, height=10, width=10, seed=0)
+    >>> model = pu.models.SimplexMixing(scene.reference_endmembers[::16])
+    >>> cubes = scene.cubes[..., ::16]
+    >>> result = pu.sample(
+    ...     model, cubes, num_rounds=4, num_spectra=40, num_held_out=10, num_samples=8, progress=False
+    ... )
+    >>> values = torch.tensor(cubes.values[0, 0]).double()  # ten spectra
+    >>> pu.infer.log_predictive(result.chains[0], values).shape
+    torch.Size([10])
     """
     places = torch.linspace(0, len(chain.shared) - 1, num_shared + 2)[1:-1].round().long().tolist()
     found = []
@@ -137,7 +150,8 @@ def stacking_weights(
 
     Examples
     --------
-    >>> stacking_weights([[0.0, 0.0], [0.0, 0.0]]).tolist()
+    >>> import pyro_unmix as pu
+    >>> pu.infer.stacking_weights([[0.0, 0.0], [0.0, 0.0]]).tolist()
     [0.5, 0.5]
     """
     array = torch.as_tensor(finite_array(log_densities, "log_densities", ndim=2))

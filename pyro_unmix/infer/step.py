@@ -30,6 +30,7 @@ from torch import Tensor
 from pyro_unmix.infer.trace_elbo import loss_and_grads
 from pyro_unmix.infer.workers import Workers
 from pyro_unmix.ops.checks import in_range
+from pyro_unmix.ops.non_finite import NonFiniteLossError
 
 logger = logging.getLogger(__name__)
 
@@ -37,10 +38,6 @@ _ADVICE = "lower learning_rate, or look at the data and the priors' scales"
 #: Any Pyro program, function or module.
 Program = Callable[..., Any]
 _NUM_NAMED = 3  # pixels that an error names
-
-
-class NonFiniteLossError(ArithmeticError):
-    """A loss or its gradient became NaN or infinite; the parameters are the last that gave a finite loss."""
 
 
 class CheckedSVI(SVI):

@@ -23,6 +23,13 @@ class Ramp:
     num_updates : int
         Updates until `final` is reached.
     final : float
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> weight = pu.infer.Ramp(num_updates=4)
+    >>> [weight(update) for update in (0, 2, 4, 9)]
+    [0.0, 0.5, 1.0, 1.0]
     """
 
     def __init__(self, num_updates: int, final: float = 1.0) -> None:
@@ -57,6 +64,16 @@ class WeightedELBO(TraceMeanField_ELBO):
     ----------
     Bowman et al., "Generating sentences from a continuous space", CoNLL 2016 (annealing); Higgins et al.,
     "beta-VAE", ICLR 2017 (a constant weight).
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=2, height=10, width=10, seed=0)
+    >>> model = pu.SGLMM(scene.reference_endmembers, basis=pu.Brightness())
+    >>> guide = pu.ConjugateGuide(model, correction=False)
+    >>> loss = pu.infer.WeightedELBO(pu.infer.Ramp(10))
+    >>> pu.fit(model, guide, scene.cubes, loss=loss, num_steps=2, progress=False)
+    <Unmixing by fit (time: 2, y: 10, x: 10, endmember: 3), 2 steps>
     """
 
     def __init__(self, kl_weight: float | Callable[[int], float], **settings: Any) -> None:

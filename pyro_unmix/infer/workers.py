@@ -59,6 +59,12 @@ class Workers:
         The number of this worker, from 0, and how many there are.
     device : torch.device
         Where the model is: tensors that are sent go through it.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> pu.infer.Workers().is_first
+    True
     """
 
     def __init__(

@@ -21,6 +21,19 @@ class FileError(ValueError):
         What of it: a header field, a variable, `size`, ...; may be empty.
     problem : str
         What was expected, what came, what to do.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> import pyro_unmix as pu
+    >>> with TemporaryDirectory() as folder:
+    ...     with open(f'{folder}/a.txt', 'w') as file:
+    ...         _ = file.write('no image')
+    ...     try:
+    ...         cubes = pu.read_sequence(f'{folder}/a.txt')
+    ...     except pu.FileError as error:
+    ...         print(error.field)
+    format
     """
 
     def __init__(self, path: str | os.PathLike[str], field: str, problem: str) -> None:

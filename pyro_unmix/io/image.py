@@ -51,6 +51,13 @@ class Image:
     notes : list of str
         What was understood, left out or assumed, for a person to read. What was assumed is added
         with `assume`, so that it is also logged.
+
+    Examples
+    --------
+    >>> import numpy as np, pyro_unmix as pu
+    >>> image = pu.io.Image(np.full((1, 3, 4, 5), 2000), 'my format', scale=1e-4, nodata=-9999)
+    >>> image.num_dates, image.num_bands
+    (1, 5)
     """
 
     values: np.ndarray

@@ -37,6 +37,13 @@ class Reader(Protocol):
 
     A reader may also have a method ``open(path)``: as `read`, but with the numbers left in the file
     (`FileRows`), for ``chunks=``.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> from pyro_unmix.io.registry import READERS
+    >>> isinstance(READERS[0], pu.io.Reader), READERS[0].name
+    (True, 'EMIT L2A')
     """
 
     @property
@@ -103,6 +110,15 @@ def find_reader(path: str | os.PathLike[str]) -> Reader:
         If there is no such file or folder.
     FileError
         If no reader fits; it lists the formats.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> import numpy as np, pyro_unmix as pu
+    >>> with TemporaryDirectory() as folder:
+    ...     np.savez(f'{folder}/a.npz', Y=np.full((1, 3, 4, 5), .2))
+    ...     pu.io.find_reader(f'{folder}/a.npz').name
+    'NumPy archive'
     """
     path = Path(path)
     if not path.exists():
@@ -130,6 +146,15 @@ def read_image(path: str | os.PathLike[str]) -> Image:
         If there is no such file or folder.
     FileError
         If no reader fits, or the file is broken.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> import numpy as np, pyro_unmix as pu
+    >>> with TemporaryDirectory() as folder:
+    ...     np.savez(f'{folder}/a.npz', Y=np.full((1, 3, 4, 5), .2))
+    ...     pu.io.read_image(f'{folder}/a.npz').values.shape
+    (1, 3, 4, 5)
     """
     reader = find_reader(path)
     with parsing(path, "content", reader.name):

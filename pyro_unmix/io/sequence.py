@@ -103,6 +103,16 @@ def read_sequence(
         If a file is broken, ambiguous, of an unknown format, or does not fit the others.
     ImportError
         If a format needs a library that is not there.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> import numpy as np, pyro_unmix as pu
+    >>> with TemporaryDirectory() as folder:
+    ...     np.savez(f'{folder}/a.npz', Y=np.full((1, 3, 4, 5), 2000, 'i2'))
+    ...     cubes = pu.read_sequence(f'{folder}/a.npz', dates=['2024-05-01'], scale=1e-4)
+    >>> cubes.dims, round(float(cubes.max()), 3)
+    (('time', 'y', 'x', 'wavelength'), 0.2)
     """
     files = [Path(p) for p in ([paths] if isinstance(paths, (str, os.PathLike)) else paths)]
     if not files:

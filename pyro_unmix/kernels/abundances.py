@@ -34,6 +34,18 @@ class AbundanceLikelihood:
         ``M' S^-1 M``.
     pull : Tensor, shape (N, P)
         ``M' S^-1 y``.
+
+    Examples
+    --------
+    >>> import torch, pyro_unmix as pu
+    >>> from pyro_unmix.infer.programs import program_of
+    >>> M = torch.tensor([[.1, .5], [.2, .4], [.3, .3], [.4, .2]], dtype=torch.double)
+    >>> values = torch.tensor([[.3, .7], [.9, .1], [.5, .5]], dtype=torch.double) @ M.T
+    >>> spectra = pu.kernels.Spectra(pu.models.SimplexMixing(M), values, torch.Generator().manual_seed(0))
+    >>> state = program_of(spectra.model).start(spectra.model, values)
+    >>> products = pu.kernels.Whitened(state, spectra)
+    >>> pu.kernels.AbundanceLikelihood.of(state.abundances, state, products).log_likelihood.shape
+    torch.Size([3])
     """
 
     log_likelihood: Tensor
@@ -84,7 +96,8 @@ class MassMoves:
 
     Examples
     --------
-    >>> MassMoves()
+    >>> import pyro_unmix as pu
+    >>> pu.kernels.MassMoves()
     MassMoves()
     """
 

@@ -18,6 +18,18 @@ class ConcentrationMoves:
     ----------
     num_steps : int
         In a row; each costs nothing that grows with N.
+
+    Examples
+    --------
+    >>> import torch, pyro_unmix as pu
+    >>> from pyro_unmix.infer.programs import program_of
+    >>> M = torch.tensor([[.1, .5], [.2, .4], [.3, .3], [.4, .2]], dtype=torch.double)
+    >>> values = torch.tensor([[.3, .7], [.9, .1], [.5, .5]], dtype=torch.double) @ M.T
+    >>> spectra = pu.kernels.Spectra(pu.models.SimplexMixing(M), values, torch.Generator().manual_seed(0))
+    >>> state = program_of(spectra.model).start(spectra.model, values)
+    >>> new = pu.kernels.ConcentrationMoves()(state, spectra)
+    >>> bool(new.concentration > 0)
+    True
     """
 
     def __init__(self, num_steps: int = 5) -> None:

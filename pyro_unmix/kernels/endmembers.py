@@ -16,6 +16,18 @@ class EllipticalEndmembers:
     (1 + v b) a. In the eigenvectors of K, which never change, this is a diagonal less a matrix of rank Q, and so mean
     and draw take O(L^2). One material at a time, so that a dark one, near the bound in many bands, holds only itself
     back.
+
+    Examples
+    --------
+    >>> import torch, pyro_unmix as pu
+    >>> from pyro_unmix.infer.programs import program_of
+    >>> M = torch.tensor([[.1, .5], [.2, .4], [.3, .3], [.4, .2]], dtype=torch.double)
+    >>> values = torch.tensor([[.3, .7], [.9, .1], [.5, .5]], dtype=torch.double) @ M.T
+    >>> spectra = pu.kernels.Spectra(pu.models.SimplexMixing(M), values, torch.Generator().manual_seed(0))
+    >>> state = program_of(spectra.model).start(spectra.model, values)
+    >>> new = pu.kernels.EllipticalEndmembers()(state, spectra)
+    >>> new.endmembers.shape
+    torch.Size([4, 2])
     """
 
     def __repr__(self) -> str:

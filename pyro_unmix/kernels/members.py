@@ -35,6 +35,12 @@ class MemberState:
         No site: of what is in the slots.
     residual : Tensor, shape (N, Q), or None
         None while it is integrated out.
+
+    Examples
+    --------
+    >>> import dataclasses, pyro_unmix as pu
+    >>> [field.name for field in dataclasses.fields(pu.kernels.MemberState)][4:7]
+    ['members', 'amounts', 'abundances']
     """
 
     residual_variance: Tensor
@@ -106,7 +112,8 @@ class MemberMoves:
 
     Examples
     --------
-    >>> MemberMoves()
+    >>> import pyro_unmix as pu
+    >>> pu.kernels.MemberMoves()
     MemberMoves()
     """
 
@@ -201,7 +208,14 @@ class MemberMoves:
 
 
 class MeanSpectra:
-    """Sets `MemberState.endmembers`: the mean of a class over all pixels; no step of the chain."""
+    """Sets `MemberState.endmembers`: the mean of a class over all pixels; no step of the chain.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> pu.kernels.MeanSpectra()
+    MeanSpectra()
+    """
 
     def __repr__(self) -> str:
         return "MeanSpectra()"

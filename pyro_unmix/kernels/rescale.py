@@ -23,6 +23,19 @@ class RescaleMoves:
     References
     ----------
     Liu, Sabatti, "Generalised Gibbs sampler and multigrid Monte Carlo", Biometrika 87(2), 2000.
+
+    Examples
+    --------
+    >>> import torch, pyro_unmix as pu
+    >>> from pyro_unmix.infer.programs import program_of
+    >>> M = torch.tensor([[.1, .5], [.2, .4], [.3, .3], [.4, .2]], dtype=torch.double)
+    >>> values = torch.tensor([[.3, .7], [.9, .1], [.5, .5]], dtype=torch.double) @ M.T
+    >>> spectra = pu.kernels.Spectra(pu.models.SimplexMixing(M), values, torch.Generator().manual_seed(0))
+    >>> state = program_of(spectra.model).start(spectra.model, values)
+    >>> state = pu.kernels.ResidualDraws()(state, spectra)
+    >>> new = pu.kernels.RescaleMoves()(state, spectra)
+    >>> new.abundances.sum(-1).round(decimals=6)
+    tensor([1., 1., 1.], dtype=torch.float64)
     """
 
     def __repr__(self) -> str:

@@ -14,6 +14,18 @@ class ResidualDraws:
     """r of every spectrum given all else: normal, of precision ``I + U'U / sigma^2``.
 
     To be followed by the kernels that need it before any that integrates it out.
+
+    Examples
+    --------
+    >>> import torch, pyro_unmix as pu
+    >>> from pyro_unmix.infer.programs import program_of
+    >>> M = torch.tensor([[.1, .5], [.2, .4], [.3, .3], [.4, .2]], dtype=torch.double)
+    >>> values = torch.tensor([[.3, .7], [.9, .1], [.5, .5]], dtype=torch.double) @ M.T
+    >>> spectra = pu.kernels.Spectra(pu.models.SimplexMixing(M), values, torch.Generator().manual_seed(0))
+    >>> state = program_of(spectra.model).start(spectra.model, values)
+    >>> new = pu.kernels.ResidualDraws()(state, spectra)
+    >>> new.residual.shape == (3, spectra.model.rank)
+    True
     """
 
     def __repr__(self) -> str:
@@ -35,6 +47,19 @@ class FactorDraws:
     """U given r and all else: every band a regression on r, with one precision ``R'R / sigma^2 + diag(1 / g)``; then g.
 
     A column that nothing needs shrinks: its variance g is inverse gamma given it.
+
+    Examples
+    --------
+    >>> import torch, pyro_unmix as pu
+    >>> from pyro_unmix.infer.programs import program_of
+    >>> M = torch.tensor([[.1, .5], [.2, .4], [.3, .3], [.4, .2]], dtype=torch.double)
+    >>> values = torch.tensor([[.3, .7], [.9, .1], [.5, .5]], dtype=torch.double) @ M.T
+    >>> spectra = pu.kernels.Spectra(pu.models.SimplexMixing(M), values, torch.Generator().manual_seed(0))
+    >>> state = program_of(spectra.model).start(spectra.model, values)
+    >>> state = pu.kernels.ResidualDraws()(state, spectra)
+    >>> new = pu.kernels.FactorDraws()(state, spectra)
+    >>> new.residual_factor.shape == state.residual_factor.shape
+    True
     """
 
     def __repr__(self) -> str:
@@ -53,7 +78,21 @@ class FactorDraws:
 
 
 class NoiseDraws:
-    """``sigma^2`` given r and all else: inverse gamma."""
+    """``sigma^2`` given r and all else: inverse gamma.
+
+    Examples
+    --------
+    >>> import torch, pyro_unmix as pu
+    >>> from pyro_unmix.infer.programs import program_of
+    >>> M = torch.tensor([[.1, .5], [.2, .4], [.3, .3], [.4, .2]], dtype=torch.double)
+    >>> values = torch.tensor([[.3, .7], [.9, .1], [.5, .5]], dtype=torch.double) @ M.T
+    >>> spectra = pu.kernels.Spectra(pu.models.SimplexMixing(M), values, torch.Generator().manual_seed(0))
+    >>> state = program_of(spectra.model).start(spectra.model, values)
+    >>> state = pu.kernels.ResidualDraws()(state, spectra)
+    >>> new = pu.kernels.NoiseDraws()(state, spectra)
+    >>> bool(new.noise_variance > 0)
+    True
+    """
 
     def __repr__(self) -> str:
         return "NoiseDraws()"

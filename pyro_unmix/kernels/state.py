@@ -42,6 +42,17 @@ class State:
     residual : Tensor, shape (N, Q), or None
         None while it is integrated out: a kernel that changes anything else that the likelihood sees without it drops
         it, and a kernel that needs it refuses to go on without a new draw (`ResidualDraws`).
+
+    Examples
+    --------
+    >>> import torch, pyro_unmix as pu
+    >>> from pyro_unmix.infer.programs import program_of
+    >>> M = torch.tensor([[.1, .5], [.2, .4], [.3, .3], [.4, .2]], dtype=torch.double)
+    >>> values = torch.tensor([[.3, .7], [.9, .1], [.5, .5]], dtype=torch.double) @ M.T
+    >>> spectra = pu.kernels.Spectra(pu.models.SimplexMixing(M), values, torch.Generator().manual_seed(0))
+    >>> state = program_of(spectra.model).start(spectra.model, values)
+    >>> state.abundances.shape, state.residual is None
+    (torch.Size([3, 2]), True)
     """
 
     endmembers: Tensor
@@ -121,6 +132,16 @@ class Spectra:
         Reflectance, in double precision; observed ones only.
     generator : torch.Generator
         On the device of `values`.
+
+    Examples
+    --------
+    >>> import torch, pyro_unmix as pu
+    >>> from pyro_unmix.infer.programs import program_of
+    >>> M = torch.tensor([[.1, .5], [.2, .4], [.3, .3], [.4, .2]], dtype=torch.double)
+    >>> values = torch.tensor([[.3, .7], [.9, .1], [.5, .5]], dtype=torch.double) @ M.T
+    >>> spectra = pu.kernels.Spectra(pu.models.SimplexMixing(M), values, torch.Generator().manual_seed(0))
+    >>> spectra.values.shape, spectra.normal(2).shape
+    (torch.Size([3, 4]), torch.Size([2]))
     """
 
     model: Any
@@ -143,7 +164,14 @@ class Spectra:
 
 
 class Kernel(Protocol):
-    """A Markov step that leaves the posterior of a program given the spectra as it is, over states of its kind."""
+    """A Markov step that leaves the posterior of a program given the spectra as it is, over states of its kind.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> all(callable(kernel) for kernel in pu.kernels.ROUND)
+    True
+    """
 
     def __call__(self, state: Any, spectra: Spectra) -> Any: ...
 
@@ -159,6 +187,17 @@ class Whitened:
         ``G = D' C^-1 D``.
     projected : Tensor, shape (N, J)
         ``Y C^-1 D``.
+
+    Examples
+    --------
+    >>> import torch, pyro_unmix as pu
+    >>> from pyro_unmix.infer.programs import program_of
+    >>> M = torch.tensor([[.1, .5], [.2, .4], [.3, .3], [.4, .2]], dtype=torch.double)
+    >>> values = torch.tensor([[.3, .7], [.9, .1], [.5, .5]], dtype=torch.double) @ M.T
+    >>> spectra = pu.kernels.Spectra(pu.models.SimplexMixing(M), values, torch.Generator().manual_seed(0))
+    >>> state = program_of(spectra.model).start(spectra.model, values)
+    >>> pu.kernels.Whitened(state, spectra).projected.shape[0]
+    3
     """
 
     def __init__(self, state: Any, spectra: Spectra) -> None:

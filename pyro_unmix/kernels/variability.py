@@ -13,6 +13,18 @@ class VariabilityDraws:
     """psi and b of every spectrum given its abundances, jointly normal, r integrated out.
 
     With ``V_n = [W diag(s tile(a)), v M a]`` the precision is ``I + V' C^-1 V`` and the pull ``V' C^-1 (y - M a)``.
+
+    Examples
+    --------
+    >>> import torch, pyro_unmix as pu
+    >>> from pyro_unmix.infer.programs import program_of
+    >>> M = torch.tensor([[.1, .5], [.2, .4], [.3, .3], [.4, .2]], dtype=torch.double)
+    >>> values = torch.tensor([[.3, .7], [.9, .1], [.5, .5]], dtype=torch.double) @ M.T
+    >>> spectra = pu.kernels.Spectra(pu.models.SimplexMixing(M), values, torch.Generator().manual_seed(0))
+    >>> state = program_of(spectra.model).start(spectra.model, values)
+    >>> new = pu.kernels.VariabilityDraws()(state, spectra)
+    >>> new.brightness.shape
+    torch.Size([3])
     """
 
     def __repr__(self) -> str:
@@ -61,6 +73,19 @@ class ScaleDraws:
 
     A prior that is normal about zero, in place of one of the variance, gives the same program up to signs, lets a scale
     that is not needed go to zero, and makes this draw exact.
+
+    Examples
+    --------
+    >>> import torch, pyro_unmix as pu
+    >>> from pyro_unmix.infer.programs import program_of
+    >>> M = torch.tensor([[.1, .5], [.2, .4], [.3, .3], [.4, .2]], dtype=torch.double)
+    >>> values = torch.tensor([[.3, .7], [.9, .1], [.5, .5]], dtype=torch.double) @ M.T
+    >>> spectra = pu.kernels.Spectra(pu.models.SimplexMixing(M), values, torch.Generator().manual_seed(0))
+    >>> state = program_of(spectra.model).start(spectra.model, values)
+    >>> state = pu.kernels.ResidualDraws()(state, spectra)
+    >>> new = pu.kernels.ScaleDraws()(state, spectra)
+    >>> bool((new.scales >= 0).all())
+    True
     """
 
     def __repr__(self) -> str:

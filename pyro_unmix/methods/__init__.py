@@ -4,7 +4,8 @@ Trained by `fit`: `unmix` (ours), `redsunn` (the paper's), `redsunn_published` (
 image, nonlinear), `hbun` (hierarchical Bayes). By `sample`: `unmix_by_chains` (everything unknown in the chain). By
 other means: `fcls` and `nnls`, `minimum_volume`, `online_unmixing`, `kalman_em`, which share `classical`; and with
 single spectra of a library `mesma`, `monte_carlo_sma`, `sparse_regression`, which share `members`. `arguments` is what
-all of them take, `weights` those of bands.
+all of them take, `weights` those of bands. `unmixer` has scikit-learn's ``fit`` and ``transform`` for tables of
+spectra.
 """
 
 from pyro_unmix.methods.fcls import fcls

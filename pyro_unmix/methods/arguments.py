@@ -22,8 +22,9 @@ from pyro_unmix.data.libraries import (
     matched_to,
     missing_bands,
 )
-from pyro_unmix.data.types import CubesLike
+from pyro_unmix.data.types import CubesLike, ImagesLike
 from pyro_unmix.infer.settings import FitSettings
+from pyro_unmix.io.opening import open_images
 from pyro_unmix.ops.checks import positive_int
 from pyro_unmix.posterior.residuals import warn_of_misfit
 from pyro_unmix.posterior.result import Unmixing
@@ -48,21 +49,23 @@ def check_settings(seed: int, settings: Mapping[str, Any], allowed: type = FitSe
 
 
 def counted_bands(
-    cubes: CubesLike, endmembers: Any, ignore: Ignore = None
+    cubes: ImagesLike, endmembers: Any, ignore: Ignore = None
 ) -> tuple[CubesLike, Any]:
     """Images and spectra in the bands that count: without those to ignore, and those that a library has not.
 
-    What every method does first. Nothing is looked at where nothing is to be left out.
+    What every method does first. Images are not looked at where nothing is to be left out.
 
     Parameters
     ----------
     cubes
-        Anything that `as_cube_sequence` takes; with wavelengths, if bands are to be ignored.
+        Anything that `as_cube_sequence` takes, or files, as `open_images` reads them; with wavelengths, if bands are to
+        be ignored.
     endmembers : array (L, P), library, or None
         At the bands of the images, or of those that are left; a library at any bands.
     ignore : str, sequence of pairs, or None
         See `pyro_unmix.data.bands.ignored_ranges`.
     """
+    cubes = open_images(cubes)
     if ignore is not None:
         which = ignored_of(cubes, ignore)
         endmembers = _without(endmembers, cubes, which)

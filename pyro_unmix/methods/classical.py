@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from pyro_unmix.data.bands import Ignore
 from pyro_unmix.data.checks import as_endmembers
 from pyro_unmix.data.cubes import as_cube_sequence, from_pixels, to_pixels
-from pyro_unmix.data.types import CubesLike
+from pyro_unmix.data.types import ImagesLike
 from pyro_unmix.methods.arguments import counted_bands, materials
 from pyro_unmix.ops.checks import positive_int
 from pyro_unmix.ops.solvers import fcls as solve_fcls
@@ -49,7 +49,7 @@ class Input:
 
 
 def read_input(
-    cubes: CubesLike,
+    cubes: ImagesLike,
     num_endmembers: int | None,
     endmembers: ArrayLike | None,
     seed: int,

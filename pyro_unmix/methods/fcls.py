@@ -5,12 +5,11 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
-from tqdm.auto import tqdm
 
 from pyro_unmix.data.bands import Ignore
 from pyro_unmix.data.checks import as_endmembers
 from pyro_unmix.data.cubes import as_cube_sequence, to_pixels
-from pyro_unmix.data.types import CubesLike
+from pyro_unmix.data.types import ImagesLike
 from pyro_unmix.methods.arguments import count_materials, counted_bands, judged, known_spectra
 from pyro_unmix.methods.classical import names_of, to_result
 from pyro_unmix.methods.intimate import in_albedo
@@ -19,6 +18,7 @@ from pyro_unmix.methods.weights import band_weights
 from pyro_unmix.mixing import Hapke
 from pyro_unmix.ops.checks import positive_int, true_or_false
 from pyro_unmix.ops.least_squares import Fractions
+from pyro_unmix.ops.progress import progress_bar
 from pyro_unmix.ops.threads import one_thread
 from pyro_unmix.posterior.result import Unmixing
 from pyro_unmix.start.extraction import match_endmembers, vca
@@ -28,7 +28,7 @@ _BLOCK = 50_000  # spectra at once
 
 @one_thread()
 def fcls(
-    cubes: CubesLike,
+    cubes: ImagesLike,
     num_endmembers: int | None = None,
     *,
     endmembers: ArrayLike | xr.DataArray | None = None,
@@ -51,7 +51,7 @@ def fcls(
     Parameters
     ----------
     cubes
-        Anything that `as_cube_sequence` takes, reflectance.
+        Anything that `as_cube_sequence` takes, reflectance; or files, as `open_images` reads them.
     num_endmembers : int, optional
         P, at least 2. May be left out if `endmembers` are given.
     endmembers : array (L, P), DataArray (wavelength, endmember) or library, optional
@@ -145,7 +145,7 @@ def fcls(
 
     weights = band_weights(uncertainty, sequence)
     fractions = np.full((*valid.shape, reference.shape[1]), np.nan)
-    for date in tqdm(range(len(by_date)), disable=not progress, desc="fcls", unit="date"):
+    for date in progress_bar(range(len(by_date)), shown=progress, desc="fcls", unit="date"):
         if np.isfinite(by_date[date]).all():
             alone = valid[:, date : date + 1]
             for (rows, _), values in blocks(pixels[:, date : date + 1], alone, _BLOCK):

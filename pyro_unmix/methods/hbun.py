@@ -15,7 +15,7 @@ from pyro.infer.autoguide import AutoDelta, init_to_value
 from torch import Tensor
 
 from pyro_unmix.data.bands import Ignore
-from pyro_unmix.data.types import CubesLike
+from pyro_unmix.data.types import ImagesLike
 from pyro_unmix.guides.scene import SceneMeanField
 from pyro_unmix.infer.fit import fit
 from pyro_unmix.methods.arguments import judged
@@ -40,7 +40,7 @@ _LEAST_NOISE = 1e-4
 
 @one_thread()
 def hbun(
-    cubes: CubesLike,
+    cubes: ImagesLike,
     num_endmembers: int | None = None,
     *,
     endmembers: ArrayLike | xr.DataArray | None = None,
@@ -74,7 +74,7 @@ def hbun(
     Parameters
     ----------
     cubes
-        Anything that `as_cube_sequence` takes, reflectance.
+        Anything that `as_cube_sequence` takes, reflectance; or files, as `open_images` reads them.
     num_endmembers : int, optional
         P, at least 2. May be left out if `endmembers` are given.
     endmembers : array (L, P), DataArray (wavelength, endmember) or library, optional
@@ -116,6 +116,13 @@ def hbun(
     References
     ----------
     Liu, Lu, Wu, Du, Chanussot, Wei, IEEE TGRS 60, 2021.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=2, height=10, width=10, seed=0)
+    >>> pu.methods.hbun(scene.cubes, num_endmembers=3, num_steps=5, progress=False)
+    <Unmixing by hbun (time: 2, y: 10, x: 10, endmember: 3), 5 steps>
     """
     if not callable(guide):
         raise TypeError(_not_a_guide(guide))

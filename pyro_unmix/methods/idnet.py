@@ -11,7 +11,7 @@ from pyro_unmix.bases.decoded import ScalingDecoder
 from pyro_unmix.data.bands import Ignore
 from pyro_unmix.data.cubes import as_cube_sequence
 from pyro_unmix.data.libraries import at_bands_of, is_library
-from pyro_unmix.data.types import CubesLike
+from pyro_unmix.data.types import ImagesLike
 from pyro_unmix.guides import NonnegativeRegression, TwoStreamGuide
 from pyro_unmix.infer.fit import fit
 from pyro_unmix.infer.self_supervised import PUBLISHED_BATCH, SelfSupervisedELBO
@@ -55,7 +55,7 @@ _NETWORKS = (".encoder.", ".correction.", ".net.")
 
 @one_thread()
 def idnet(
-    cubes: CubesLike,
+    cubes: ImagesLike,
     num_endmembers: int | None = None,
     *,
     endmembers: ArrayLike | xr.DataArray | None = None,
@@ -78,7 +78,8 @@ def idnet(
     Parameters
     ----------
     cubes
-        One image: (y, x, wavelength), or anything of one date that `as_cube_sequence` takes.
+        One image: (y, x, wavelength), or anything of one date that `as_cube_sequence` takes; or a file, as
+        `open_images` reads it.
     num_endmembers : int, optional
         P. May be left out if `endmembers` are given.
     endmembers : array (L, P), DataArray (wavelength, endmember) or library, optional
@@ -115,6 +116,13 @@ def idnet(
     ----------
     Borsoi, Erdogmus, Imbiriba, "Learning interpretable deep disentangled neural networks for hyperspectral
     unmixing", IEEE TCI 9, 2023.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=2, height=10, width=10, seed=0)
+    >>> pu.idnet(scene.cubes[0, ..., ::8], num_endmembers=3, num_steps=5, progress=False)
+    <Unmixing by idnet (time: 1, y: 10, x: 10, endmember: 3), 5 steps>
     """
     seed = check_settings(seed, settings)
     cubes, endmembers = counted_bands(cubes, endmembers, ignore)
@@ -132,7 +140,9 @@ def idnet(
     else:
         choice(published, "published", PUBLISHED)
         make = _published
-    model, guide, loss, defaults = make(cubes, count, endmembers, bundles, seed, published or "")
+    model, guide, loss, defaults = make(
+        cubes, count, endmembers, bundles, seed, progress, published or ""
+    )
     if num_epochs is None and num_steps is None:
         num_epochs = NUM_EPOCHS if published is None else PUBLISHED_EPOCHS
     how: FitSettings = {"loss": loss, "method": "idnet", **defaults, **settings}
@@ -146,9 +156,17 @@ Parts = tuple[IDNet, TwoStreamGuide, SelfSupervisedELBO, FitSettings]
 
 
 def _ours(
-    cubes: xr.DataArray, count: int, endmembers: Any, bundles: Any, seed: int, kind: str
+    cubes: xr.DataArray,
+    count: int,
+    endmembers: Any,
+    bundles: Any,
+    seed: int,
+    progress: bool,
+    kind: str,
 ) -> Parts:
-    start = choose_start.unchecked(cubes, count, endmembers=endmembers, seed=seed)
+    start = choose_start.unchecked(
+        cubes, count, endmembers=endmembers, seed=seed, progress=progress
+    )
     spectra = start.endmembers
     model = IDNet(
         spectra,
@@ -186,7 +204,13 @@ def _rate(name: str) -> float:
 
 
 def _published(
-    cubes: xr.DataArray, count: int, endmembers: Any, bundles: Any, seed: int, kind: str
+    cubes: xr.DataArray,
+    count: int,
+    endmembers: Any,
+    bundles: Any,
+    seed: int,
+    progress: bool,
+    kind: str,
 ) -> Parts:
     if endmembers is None:
         endmembers = extract_endmembers.unchecked(cubes, count, seed=seed)

@@ -14,7 +14,7 @@ from pyro_unmix.data.bands import Ignore
 from pyro_unmix.data.checks import as_endmembers
 from pyro_unmix.data.cubes import as_cube_sequence
 from pyro_unmix.data.libraries import at_bands_of, is_library
-from pyro_unmix.data.types import CubesLike
+from pyro_unmix.data.types import ImagesLike
 from pyro_unmix.methods.arguments import counted_bands
 from pyro_unmix.mixing import Hapke
 from pyro_unmix.posterior.result import Unmixing
@@ -28,7 +28,7 @@ _Result = TypeVar("_Result", bound=Unmixing)
 def in_albedo(
     method: Callable[[xr.DataArray, Any], _Result],
     mixing: Hapke,
-    cubes: CubesLike,
+    cubes: ImagesLike,
     endmembers: Any,
     ignore: Ignore = None,
 ) -> _Result:

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
-from tqdm.auto import tqdm
 
 from pyro_unmix.data.bands import Ignore
 from pyro_unmix.data.checks import as_endmembers
-from pyro_unmix.data.types import CubesLike
+from pyro_unmix.data.types import ImagesLike
 from pyro_unmix.methods.arguments import judged
 from pyro_unmix.methods.classical import Input, chunks, fcls_of_date, read_input, to_result
 from pyro_unmix.ops.checks import in_range, positive_int
+from pyro_unmix.ops.progress import progress_bar
 from pyro_unmix.ops.threads import one_thread
 from pyro_unmix.posterior.result import Unmixing
 from pyro_unmix.start.extraction import match_endmembers, vca
@@ -25,7 +25,7 @@ _LEAST_NOISE = 1e-12  # of the mean square of the data: keeps noiseless images f
 
 @one_thread()
 def kalman_em(
-    cubes: CubesLike,
+    cubes: ImagesLike,
     num_endmembers: int | None = None,
     *,
     endmembers: ArrayLike | xr.DataArray | None = None,
@@ -70,7 +70,7 @@ def kalman_em(
     Parameters
     ----------
     cubes
-        Anything that `as_cube_sequence` takes, reflectance.
+        Anything that `as_cube_sequence` takes, reflectance; or files, as `open_images` reads them.
     num_endmembers : int, optional
         P, at least 2. May be left out if `endmembers` are given.
     endmembers : array (L, P), DataArray (wavelength, endmember) or library, optional
@@ -109,6 +109,13 @@ def kalman_em(
     Borsoi, Imbiriba, Closas, Bermudez, Richard, "Kalman filtering and expectation maximization for multitemporal
     spectral unmixing", IEEE GRSL, 2020. The default settings are published; the publication has one filter of size L
     P, without the zeros that make it fall apart into bands, and few of the pixels.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=2, height=10, width=10, seed=0)
+    >>> pu.methods.kalman_em(scene.cubes, num_endmembers=3, progress=False)
+    <Unmixing by kalman_em (time: 2, y: 10, x: 10, endmember: 3)>
     """
     num_iterations = positive_int(num_iterations, "num_iterations")
     scales = {"step": step_scale, "initial": initial_scale, "noise": noise_scale}
@@ -125,7 +132,9 @@ def kalman_em(
     sums = collect(given, parameters.abundances)
     scaling = smooth(sums, parameters, given.reference)
     evidence = [scaling.log_evidence]
-    with tqdm(total=num_iterations, initial=1, disable=not progress, desc="kalman_em") as bar:
+    with progress_bar(
+        total=num_iterations, initial=1, shown=progress, desc="kalman_em", unit="iteration"
+    ) as bar:
         for _ in range(1, num_iterations):
             parameters, sums = maximise(given, scaling)
             scaling = smooth(sums, parameters, given.reference)

@@ -16,7 +16,7 @@ from pyro_unmix.data.bands import Ignore
 from pyro_unmix.data.checks import as_endmembers
 from pyro_unmix.data.cubes import as_cube_sequence, from_pixels, to_pixels
 from pyro_unmix.data.libraries import at_bands_of, classes_of, is_library, library_endmembers
-from pyro_unmix.data.types import CubesLike
+from pyro_unmix.data.types import ImagesLike
 from pyro_unmix.methods.arguments import count_materials, counted_bands
 from pyro_unmix.methods.classical import names_of
 from pyro_unmix.ops.checks import positive_int
@@ -68,7 +68,7 @@ class Members:
 
 
 def read_members(
-    cubes: CubesLike, num_endmembers: int | None, endmembers: Any, seed: int, ignore: Ignore
+    cubes: ImagesLike, num_endmembers: int | None, endmembers: Any, seed: int, ignore: Ignore
 ) -> Members:
     """Check the input of a method that takes single spectra of a library.
 

@@ -9,14 +9,14 @@ from itertools import combinations, product
 import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
-from tqdm.auto import tqdm
 
 from pyro_unmix.data.bands import Ignore
-from pyro_unmix.data.types import CubesLike
+from pyro_unmix.data.types import ImagesLike
 from pyro_unmix.methods.arguments import judged
 from pyro_unmix.methods.members import Members, blocks, read_members, to_library_result
 from pyro_unmix.methods.weights import band_weights
 from pyro_unmix.ops.checks import in_range, positive_int, true_or_false
+from pyro_unmix.ops.progress import progress_bar
 from pyro_unmix.ops.threads import one_thread
 from pyro_unmix.posterior.result import Unmixing
 
@@ -40,7 +40,7 @@ class _Limits:
 
 @one_thread()
 def mesma(
-    cubes: CubesLike,
+    cubes: ImagesLike,
     num_endmembers: int | None = None,
     *,
     endmembers: ArrayLike | xr.DataArray | None = None,
@@ -73,7 +73,7 @@ def mesma(
     Parameters
     ----------
     cubes
-        Anything that `as_cube_sequence` takes, reflectance.
+        Anything that `as_cube_sequence` takes, reflectance; or files, as `open_images` reads them.
     num_endmembers : int, optional
         P, at least 2. May be left out if `endmembers` are given.
     endmembers : library or array (L, P), optional
@@ -145,7 +145,7 @@ def mesma(
     members = weights[:, None] * given.spectra
     fractions = np.full((*given.valid.shape, given.spectra.shape[1]), np.nan)
     total = int(given.valid.sum())
-    with tqdm(total=total, disable=not progress, desc="mesma", unit="spectrum") as bar:
+    with progress_bar(total=total, shown=progress, desc="mesma", unit="spectrum") as bar:
         for place, spectra in blocks(given.pixels, given.valid, _BLOCK):
             found, rmse = _best(weights * spectra, members, models, limits, gain)
             if max_rmse is not None:

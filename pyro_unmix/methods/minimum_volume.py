@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from pyro_unmix.data.bands import Ignore
 from pyro_unmix.data.checks import as_endmembers
 from pyro_unmix.data.cubes import as_cube_sequence, to_pixels
-from pyro_unmix.data.types import CubesLike
+from pyro_unmix.data.types import ImagesLike
 from pyro_unmix.methods.arguments import count_materials, counted_bands, known_spectra
 from pyro_unmix.methods.fcls import fcls
 from pyro_unmix.ops.checks import in_range, positive_int
@@ -26,7 +26,7 @@ _MOST_SPECTRA = 20_000
 
 @one_thread()
 def minimum_volume(
-    cubes: CubesLike,
+    cubes: ImagesLike,
     num_endmembers: int | None = None,
     *,
     endmembers: ArrayLike | xr.DataArray | None = None,
@@ -45,7 +45,7 @@ def minimum_volume(
     Parameters
     ----------
     cubes
-        Anything that `as_cube_sequence` takes, reflectance; its dates are pooled.
+        Anything that `as_cube_sequence` takes, reflectance; or files, as `open_images` reads them. Dates are pooled.
     num_endmembers : int, optional
         P, at least 2. May be left out if `endmembers` are given.
     endmembers : array (L, P) or library, optional

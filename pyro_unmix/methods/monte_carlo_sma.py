@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
-from tqdm.auto import tqdm
 
 from pyro_unmix.data.bands import Ignore
-from pyro_unmix.data.types import CubesLike
+from pyro_unmix.data.types import ImagesLike
 from pyro_unmix.methods.arguments import judged
 from pyro_unmix.methods.members import (
     Members,
@@ -22,6 +21,7 @@ from pyro_unmix.methods.members import (
 from pyro_unmix.methods.weights import band_weights
 from pyro_unmix.ops.checks import positive_int, true_or_false
 from pyro_unmix.ops.least_squares import Fractions
+from pyro_unmix.ops.progress import progress_bar
 from pyro_unmix.ops.threads import one_thread
 from pyro_unmix.posterior.result import Unmixing
 
@@ -30,7 +30,7 @@ _BLOCK = 20_000  # spectra at once
 
 @one_thread()
 def monte_carlo_sma(
-    cubes: CubesLike,
+    cubes: ImagesLike,
     num_endmembers: int | None = None,
     *,
     endmembers: ArrayLike | xr.DataArray | None = None,
@@ -56,7 +56,7 @@ def monte_carlo_sma(
     Parameters
     ----------
     cubes
-        Anything that `as_cube_sequence` takes, reflectance.
+        Anything that `as_cube_sequence` takes, reflectance; or files, as `open_images` reads them.
     num_endmembers : int, optional
         P, at least 2. May be left out if `endmembers` are given.
     endmembers : library or array (L, P), optional
@@ -115,7 +115,7 @@ def monte_carlo_sma(
     fractions = np.full((*shape, given.spectra.shape[1]), np.nan)
     mean, std = (np.full((*shape, given.num_classes), np.nan) for _ in range(2))
     total = num_draws * int(np.ceil(given.valid.sum() / _BLOCK))
-    with tqdm(total=total, disable=not progress, desc="monte_carlo_sma", unit="draw") as bar:
+    with progress_bar(total=total, shown=progress, desc="monte_carlo_sma", unit="draw") as bar:
         for place, spectra in blocks(given.pixels, given.valid, _BLOCK):
             weighted = weights * spectra
             sums = np.zeros((len(spectra), given.spectra.shape[1]))

@@ -8,14 +8,14 @@ import xarray as xr
 from numpy.typing import ArrayLike
 
 from pyro_unmix.data.bands import Ignore
-from pyro_unmix.data.types import CubesLike
+from pyro_unmix.data.types import ImagesLike
 from pyro_unmix.methods.fcls import fcls
 from pyro_unmix.mixing import Hapke
 from pyro_unmix.posterior.result import Unmixing
 
 
 def nnls(
-    cubes: CubesLike,
+    cubes: ImagesLike,
     num_endmembers: int | None = None,
     *,
     endmembers: ArrayLike | xr.DataArray | None = None,

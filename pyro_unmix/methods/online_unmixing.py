@@ -11,13 +11,13 @@ import torch
 import xarray as xr
 from numpy.typing import ArrayLike
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from pyro_unmix.data.bands import Ignore
-from pyro_unmix.data.types import CubesLike
+from pyro_unmix.data.types import ImagesLike
 from pyro_unmix.methods.arguments import judged
 from pyro_unmix.methods.classical import Input, fcls_of_date, read_input, to_result
 from pyro_unmix.ops.checks import in_range, positive_int
+from pyro_unmix.ops.progress import progress_bar
 from pyro_unmix.ops.solvers import project_simplex
 from pyro_unmix.ops.threads import one_thread
 from pyro_unmix.posterior.result import Unmixing
@@ -29,7 +29,7 @@ _STEP = 1 / 1.1  # of the inverse Lipschitz constant, as published
 
 @one_thread()
 def online_unmixing(
-    cubes: CubesLike,
+    cubes: ImagesLike,
     num_endmembers: int | None = None,
     *,
     endmembers: ArrayLike | xr.DataArray | None = None,
@@ -63,7 +63,7 @@ def online_unmixing(
     Parameters
     ----------
     cubes
-        Anything that `as_cube_sequence` takes, reflectance.
+        Anything that `as_cube_sequence` takes, reflectance; or files, as `open_images` reads them.
     num_endmembers : int, optional
         P, at least 2. May be left out if `endmembers` are given.
     endmembers : array (L, P), DataArray (wavelength, endmember) or library, optional
@@ -104,6 +104,13 @@ def online_unmixing(
     ----------
     Thouvenin, Dobigeon, Tourneret, "Online unmixing of multitemporal hyperspectral images accounting for spectral
     variability", IEEE TIP 25(9), 2016. The default settings are published.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=2, height=10, width=10, seed=0)
+    >>> pu.methods.online_unmixing(scene.cubes, num_endmembers=3, progress=False)
+    <Unmixing by online_unmixing (time: 2, y: 10, x: 10, endmember: 3)>
     """
     num_epochs = positive_int(num_epochs, "num_epochs")
     settings = _Settings(
@@ -125,7 +132,7 @@ def online_unmixing(
         )  # fmt: skip
     programme = _Programme(given, settings)
     rng = np.random.default_rng(seed)
-    for _ in tqdm(range(num_epochs), disable=not progress, desc="online unmixing", unit="epoch"):
+    for _ in progress_bar(range(num_epochs), shown=progress, desc="online unmixing", unit="epoch"):
         for position in rng.permutation(len(programme.dates)):
             programme.visit(int(position))
 

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from pyro_unmix.bases.linear import DCT
 from pyro_unmix.data.bands import Ignore
 from pyro_unmix.data.cubes import as_cube_sequence
-from pyro_unmix.data.types import CubesLike
+from pyro_unmix.data.types import ImagesLike
 from pyro_unmix.guides import BiLSTMGuide
 from pyro_unmix.infer.fit import fit
 from pyro_unmix.infer.settings import FitSettings
@@ -32,7 +32,7 @@ NUM_EPOCHS = 30.0
 
 @one_thread()
 def redsunn(
-    cubes: CubesLike,
+    cubes: ImagesLike,
     num_endmembers: int | None = None,
     *,
     endmembers: ArrayLike | None = None,
@@ -53,7 +53,7 @@ def redsunn(
     Parameters
     ----------
     cubes
-        Anything that `as_cube_sequence` takes.
+        Anything that `as_cube_sequence` takes; or files, as `open_images` reads them.
     num_endmembers : int, optional
         P. May be left out if `endmembers` are given.
     endmembers : array (L, P) or library, optional
@@ -78,6 +78,13 @@ def redsunn(
     References
     ----------
     Borsoi, Imbiriba, Closas, IEEE TIP 32, 2023, Sec. V and VI.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=2, height=10, width=10, seed=0)
+    >>> pu.redsunn(scene.cubes, num_endmembers=3, num_steps=5, progress=False)
+    <Unmixing by redsunn (time: 2, y: 10, x: 10, endmember: 3), 5 steps>
     """
     seed = check_settings(seed, settings)
     cubes, endmembers = counted_bands(cubes, endmembers, ignore)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyro_unmix.data.bands import Ignore
 from pyro_unmix.data.cubes import as_cube_sequence, from_pixels
-from pyro_unmix.data.types import CubesLike
+from pyro_unmix.data.types import ImagesLike
 from pyro_unmix.guides.published import PublishedGuide
 from pyro_unmix.infer.fit import fit
 from pyro_unmix.infer.settings import FitSettings
@@ -95,7 +95,7 @@ def _means(
 
 @one_thread()
 def redsunn_published(
-    cubes: CubesLike,
+    cubes: ImagesLike,
     num_endmembers: int | None = None,
     *,
     endmembers: ArrayLike | None = None,
@@ -143,6 +143,13 @@ def redsunn_published(
     ----------
     Borsoi, Imbiriba, Closas, IEEE TIP 32, 2023, and the program that its Sec. VI announces. What each departure does
     is measured in ``benchmarks/redsunn.md``.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=2, height=10, width=10, seed=0)
+    >>> pu.redsunn_published(scene.cubes, num_endmembers=3, num_steps=5, progress=False)
+    <Unmixing by redsunn_published (time: 2, y: 10, x: 10, endmember: 3), 5 steps>
     """
     seed = check_settings(seed, settings)
     in_range(sigma_psi, "sigma_psi", low=0, open_low=True)

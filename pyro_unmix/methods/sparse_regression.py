@@ -6,15 +6,15 @@ import numpy as np
 import torch
 import xarray as xr
 from numpy.typing import ArrayLike
-from tqdm.auto import tqdm
 
 from pyro_unmix.data.bands import Ignore
-from pyro_unmix.data.types import CubesLike
+from pyro_unmix.data.types import ImagesLike
 from pyro_unmix.methods.arguments import judged
 from pyro_unmix.methods.members import blocks, read_members, to_library_result
 from pyro_unmix.methods.weights import band_weights
 from pyro_unmix.ops.checks import in_range
 from pyro_unmix.ops.nonnegative import nonnegative_quadratic
+from pyro_unmix.ops.progress import progress_bar
 from pyro_unmix.ops.threads import one_thread
 from pyro_unmix.posterior.result import Unmixing
 
@@ -23,7 +23,7 @@ _BLOCK = 5_000  # spectra at once
 
 @one_thread()
 def sparse_regression(
-    cubes: CubesLike,
+    cubes: ImagesLike,
     num_endmembers: int | None = None,
     *,
     endmembers: ArrayLike | xr.DataArray | None = None,
@@ -46,7 +46,7 @@ def sparse_regression(
     Parameters
     ----------
     cubes
-        Anything that `as_cube_sequence` takes, reflectance.
+        Anything that `as_cube_sequence` takes, reflectance; or files, as `open_images` reads them.
     num_endmembers : int, optional
         P, at least 2. May be left out if `endmembers` are given.
     endmembers : library or array (L, P), optional
@@ -97,7 +97,9 @@ def sparse_regression(
     members = weights[:, None] * given.spectra
     gram = torch.from_numpy(members.T @ members)
     total = int(given.valid.sum())
-    with tqdm(total=total, disable=not progress, desc="sparse_regression", unit="spectrum") as bar:
+    with progress_bar(
+        total=total, shown=progress, desc="sparse_regression", unit="spectrum"
+    ) as bar:
         for place, spectra in blocks(given.pixels, given.valid, _BLOCK):
             linear = torch.from_numpy((weights * spectra) @ members - sparsity)
             fractions[place] = nonnegative_quadratic(gram, linear).numpy()

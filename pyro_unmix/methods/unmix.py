@@ -13,7 +13,7 @@ from pyro_unmix.data.bands import Ignore
 from pyro_unmix.data.cubes import as_cube_sequence, valid_mask
 from pyro_unmix.data.lazy import as_lazy_cubes, is_lazy
 from pyro_unmix.data.libraries import is_library
-from pyro_unmix.data.types import CubesLike
+from pyro_unmix.data.types import CubesLike, ImagesLike
 from pyro_unmix.guides import ConjugateGuide
 from pyro_unmix.infer.fit import fit
 from pyro_unmix.infer.settings import FitSettings
@@ -83,7 +83,7 @@ NUM_STEPS = 100
 
 @one_thread()
 def unmix(
-    cubes: CubesLike,
+    cubes: ImagesLike,
     num_endmembers: int | str | None = None,
     *,
     endmembers: ArrayLike | None = None,
@@ -123,7 +123,7 @@ def unmix(
     Parameters
     ----------
     cubes
-        Anything that `as_cube_sequence` takes.
+        Anything that `as_cube_sequence` takes; or files, as `open_images` reads them.
     num_endmembers : int or "auto"
         P; ``"auto"`` takes it from `estimate_num_endmembers`. May be left out if `endmembers` are given.
     endmembers : array (L, P) or library, optional
@@ -165,6 +165,14 @@ def unmix(
     ------
     TypeError, ValueError
         If an argument is not as described, or ``trained=False`` does not go with the others or with a scene in chunks.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=2, height=10, width=10, seed=0)
+    >>> result = pu.unmix(scene.cubes, num_endmembers=3, num_steps=5, progress=False)
+    >>> result
+    <Unmixing by unmix (time: 2, y: 10, x: 10, endmember: 3), 5 steps>
     """
     if mixing is not None:
         return in_albedo(
@@ -198,12 +206,16 @@ def unmix(
             "trained=False, but chains need the scene in memory: cubes.load(), or a part of it"
         )
     scene = spread_blocks(images, seed) if is_lazy(images) else images
-    count = _count(scene, num_endmembers, endmembers, seed)
-    start = choose_start.unchecked(scene, count, endmembers=endmembers, basis=basis, seed=seed)
+    count = _count(scene, num_endmembers, endmembers, seed, progress)
+    start = choose_start.unchecked(
+        scene, count, endmembers=endmembers, basis=basis, seed=seed, progress=progress
+    )
     if trained is None:
         trained = _holds(scene, start, images, seed, endmembers)
     if not trained:
-        logger.info("nothing is trained: Markov chains are drawn")
+        logger.info(
+            "nothing is trained: Markov chains are drawn, about endmembers of several starts"
+        )
         found = {"start": start} if endmembers is None else {"endmembers": endmembers}
         return unmix_by_chains(images, count, **found, seed=seed, progress=progress)
     chosen, chain = _choose_variability(
@@ -257,7 +269,10 @@ def _holds(
         # and chains about them have no variability of single materials.
         return False
     factor = misfit_factor(_model(scene, start, Independent(), seed), images)
-    logger.info("negative abundances are %.1f times as large as the model expects", factor)
+    logger.info(
+        "negative abundances are %.1f times as large as the model expects, which holds up to %.1f",
+        factor, MOST_MISFIT,
+    )  # fmt: skip
     return factor <= MOST_MISFIT
 
 
@@ -338,13 +353,17 @@ def _pixel_dates(images: xr.DataArray) -> int:
 
 
 def _count(
-    cubes: xr.DataArray, num_endmembers: int | str | None, endmembers: ArrayLike | None, seed: int
+    cubes: xr.DataArray,
+    num_endmembers: int | str | None,
+    endmembers: ArrayLike | None,
+    seed: int,
+    progress: bool,
 ) -> int:
     """P as a number; given endmembers say it themselves."""
     if isinstance(num_endmembers, str):
         choice(num_endmembers, "num_endmembers, if it is no number,", ["auto"])
         if endmembers is None:
-            count = estimate_num_endmembers.unchecked(cubes, seed=seed)
+            count = estimate_num_endmembers.unchecked(cubes, seed=seed, progress=progress)
             logger.info("num_endmembers='auto': %d", count)
             return count
         num_endmembers = None

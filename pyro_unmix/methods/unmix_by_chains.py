@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
-from tqdm.auto import tqdm
 
 from pyro_unmix.data.bands import Ignore
 from pyro_unmix.data.checks import as_endmembers
@@ -30,6 +29,7 @@ from pyro_unmix.methods.arguments import (
 )
 from pyro_unmix.models.library_mixing import LibraryMixing
 from pyro_unmix.models.simplex import SimplexMixing
+from pyro_unmix.ops.progress import progress_bar
 from pyro_unmix.ops.threads import one_thread
 from pyro_unmix.priors.bounded import BoundedEndmembers
 from pyro_unmix.start.choice import Start, choose_start
@@ -105,6 +105,17 @@ def unmix_by_chains(
     ------
     ValueError
         If neither P nor endmembers are given, or they do not agree, or both a start and endmembers are given.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=2, height=10, width=10, seed=0)
+    >>> result = pu.methods.unmix_by_chains(
+    ...     scene.cubes[..., ::16], num_endmembers=3, num_rounds=4, num_spectra=40,
+    ...     num_held_out=10, num_samples=8, progress=False,
+    ... )
+    >>> type(result).__name__, dict(result.abundances.sizes)
+    ('Sampled', {'time': 2, 'y': 10, 'x': 10, 'endmember': 3})
     """
     seed = check_settings(seed, settings, SampleSettings)
     cubes, endmembers = counted_bands(cubes, endmembers, ignore)
@@ -113,7 +124,7 @@ def unmix_by_chains(
     if start is not None:
         _check_start(start, cubes.sizes["wavelength"], count, endmembers)
     if endmembers is None:
-        found = start or choose_start.unchecked(cubes, count, seed=seed)
+        found = start or choose_start.unchecked(cubes, count, seed=seed, progress=progress)
         num_held_out = settings.get("num_held_out", NUM_HELD_OUT)
         models = _models(cubes, found, num_held_out, seed, progress)
         result = sample(models, cubes, seed=seed, progress=progress, **settings)
@@ -151,7 +162,10 @@ def _models(
     """
     starts = several_starts(cubes, start, seed=seed)
     varied = shares_variability.unchecked(cubes, start)
-    logger.info("materials vary by themselves: %s", "yes, smoothly" if varied else "no")
+    logger.info(
+        "variability: %s",
+        "every material varies by itself" if varied else "all materials of a pixel vary together",
+    )  # fmt: skip
 
     def about(endmembers: xr.DataArray) -> SimplexMixing:
         return _model(cubes, endmembers, _scalings(cubes, endmembers) if varied else None)
@@ -159,7 +173,7 @@ def _models(
     seen, _ = split_spectra(cubes, num_held_out, seed)
     total = len(starts) * _SHORT
     models = []
-    with tqdm(total=total, disable=not progress, desc="starts", unit="round") as bar:
+    with progress_bar(total=total, shown=progress, desc="starts", unit="round") as bar:
         for number, one in enumerate(starts):
             spectra = random_spectra(about(one), seen, _SPECTRA, [seed, 3, number])
             chain = chain_of(spectra, _SHORT, kernels=ROUND, num_kept=1, bar=bar)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
-from scipy.optimize import linear_sum_assignment
+from typing import Any
 
-from pyro_unmix.data.types import HasImages, HasSpectra, Truth
+import numpy as np
+import xarray as xr
+
+from pyro_unmix.data.types import HasAbundances, HasImages, HasSpectra, Truth
 from pyro_unmix.metrics.reading import Array, as_array, require, same_shape
 from pyro_unmix.metrics.scores import (
     endmember_scores,
@@ -16,20 +18,21 @@ from pyro_unmix.metrics.scores import (
 from pyro_unmix.start.extraction import match_endmembers
 
 
-def score(result: HasImages, truth: Truth) -> dict[str, float]:
+def score(result: HasImages, truth: Truth | np.ndarray | xr.DataArray) -> dict[str, float]:
     """All scores of a result against a known truth.
 
     The materials are matched first, by the permutation with the smallest spectral angles between
     the mean endmembers over pixels and dates of both. Endmembers and reconstructions are computed
     date by date. Without endmembers (``result.has_endmembers`` is False) the permutation is that of
-    the smallest error of the abundances, whose scores are the only ones.
+    the smallest error of the abundances, whose scores are the only ones; so it is where the truth is an array.
 
     Parameters
     ----------
     result : Unmixing
         Or anything with ``abundances``, ``endmembers(time)`` and ``reconstruct(time)``.
-    truth : Scene
-        Or anything with ``cubes``, ``abundances`` and ``endmembers(time)``.
+    truth : Scene, or array (T, ..., P)
+        Or anything with ``cubes``, ``abundances`` and ``endmembers(time)``; or the true abundances alone, of one image
+        also without its date. NaN where unknown.
 
     Returns
     -------
@@ -39,10 +42,21 @@ def score(result: HasImages, truth: Truth) -> dict[str, float]:
     Raises
     ------
     TypeError
-        If one of them is an array or anything else without these attributes.
+        If the result is an array, or one of them anything else without these attributes.
     ValueError
         If the two differ in size, or as in the functions for each score.
+
+    Examples
+    --------
+    >>> import numpy as np, pyro_unmix as pu
+    >>> M = np.array([[.1, .5], [.2, .4], [.3, .3]])
+    >>> truth = np.array([[[.25, .75], [1, 0]]])
+    >>> result = pu.methods.fcls(truth @ M.T, endmembers=M[:, ::-1], progress=False)
+    >>> {name: round(value, 3) for name, value in pu.metrics.score(result, truth).items()}
+    {'NRMSE_A': 0.0, 'RMSE_A': 0.0}
     """
+    if isinstance(truth, (np.ndarray, xr.DataArray)):
+        return _score_abundances(result, truth)
     _need(result, "result", ("abundances", "endmembers", "reconstruct"))
     _need(truth, "truth", ("abundances", "endmembers", "cubes"))
     estimated = as_array(result.abundances, "abundances", ("time", "endmember"))
@@ -51,11 +65,7 @@ def score(result: HasImages, truth: Truth) -> dict[str, float]:
     times = range(len(true))
 
     if not getattr(result, "has_endmembers", True):
-        matched = estimated[..., _order_of_abundances(estimated, true)]
-        return {
-            "NRMSE_A": nrmse_abundances(matched, true),
-            "RMSE_A": rmse_abundances(matched, true),
-        }
+        return _matched_by_abundances(estimated, true)
     order = match_endmembers(_mean_endmembers(result, times), _mean_endmembers(truth, times))
     matched = estimated[..., order]
     endmembers = (_date_of_endmembers(result, time)[..., order] for time in times)
@@ -70,8 +80,30 @@ def score(result: HasImages, truth: Truth) -> dict[str, float]:
     }
 
 
+def _score_abundances(result: HasAbundances, truth: Any) -> dict[str, float]:
+    """The scores that true abundances alone allow."""
+    _need(result, "result", ("abundances",))
+    estimated = as_array(result.abundances, "abundances", ("time", "endmember"))
+    last = ("endmember",) if isinstance(truth, xr.DataArray) else ()
+    true = as_array(truth, "truth", last)
+    if true.ndim == estimated.ndim - 1 and len(estimated) == 1:
+        true = true[np.newaxis]
+    same_shape(estimated, true, "abundances")
+    return _matched_by_abundances(estimated, true)
+
+
+def _matched_by_abundances(estimated: Array, true: Array) -> dict[str, float]:
+    matched = estimated[..., _order_of_abundances(estimated, true)]
+    return {
+        "NRMSE_A": nrmse_abundances(matched, true),
+        "RMSE_A": rmse_abundances(matched, true),
+    }
+
+
 def _order_of_abundances(estimated: Array, true: Array) -> Array:
     """Which estimated material goes with each true one, by the sum of their squared differences."""
+    from scipy.optimize import linear_sum_assignment
+
     known = ~np.isnan(true).any(axis=-1)
     require(int(known.sum()), "abundances")
     differences = true[known][:, :, np.newaxis] - estimated[known][:, np.newaxis]

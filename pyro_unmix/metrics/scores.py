@@ -25,6 +25,14 @@ def nrmse_abundances(abundances: Dates, truth: Dates) -> float:
     ------
     ValueError
         If shapes differ, the truth is unknown or zero everywhere, or an estimate is NaN where the truth is known.
+
+    Examples
+    --------
+    >>> import numpy as np, pyro_unmix as pu
+    >>> truth = np.array([[[.5, .5], [1, 0]]])  # (T, N, P)
+    >>> estimate = np.array([[[.4, .6], [1, 0]]])
+    >>> round(pu.metrics.nrmse_abundances(estimate, truth), 4)
+    0.1155
     """
     return _normalised_error(abundances, truth, "abundances", "endmember")
 
@@ -39,6 +47,13 @@ def nrmse_reconstruction(reconstruction: Dates, cubes: Dates) -> float:
     ----------
     reconstruction, cubes : array (T, ..., L), DataArray, or iterable of T arrays (..., L)
         Reconstructed and observed reflectance; a generator of dates keeps little in memory.
+
+    Examples
+    --------
+    >>> import numpy as np, pyro_unmix as pu
+    >>> images = np.full((1, 4, 3), .2)
+    >>> round(pu.metrics.nrmse_reconstruction(images + .01, images), 4)
+    0.05
     """
     return _normalised_error(reconstruction, cubes, "reconstruction", "wavelength")
 
@@ -49,6 +64,14 @@ def rmse_abundances(abundances: Dates, truth: Dates) -> float:
     ``RMSE_A = sqrt(mean_{t,n,p} (a_ntp - ahat_ntp)^2)``, over the pixels whose true abundances are known.
 
     Parameters and errors are those of `nrmse_abundances`.
+
+    Examples
+    --------
+    >>> import numpy as np, pyro_unmix as pu
+    >>> truth = np.array([[[.5, .5], [1, 0]]])  # (T, N, P)
+    >>> estimate = np.array([[[.4, .6], [1, 0]]])
+    >>> round(pu.metrics.rmse_abundances(estimate, truth), 4)
+    0.0707
     """
     total, count = 0.0, 0
     for estimated, true in pairs(abundances, truth, "abundances", ("endmember",)):
@@ -73,6 +96,14 @@ def nrmse_endmembers(endmembers: Dates, truth: Dates) -> float:
     ValueError
         If shapes differ, the truth is unknown everywhere or zero somewhere, or an estimate is NaN
         where the truth is known.
+
+    Examples
+    --------
+    >>> import numpy as np, pyro_unmix as pu
+    >>> M = np.array([[.1, .5], [.2, .4], [.3, .3]])  # (L, P)
+    >>> truth = np.broadcast_to(M, (1, 5, 3, 2))  # (T, N, L, P)
+    >>> round(pu.metrics.nrmse_endmembers(1.1 * truth, truth), 4)
+    0.1
     """
     return endmember_scores(endmembers, truth)[0]
 
@@ -84,6 +115,14 @@ def sam_endmembers(endmembers: Dates, truth: Dates) -> float:
     no direction and counts as a right angle.
 
     Parameters and errors are those of `nrmse_endmembers`.
+
+    Examples
+    --------
+    >>> import numpy as np, pyro_unmix as pu
+    >>> M = np.array([[.1, .5], [.2, .4], [.3, .3]])  # (L, P)
+    >>> truth = np.broadcast_to(M, (1, 5, 3, 2))
+    >>> round(pu.metrics.sam_endmembers(truth[..., ::-1], truth), 3)  # radians
+    0.589
     """
     return endmember_scores(endmembers, truth)[1]
 
@@ -112,6 +151,12 @@ def coverage(
     ValueError
         If shapes differ, no true value is known, a bound is NaN where the truth is known, or a
         lower bound exceeds its upper bound.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> pu.metrics.coverage([.1, .2, .3], [.3, .4, .5], truth=[.2, .2, .9])
+    0.6666666666666666
     """
     low, high, true = (
         as_array(values, what, ())

@@ -109,7 +109,14 @@ _LEAST = 1e-3
 
 
 class Mixing(Part):
-    """What a pixel of given endmembers and abundances looks like without noise."""
+    """What a pixel of given endmembers and abundances looks like without noise.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> isinstance(pu.mixing.LinearMixing(), pu.mixing.Mixing)
+    True
+    """
 
     #: Whether `nonlinear` is zero, so that nobody need compute it.
     is_linear = False
@@ -138,7 +145,16 @@ def linear_mixing(endmembers: Tensor, abundances: Tensor) -> Tensor:
 
 
 class LinearMixing(Mixing):
-    """``y = M a``: no nonlinear stream."""
+    """``y = M a``: no nonlinear stream.
+
+    Examples
+    --------
+    >>> import torch, pyro_unmix as pu
+    >>> M = torch.tensor([[.1, .5], [.2, .4]])
+    >>> a = torch.tensor([.5, .5])
+    >>> pu.mixing.LinearMixing()(M, a)
+    tensor([0.3000, 0.3000])
+    """
 
     is_linear = True
     needs: ClassVar[frozenset[Need]] = frozenset()
@@ -164,6 +180,14 @@ class BilinearMixing(Mixing):
     ----------
     Fan et al., "Comparative study between a new nonlinear model and common linear model for analysing laboratory
     simulated-forest hyperspectral data", Int. J. Remote Sensing 30(11), 2009; Halimi et al., IEEE TGRS 49(11), 2011.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> spectra = pu.simulate.library([500, 700, 900, 1600]).isel(endmember=[0, 1, 2])
+    >>> model = pu.SGLMM(spectra, basis=pu.Brightness(), mixing=pu.mixing.BilinearMixing(0.8))
+    >>> model.sample_sequence(5, 3, seed=0)['pixels'].shape
+    torch.Size([5, 3, 4])
     """
 
     def __init__(self, start: float | Sequence[float] = 0.1) -> None:
@@ -210,6 +234,12 @@ class TwoStreamMixing(Mixing):
     ----------
     Borsoi, Erdogmus, Imbiriba, "Learning interpretable deep disentangled neural networks for hyperspectral
     unmixing", IEEE TCI 9, 2023.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> isinstance(pu.mixing.TwoStreamMixing(0.1), pu.mixing.Mixing)
+    True
     """
 
     def __init__(self, scale: float = 0.1) -> None:

@@ -112,6 +112,12 @@ class VariabilityModel(Model):
     """A model whose endmembers are made of few numbers, the variability of every pixel and date.
 
     A result keeps these in place of the spectra, which would be L times as large.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> issubclass(pu.SGLMM, pu.models.VariabilityModel)
+    True
     """
 
     #: M0; its ``value`` is (L, P).

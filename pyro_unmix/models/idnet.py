@@ -67,6 +67,13 @@ class IDNet(VariabilityModel):
     ----------
     Borsoi, Erdogmus, Imbiriba, "Learning interpretable deep disentangled neural networks for hyperspectral
     unmixing", IEEE TCI 9, 2023.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> model = pu.IDNet(pu.simulate.library().isel(endmember=[0, 1]))
+    >>> model.num_endmembers
+    2
     """
 
     def __init__(

@@ -76,9 +76,9 @@ class LibraryMixing(Recorded, PyroModule):
 
     Examples
     --------
-    >>> import numpy as np
+    >>> import numpy as np, pyro_unmix as pu
     >>> spectra = np.array([[0.1, 0.12, 0.5], [0.2, 0.22, 0.4], [0.2, 0.25, 0.3]])
-    >>> model = LibraryMixing(spectra, ["leaf", "leaf", "soil"], rank=1)
+    >>> model = pu.models.LibraryMixing(spectra, ["leaf", "leaf", "soil"], rank=1)
     >>> model.num_bands, model.num_endmembers, model.num_slots
     (3, 2, 4)
     """
@@ -220,7 +220,7 @@ class LibraryMixing(Recorded, PyroModule):
     def prior_abundances(
         self, shared: Mapping[str, Tensor], shape: tuple[int, ...], generator: torch.Generator
     ) -> Tensor:
-        """Draws (*shape, P) of the abundances before anything is seen of their pixels."""
+        """Draws ``(*shape, P)`` of the abundances before anything is seen of their pixels."""
         slots, kind = (*shape, self.num_slots), self.weights.dtype
         number = torch.Size(slots).numel()
         members = torch.multinomial(self.weights, number, replacement=True, generator=generator)

@@ -119,6 +119,14 @@ class PerturbedLinear(VariabilityModel):
     ------
     ValueError, TypeError
         If the cubes, the endmembers or a scale are not as described.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=2, height=10, width=10, seed=0)
+    >>> model = pu.models.PerturbedLinear(scene.reference_endmembers, scene.cubes)
+    >>> model.num_endmembers
+    3
     """
 
     initial: Tensor

@@ -28,6 +28,12 @@ class RawDCT(Basis):
         K.
     amplitude : float
         The program multiplies columns of amplitude 2 by 0.01 psi.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> pu.models.RawDCT(4).num_components
+    4
     """
 
     def __init__(self, num_components: int = 10, *, amplitude: float = 0.02) -> None:
@@ -49,7 +55,14 @@ class RawDCT(Basis):
 
 
 class TransposedDCT(RawDCT):
-    """The same matrix transposed: ``d_k(l) = amplitude cos(pi (2k + 1) l / (2L))``; no column is constant."""
+    """The same matrix transposed: ``d_k(l) = amplitude cos(pi (2k + 1) l / (2L))``; no column is constant.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> pu.models.TransposedDCT(4).num_components
+    4
+    """
 
     def angles(self, band: Tensor, component: Tensor) -> Tensor:
         return (2 * component + 1) * band
@@ -64,6 +77,12 @@ class VarianceWalk(NetworkWalk):
     Parameters
     ----------
     start_variance : float
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> isinstance(pu.models.VarianceWalk(), pu.priors.Part)
+    True
     """
 
     def __init__(self, start_variance: float = 0.1) -> None:
@@ -88,6 +107,15 @@ class FirstDateSGLMM(SGLMM):
     ``c_1 ~ N(nu_c, diag(gamma_c)^2)``, ``psi_1 ~ N(nu_psi, diag(gamma_psi)^2)``, the rest as in `SGLMM`. Sites:
     ``c_1 .. c_T``, ``psi_1 .. psi_T``, ``y_1 .. y_T``. Parameters: those of `SGLMM`, whose `dates`, mixing, noises by
     date and prior of M0 it serves as well.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> model = pu.models.FirstDateSGLMM(
+    ...     pu.simulate.library([500, 700, 900, 1600]).isel(endmember=[0, 1, 2]), basis=pu.Brightness()
+    ... )
+    >>> isinstance(model, pu.SGLMM)
+    True
     """
 
     first_step = 1

@@ -95,6 +95,17 @@ class SGLMM(Declaring, VariabilityModel):
     ----------
     Borsoi, Imbiriba, Closas, "Dynamical hyperspectral unmixing with variational recurrent neural networks",
     IEEE TIP 32, 2023.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> model = pu.SGLMM(
+    ...     pu.simulate.library([500, 700, 900, 1600]).isel(endmember=[0, 1, 2]), basis=pu.Brightness()
+    ... )
+    >>> model.num_bands, model.num_endmembers
+    (4, 3)
+    >>> model.sample_sequence(5, 3, seed=0)['pixels'].shape  # pixels, dates, bands
+    torch.Size([5, 3, 4])
     """
 
     #: Sites in the plate that are of what all pixels share, and say nothing of a single one.

@@ -109,8 +109,8 @@ class SimplexMixing(Recorded, PyroModule):
 
     Examples
     --------
-    >>> import numpy as np
-    >>> model = SimplexMixing(np.array([[0.1, 0.5], [0.2, 0.4], [0.2, 0.3]]), rank=1)
+    >>> import numpy as np, pyro_unmix as pu
+    >>> model = pu.models.SimplexMixing(np.array([[0.1, 0.5], [0.2, 0.4], [0.2, 0.3]]), rank=1)
     >>> model.num_bands, model.num_endmembers, model.num_components
     (3, 2, 0)
     """
@@ -252,7 +252,7 @@ class SimplexMixing(Recorded, PyroModule):
     def prior_abundances(
         self, shared: Mapping[str, Tensor], shape: tuple[int, ...], generator: torch.Generator
     ) -> Tensor:
-        """Draws (*shape, P) of the abundances before anything is seen of their pixels."""
+        """Draws ``(*shape, P)`` of the abundances before anything is seen of their pixels."""
         alpha = shared["concentration"].to(self.components)
         drawn = torch._standard_gamma(
             alpha.expand(*shape, self.num_endmembers), generator=generator

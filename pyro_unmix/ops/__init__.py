@@ -5,5 +5,6 @@ Algebra: `simplex` (softmax map, projections of fractions), `small_matrices` (ma
 Distributions that Pyro lacks: `distributions`, `softmax_distributions`, `dirichlet`; `site_noise` draws from noise.
 Housekeeping: `checks` (of arguments, with error texts), `declared` (what a class says of its methods), `extras`
 (optional libraries), `recipes` (objects rebuilt from the arguments that made them), `seeding`, `threads`,
-`engine_lock` (one thread at a time).
+`engine_lock` (one thread at a time), `progress` (bars), `non_finite` (the error of a fit), `lazy_names` (imported when
+asked for).
 """

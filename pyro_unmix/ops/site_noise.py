@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pyro.distributions as dist
-import scipy.special
 import torch
 import torch.distributions as td
 from torch import Tensor
@@ -59,14 +58,16 @@ def draw_from_normals(fn: Any, normals: Normals) -> Tensor | None:
 
 def _quantile(base: Any, normal: Tensor) -> Tensor | None:
     """The quantile function of a distribution of one number, at the probabilities of normals."""
+    from scipy import special
+
     tiny = torch.finfo(torch.double).eps
     probability = torch.special.ndtr(normal.double()).clamp(tiny, 1 - tiny)
     if isinstance(base, td.Gamma):
-        values = _scipy(scipy.special.gammaincinv, base.concentration, probability)
+        values = _scipy(special.gammaincinv, base.concentration, probability)
         return values.to(normal) / base.rate
     if isinstance(base, td.Beta):
         shapes = base.concentration1, base.concentration0
-        return _scipy(scipy.special.betaincinv, *shapes, probability).to(normal)
+        return _scipy(special.betaincinv, *shapes, probability).to(normal)
     if base.support.is_discrete:
         return None
     try:

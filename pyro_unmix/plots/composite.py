@@ -36,7 +36,7 @@ from pyro_unmix.plots.style import (
 
 
 def plot_abundance_composite(
-    result: HasAbundances,
+    result: HasAbundances | xr.DataArray,
     *,
     truth: HasAbundances | xr.DataArray | NDArray[np.floating] | None = None,
     materials: Sequence[int | str] | None = None,
@@ -60,6 +60,15 @@ def plot_abundance_composite(
     ------
     TypeError, ValueError
         As in `plot_abundances`, and for unknown, repeated or more than three materials.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=2, height=10, width=10, seed=0)
+    >>> result = pu.methods.fcls(scene.cubes, endmembers=scene.reference_endmembers, progress=False)
+    >>> figure = pu.plots.plot_abundance_composite(result)
+    >>> len(figure.axes)
+    2
     """
     maps = read_field(result, "abundances", MAP_DIMS)
     labels = material_names(maps, names)

@@ -90,6 +90,15 @@ def plot_endmembers(
     ------
     TypeError, ValueError
         If the result has no endmembers, or an argument does not fit it.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=2, height=10, width=10, seed=0)
+    >>> result = pu.methods.fcls(scene.cubes, endmembers=scene.reference_endmembers, progress=False)
+    >>> figure = pu.plots.plot_endmembers(result, truth=scene)
+    >>> [axes.get_title() for axes in figure.axes]
+    ['vegetation', 'soil', 'water']
     """
     if over not in ("space", "time"):
         raise ValueError(f"expected over='space' or over='time', got {over!r}")
@@ -104,12 +113,15 @@ def plot_endmembers(
         date = first_observed(result, maps)
         if time is not None:
             date = check_position(time, maps.sizes["time"], "time")
-        where = f"over space, {date_titles(maps)[date]}"
+        where = "over space"
+        where += f", {date_titles(maps)[date]}" if date_titles(maps)[date] else ""
         kind = "pixel"
     else:
         pixel = check_pixel((0, 0) if pixel is None else pixel, maps)
         date, kind = None, "date"
         where = f"over time, pixel (y, x) = ({pixel[0]}, {pixel[1]})"
+        if maps.sizes["time"] == 1:
+            where = f"of pixel (y, x) = ({pixel[0]}, {pixel[1]})"
     fan = make_fan(result, truth, maps, date, pixel, num_spectra, seed)
     return draw_fans(fan, labels, axes, title=f"endmembers {where}", kind=kind)
 
@@ -137,6 +149,15 @@ def plot_endmembers_over_time(
     ------
     TypeError, ValueError
         As in `plot_endmembers`.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=2, height=10, width=10, seed=0)
+    >>> result = pu.methods.fcls(scene.cubes, endmembers=scene.reference_endmembers, progress=False)
+    >>> figure = pu.plots.plot_endmembers_over_time(result, pixel=(3, 4))
+    >>> figure.get_suptitle()
+    'endmembers over time, pixel (y, x) = (3, 4)'
     """
     return plot_endmembers(
         result,
@@ -151,6 +172,7 @@ def plot_endmembers_over_time(
 
 
 _BAND_ALPHA = 0.25
+_CORE = (2, 98)  # percent of the values of a panel that are shown in any case
 _REFERENCE_STYLE: dict[str, Any] = {"linewidth": 2.6, "label": "reference"}
 _MEDIAN_STYLE: dict[str, Any] = {"linewidth": 1.2, "label": "median"}
 # A white rim keeps the dashes visible where they lie on a line of any colour.
@@ -213,11 +235,33 @@ def _draw_fan(ax: Axes, fan: Fan, p: int) -> None:
     if fan.reference is not None:
         line(fan.reference[:, p], color=colour, **_REFERENCE_STYLE)
     line(middle, color=_darken(colour), **_MEDIAN_STYLE)
+    _limit(ax, fan, p)
     if fan.truth is not None:
         truth = fan.truth[..., p]
         line(truth[len(truth) // 2], linewidth=1.5, label="truth", **_TRUTH_STYLE)
         for edge in truth[[0, -1]] if len(truth) > 1 else []:
             line(edge, linewidth=0.8, label="_truth band", **_TRUTH_STYLE)
+
+
+def _limit(ax: Axes, fan: Fan, p: int) -> None:
+    """Leave values out that are far from all others and would flatten the spectra; a note says how far they reach."""
+    parts = [fan.spectra, fan.quantiles, *([] if fan.reference is None else [fan.reference[None]])]
+    values = np.concatenate([part[..., p].ravel() for part in parts])
+    values = values[np.isfinite(values)]
+    if not values.size:
+        return
+    low, high = np.percentile(values, _CORE)
+    room = high - low
+    beyond = int(np.count_nonzero((values < low - room) | (values > high + room)))
+    if room <= 0 or not beyond:
+        return
+    inside = values[(values >= low - room) & (values <= high + room)]
+    margin = 0.05 * (inside.max() - inside.min())
+    ax.set_ylim(inside.min() - margin, inside.max() + margin)
+    ax.annotate(
+        f"reaches from {values.min():.2g} to {values.max():.2g}", (0.98, 0.96),
+        xycoords="axes fraction", ha="right", va="top", fontsize=TICK_SIZE,
+    )  # fmt: skip
 
 
 def _alone(values: NDArray[np.floating]) -> list[int]:

@@ -59,6 +59,25 @@ class ColourScale:
         return 0.2 * self.label.count("\n")
 
 
+def robust_scale(
+    label: str, cmap: str, values: NDArray[np.floating], *, beyond: float = 1.0
+) -> ColourScale:
+    """Colours of values from zero on, of which the largest percent may lie above the scale.
+
+    It ends at their 99th percentile where the largest is more than `beyond` times that; the label then says how large
+    it is.
+    """
+    values = values[np.isfinite(values)]
+    largest = float(values.max()) if values.size else 0.0
+    if largest <= 0:
+        # A bar from 0 to 0 cannot be drawn; zero everywhere keeps the unit range.
+        return ColourScale(label, cmap)
+    high = float(np.percentile(values, 99))
+    if not 0 < high * beyond < largest:
+        return ColourScale(label, cmap, vmax=largest)
+    return ColourScale(f"{label}\nlargest: {largest:.2g}", cmap, vmax=high, extend="max")
+
+
 @dataclass(frozen=True)
 class Grid:
     """Images in rows and columns: what to draw, before any figure is there."""

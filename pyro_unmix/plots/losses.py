@@ -32,6 +32,16 @@ def plot_losses(result: object, *, ax: Axes | None = None) -> Figure:
     ------
     ValueError
         If there are no losses: the method does not train.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=2, height=10, width=10, seed=0)
+    >>> model = pu.SGLMM(scene.reference_endmembers, basis=pu.Brightness())
+    >>> guide = pu.ConjugateGuide(model, correction=False)
+    >>> result = pu.fit(model, guide, scene.cubes, num_steps=5, progress=False)
+    >>> pu.plots.plot_losses(result).axes[0].get_xlabel()
+    'step'
     """
     losses = np.asarray(getattr(result, "losses", None), dtype=float)
     if losses.ndim != 1 or not np.isfinite(losses).any():

@@ -11,7 +11,14 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from pyro_unmix.data.types import HasAbundances
-from pyro_unmix.plots.grid import ColourScale, Grid, draw_scalar_grid, material_grid, row_of_dates
+from pyro_unmix.plots.grid import (
+    ColourScale,
+    Grid,
+    draw_scalar_grid,
+    material_grid,
+    robust_scale,
+    row_of_dates,
+)
 from pyro_unmix.plots.reading import (
     MAP_DIMS,
     choose_dates,
@@ -21,9 +28,12 @@ from pyro_unmix.plots.reading import (
 )
 from pyro_unmix.plots.style import AxesLike
 
+#: Values so many times the 99th percentile are left out of the colours of a map.
+_FAR = 1.5
+
 
 def plot_abundances(
-    result: HasAbundances,
+    result: HasAbundances | xr.DataArray,
     *,
     truth: HasAbundances | xr.DataArray | NDArray[np.floating] | None = None,
     dates: Sequence[int] | None = None,
@@ -35,7 +45,7 @@ def plot_abundances(
     Parameters
     ----------
     result
-        Anything with `.abundances`, a DataArray ``(time, y, x, endmember)``; `.valid`
+        Anything with `.abundances`, a DataArray ``(time, y, x, endmember)``, or that DataArray; `.valid`
         ``(time, y, x)``, when there, marks the missing pixel-dates, which are hatched.
     truth
         Known abundances: a DataArray with the same dims, a numpy array in that order, or anything
@@ -58,6 +68,15 @@ def plot_abundances(
     ------
     TypeError, ValueError
         If `result` has no abundances, or shapes, labels, `dates` or the number of axes disagree.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=2, height=10, width=10, seed=0)
+    >>> result = pu.methods.fcls(scene.cubes, endmembers=scene.reference_endmembers, progress=False)
+    >>> figure = pu.plots.plot_abundances(result, truth=scene)
+    >>> len(figure.axes)  # 3 materials x 2 dates, twice, and the colour bar
+    13
     """
     maps = read_field(result, "abundances", MAP_DIMS)
     sources = [("estimate", maps)]
@@ -89,6 +108,17 @@ def plot_uncertainty(
     ------
     ValueError
         If the standard deviation is NaN everywhere: the method has no posterior.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=2, height=10, width=10, seed=0)
+    >>> model = pu.SGLMM(scene.reference_endmembers, basis=pu.Brightness())
+    >>> guide = pu.ConjugateGuide(model, correction=False)
+    >>> result = pu.fit(model, guide, scene.cubes, num_steps=5, progress=False)
+    >>> figure = pu.plots.plot_uncertainty(result)
+    >>> len(figure.axes)
+    7
     """
     std = read_field(result, "abundances_std", MAP_DIMS)
     if not np.isfinite(std.values).any():
@@ -99,26 +129,15 @@ def plot_uncertainty(
         )
     grid = material_grid([("", std)], dates, names, missing_pixels(result, std))
     drawn = np.concatenate([image.ravel() for row in grid.images for image in row])
-    return draw_scalar_grid(grid, axes, _uncertainty_scale(drawn[np.isfinite(drawn)]))
-
-
-def _uncertainty_scale(std: NDArray[np.floating]) -> ColourScale:
-    """Colours of standard deviations, of which the largest percent may lie above the scale."""
-    label, cmap = "posterior std (fraction)", "magma"
-    largest = float(std.max()) if std.size else 0.0
-    if largest <= 0:
-        # A bar from 0 to 0 cannot be drawn; a std of exactly 0 everywhere keeps the unit range.
-        return ColourScale(label, cmap)
-    high = float(np.percentile(std, 99))
-    if not 0 < high < largest:
-        return ColourScale(label, cmap, vmax=largest)
-    return ColourScale(f"{label}\nlargest: {largest:.2g}", cmap, vmax=high, extend="max")
+    return draw_scalar_grid(grid, axes, robust_scale("posterior std (fraction)", "magma", drawn))
 
 
 def plot_rmse(
     result: Any, *, dates: Sequence[int] | None = None, axes: AxesLike | None = None
 ) -> Figure:
     """Draw maps of what the reconstruction leaves of the images, the RMSE over bands in reflectance.
+
+    Where single values lie more than half above the 99th percentile, the colour bar ends there, see `plot_uncertainty`.
 
     Parameters
     ----------
@@ -133,10 +152,18 @@ def plot_rmse(
     ------
     ValueError
         If it is NaN everywhere.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=2, height=10, width=10, seed=0)
+    >>> result = pu.methods.fcls(scene.cubes, endmembers=scene.reference_endmembers, progress=False)
+    >>> pu.plots.plot_rmse(result).axes[-1].get_ylabel().split(chr(10))[0]
+    'RMSE (reflectance)'
     """
     grid = _row_of(result, "rmse", dates)
-    largest = float(np.nanmax(np.stack(grid.images[0]))) or 1.0
-    return draw_scalar_grid(grid, axes, ColourScale("RMSE (reflectance)", "magma", vmax=largest))
+    scale = robust_scale("RMSE (reflectance)", "magma", np.stack(grid.images[0]), beyond=_FAR)
+    return draw_scalar_grid(grid, axes, scale)
 
 
 def plot_change(
@@ -161,6 +188,17 @@ def plot_change(
     Notes
     -----
     ReDSUNN paper, eq. (44), without its division by P.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=2, height=10, width=10, seed=0)
+    >>> model = pu.SGLMM(scene.reference_endmembers, basis=pu.Brightness())
+    >>> guide = pu.ConjugateGuide(model, correction=False)
+    >>> result = pu.fit(model, guide, scene.cubes, num_steps=5, progress=False)
+    >>> figure = pu.plots.plot_change(result)
+    >>> [axes.get_title() for axes in figure.axes[:1]]
+    ['t = 1']
     """
     grid = _row_of(result, "change", dates, "; a change needs at least two dates")
     return draw_scalar_grid(grid, axes, ColourScale("change $u_t$", "magma"))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pyro_unmix.data.types import HasAbundances, HasImages
 from pyro_unmix.ops.checks import positive_int
-from pyro_unmix.plots.grid import ColourScale, draw_scalar_grid, row_of_dates
+from pyro_unmix.plots.grid import draw_scalar_grid, robust_scale, row_of_dates
 from pyro_unmix.plots.reading import (
     MAP_DIMS,
     check_position,
@@ -48,7 +48,8 @@ def plot_nonlinearity(
 ) -> Figure:
     """Draw maps of the degree of nonlinearity ``||y - M a|| / (||M a|| + ||y - M a||)``, 0 to 1.
 
-    See `degree_of_nonlinearity`. The colour bar ends at the largest value drawn, or at 1 if all are zero.
+    See `degree_of_nonlinearity`. The colour bar ends at the largest value drawn, or at 1 if all are zero; single
+    values far above the others are left out, as by `plot_rmse`.
 
     Parameters
     ----------
@@ -63,6 +64,15 @@ def plot_nonlinearity(
     ------
     TypeError, ValueError
         If the result lacks one of those, or an argument does not fit it.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=2, height=10, width=10, seed=0)
+    >>> result = pu.methods.fcls(scene.cubes, endmembers=scene.reference_endmembers, progress=False)
+    >>> figure = pu.plots.plot_nonlinearity(result)
+    >>> len(figure.axes)
+    3
     """
     maps = read_field(result, "abundances", MAP_DIMS)
     for name in ("endmembers", "reconstruct"):
@@ -74,8 +84,7 @@ def plot_nonlinearity(
     shown, titles = choose_dates(dates, maps)
     images = [degree_of_nonlinearity(result, time).to_numpy() for time in shown]
     grid = row_of_dates(images, shown, titles, maps, missing_pixels(result, maps))
-    largest = float(np.nanmax(images)) if np.isfinite(images).any() else 0.0
-    scale = ColourScale("degree of nonlinearity", "magma", vmax=largest or 1.0)
+    scale = robust_scale("degree of nonlinearity", "magma", np.stack(images), beyond=1.5)
     return draw_scalar_grid(grid, axes, scale)
 
 
@@ -111,6 +120,15 @@ def plot_latents(
     ------
     TypeError, ValueError
         If the result has no variability, or an argument does not fit it.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=2, height=10, width=10, seed=0)
+    >>> result = pu.idnet(scene.cubes[0, ..., ::8], num_endmembers=3, num_steps=5, progress=False)
+    >>> figure = pu.plots.plot_latents(result)
+    >>> len(figure.axes)
+    4
     """
     maps = read_field(result, "abundances", MAP_DIMS)
     latents = _read_latents(result)
@@ -139,7 +157,8 @@ def plot_latents(
     bar.set_label("abundance (fraction)", fontsize=LABEL_SIZE)
     bar.ax.tick_params(labelsize=TICK_SIZE)
     if new:
-        title = f"latents of {size} of {maps[date, ..., 0].size} pixels, {date_titles(maps)[date]}"
+        title = f"latents of {size} of {maps[date, ..., 0].size} pixels"
+        title += f", {date_titles(maps)[date]}" if date_titles(maps)[date] else ""
         figure.suptitle(title, fontsize=TITLE_SIZE + 1)
     return figure
 

@@ -16,8 +16,12 @@ MAP_DIMS = ("time", "y", "x", "endmember")
 
 
 def read_field(source: object, name: str, dims: tuple[str, ...]) -> xr.DataArray:
-    """Attribute `name` as a DataArray in the order of `dims`, or an error that says what came."""
-    value = getattr(source, name, None)
+    """Attribute `name` as a DataArray in the order of `dims`, or an error that says what came.
+
+    A DataArray is the abundances themselves, as `Unmixing.unit_maximum` gives them.
+    """
+    is_itself = isinstance(source, xr.DataArray) and name == "abundances"
+    value = source if is_itself else getattr(source, name, None)
     if value is None:
         raise TypeError(
             f"expected a result with `.{name}`, got {type(source).__name__} without it; "
@@ -128,7 +132,13 @@ def check_pixel(pixel: object, maps: xr.DataArray) -> tuple[int, int]:
 
 
 def date_titles(maps: xr.DataArray) -> list[str]:
-    """One title per date: the ISO date (with the time of day if needed), else "t = value"."""
+    """One title per date: the ISO date (with the time of day if needed), else "t = value"; of a single one "".
+
+    A single image has no time but its date.
+    """
+    single = maps.sizes["time"] == 1
+    if single and not np.issubdtype(maps["time"].dtype, np.datetime64):
+        return [""]
     if "time" not in maps.coords:
         return [f"t = {position}" for position in range(maps.sizes["time"])]
     values = maps.coords["time"].values

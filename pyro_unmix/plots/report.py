@@ -85,6 +85,17 @@ def write_report(
     ------
     FileExistsError
         If the file is there and `overwrite` is False.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=2, height=10, width=10, seed=0)
+    >>> result = pu.methods.fcls(scene.cubes, endmembers=scene.reference_endmembers, progress=False)
+    >>> with TemporaryDirectory() as folder:
+    ...     path = pu.plots.write_report(result, f'{folder}/page.html')
+    ...     path.name, 'Can the intervals be trusted?' in path.read_text(encoding='utf-8')
+    ('page.html', True)
     """
     path = Path(path)
     if path.exists() and not overwrite:
@@ -204,6 +215,7 @@ def _spectra(result: Unmixing) -> list[str]:
         date = first_observed(result, maps)
         title = date_titles(maps)[date]
         which = f"the first date that was observed, {title}" if date else f"the first date, {title}"
+        which = which if len(date_titles(maps)) > 1 else f"the image {title}".strip()
         text = (
             f"Bold: the reference spectrum. Thin lines and the band from 5 to 95 %: spectra of the pixels at {which}. "
             "The band is how spectra vary over the image, not how well they are known."

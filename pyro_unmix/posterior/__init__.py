@@ -5,7 +5,8 @@
 `intervals` (draws, quantiles, credible intervals), `spectra` (endmembers and reconstructions of one date), `residuals`
 (what these leave), `measurements` (what would be measured), `dates` (forecast and interpolation), `tiles` and
 `tile_store` (scenes larger than memory), `evidence` (whether the posterior can be trusted), `comparison` (of fits),
-`saving` and `arviz`.
+`saving`, `files`
+and `arviz`; `looks` are pictures and pages.
 """
 
 from pyro_unmix.posterior.comparison import compare

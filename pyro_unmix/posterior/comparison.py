@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 import numpy as np
 import xarray as xr
-from tqdm.auto import tqdm
 
 from pyro_unmix.data.cubes import to_pixels
 from pyro_unmix.ops.checks import positive_int
+from pyro_unmix.ops.progress import progress_bar
 from pyro_unmix.ops.threads import one_thread
 from pyro_unmix.posterior.dates import has_field
 from pyro_unmix.posterior.evidence import LARGEST_PARETO_K, bounds
@@ -58,6 +58,19 @@ def compare(
     TypeError, ValueError
         If there are not two results with a posterior, they are of different images, or pixels of a fit are not
         independent given its parameters.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=2, height=10, width=10, seed=0)
+    >>> def fitted(basis):
+    ...     model = pu.SGLMM(scene.reference_endmembers, basis=basis)
+    ...     guide = pu.ConjugateGuide(model, correction=False)
+    ...     return pu.fit(model, guide, scene.cubes, num_steps=20, progress=False)
+    >>> fits = {'brightness': fitted(pu.Brightness()), 'hardly any': fitted(pu.Brightness(.001))}
+    >>> table = pu.compare(fits, num_samples=16, progress=False)
+    >>> sorted(table['fit'].values.tolist()), sorted(table.data_vars)[:2]
+    (['brightness', 'hardly any'], ['elbo', 'held_out'])
     """
     cubes = _same_cubes(results)
     for name, result in results.items():
@@ -77,7 +90,7 @@ def compare(
     seen = valid.any(1)
     rest = [_without(cubes, fold == number) for number in range(num_folds)]
     rounds = len(results) * (1 + num_folds)
-    with tqdm(total=rounds, disable=not progress, desc="compare", unit="fold") as bar:
+    with progress_bar(total=rounds, shown=progress, desc="compare", unit="fold") as bar:
         for name, result in results.items():
             bar.set_postfix_str(name, refresh=False)
             elbo, evidence, worst = bounds(result, cubes, num_samples, seed)

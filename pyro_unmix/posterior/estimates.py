@@ -24,6 +24,12 @@ class PosteriorMean:
     ----------
     num_samples : int
         Draws behind mean and standard deviation.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> pu.posterior.PosteriorMean(num_samples=32)
+    PosteriorMean(num_samples=32)
     """
 
     num_samples: int = 64
@@ -34,7 +40,14 @@ class PosteriorMean:
 
 @dataclass(frozen=True)
 class PlugInMean(PosteriorMean):
-    """Algorithm 1 of the ReDSUNN paper: every site's mean, fed forward; the std is of draws all the same."""
+    """Algorithm 1 of the ReDSUNN paper: every site's mean, fed forward; the std is of draws all the same.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> pu.posterior.PlugInMean(num_samples=32)
+    PlugInMean(num_samples=32)
+    """
 
 
 @dataclass(frozen=True)
@@ -60,6 +73,12 @@ class PolishedMean(PosteriorMean):
         whose variability is integrated out once, over all dates, its covariance that of the guide's mean abundances
         (`Quadratic`). That is several times faster, and as no variability holds a chain back, sixteen sweeps come
         further than hundreds of the exact ones where dates are many.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> pu.posterior.PolishedMean(num_sweeps=8, noise_factor=1.5)
+    PolishedMean(num_samples=64, num_sweeps=8, noise_factor=1.5, exact=True)
     """
 
     num_sweeps: int = 16

@@ -12,13 +12,13 @@ import xarray as xr
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from pyro_unmix.data.cubes import DIMS, from_pixels, valid_mask
 from pyro_unmix.data.types import GuideProgram, ModelProgram
 from pyro_unmix.kernels.sweeps import check_model, elements_per_pixel, num_chains, polished
 from pyro_unmix.mixing import change_detector, linear_regression
 from pyro_unmix.models.base import Decode
+from pyro_unmix.ops.progress import progress_bar
 from pyro_unmix.ops.small_matrices import project
 from pyro_unmix.posterior.autoguides import holds_scene
 from pyro_unmix.posterior.decoding import (
@@ -290,7 +290,7 @@ def read_out(
     total = cubes.sizes["y"] * cubes.sizes["x"]
     shared = workers is not None and 1 < workers.size <= total
     rows = workers.rows(total) if shared else slice(0, total)
-    bar = tqdm(total=rows.stop, disable=not progress, desc="read out", unit="pixel")
+    bar = progress_bar(total=rows.stop, shown=progress, desc="read out", unit="pixel")
     draws = iterate_draws(
         model, guide, cubes, estimate.num_samples, seed, store, place, rows, estimate, decode
     )

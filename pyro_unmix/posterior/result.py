@@ -15,17 +15,14 @@ import xarray as xr
 
 from pyro_unmix.data.cubes import as_cube_sequence
 from pyro_unmix.data.lazy import as_lazy_cubes, is_lazy
-from pyro_unmix.data.types import CubesLike, DatesLike
+from pyro_unmix.data.types import CubesLike, DatesLike, ImagesLike
 from pyro_unmix.io.errors import FileError
-from pyro_unmix.io.write import datasets as writers
-from pyro_unmix.io.write import rasters
 from pyro_unmix.mixing import Hapke
 from pyro_unmix.models.base import Decode
 from pyro_unmix.ops.threads import one_thread
 from pyro_unmix.posterior import (
     arviz,
     evidence,
-    html,
     intervals,
     residuals,
     saving,
@@ -36,6 +33,8 @@ from pyro_unmix.posterior import (
 from pyro_unmix.posterior import dates as dates_module
 from pyro_unmix.posterior.decoding import is_of_a_function
 from pyro_unmix.posterior.estimates import PosteriorMean, as_estimate
+from pyro_unmix.posterior.files import Files
+from pyro_unmix.posterior.looks import Looks
 from pyro_unmix.posterior.programs import ParamStore
 
 #: Where the classes of results of other rooms are, by the name under which they are saved.
@@ -43,7 +42,7 @@ _ELSEWHERE = {"Sampled": "pyro_unmix.infer.sampled"}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Unmixing:
+class Unmixing(Looks, Files):
     """Abundances and endmembers of a cube sequence, as posterior where the method has one.
 
     Parameters
@@ -72,6 +71,19 @@ class Unmixing:
         Where a method unmixed single-scattering albedos: `dataset` and `cubes` hold these, while `endmembers`,
         `reconstruct`, `residual`, `rmse`, `reference_endmembers` and `reflectance_quantile` are reflectance, and
         `predict` takes it.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=2, height=10, width=10, seed=0)
+    >>> model = pu.SGLMM(scene.reference_endmembers, basis=pu.Brightness())
+    >>> guide = pu.ConjugateGuide(model, correction=False)
+    >>> result = pu.fit(model, guide, scene.cubes, num_steps=5, progress=False)
+    >>> result
+    <Unmixing by fit (time: 2, y: 10, x: 10, endmember: 3), 5 steps>
+    >>> lower, upper = result.interval(0.9)
+    >>> bool((lower <= upper).all())
+    True
     """
 
     dataset: xr.Dataset
@@ -90,9 +102,6 @@ class Unmixing:
         sizes = ", ".join(f"{name}: {size}" for name, size in self.abundances.sizes.items())
         posterior = "" if self.model is None else f", {len(self.losses)} steps"
         return f"<Unmixing by {self.method} ({sizes}){posterior}>"
-
-    def _repr_html_(self) -> str:
-        return html.summary_html(self)
 
     @property
     def abundances(self) -> xr.DataArray:
@@ -226,6 +235,7 @@ class Unmixing:
         Returns
         -------
         DataArray (time, y, x, endmember)
+            ``pyro_unmix.plots.plot_abundances`` and ``plot_abundance_composite`` draw it.
         """
         return spectra.unit_maximum(self)
 
@@ -296,8 +306,10 @@ class Unmixing:
         )
 
     @one_thread()
-    def predict(self, other_cubes: CubesLike, *, estimate: PosteriorMean | None = None) -> Unmixing:
-        """Unmix other images of the same bands with the fitted model and guide, without training.
+    def predict(
+        self, other_cubes: ImagesLike, *, estimate: PosteriorMean | None = None
+    ) -> Unmixing:
+        """Unmix other images of the same bands, or their files, with the fitted model and guide, without training.
 
         With the estimate of this result, or another one: a `PolishedMean` takes about a millisecond per pixel and
         date (more from fifty dates on), `PosteriorMean` a fiftieth of it.
@@ -484,72 +496,7 @@ class Unmixing:
                 f"({-num_dates} to {num_dates - 1}), got {time}"
             )
 
-    # ------------------------------------------------------------------ out
-
-    def to_dataset(self) -> xr.Dataset:
-        """A copy of everything as one `xarray.Dataset`, with `rmse` where images and endmembers are in memory."""
-        dataset = self.dataset.copy()
-        dataset["abundances_std"] = self.abundances_std
-        if "endmembers" in dataset and not dataset.chunks:
-            dataset["reference_endmembers"] = self.reference_endmembers
-        if residuals.has_rmse(self):
-            dataset["rmse"] = self.rmse
-        dataset["losses"] = ("step", self.losses)
-        dataset.attrs["method"] = self.method
-        return dataset
-
-    def to_netcdf(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
-        """Write everything but the model as CF NetCDF; see `pyro_unmix.io.write.write_netcdf`."""
-        return writers.write_netcdf(self._known(), path, overwrite=overwrite)
-
-    def to_zarr(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
-        """Write the same as a Zarr store; see `pyro_unmix.io.write.write_zarr`."""
-        return writers.write_zarr(self._known(), path, overwrite=overwrite)
-
-    def to_geotiff(
-        self, directory: str | os.PathLike[str], *, overwrite: bool = False, filled: bool = False
-    ) -> list[Path]:
-        """Write a GeoTIFF of the abundances and one of their std per date; see
-        `pyro_unmix.io.write.write_geotiff`. What was not observed is nodata, or with `filled` the model's filling.
-        """
-        return rasters.write_geotiff(self._known(), directory, overwrite=overwrite, filled=filled)
-
-    def to_envi(
-        self, directory: str | os.PathLike[str], *, overwrite: bool = False, filled: bool = False
-    ) -> list[Path]:
-        """Write ENVI images of every date and a spectral library, as `pyro_unmix.io.write.write_envi` does."""
-        return rasters.write_envi(self._known(), directory, overwrite=overwrite, filled=filled)
-
-    def _known(self) -> xr.Dataset:
-        """`to_dataset` without the std that a method does not have."""
-        dataset = self.to_dataset()
-        return dataset if "abundances_std" in self.dataset else dataset.drop_vars("abundances_std")
-
-    def save(
-        self, path: str | os.PathLike[str], *, cubes: bool = True, overwrite: bool = False
-    ) -> Path:
-        """Write a folder that `load` reads: NetCDF, state dicts and JSON, no pickled code.
-
-        Parameters
-        ----------
-        path : path
-            The folder to make.
-        cubes : bool
-            Also write the images, so that a loaded result can draw samples. Without them it still predicts.
-        overwrite : bool
-            Replace a result that is there.
-
-        Returns
-        -------
-        Path
-
-        Raises
-        ------
-        TypeError
-            If model, guide or `decode` cannot be made again from numbers, text and arrays, as plain functions and
-            Pyro's autoguides cannot; nothing is written then. `to_netcdf` and the like write the maps all the same.
-        """
-        return saving.save(self, path, with_cubes=cubes, overwrite=overwrite)
+    # ------------------------------------------------------------------ out of files
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Unmixing:

@@ -17,7 +17,6 @@ import xarray as xr
 
 from pyro_unmix import bases, guides, mixing, models, priors  # noqa: F401 - whose classes a saved result may name
 from pyro_unmix.io.errors import FileError
-from pyro_unmix.io.formats.own_netcdf import open_netcdf
 from pyro_unmix.io.integrity.kinds import check_kind
 from pyro_unmix.io.write.replacing import clean, replace_folder, workshop
 from pyro_unmix.io.write.whole_files import write_netcdf4
@@ -289,6 +288,8 @@ def _trained(part: Any, state: dict[str, Any], file: Path, name: str) -> Any:
 
 
 def _read_netcdf(file: Path, needed: tuple[str, ...]) -> xr.Dataset:
+    from pyro_unmix.io.formats.own_netcdf import open_netcdf
+
     _need(file)
     with blaming(file, "content"), open_netcdf(file) as dataset:
         for name in needed:

@@ -9,7 +9,8 @@ import torch
 import xarray as xr
 
 from pyro_unmix.data.cubes import as_cube_sequence
-from pyro_unmix.data.types import CubesLike
+from pyro_unmix.data.types import CubesLike, ImagesLike
+from pyro_unmix.io.opening import open_images
 from pyro_unmix.mixing import Hapke
 from pyro_unmix.ops.engine_lock import one_engine
 from pyro_unmix.posterior.programs import model_dtype_and_device, quiet_pyro
@@ -48,6 +49,14 @@ def degree_of_nonlinearity(result: Any, time: int = 0) -> xr.DataArray:
     Returns
     -------
     DataArray (y, x), in [0, 1]
+
+    Examples
+    --------
+    >>> import numpy as np, pyro_unmix as pu
+    >>> M = np.array([[.1, .5], [.2, .4], [.3, .3]])  # (L, P)
+    >>> result = pu.methods.fcls(np.full((1, 1, 3), .3), endmembers=M, progress=False)
+    >>> pu.posterior.degree_of_nonlinearity(result).values.tolist()  # it mixes linearly
+    [[0.0]]
     """
     order = ("y", "x", "wavelength", "endmember")
     fractions = result.abundances.isel(time=time).transpose("y", "x", "endmember")
@@ -88,8 +97,9 @@ def as_reflectance(result: Unmixing, spectra: xr.DataArray) -> xr.DataArray:
     return spectra if result.mixing is None else result.mixing.to_reflectance(spectra)
 
 
-def as_unmixed(result: Unmixing, cubes: CubesLike) -> CubesLike:
-    """Images of reflectance in what a result unmixed, in memory where they are converted."""
+def as_unmixed(result: Unmixing, cubes: ImagesLike) -> CubesLike:
+    """Images of reflectance, or their files, in what a result unmixed, in memory where they are converted."""
+    cubes = open_images(cubes)
     if result.mixing is None:
         return cubes
     images = as_cube_sequence(cubes)

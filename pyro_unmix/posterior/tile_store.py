@@ -17,12 +17,11 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from tqdm.auto import tqdm
 
-from pyro_unmix.io.integrity.zarr_store import check_store
 from pyro_unmix.io.write import datasets as writers
 from pyro_unmix.io.write.locks import locked
 from pyro_unmix.ops.checks import positive_int
+from pyro_unmix.ops.progress import progress_bar
 from pyro_unmix.posterior.tiles import maps_of
 
 logger = logging.getLogger(__name__)
@@ -118,7 +117,9 @@ def _write_missing(
             )
     todo = [(name, region) for name, region in regions.items() if name not in done]
     tiles = maps.assign({_IMAGES: images.drop_vars(list(images.coords))})
-    with tqdm(total=len(regions), initial=len(done), disable=not progress, unit="tile") as bar:
+    with progress_bar(
+        total=len(regions), initial=len(done), shown=progress, desc="predict", unit="tile"
+    ) as bar:
         for name, mark in _written(tiles, work / "store", todo, num_workers):
             (marks / name).write_text(mark)
             bar.update()
@@ -149,6 +150,8 @@ def _prepare(dataset: xr.Dataset, work: Path, plan: dict[str, Any]) -> None:
                 f"{work} holds tiles of another prediction ({'; '.join(different)}): call with the "
                 "same arguments to go on with it, or remove that folder"
             )
+        from pyro_unmix.io.integrity.zarr_store import check_store
+
         check_store(store, finished=False)  # where others may write, it may be another one by now
         return
     plan_file.unlink(missing_ok=True)

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 import xarray as xr
 from pyro import poutine
-from tqdm.auto import tqdm
 
 from pyro_unmix.data.crs import crs_coordinates, crs_text
 from pyro_unmix.data.cubes import as_cube_sequence, check_bands
@@ -20,6 +19,7 @@ from pyro_unmix.data.types import CubesLike, GuideProgram, ModelProgram
 from pyro_unmix.models.base import Decode
 from pyro_unmix.ops.engine_lock import lent, one_tile
 from pyro_unmix.ops.extras import need
+from pyro_unmix.ops.progress import progress_bar
 from pyro_unmix.ops.seeding import seeded
 from pyro_unmix.ops.threads import one_thread
 from pyro_unmix.posterior.autoguides import holds_pixels
@@ -287,7 +287,7 @@ def tiled_read_out(
     dataset = lazy_read_out(TileReader(model, guide, num_pixels=height * width, **how), cubes)
     maps = {name: np.empty(dataset[name].shape, dataset[name].dtype) for name in maps_of(dataset)}
     numbers = np.arange(height * width).reshape(height, width)
-    with tqdm(total=numbers.size, disable=not progress, desc="read out", unit="pixel") as bar:
+    with progress_bar(total=numbers.size, shown=progress, desc="read out", unit="pixel") as bar:
         for rows, columns in tile_regions(cubes):
             part = numbers[rows, columns]
             with lent():

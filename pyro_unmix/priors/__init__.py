@@ -10,7 +10,6 @@ Each part is a small `PyroModule` that returns distributions. Sizes are not know
 
 from pyro_unmix.priors.abundance_walks import (
     ConstantWalk,
-    DirichletWalk,
     JumpWalk,
     OrnsteinUhlenbeck,
     SoftmaxWalk,
@@ -19,6 +18,7 @@ from pyro_unmix.priors.abundance_walks import (
 )
 from pyro_unmix.priors.abundances import AbundancePrior, GaussianStart, KnownAbundances
 from pyro_unmix.priors.bounded import BoundedEndmembers
+from pyro_unmix.priors.dirichlet_walk import DirichletWalk
 from pyro_unmix.priors.endmembers import (
     AnchoredEndmembers,
     Endmembers,

@@ -15,8 +15,6 @@ from torch import Tensor, nn
 
 from pyro_unmix.ops.checks import in_range, positive, positive_int
 from pyro_unmix.ops.distributions import IsotropicNormal, IsotropicStudentT, JumpNormal, JumpSteps
-from pyro_unmix.ops.simplex import to_abundances
-from pyro_unmix.ops.softmax_distributions import SoftmaxDirichlet
 from pyro_unmix.priors.abundances import GaussianStart
 from pyro_unmix.priors.initial_abundances import InitialAbundances
 from pyro_unmix.priors.part import Transition, logit
@@ -30,7 +28,14 @@ def _widened(log_scale: Tensor, elapsed: Tensor | None) -> Tensor:
 
 
 class Walk(GaussianStart):
-    """Base of walks whose steps over equal times are of one law: subclasses give `step` and `step_scale`."""
+    """Base of walks whose steps over equal times are of one law: subclasses give `step` and `step_scale`.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> isinstance(pu.priors.JumpWalk(), pu.priors.Walk)
+    True
+    """
 
     alike = True
 
@@ -79,6 +84,14 @@ class SoftmaxWalk(NetworkWalk):
     References
     ----------
     ReDSUNN paper, eqs. (14)-(20).
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> spectra = pu.simulate.library([500, 700, 900, 1600]).isel(endmember=[0, 1, 2])
+    >>> model = pu.SGLMM(spectra, basis=pu.Brightness(), abundance_prior=pu.priors.SoftmaxWalk())
+    >>> model.sample_sequence(5, 3, seed=0)['pixels'].shape
+    torch.Size([5, 3, 4])
     """
 
     def __init__(
@@ -133,6 +146,14 @@ class JumpWalk(Walk):
         rho, per pixel and date.
     initial_scale, initial
         Of `GaussianStart`.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> spectra = pu.simulate.library([500, 700, 900, 1600]).isel(endmember=[0, 1, 2])
+    >>> model = pu.SGLMM(spectra, basis=pu.Brightness(), abundance_prior=pu.priors.JumpWalk())
+    >>> model.sample_sequence(5, 3, seed=0)['pixels'].shape
+    torch.Size([5, 3, 4])
     """
 
     alike = True
@@ -193,6 +214,14 @@ class ConstantWalk(Walk):
         Learn s from there.
     initial_scale, initial
         Of `GaussianStart`.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> spectra = pu.simulate.library([500, 700, 900, 1600]).isel(endmember=[0, 1, 2])
+    >>> model = pu.SGLMM(spectra, basis=pu.Brightness(), abundance_prior=pu.priors.ConstantWalk(0.3))
+    >>> model.sample_sequence(5, 3, seed=0)['pixels'].shape
+    torch.Size([5, 3, 4])
     """
 
     def __init__(
@@ -230,6 +259,14 @@ class StudentWalk(ConstantWalk):
         Learn s and nu from there.
     initial_scale, initial
         Of `GaussianStart`.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> spectra = pu.simulate.library([500, 700, 900, 1600]).isel(endmember=[0, 1, 2])
+    >>> model = pu.SGLMM(spectra, basis=pu.Brightness(), abundance_prior=pu.priors.StudentWalk(0.3, dof=3))
+    >>> model.sample_sequence(5, 3, seed=0)['pixels'].shape
+    torch.Size([5, 3, 4])
     """
 
     def __init__(
@@ -269,6 +306,14 @@ class OrnsteinUhlenbeck(Walk):
         Learn m, phi and s.
     initial_scale, initial
         Of `GaussianStart`.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> spectra = pu.simulate.library([500, 700, 900, 1600]).isel(endmember=[0, 1, 2])
+    >>> model = pu.SGLMM(spectra, basis=pu.Brightness(), abundance_prior=pu.priors.OrnsteinUhlenbeck())
+    >>> model.sample_sequence(5, 3, seed=0)['pixels'].shape
+    torch.Size([5, 3, 4])
     """
 
     def __init__(
@@ -300,51 +345,3 @@ class OrnsteinUhlenbeck(Walk):
         # Root mean square of a step in the long run, 2 s^2 (1 - phi): a walk of steps as long.
         left = -torch.expm1(self._log_coefficient(self.elapsed))
         return (self.log_scale.exp() * (2 * left).sqrt()).expand(mean_square.shape)
-
-
-class DirichletWalk(Walk):
-    """``a_t ~ Dir(kappa a_{t-1} / Delta + alpha_0)``, eq. (13), exactly.
-
-    Its states are softmax states all the same, with the density of eq. (16), so that any guide can serve it: the
-    abundances have the Dirichlet density, and the constant that the softmax does not see is standard normal beside
-    them (see `SoftmaxDirichlet`).
-
-    Parameters
-    ----------
-    concentration : float
-        kappa: abundances move by some ``sqrt(a (1 - a) / kappa)`` in a unit of time.
-    floor : float
-        alpha_0, which lets absent materials return.
-    learn : bool
-        Learn both.
-    initial_scale, initial
-        Of `GaussianStart`.
-
-    References
-    ----------
-    ReDSUNN paper, eqs. (13)-(16); MacKay, Machine Learning 33, 1998.
-    """
-
-    def __init__(
-        self,
-        concentration: float = 50.0,
-        *,
-        floor: float = 0.5,
-        learn: bool = True,
-        initial_scale: float = 1.0,
-        initial: InitialAbundances | None = None,
-    ) -> None:
-        super().__init__(initial_scale=initial_scale, initial=initial)
-        log_concentration = math.log(positive(concentration, "concentration"))
-        self.declare("log_concentration", log_concentration, learn=learn)
-        self.declare("log_floor", math.log(positive(floor, "floor")), learn=learn)
-
-    def step(self, previous: Tensor, elapsed: Tensor | None) -> SoftmaxDirichlet:
-        kappa = self.log_concentration.exp()
-        if elapsed is not None:
-            kappa = kappa / elapsed.unsqueeze(-1)
-        return SoftmaxDirichlet(kappa * to_abundances(previous) + self.log_floor.exp())
-
-    def step_scale(self, previous: Tensor, mean_square: Tensor) -> Tensor:
-        variance = self.step(previous, self.elapsed).variance.mean(-1)
-        return variance.sqrt().expand(mean_square.shape)

@@ -25,6 +25,12 @@ class AbundancePrior(Declaring, InitialAbundances):
     """How softmax-space abundances start (t = 0) and move (t = 1..T).
 
     Where the model knows its dates, `elapsed_at` gives the units of time before each of them.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> isinstance(pu.priors.JumpWalk(), pu.priors.AbundancePrior)
+    True
     """
 
     #: False where the abundances are given, so that a guide need not infer them.
@@ -69,6 +75,16 @@ class GaussianStart(AbundancePrior):
         gamma at the start.
     initial : InitialAbundances, optional
         Another distribution of c_0 in its place, such as ``DirichletStart()``.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> spectra = pu.simulate.library([500, 700, 900, 1600]).isel(endmember=[0, 1, 2])
+    >>> model = pu.SGLMM(
+    ...     spectra, basis=pu.Brightness(), abundance_prior=pu.priors.JumpWalk(initial=pu.priors.GaussianStart())
+    ... )
+    >>> model.sample_sequence(5, 3, seed=0)['pixels'].shape
+    torch.Size([5, 3, 4])
     """
 
     initial_state: InitialAbundances | None
@@ -106,6 +122,14 @@ class KnownAbundances(AbundancePrior):
     ----------
     abundances : array, shape (N, T, P)
         One row per pixel of the scene, row-major over (y, x); on the simplex. Zeros are held at 1e-8.
+
+    Examples
+    --------
+    >>> import torch, pyro_unmix as pu
+    >>> fractions = torch.full((5, 3, 2), .5)  # pixels, dates, materials
+    >>> prior = pu.priors.KnownAbundances(fractions)
+    >>> isinstance(prior, pu.priors.AbundancePrior)
+    True
     """
 
     is_random = False

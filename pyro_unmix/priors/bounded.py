@@ -93,9 +93,10 @@ class BoundedEndmembers(Recorded, nn.Module):
 
     Examples
     --------
-    >>> prior = BoundedEndmembers([[0.1, 0.5], [0.2, 0.4], [0.2, 0.3]], scale=0.1)
-    >>> prior.distribution().log_prob(prior.centre)
-    tensor(0., dtype=torch.float64)
+    >>> import pyro_unmix as pu
+    >>> prior = pu.priors.BoundedEndmembers([[0.1, 0.5], [0.2, 0.4], [0.2, 0.3]], scale=0.1)
+    >>> abs(float(prior.distribution().log_prob(prior.centre)))
+    0.0
     """
 
     centre: Tensor

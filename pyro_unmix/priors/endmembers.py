@@ -24,6 +24,13 @@ class Endmembers(Part):
     endmembers : array or DataArray, shape (L, P), reflectance
         A library (a DataArray with the coordinate ``label``) stands for the mean spectra of its classes, see
         `library_endmembers`.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> spectra = pu.simulate.library([500, 700, 900, 1600]).isel(endmember=[0, 1, 2])
+    >>> isinstance(pu.FixedEndmembers(spectra), pu.priors.Endmembers)
+    True
     """
 
     value: Tensor
@@ -54,14 +61,32 @@ class Endmembers(Part):
 
 
 class FreeEndmembers(Endmembers):
-    """M0 is learned with the model, from the given start (a deterministic parameter, as in the paper)."""
+    """M0 is learned with the model, from the given start (a deterministic parameter, as in the paper).
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> spectra = pu.simulate.library([500, 700, 900, 1600]).isel(endmember=[0, 1, 2])
+    >>> model = pu.SGLMM(pu.priors.FreeEndmembers(spectra), basis=pu.Brightness())
+    >>> model.sample_sequence(5, 3, seed=0)['pixels'].shape
+    torch.Size([5, 3, 4])
+    """
 
     def _store(self, values: Tensor) -> None:
         self.learn_or_keep("value", values)
 
 
 class FixedEndmembers(Endmembers):
-    """M0 stays as given."""
+    """M0 stays as given.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> spectra = pu.simulate.library([500, 700, 900, 1600]).isel(endmember=[0, 1, 2])
+    >>> model = pu.SGLMM(pu.priors.FixedEndmembers(spectra), basis=pu.Brightness())
+    >>> model.sample_sequence(5, 3, seed=0)['pixels'].shape
+    torch.Size([5, 3, 4])
+    """
 
     def _store(self, values: Tensor) -> None:
         self.learn_or_keep("value", values, learn=False)
@@ -93,6 +118,14 @@ class AnchoredEndmembers(FreeEndmembers):
     ------
     TypeError, ValueError
         If the endmembers are not as described, or `strength` is not a positive number.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> spectra = pu.simulate.library([500, 700, 900, 1600]).isel(endmember=[0, 1, 2])
+    >>> model = pu.SGLMM(pu.priors.AnchoredEndmembers(spectra), basis=pu.Brightness())
+    >>> model.sample_sequence(5, 3, seed=0)['pixels'].shape
+    torch.Size([5, 3, 4])
     """
 
     def __init__(self, endmembers: ArrayLike, *, strength: float = 2e-3) -> None:

@@ -14,7 +14,14 @@ from pyro_unmix.priors.part import Part, logit
 
 
 class InitialAbundances(Part):
-    """Distribution of the softmax state ``c_0``; any transition takes one as ``initial=``."""
+    """Distribution of the softmax state ``c_0``; any transition takes one as ``initial=``.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> isinstance(pu.priors.GaussianStart(), pu.priors.InitialAbundances)
+    True
+    """
 
     def setup(self, *, num_endmembers: int, generator: torch.Generator) -> None:
         """Create the parameters."""
@@ -36,6 +43,16 @@ class DirichletStart(InitialAbundances):
     concentration : float
         alpha at the start: 1 is uniform over the simplex, less prefers its corners.
     learn : bool
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> spectra = pu.simulate.library([500, 700, 900, 1600]).isel(endmember=[0, 1, 2])
+    >>> model = pu.SGLMM(
+    ...     spectra, basis=pu.Brightness(), abundance_prior=pu.priors.JumpWalk(initial=pu.priors.DirichletStart(1.0))
+    ... )
+    >>> model.sample_sequence(5, 3, seed=0)['pixels'].shape
+    torch.Size([5, 3, 4])
     """
 
     def __init__(self, concentration: float = 1.0, *, learn: bool = True) -> None:
@@ -60,6 +77,16 @@ class SparseStart(InitialAbundances):
     depth : float
     scale : float
         s.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> spectra = pu.simulate.library([500, 700, 900, 1600]).isel(endmember=[0, 1, 2])
+    >>> model = pu.SGLMM(
+    ...     spectra, basis=pu.Brightness(), abundance_prior=pu.priors.JumpWalk(initial=pu.priors.SparseStart(0.5))
+    ... )
+    >>> model.sample_sequence(5, 3, seed=0)['pixels'].shape
+    torch.Size([5, 3, 4])
     """
 
     def __init__(self, presence: float = 0.5, *, depth: float = 6.0, scale: float = 1.0) -> None:

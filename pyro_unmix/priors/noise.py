@@ -25,6 +25,12 @@ class Noise(Declaring, Part):
     """Distribution of a pixel's spectrum about its noiseless mean.
 
     A guide that works with Gaussian noise only, such as `ConjugateGuide`, refuses what cannot be `whitened`.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> isinstance(pu.priors.WhiteNoise(), pu.priors.Noise)
+    True
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({Need.COLOURED_NOISE})
@@ -57,6 +63,14 @@ class WhiteNoise(Noise):
     scale : float
         sigma_r, reflectance. The paper starts at 0.01 (its printed 0.0001 is the variance: 35 dB).
     learn : bool
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> spectra = pu.simulate.library([500, 700, 900, 1600]).isel(endmember=[0, 1, 2])
+    >>> model = pu.SGLMM(spectra, basis=pu.Brightness(), noise=pu.priors.WhiteNoise(0.01))
+    >>> model.sample_sequence(5, 3, seed=0)['pixels'].shape
+    torch.Size([5, 3, 4])
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset()
@@ -86,6 +100,14 @@ class BandNoise(Noise):
     scale : float, or array (L,)
         sigma, reflectance.
     learn : bool
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> spectra = pu.simulate.library([500, 700, 900, 1600]).isel(endmember=[0, 1, 2])
+    >>> model = pu.SGLMM(spectra, basis=pu.Brightness(), noise=pu.priors.BandNoise(0.01))
+    >>> model.sample_sequence(5, 3, seed=0)['pixels'].shape
+    torch.Size([5, 3, 4])
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({Need.BAND_NOISE})
@@ -119,6 +141,14 @@ class DateNoise(Noise):
     num_dates : int, optional
         T, where `scale` is one number.
     learn : bool
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> spectra = pu.simulate.library([500, 700, 900, 1600]).isel(endmember=[0, 1, 2])
+    >>> model = pu.SGLMM(spectra, basis=pu.Brightness(), noise=pu.priors.DateNoise(0.01, num_dates=3))
+    >>> model.sample_sequence(5, 3, seed=0)['pixels'].shape
+    torch.Size([5, 3, 4])
     """
 
     def __init__(
@@ -159,6 +189,14 @@ class StudentNoise(Noise):
         nu; small ones have more outliers.
     learn : bool
         Learn both.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> spectra = pu.simulate.library([500, 700, 900, 1600]).isel(endmember=[0, 1, 2])
+    >>> model = pu.SGLMM(spectra, basis=pu.Brightness(), noise=pu.priors.StudentNoise(0.01, dof=4))
+    >>> model.sample_sequence(5, 3, seed=0)['pixels'].shape
+    torch.Size([5, 3, 4])
     """
 
     def __init__(self, scale: float = 0.01, *, dof: float = 4.0, learn: bool = True) -> None:
@@ -180,6 +218,14 @@ class LowRankNoise(Noise):
         sigma, reflectance.
     rank : int
         Columns of W (L, rank), which start random, of a tenth of the smallest sigma, and are learned.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> spectra = pu.simulate.library([500, 700, 900, 1600]).isel(endmember=[0, 1, 2])
+    >>> model = pu.SGLMM(spectra, basis=pu.Brightness(), noise=pu.priors.LowRankNoise(0.01, rank=2))
+    >>> model.sample_sequence(5, 3, seed=0)['pixels'].shape
+    torch.Size([5, 3, 4])
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({Need.BAND_NOISE})

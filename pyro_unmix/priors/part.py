@@ -20,7 +20,14 @@ Transition = Callable[[Tensor, int], TorchDistribution]
 
 
 class Need(Enum):
-    """What a part of a model may need of a guide; see `Part.needs` and `Guide.serves`."""
+    """What a part of a model may need of a guide; see `Part.needs` and `Guide.serves`.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> sorted(need.name for need in pu.priors.Need)[:2]
+    ['BAND_NOISE', 'COLOURED_NOISE']
+    """
 
     BAND_NOISE = "noise that differs between bands"
     COLOURED_NOISE = "noise that is not Gaussian, or not the same at all dates"
@@ -35,6 +42,12 @@ class Part(Recorded, PyroModule):
     Its constructor declares its numbers, learned or kept (`declare`). It learns its sizes when a model takes it: every
     kind of part has a method `setup` with those that it needs as keywords, which makes what was declared, and by
     `learn_or_keep` what starts at random.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> isinstance(pu.priors.WhiteNoise(), pu.priors.Part)
+    True
     """
 
     #: What a guide must be able to serve beyond Gaussian chains and white noise.

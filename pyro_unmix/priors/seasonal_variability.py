@@ -45,6 +45,13 @@ class SeasonalVariability(SharedVariability):
     ----------
     Zhu, Woodcock, "Continuous change detection and classification of land cover using all available Landsat data",
     Remote Sensing of Environment 144, 2014 (a few harmonics of the year per band).
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> prior = pu.priors.SeasonalVariability(2, residual=pu.priors.AutoRegressive(0.5))
+    >>> isinstance(prior, pu.priors.SharedVariability)
+    True
     """
 
     def __init__(

@@ -30,6 +30,12 @@ class SharedVariability(VariabilityPrior):
         Innovations where guides start; default zeros.
     start_scale : float or array (num_innovations,)
         Their standard deviations where guides start.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> issubclass(pu.priors.SeasonalVariability, pu.priors.SharedVariability)
+    True
     """
 
     def __init__(

@@ -53,6 +53,13 @@ class SmoothVariability(SharedVariability):
     ----------
     Katzfuss, Cressie, "Spatio-temporal smoothing and EM estimation for massive remote-sensing data sets", J. Time Ser.
     Anal. 32(4), 2011 (few coefficients that move as an AR(1)).
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> prior = pu.priors.SmoothVariability((2, 10, 10), length=3)  # dates, rows, columns
+    >>> isinstance(prior, pu.priors.SharedVariability)
+    True
     """
 
     of_scene = True

@@ -23,6 +23,12 @@ class VariabilityPrior(Declaring, Part):
     follow from them, and so does the exact conditional that `ConjugateGuide` computes. Where the model knows its dates,
     a step over Delta units is the chain in continuous time: ``coefficient^Delta``, and the variance ``step_scale^2 (1 -
     coefficient^(2 Delta)) / (1 - coefficient^2)``, or ``step_scale^2 Delta`` for a coefficient of one.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> isinstance(pu.priors.Independent(), pu.priors.VariabilityPrior)
+    True
     """
 
     @property
@@ -124,6 +130,14 @@ class RandomWalk(VariabilityPrior):
     learn : bool
         Learn sigma_psi; the paper keeps it. nu (from 0) and gamma (from `initial_scale`) are always learned.
     initial_scale : float
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> spectra = pu.simulate.library([500, 700, 900, 1600]).isel(endmember=[0, 1, 2])
+    >>> model = pu.SGLMM(spectra, basis=pu.Brightness(), variability_prior=pu.priors.RandomWalk(0.01))
+    >>> model.sample_sequence(5, 3, seed=0)['pixels'].shape
+    torch.Size([5, 3, 4])
     """
 
     def __init__(
@@ -152,6 +166,14 @@ class AutoRegressive(VariabilityPrior):
         s, stationary std of every coefficient.
     learn : bool
         Learn phi (one number) and s (one per component and material).
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> spectra = pu.simulate.library([500, 700, 900, 1600]).isel(endmember=[0, 1, 2])
+    >>> model = pu.SGLMM(spectra, basis=pu.Brightness(), variability_prior=pu.priors.AutoRegressive(0.8))
+    >>> model.sample_sequence(5, 3, seed=0)['pixels'].shape
+    torch.Size([5, 3, 4])
     """
 
     def __init__(self, coefficient: float = 0.5, scale: float = 1.0, *, learn: bool = True) -> None:
@@ -176,6 +198,14 @@ class Independent(VariabilityPrior):
         s at the start.
     learn : bool
         Learn s, one per component and material.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> spectra = pu.simulate.library([500, 700, 900, 1600]).isel(endmember=[0, 1, 2])
+    >>> model = pu.SGLMM(spectra, basis=pu.Brightness(), variability_prior=pu.priors.Independent(0.5))
+    >>> model.sample_sequence(5, 3, seed=0)['pixels'].shape
+    torch.Size([5, 3, 4])
     """
 
     independent = True

@@ -63,6 +63,13 @@ def bundle_scene(
     ------
     ValueError, TypeError
         If a size, a share, the SNR or a bundle is not as stated.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.bundle_scene(num_dates=2, height=6, width=5, num_endmembers=3, seed=0)
+    >>> dict(scene.abundances.sizes)
+    {'time': 2, 'y': 6, 'x': 5, 'endmember': 3}
     """
     num_dates, height, width = checked_sizes(num_dates, height, width)
     streams = random_streams(seed)

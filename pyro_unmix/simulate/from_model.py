@@ -15,7 +15,16 @@ from pyro_unmix.simulate.signatures import label_endmembers
 
 
 class StateSpaceModel(Protocol):
-    """What `state_space` asks of a model, with tensors or arrays."""
+    """What `state_space` asks of a model, with tensors or arrays.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> spectra = pu.simulate.library([500, 700, 900, 1600]).isel(endmember=[0, 1, 2])
+    >>> model = pu.SGLMM(spectra, basis=pu.Brightness())
+    >>> callable(model.sample_sequence)
+    True
+    """
 
     def sample_sequence(
         self, num_pixels: int, num_dates: int, *, seed: int = 0
@@ -73,6 +82,16 @@ def state_space(
         If the model lacks a method.
     ValueError
         If a draw lacks an entry or has another shape than stated.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> model = pu.SGLMM(
+    ...     pu.simulate.library([500, 700, 900, 1600]).isel(endmember=[0, 1, 2]), basis=pu.Brightness()
+    ... )
+    >>> scene = pu.simulate.state_space(model, num_dates=3, height=4, width=5, seed=0)
+    >>> dict(scene.cubes.sizes)
+    {'time': 3, 'y': 4, 'x': 5, 'wavelength': 4}
     """
     for method in ("sample_sequence", "mixing_endmembers"):
         if not callable(getattr(model, method, None)):

@@ -73,6 +73,15 @@ def scaled_scene(
     ------
     ValueError, TypeError
         If a size, a share, the SNR or the library is not as stated.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=2, height=10, width=10, seed=0)
+    >>> dict(scene.cubes.sizes)
+    {'time': 2, 'y': 10, 'x': 10, 'wavelength': 224}
+    >>> float(scene.abundances.sum('endmember').mean().round(6))
+    1.0
     """
     num_endmembers = positive_int(num_endmembers, "num_endmembers", minimum=2)
     shape = (*checked_sizes(num_dates, height, width), num_endmembers)

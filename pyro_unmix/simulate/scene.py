@@ -43,6 +43,13 @@ class Scene:
         Computes the endmembers of one date; read them through `endmembers`.
     noise_scale : float or None
         Standard deviation of the noise, in reflectance; None where the model drew the noise.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=2, height=10, width=10, seed=0)
+    >>> scene.endmembers(time=1).dims
+    ('y', 'x', 'wavelength', 'endmember')
     """
 
     cubes: xr.DataArray

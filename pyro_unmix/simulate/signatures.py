@@ -35,6 +35,13 @@ def library(wavelength: npt.ArrayLike | None = None) -> xr.DataArray:
     ------
     ValueError
         If the wavelengths are not finite, not one-dimensional or out of range.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> spectra = pu.simulate.library([550, 850])
+    >>> spectra['endmember'].values[:3].tolist(), dict(spectra.sizes)
+    (['vegetation', 'soil', 'water'], {'wavelength': 2, 'endmember': 12})
     """
     if wavelength is None:
         nm = np.linspace(400.0, 2500.0, 224)

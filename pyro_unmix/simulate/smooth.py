@@ -55,6 +55,13 @@ def smooth_scene(
     ------
     ValueError, TypeError
         If a size, a scale, a share, the SNR or the library is not as stated.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.smooth_scene(num_dates=2, height=8, width=8, num_endmembers=3, seed=0)
+    >>> dict(scene.abundances.sizes)
+    {'time': 2, 'y': 8, 'x': 8, 'endmember': 3}
     """
     num_endmembers = positive_int(num_endmembers, "num_endmembers", minimum=2)
     shape = (*checked_sizes(num_dates, height, width), num_endmembers)

@@ -40,6 +40,14 @@ def spread_blocks(cubes: xr.DataArray, seed: int = 0) -> xr.DataArray:
     ------
     ValueError
         If nothing is observed at any of the places.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=2, height=10, width=10, seed=0)
+    >>> blocks = pu.start.spread_blocks(pu.data.as_lazy_cubes(scene.cubes.chunk(y=5)))
+    >>> blocks.dims
+    ('time', 'y', 'x', 'wavelength')
     """
     height, width = (min(SIDE, cubes.sizes[dim]) for dim in ("y", "x"))
     tops, lefts = (

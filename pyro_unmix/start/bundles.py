@@ -45,6 +45,14 @@ def extract_bundles(
     Somers, Zortea, Plaza, Asner, "Automated extraction of image-based endmember bundles for improved spectral
     unmixing", IEEE JSTARS 5(2), 2012, for the idea; Borsoi, Erdogmus, Imbiriba, IEEE TCI 9, 2023, for the rule, where
     a spectrum may belong to several materials, though.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=2, height=10, width=10, seed=0)
+    >>> bundles = pu.start.extract_bundles(scene.cubes, scene.reference_endmembers, num=5)
+    >>> bundles.dims, sorted(set(bundles['label'].values.tolist()))
+    (('wavelength', 'endmember'), ['soil', 'vegetation', 'water'])
     """
     num = positive_int(num, "num")
     matrix = as_endmembers(endmembers, cubes.sizes["wavelength"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from pyro_unmix.data.checks import as_endmembers
 from pyro_unmix.data.cubes import check_bands, takes_cubes, to_pixels
 from pyro_unmix.data.libraries import at_bands_of, is_library
 from pyro_unmix.ops.checks import positive_int
+from pyro_unmix.ops.progress import progress_bar
 from pyro_unmix.ops.threads import one_thread
 from pyro_unmix.start.extraction import extract_endmembers
 from pyro_unmix.start.marginal import UnitMarginal, common_part, marginal_score
@@ -40,6 +42,14 @@ class Start:
         Reflectance.
     log_likelihoods : dict
         Description of each candidate -> median marginal log-likelihood per band.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=2, height=10, width=10, seed=0)
+    >>> start = pu.choose_start(scene.cubes, num_endmembers=3, progress=False)
+    >>> round(start.noise_scale, 3)
+    0.008
     """
 
     endmembers: xr.DataArray
@@ -58,6 +68,7 @@ def choose_start(
     basis: Basis | None = None,
     seed: int = 0,
     num_spectra: int = 2000,
+    progress: bool = True,
 ) -> Start:
     """Endmembers, basis and noise scale with the largest marginal likelihood.
 
@@ -84,6 +95,18 @@ def choose_start(
         Of extraction and subset.
     num_spectra : int
         Size of the subset.
+    progress : bool
+        Show a bar over the extractions.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=2, height=10, width=10, seed=0)
+    >>> start = pu.choose_start(scene.cubes, num_endmembers=3, progress=False)
+    >>> dict(start.endmembers.sizes)['endmember'], type(start.basis).__name__
+    (3, 'LearnedBasis')
+    >>> max(start.log_likelihoods, key=start.log_likelihoods.get)
+    'window 3, learned 8'
     """
     positive_int(num_endmembers, "num_endmembers", minimum=2)
     noise_scale = estimate_noise_scale.unchecked(cubes)
@@ -97,12 +120,17 @@ def choose_start(
     subset = _random_spectra(cubes, num_spectra, seed)
     table: dict[str, float] = {}
     best: _Candidate | None = None
-    for label, matrix in _starts(cubes, num_endmembers, endmembers, seed):
+    starts = progress_bar(
+        _starts(cubes, num_endmembers, endmembers, seed),
+        total=1 if endmembers is not None else len(_windows(cubes)),
+        shown=progress, desc="start", unit="extraction",
+    )  # fmt: skip
+    for label, matrix in starts:
         for name, candidate in _bases(cubes, matrix, basis, library):
             score, noise_scale = marginal_score(subset, matrix, candidate, noise_scale)
             table[f"{label}, {name}"] = score
             if best is None or score > best.score:
-                best = _Candidate(score, noise_scale, matrix, candidate)
+                best = _Candidate(score, noise_scale, matrix, candidate, label, name)
     if best is None:
         raise ValueError("no averaging window fits into the image: pass endmembers=...")
     if endmembers is None:
@@ -113,8 +141,9 @@ def choose_start(
         score, noise_scale = marginal_score(subset, refined, again, best.noise_scale)
         table["refined"] = score
         if score > best.score:
-            best = _Candidate(score, noise_scale, refined, again)
-    logger.info("chosen by marginal log-likelihood per band: %s", max(table, key=table.__getitem__))
+            best = _Candidate(score, noise_scale, refined, again, "refined", best.how)
+    logger.info("endmembers: %s", _WHENCE.get(best.whence) or _of_window(best.whence))
+    logger.info("variability: %s", _in_words(best.how))
     return Start(best.endmembers, best.basis, best.noise_scale, table)
 
 
@@ -123,6 +152,34 @@ class _Candidate(NamedTuple):
     noise_scale: float
     endmembers: xr.DataArray
     basis: Basis
+    whence: str
+    how: str
+
+
+#: Where endmembers are from, in words; those of a window in `_of_window`.
+_WHENCE = {
+    "given endmembers": "those that were given",
+    "window 1": "taken from single pixels, because they explain the spectra best",
+    "refined": "the means of pixels with pure neighbours, because they explain the spectra best",
+}
+
+
+def _of_window(label: str) -> str:
+    size = label.removeprefix("window ")
+    return f"taken from neighbourhoods of {size} x {size} pixels, because they explain the spectra best"
+
+
+def _in_words(basis: str) -> str:
+    """How the materials vary, of the name of a candidate."""
+    kind, _, number = basis.partition(" ")
+    words = {
+        "hardly": "the materials hardly vary",
+        "brightness": "the materials vary in brightness",
+        "DCT": f"the materials vary smoothly over wavelength ({number} cosines)",
+        "learned": f"the materials vary in {number} ways, which pure neighbourhoods show",
+        "library": f"the materials vary in {number} ways, which the library shows",
+    }
+    return words.get(kind, f"as in the {basis} that was given")
 
 
 @takes_cubes
@@ -134,6 +191,14 @@ def temporal_correlation(cubes: xr.DataArray, start: Start) -> float:
     than the true correlation, and independent variability gives about zero. What is the same in all pixels is taken
     out first (its regression on the abundances, through which it is seen): an error of the endmembers lasts, too.
     Counted are all pixels and neighbouring dates where both dates are observed.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=2, height=10, width=10, seed=0)
+    >>> start = pu.choose_start(scene.cubes, num_endmembers=3, progress=False)
+    >>> -1 <= pu.start.temporal_correlation(scene.cubes, start) <= 1
+    True
     """
     if cubes.sizes["time"] < 2:
         return 0.0
@@ -155,7 +220,7 @@ def temporal_correlation(cubes: xr.DataArray, start: Start) -> float:
 
 def _starts(
     cubes: xr.DataArray, num_endmembers: int, endmembers: ArrayLike | None, seed: int
-) -> list[tuple[str, xr.DataArray]]:
+) -> Iterator[tuple[str, xr.DataArray]]:
     if endmembers is not None:
         matrix = as_endmembers(endmembers, cubes.sizes["wavelength"])
         if matrix.shape[1] != num_endmembers:
@@ -167,13 +232,16 @@ def _starts(
         spectra = xr.DataArray(
             matrix, dims=("wavelength", "endmember"), coords={"endmember": np.asarray(names)}
         )
-        return [("given endmembers", spectra)]
+        yield "given endmembers", spectra
+        return
+    for w in _windows(cubes):
+        found = extract_endmembers.unchecked(cubes, num_endmembers, window=w, seed=seed)
+        yield f"window {w}", found
+
+
+def _windows(cubes: xr.DataArray) -> list[int]:
     shortest = min(cubes.sizes["y"], cubes.sizes["x"])
-    windows = [w for w in WINDOWS if w == 1 or w <= shortest]
-    return [
-        (f"window {w}", extract_endmembers.unchecked(cubes, num_endmembers, window=w, seed=seed))
-        for w in windows
-    ]
+    return [w for w in WINDOWS if w == 1 or w <= shortest]
 
 
 def _bases(

@@ -6,11 +6,11 @@ import numpy as np
 import torch
 import xarray as xr
 from numpy.typing import ArrayLike
-from scipy.optimize import linear_sum_assignment
 
 from pyro_unmix.data.checks import as_endmembers
-from pyro_unmix.data.cubes import takes_cubes, valid_spectra, window_mean
+from pyro_unmix.data.cubes import takes_cubes, valid_spectra
 from pyro_unmix.data.libraries import at_bands_of, library_endmembers
+from pyro_unmix.data.windows import window_mean
 from pyro_unmix.ops.checks import finite_array, positive_int
 from pyro_unmix.ops.solvers import fcls
 from pyro_unmix.ops.threads import one_thread
@@ -41,6 +41,15 @@ def vca(spectra: ArrayLike, num_endmembers: int, *, seed: int = 0) -> np.ndarray
     References
     ----------
     Nascimento, Bioucas-Dias, IEEE TGRS 43(4), 2005.
+
+    Examples
+    --------
+    >>> import numpy as np, pyro_unmix as pu
+    >>> M = np.array([[.1, .5], [.2, .4], [.3, .3]])  # (L, P)
+    >>> spectra = np.array([[1, 0], [0, 1], [.5, .5]]) @ M.T
+    >>> found = pu.start.vca(spectra, 2)
+    >>> np.sort(found[0]).round(3).tolist()
+    [0.1, 0.5]
     """
     array = _spectra(spectra, num_endmembers)
     return array[_vca_indices(_projected(array, num_endmembers), np.random.default_rng(seed))].T
@@ -55,6 +64,15 @@ def nfindr(spectra: ArrayLike, num_endmembers: int, *, seed: int = 0) -> np.ndar
     References
     ----------
     Winter, "N-FINDR: an algorithm for fast autonomous spectral end-member determination", Proc. SPIE 3753, 1999.
+
+    Examples
+    --------
+    >>> import numpy as np, pyro_unmix as pu
+    >>> M = np.array([[.1, .5], [.2, .4], [.3, .3]])  # (L, P)
+    >>> spectra = np.array([[1, 0], [0, 1], [.5, .5]]) @ M.T
+    >>> found = pu.start.nfindr(spectra, 2)
+    >>> np.sort(found[0]).round(3).tolist()
+    [0.1, 0.5]
     """
     array = _spectra(spectra, num_endmembers)
     start = _vca_indices(_projected(array, num_endmembers), np.random.default_rng(seed))
@@ -112,6 +130,14 @@ def extract_endmembers(
     ValueError
         If there are fewer valid spectra or bands than endmembers, or fewer distinct ones, or if the library has
         another number of classes or lacks bands.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=2, height=10, width=10, seed=0)
+    >>> found = pu.extract_endmembers(scene.cubes, 3)
+    >>> dict(found.sizes)['endmember']
+    3
     """
     if library is not None:
         return _of_library(cubes, num_endmembers, library)
@@ -192,7 +218,16 @@ def match_endmembers(estimated: ArrayLike, reference: ArrayLike) -> np.ndarray:
     References
     ----------
     Kuhn, "The Hungarian method for the assignment problem", Naval Research Logistics 2, 1955.
+
+    Examples
+    --------
+    >>> import numpy as np, pyro_unmix as pu
+    >>> M = np.array([[.1, .5], [.2, .4], [.3, .3]])  # (L, P)
+    >>> pu.match_endmembers(M[:, ::-1], M).tolist()
+    [1, 0]
     """
+    from scipy.optimize import linear_sum_assignment
+
     ours = as_endmembers(estimated, name="estimated")
     theirs = as_endmembers(reference, name="reference")
     if ours.shape != theirs.shape:

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
-from tqdm.auto import tqdm
 
 from pyro_unmix.bases.linear import DCT
 from pyro_unmix.data.cubes import takes_cubes, tiles
 from pyro_unmix.data.days import as_days
+from pyro_unmix.ops.progress import progress_bar
 from pyro_unmix.ops.threads import one_thread
 from pyro_unmix.priors import Independent, SmoothVariability
 from pyro_unmix.start.choice import Start
@@ -50,6 +50,12 @@ class SmoothStart(Start):
         Its scales and the mode of the field are where a fit starts.
     objectives : dict
         Description of each candidate -> its `SmoothFit.objective`.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> issubclass(pu.start.SmoothStart, pu.start.Start)
+    True
     """
 
     prior: SmoothVariability
@@ -87,6 +93,15 @@ def choose_smooth_start(
         False keeps those of `start`.
     seed : int
     progress : bool
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.smooth_scene(num_dates=2, height=6, width=6, num_endmembers=2, seed=0)
+    >>> start = pu.choose_start(scene.cubes, num_endmembers=2, progress=False)
+    >>> smooth = pu.start.choose_smooth_start(scene.cubes, start, length=4, coefficient=.5)
+    >>> type(smooth.prior).__name__
+    'SmoothVariability'
     """
     num_bands, num_endmembers = start.endmembers.shape
     basis = DCT(min(6, num_bands), scale=0.1 * num_bands**0.5)
@@ -101,7 +116,7 @@ def choose_smooth_start(
                     )
                 )  # fmt: skip
     rounds = _FIRST_ROUNDS * (len(candidates) if len(candidates) > 1 else 0) + _ROUNDS
-    bar = tqdm(total=rounds, disable=not progress, desc="smooth start", unit="round")
+    bar = progress_bar(total=rounds, shown=progress, desc="smooth start", unit="round")
     fitted: dict[str, tuple[SmoothFit, FitState]] = {}
     sizes = {"num_endmembers": num_endmembers, "num_components": basis.num_components}
     images = SmoothFit(
@@ -122,7 +137,7 @@ def choose_smooth_start(
         fitted[name] = fit, state
     objectives = {name: fit.objective(state) for name, (fit, state) in fitted.items()}
     best = min(objectives, key=objectives.__getitem__)
-    logger.info("smooth start: %s", best)
+    logger.info("endmembers under variability that neighbours share: from %s", best)
     fit, state = fitted[best]
     fit.run(
         state,
@@ -148,14 +163,33 @@ def choose_smooth_start(
 
 
 def may_share_variability(cubes: xr.DataArray) -> bool:
-    """Whether there are dates and pixels enough to tell: in one image smooth variability passes for abundance."""
+    """Whether there are dates and pixels enough to tell: in one image smooth variability passes for abundance.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=2, height=10, width=10, seed=0)
+    >>> pu.start.may_share_variability(scene.cubes)  # of two dates
+    False
+    """
     narrow = min(cubes.sizes["y"], cubes.sizes["x"]) < MIN_SIDE
     return not narrow and cubes.sizes["time"] >= MIN_DATES
 
 
 @takes_cubes
 def shares_variability(cubes: xr.DataArray, start: Start) -> bool:
-    """Whether neighbouring pixels of a sequence share more than `MIN_SHARE` of the variability."""
+    """Whether neighbouring pixels of a sequence share more than `MIN_SHARE` of the variability.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.smooth_scene(
+    ...     num_dates=3, height=14, width=14, num_endmembers=3, cloud_fraction=0, seed=0
+    ... )
+    >>> start = pu.choose_start(scene.cubes, num_endmembers=3, progress=False)
+    >>> pu.start.shares_variability(scene.cubes, start)
+    True
+    """
     return may_share_variability(cubes) and field_correlation.unchecked(cubes, start)[0] > MIN_SHARE
 
 
@@ -173,6 +207,17 @@ def field_correlation(cubes: xr.DataArray, start: Start) -> tuple[float, float]:
     tuple of float
         c, the share at distance zero (shrunken, as psi is known badly; about zero where pixels are independent), and
         l, pixels.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.smooth_scene(
+    ...     num_dates=3, height=14, width=14, num_endmembers=3, cloud_fraction=0, seed=0
+    ... )
+    >>> start = pu.choose_start(scene.cubes, num_endmembers=3, progress=False)
+    >>> share, length = pu.start.field_correlation(scene.cubes, start)
+    >>> share > 0.25, length > 0
+    (True, True)
     """
     cubes = _window(cubes)
     psi, observed = _estimated_variability(cubes, start)

@@ -62,6 +62,13 @@ def choose_mixing(
     References
     ----------
     Halimi, Altmann, Dobigeon, Tourneret, IEEE TGRS 49(11), 2011, for the model.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=2, height=10, width=10, seed=0)
+    >>> type(pu.start.choose_mixing(scene.cubes[:1, ..., ::8], scene.reference_endmembers[::8])).__name__
+    'LinearMixing'
     """
     matrix = torch.from_numpy(as_endmembers(endmembers, cubes.sizes["wavelength"])).float()
     least = in_range(least, "least", 0.0, 1.0)
@@ -84,7 +91,7 @@ def choose_mixing(
             )
             strength = mixing.strength.numpy()
     logger.info(
-        "bilinear strengths %s: the cost of sums of one goes from %.2g to %.2g",
+        "products of materials with strengths %s: what fractions that sum to one cost goes from %.2g to %.2g",
         np.round(strength, 2).tolist(), without, using,
     )  # fmt: skip
     if using >= least * without:

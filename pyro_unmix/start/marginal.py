@@ -89,6 +89,15 @@ def marginal_score(
     -------
     tuple of float
         Log-likelihood per band, and the noise scale.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=2, height=10, width=10, seed=0)
+    >>> spectra = scene.cubes.values.reshape(-1, scene.cubes.sizes['wavelength'])
+    >>> score, noise = pu.start.marginal_score(spectra, scene.reference_endmembers, pu.Brightness(), 0.01)
+    >>> score > 0, 0 < noise < 0.1
+    (True, True)
     """
     matrix, y = as_endmembers(endmembers), _doubles(np.asarray(spectra))
     energy, bands = y.square().sum(-1), spectra.shape[1]

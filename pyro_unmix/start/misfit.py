@@ -54,6 +54,14 @@ def misfit_factor(
     ----------
     The null distribution from the half that holds nothing else: Efron, "Large-scale simultaneous hypothesis testing",
     JASA 99, 2004.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=2, height=10, width=10, seed=0)
+    >>> model = pu.SGLMM(scene.reference_endmembers, basis=pu.Brightness())
+    >>> pu.start.misfit_factor(model, scene.cubes) >= 1
+    True
     """
     check_model(model)
     num_pixels = positive_int(num_pixels, "num_pixels")

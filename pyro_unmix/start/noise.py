@@ -19,6 +19,13 @@ def estimate_noise_scale(cubes: xr.DataArray) -> float:
     References
     ----------
     Roger, Arnold, "Reliably estimating the noise in AVIRIS hyperspectral images", Int. J. Remote Sensing 17(10), 1996.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=2, height=10, width=10, seed=0)
+    >>> 0 < pu.start.estimate_noise_scale(scene.cubes) < 0.05
+    True
     """
     spectra = valid_spectra(cubes)
     count, bands = spectra.shape

@@ -6,10 +6,10 @@ import logging
 
 import numpy as np
 import xarray as xr
-from scipy.stats import norm
 
 from pyro_unmix.data.cubes import takes_cubes, valid_spectra
 from pyro_unmix.ops.checks import choice, in_range, positive_int
+from pyro_unmix.ops.progress import progress_bar
 from pyro_unmix.ops.threads import one_thread
 from pyro_unmix.start import choice as choices
 
@@ -26,7 +26,12 @@ MIN_GAIN = 1.0
 @takes_cubes
 @one_thread()
 def estimate_num_endmembers(
-    cubes: xr.DataArray, method: str = "likelihood", *, max_endmembers: int = 8, seed: int = 0
+    cubes: xr.DataArray,
+    method: str = "likelihood",
+    *,
+    max_endmembers: int = 8,
+    seed: int = 0,
+    progress: bool = True,
 ) -> int:
     """Number of materials in a sequence.
 
@@ -51,10 +56,19 @@ def estimate_num_endmembers(
         The likelihood is tried up to this number, at most the number of bands; it costs a `choose_start` for each.
     seed : int
         Of `choose_start`.
+    progress : bool
+        Show a bar over the numbers that are tried.
 
     References
     ----------
     Akaike, "A new look at the statistical model identification", IEEE Trans. Automatic Control 19(6), 1974.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=2, height=10, width=10, seed=0)
+    >>> pu.estimate_num_endmembers(scene.cubes[..., ::8], max_endmembers=4, progress=False)
+    3
     """
     if choice(method, "method", METHODS) == "hysime":
         return hysime.unchecked(cubes)
@@ -63,15 +77,18 @@ def estimate_num_endmembers(
     bands = cubes.sizes["wavelength"]
     most = min(positive_int(max_endmembers, "max_endmembers", minimum=2), bands)
     previous = -np.inf
-    for count in range(2, most + 1):
+    counts = range(2, most + 1)
+    for count in progress_bar(counts, shown=progress, desc="number of materials", unit="number"):
         try:
-            start = choose_start(cubes, count, seed=seed)
+            start = choose_start(cubes, count, seed=seed, progress=False)
         except ValueError:
             if count == 2:
                 raise
             return count - 1  # there are no more distinct spectra
         score = max(start.log_likelihoods.values()) * bands
-        logger.info("%d endmembers: log-likelihood per spectrum %.2f", count, score)
+        logger.info(
+            "%d materials explain the spectra with a log-likelihood of %.2f each", count, score
+        )
         if score - previous <= MIN_GAIN:
             return count - 1
         previous = score
@@ -105,6 +122,13 @@ def hysime(cubes: xr.DataArray) -> int:
     References
     ----------
     Bioucas-Dias, Nascimento, "Hyperspectral subspace identification", IEEE TGRS 46(8), 2008.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=4, height=14, width=14, seed=0)
+    >>> 1 <= pu.start.hysime(scene.cubes) <= scene.cubes.sizes['wavelength']
+    True
     """
     spectra = _spectra(cubes)
     count, bands = spectra.shape
@@ -145,7 +169,16 @@ def virtual_dimensionality(
     ----------
     Chang, Du, "Estimation of number of spectrally distinct signal sources in hyperspectral imagery", IEEE TGRS 42(3),
     2004.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=4, height=14, width=14, seed=0)
+    >>> 1 <= pu.start.virtual_dimensionality(scene.cubes) <= scene.cubes.sizes['wavelength']
+    True
     """
+    from statistics import NormalDist
+
     level = in_range(false_alarm, "false_alarm", 0.0, 0.5, open_low=True, open_high=True)
     spectra = _spectra(cubes)
     if whiten:
@@ -153,7 +186,7 @@ def virtual_dimensionality(
     correlation = spectra.T @ spectra / len(spectra)
     raw = np.linalg.eigvalsh(correlation)
     central = np.linalg.eigvalsh(np.cov(spectra, rowvar=False, bias=True))
-    threshold = norm.isf(level) * np.sqrt(2 * (raw**2 + central**2) / len(spectra))
+    threshold = -NormalDist().inv_cdf(level) * np.sqrt(2 * (raw**2 + central**2) / len(spectra))
     return int((raw - central > threshold).sum())
 
 

@@ -47,6 +47,14 @@ def refine_endmembers(
     noise_scale : float
     num_average : int
         Pixel-dates averaged per material, at most, and at most a twentieth of its share.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=2, height=10, width=10, seed=0)
+    >>> refined = pu.start.refine_endmembers(scene.cubes, scene.reference_endmembers, pu.Brightness(), 0.01)
+    >>> refined.shape == scene.reference_endmembers.shape
+    True
     """
     matrix = as_endmembers(endmembers, cubes.sizes["wavelength"])
     spectra = cubes.values
@@ -90,6 +98,13 @@ def learn_basis(
     -------
     LearnedBasis
         With ``psi ~ N(0, I)``.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=2, height=10, width=10, seed=0)
+    >>> pu.start.learn_basis(scene.cubes, scene.reference_endmembers, 4).num_components
+    4
     """
     matrix = as_endmembers(endmembers, cubes.sizes["wavelength"])
     spectra = cubes.values

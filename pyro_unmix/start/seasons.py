@@ -9,12 +9,12 @@ import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from pyro_unmix.data.cubes import DIMS, takes_cubes, to_pixels, valid_mask
 from pyro_unmix.data.days import day_numbers
 from pyro_unmix.mixing import design_matrix
 from pyro_unmix.ops.checks import positive_int
+from pyro_unmix.ops.progress import progress_bar
 from pyro_unmix.ops.simplex import tile_components
 from pyro_unmix.ops.solvers import simplex_quadratic
 from pyro_unmix.ops.threads import one_thread
@@ -71,6 +71,20 @@ def choose_season_start(
     ------
     ValueError
         If the images have no dates.
+
+    Examples
+    --------
+    >>> import numpy as np, pyro_unmix as pu
+    >>> spectra = pu.simulate.library(np.linspace(450, 1600, 8)).isel(endmember=[0, 1])
+    >>> days = np.arange(0, 800, 40)
+    >>> summer = 1 + 0.2 * np.sin(2 * np.pi * days / 365)
+    >>> shares = np.random.default_rng(0).dirichlet([1, 1], size=(6, 6))
+    >>> images = summer[:, None, None, None] * (shares @ spectra.values.T)
+    >>> images += 0.01 * np.random.default_rng(1).normal(size=images.shape)
+    >>> cubes = pu.as_cube_sequence(images, time=np.datetime64('2024-01-01') + days)
+    >>> start = pu.choose_start(cubes, num_endmembers=2, endmembers=spectra.values, progress=False)
+    >>> type(pu.start.choose_season_start(cubes, start)).__name__
+    'SeasonalVariability'
     """
     if "time" not in cubes.coords:
         raise ValueError(
@@ -88,7 +102,7 @@ def choose_season_start(
     prior = prior.double().requires_grad_(False)
     prior.set_days(part["time"].values)
     fit = _SeasonFit(part, start, prior.harmonics())
-    for _ in tqdm(range(_ROUNDS), disable=not progress, desc="season start", unit="round"):
+    for _ in progress_bar(range(_ROUNDS), shown=progress, desc="season start", unit="round"):
         fit.solve_abundances()
         fit.solve_seasons()
     return SeasonalVariability(
@@ -188,6 +202,16 @@ def season_share(
     float
         One minus the mean square of the errors over that of a constant, minus the same of the best other period if that
         is positive. Minus infinity for sequences of less than three periods or 36 dates, which cannot tell.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=2, height=10, width=10, seed=0)
+    >>> start = pu.choose_start(scene.cubes, num_endmembers=3, progress=False)
+    >>> dates = ['2024-05-01', '2024-06-01']
+    >>> cubes = pu.as_cube_sequence(scene.cubes.drop_vars('time'), time=dates)
+    >>> pu.start.season_share(cubes, start)  # two dates tell nothing
+    -inf
     """
     if "time" not in cubes.coords:
         return -math.inf

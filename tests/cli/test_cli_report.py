@@ -32,7 +32,7 @@ def test_unmix_writes_a_page_with_its_command_and_its_notes(folder: Path) -> Non
         f"pyro-unmix unmix {folder}/images.npz --endmembers 3 --steps 1 --no-polish --out {folder}/out"
     ]
     noted = text.partition("What was noted")[2].partition("<h2>")[0]
-    assert "chosen by marginal log-likelihood" in noted
+    assert "because they explain the spectra best" in noted
 
 
 def test_report_of_a_folder_and_of_a_file(

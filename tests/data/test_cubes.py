@@ -10,7 +10,7 @@ import pytest
 import xarray as xr
 from cube_cases import DATES, DIMS, WAVELENGTH, H, L, T, W, make_array, make_labelled
 
-from pyro_unmix.data import as_cube_sequence, valid_mask
+from pyro_unmix.data import as_cube_sequence, as_lazy_cubes, valid_mask
 from pyro_unmix.data.cubes import check_bands
 
 
@@ -274,3 +274,37 @@ def test_a_date_without_any_valid_pixel_is_legal() -> None:
     x = make_array()
     x[1] = np.nan
     assert valid_mask(as_cube_sequence(x)).sum("x").sum("y").values.tolist() == [H * W, 0, H * W]
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_dims_by_the_names_of_other_programs(chunked: bool) -> None:
+    values = np.random.default_rng(0).uniform(0.1, 0.5, size=(2, 3, 4, 5))
+    days = np.array(["2024-05-01", "2024-06-01"], dtype="datetime64[ns]")
+    x = xr.DataArray(
+        values.transpose(3, 0, 1, 2),
+        dims=("band", "date", "latitude", "longitude"),
+        coords={
+            "band": [1, 2, 3, 4, 5],
+            "date": days,
+            "latitude": [47.3, 47.2, 47.1],
+            "longitude": [11.0, 11.1, 11.2, 11.3],
+        },
+    )
+    before = x.copy(deep=True)
+    if chunked:
+        pytest.importorskip("dask")
+        cubes = as_lazy_cubes(x.chunk(latitude=2))
+    else:
+        cubes = as_cube_sequence(x)
+    np.testing.assert_array_equal(cubes.values, values)
+    np.testing.assert_array_equal(cubes["time"], days)
+    np.testing.assert_array_equal(cubes["y"], [47.3, 47.2, 47.1])
+    np.testing.assert_array_equal(cubes["x"], [11.0, 11.1, 11.2, 11.3])
+    assert "wavelength" not in cubes.coords  # numbers of bands are none
+    np.testing.assert_array_equal(cubes["band"], [1, 2, 3, 4, 5])
+    xr.testing.assert_identical(x, before)
+    short = xr.DataArray(values, dims=("date", "lat", "lon", "band"))
+    known = short.assign_coords(wavelength=("band", np.arange(500.0, 505.0)))
+    np.testing.assert_array_equal(as_cube_sequence(known)["wavelength"], np.arange(500.0, 505.0))
+    with pytest.raises(ValueError, match=r"unknown: \['lat'\]"):  # two rows of y
+        as_cube_sequence(short.rename(lon="y"))

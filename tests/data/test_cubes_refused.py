@@ -82,8 +82,8 @@ def test_the_median_ignores_missing_values_and_bounds_are_legal() -> None:
     ("given", "text"),
     [
         (
-            make_labelled().rename(wavelength="band"),
-            r"missing: \['wavelength'\], unknown: \['band'",
+            make_labelled().rename(wavelength="bands"),
+            r"missing: \['wavelength'\], unknown: \['bands'",
         ),
         (make_labelled().isel(x=0), r"missing: \['x'\], unknown: \[\]"),
         (make_labelled().expand_dims("scene"), r"missing: \[\], unknown: \['scene'\]"),

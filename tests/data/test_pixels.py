@@ -8,7 +8,8 @@ import xarray as xr
 from cube_cases import DATES, DIMS, WAVELENGTH, H, L, T, W, make_array, make_labelled
 
 from pyro_unmix.data import as_cube_sequence, valid_mask
-from pyro_unmix.data.cubes import from_pixels, tiles, to_pixels, whole_spectra, window_mean
+from pyro_unmix.data.cubes import from_pixels, tiles, to_pixels, whole_spectra
+from pyro_unmix.data.windows import window_mean
 
 
 def make_cubes() -> xr.DataArray:

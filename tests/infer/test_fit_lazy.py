@@ -234,11 +234,12 @@ def test_an_interrupt_returns_what_was_learned():
     assert len(result.losses) == 5 and np.isfinite(result.abundances).all()
 
 
+@pytest.mark.usefixtures("told_at_once")
 def test_progress_is_shown(capsys, caplog):
     caplog.set_level(logging.INFO)
     run(cubes=GAPS.chunk(CHUNKS), memory=SMALL, num_steps=2, progress=True)
     text = capsys.readouterr().err
-    assert "look" in text and "6/6" in text and "read out" in text and "30/30" in text
+    assert "look: 6 of 6 chunks" in text and "read out: 30 of 30 pixels" in text
 
 
 PROGRAM = """

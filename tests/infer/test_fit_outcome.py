@@ -14,10 +14,11 @@ from pyro_unmix.data import as_cube_sequence
 pytestmark = pytest.mark.usefixtures("seeded")
 
 
+@pytest.mark.usefixtures("told_at_once")
 def test_progress_shows_the_elbo_and_the_rate(capfd):
     result = run(progress=True, num_steps=4)
     shown = capfd.readouterr().err
-    assert "4/4" in shown
+    assert "fit: 4 of 4 steps" in shown
     assert f"ELBO/value {-result.losses[-1]:.4f}" in shown
     assert "pixels/s" in shown
     run(progress=False)

@@ -54,7 +54,7 @@ def test_a_prior_that_is_nan_from_the_start_is_named(num_steps):
             ValueError,
             "the model has 20 bands, the cubes 15: build the model from endmembers of the same",
         ),
-        ({"cubes": "scene.nc"}, TypeError, "a cube sequence must be a numpy array"),
+        ({"cubes": "scene.nc"}, FileNotFoundError, "no such file: scene.nc"),
     ],
 )
 def test_fit_errors(settings, error, text):

@@ -150,7 +150,7 @@ SIZE = {"nRow": H, "nCol": W}
 @pytest.mark.parametrize(
     ("content", "text"),
     [
-        ({"M": np.ones((L, 2))}, "variables: expected exactly one of Y, got none of them"),
+        ({"M": np.ones((L, 2))}, "variables: expected exactly one of Y, V, got none of them"),
         ({"Y": make_array()[0, 0, 0]}, "Y: of shape .band, pixel. needs"),  # (1, 5)
         (
             {"Y": make_array()[..., None]},
@@ -265,3 +265,24 @@ def test_stated_sizes_contradict_another_order_of_axes(tmp_path: Path) -> None:
         read_sequence(path)
     scipy.io.savemat(path, {"Y": values.transpose(2, 0, 1, 3), "nRow": 4, "nCol": 5})
     np.testing.assert_array_equal(read_sequence(path), values.transpose(3, 0, 1, 2))
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_an_image_by_the_name_of_v(tmp_path: Path, version: str) -> None:
+    image = make_array()[0]
+    columns, sizes = (
+        as_columns(image),
+        {"nRow": np.array([[float(H)]]), "nCol": np.array([[float(W)]])},
+    )
+    path = tmp_path / "a.mat"
+    save(path, version, V=columns, **sizes)
+    np.testing.assert_array_equal(read_sequence(path)[0], image)
+    # Y is the image where both are there, and an error speaks of what is there.
+    save(path, version, V=columns, Y=columns / 2, **sizes)
+    np.testing.assert_array_equal(read_sequence(path)[0], image / 2)
+    save(path, version, V=columns, nRow=sizes["nRow"])
+    with pytest.raises(FileError, match="V: of shape .band, pixel. needs the image size"):
+        read_sequence(path)
+    save(path, version, X=columns, **sizes)
+    with pytest.raises(FileError, match="expected exactly one of Y, V, got none"):
+        read_sequence(path)

@@ -26,7 +26,9 @@ def test_geotiff_is_what_gdal_reads(tmp_path, kind):
     paths = result.to_geotiff(tmp_path / "new" / "maps")
     names = [f"abundances_{d}{s}.tif" for d in ("2021-05-01", "2021-06-11") for s in ("", "_std")]
     assert [p.name for p in paths] == names
-    assert sorted(p.name for p in (tmp_path / "new" / "maps").iterdir()) == sorted(names)
+    looks = ["abundances_2021-05-01.qml", "abundances_2021-06-11.qml"]
+    looks += ["style_0_soil.qml", "style_1_vegetation.qml", "style_2_water_2.qml"]
+    assert sorted(p.name for p in paths[0].parent.iterdir()) == sorted([*names, *looks])
     for path, (time, name) in zip(
         paths, [(t, n) for t in (0, 1) for n in ("abundances", "abundances_std")], strict=True
     ):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, get_type_hints
 
 import numpy as np
@@ -64,6 +65,27 @@ def test_a_number_of_materials_or_their_spectra(method: Callable[..., pu.Unmixin
         np.testing.assert_allclose(total, 1.0, atol=1e-5)
     both = run(method, MATERIALS, endmembers=SPECTRA)
     np.testing.assert_array_equal(both.abundances, given.abundances)
+
+
+@methods
+def test_arrays_that_run_backwards(method: Callable[..., pu.Unmixing]) -> None:
+    turned, spectra = CUBES[:, ::-1, ::-1], SPECTRA[:, ::-1]
+    backwards = run(method, cubes=turned, endmembers=spectra)
+    copies = run(method, cubes=turned.copy(), endmembers=spectra.copy())
+    np.testing.assert_array_equal(backwards.abundances, copies.abundances)
+
+
+@methods
+def test_images_in_a_folder_are_those_in_memory(
+    method: Callable[..., pu.Unmixing], tmp_path: Path
+) -> None:
+    images = CUBES[:1] if method.__name__ == "idnet" else CUBES
+    for number, image in enumerate(images):
+        np.savez(tmp_path / f"{number}.npz", Y=image[None], time=[f"2024-0{number + 1}-01"])
+    dates = [f"2024-0{number + 1}-01" for number in range(len(images))]
+    from_files = method(tmp_path, MATERIALS, progress=False, **FEW.get(method.__name__, {}))
+    in_memory = run(method, MATERIALS, cubes=pu.as_cube_sequence(images, time=dates))
+    np.testing.assert_array_equal(from_files.abundances, in_memory.abundances)
 
 
 @methods

@@ -257,3 +257,24 @@ def test_of_large_images_the_spectra_of_some_observed_pixels_are_made(
     np.testing.assert_array_equal(
         np.sort(lines(figure.axes[0], "_spectrum"), 0), np.sort(spectra[:, 2, 3, :, 0], 0)
     )
+
+
+def test_a_single_image_has_no_time() -> None:
+    one = make_result(1)
+    assert plots.plot_endmembers(one).get_suptitle() == "endmembers over space"
+    title = plots.plot_endmembers_over_time(one, pixel=(2, 3)).get_suptitle()
+    assert title == "endmembers of pixel (y, x) = (2, 3)"
+
+
+def test_one_bad_value_does_not_flatten_the_spectra() -> None:
+    result = make_result(1, 12, 12, num_bands=40)
+    spectra = result.endmembers(0)
+    before = plots.plot_endmembers(result).axes
+    spectra.values[5, 5, 20, 1] = 30.0
+    after = plots.plot_endmembers(
+        SimpleNamespace(**{**vars(result), "endmembers": lambda t: spectra}), num_spectra=144
+    ).axes
+    assert after[1].get_ylim()[1] < 1.0  # reflectances are 0.6 at most
+    notes = [[text.get_text() for text in ax.texts] for ax in after]
+    assert notes[0] == [] and notes[1][0].endswith("to 30")
+    assert all(not ax.texts for ax in before)

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import xarray as xr
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgb
@@ -304,3 +305,39 @@ def test_change_leaves_out_the_first_date():
     assert len(images(plots.plot_change(make_result(12)))) == 8
     with pytest.raises(ValueError, match=r"NaN everywhere \(1 date\(s\)\).*at least two dates"):
         plots.plot_change(make_result(1))
+
+
+def test_abundances_themselves_are_drawn():
+    maps = make_result().abundances.rename("unit_maximum_abundances")
+    for ours, theirs in zip(
+        images(plots.plot_abundances(maps)),
+        maps.values.transpose(3, 0, 1, 2).reshape(9, *maps.shape[1:3]),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+    with pytest.raises(ValueError, match="abundances` as a DataArray with dims"):
+        plots.plot_abundances(maps[0])
+
+
+@pytest.mark.parametrize("draw", ["plot_rmse", "plot_change"])
+def test_a_single_image_has_no_time(draw: str) -> None:
+    one = make_result(1)
+    one.rmse = one.change.fillna(0.5)
+    one.change = one.rmse
+    figure = getattr(plots, draw)(one)
+    assert [ax.get_title() for ax in figure.axes[:-1]] == [""]
+    assert [ax.get_ylabel() for ax in plots.plot_abundances(one).axes[:3]] == ["", "", ""]
+    dated = make_result(1, time=DAYS[:1])
+    assert plots.plot_abundances(dated).axes[0].get_ylabel() == "2014-04-10"
+
+
+def test_one_bad_pixel_does_not_blacken_the_rmse() -> None:
+    result = make_result(1, 20, 20)
+    errors = np.random.default_rng(0).uniform(0.01, 0.02, size=(1, 20, 20))
+    result.rmse = xr.DataArray(errors, dims=("time", "y", "x"))
+    even = plots.plot_rmse(result).axes[0].images[0]
+    assert even.get_clim() == (0.0, errors.max()) and even.colorbar.extend == "neither"
+    errors[0, 3, 4] = 5.0
+    drawn = plots.plot_rmse(result).axes[0].images[0]
+    assert drawn.get_clim() == (0.0, pytest.approx(np.percentile(errors, 99)))
+    assert drawn.colorbar.extend == "max" and "largest: 5" in drawn.colorbar.ax.get_ylabel()

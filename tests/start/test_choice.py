@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -221,3 +222,33 @@ def test_correlation_is_seen_between_gaps():
     cloudy[0, :10] = cloudy[2, 10:] = np.nan  # no pixel is seen at all dates
     whole, seen = (temporal_correlation(c, start) for c in (cubes, cloudy))
     assert abs(seen - whole) < 0.1
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (
+            {},
+            [
+                "endmembers: ",
+                "because they explain the spectra best",
+                "variability: the materials ",
+            ],
+        ),
+        ({"basis": Brightness()}, ["variability: as in the Brightness that was given"]),
+    ],
+)
+def test_what_was_chosen_is_said_in_plain_words(
+    caplog: pytest.LogCaptureFixture, given: dict[str, Any], words: list[str]
+) -> None:
+    scene = simulate.scaled_scene(num_dates=2, height=10, width=10, seed=0)
+    with caplog.at_level("INFO", logger="pyro_unmix"):
+        start = choose_start(scene.cubes, 3, **given)
+    assert all(word in caplog.text for word in words)
+    best = max(start.log_likelihoods, key=start.log_likelihoods.__getitem__)
+    windows = {"window 1": "single pixels", "window 3": "3 x 3 pixels", "window 5": "5 x 5 pixels"}
+    assert {**windows, "refined": "pure neighbours"}[best.partition(",")[0]] in caplog.text
+    caplog.clear()
+    with caplog.at_level("INFO", logger="pyro_unmix"):
+        choose_start(scene.cubes, 3, endmembers=scene.reference_endmembers)
+    assert "endmembers: those that were given" in caplog.text

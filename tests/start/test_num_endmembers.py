@@ -160,13 +160,15 @@ class _Start:
 def test_one_more_material_must_gain_more_than_one(monkeypatch, per_spectrum, expected):
     table = dict(enumerate(per_spectrum, start=2))
     monkeypatch.setattr(
-        module, "choose_start", lambda cubes, count, seed: _Start(table[count] / BANDS)
+        module, "choose_start", lambda cubes, count, seed, progress: _Start(table[count] / BANDS)
     )
     assert estimate_num_endmembers(linear_scene(3, 30)) == expected
 
 
 def test_the_search_ends_at_its_maximum_and_where_spectra_run_out(monkeypatch, caplog):
-    monkeypatch.setattr(module, "choose_start", lambda cubes, count, seed: _Start(float(count)))
+    monkeypatch.setattr(
+        module, "choose_start", lambda cubes, count, seed, progress: _Start(float(count))
+    )
     with caplog.at_level(logging.WARNING, "pyro_unmix"):
         assert estimate_num_endmembers(linear_scene(3, 30), max_endmembers=5) == 5
     assert "still grows at 5 endmembers: raise max_endmembers" in caplog.text
@@ -204,15 +206,15 @@ def test_too_few_spectra_are_refused(estimate):
 def test_unmix_finds_the_number_itself(monkeypatch):
     asked = []
 
-    def answer(cubes: xr.DataArray, seed: int) -> int:
-        asked.append((cubes.shape, seed))
+    def answer(cubes: xr.DataArray, seed: int, progress: bool) -> int:
+        asked.append((cubes.shape, seed, progress))
         return 3
 
     monkeypatch.setattr(unmix_module.estimate_num_endmembers, "unchecked", answer)
     cubes = linear_scene(3, 30)[:, :12, :12]
     result = unmix_module.unmix(cubes, "auto", num_steps=0, seed=7, progress=False)
     assert result.abundances.sizes["endmember"] == 3
-    assert asked == [((1, 12, 12, BANDS), 7)]
+    assert asked == [((1, 12, 12, BANDS), 7, False)]
     two = unmix_module.unmix(cubes, "auto", endmembers=bumps(2), num_steps=0, progress=False)
     assert two.abundances.sizes["endmember"] == 2 and len(asked) == 1
 

@@ -42,6 +42,15 @@ class ReshapedGuide(ConjugateGuide):
         Such as ``GRU()`` or ``Transformer()``; default the bi-LSTM of the paper.
     seed : int
         Of the initial weights.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=2, height=10, width=10, seed=0)
+    >>> model = pu.SGLMM(scene.reference_endmembers, basis=pu.Brightness())
+    >>> guide = pu.guides.ReshapedGuide(model)
+    >>> pu.fit(model, guide, scene.cubes, num_steps=2, progress=False)
+    <Unmixing by fit (time: 2, y: 10, x: 10, endmember: 3), 2 steps>
     """
 
     def __init__(

@@ -18,9 +18,9 @@ import numpy as np
 import xarray as xr
 
 from pyro_unmix.data.names import material_names
-from pyro_unmix.io.formats.geotiff import SOFTWARE
 from pyro_unmix.io.write.datasets import Georeference, check_free, grid_of, workshop
 from pyro_unmix.io.write.libraries import write_sli
+from pyro_unmix.io.write.qgis import styles
 from pyro_unmix.ops.extras import need
 
 logger = logging.getLogger(__name__)
@@ -55,6 +55,8 @@ def write_geotiff(
     they are to be filled.
     Tags: ``time`` (ISO, UTC, or the number), which `read_sequence` takes for the date,
     ``TIFFTAG_DATETIME``, ``method``. Tiled and deflate-compressed; images below 16 pixels in strips.
+    Beside each file of abundances lies its style for QGIS (``.qml``), which shows the first material from white to the
+    colour that it has in pictures; ``style_<position>_<material>.qml`` are those of every material.
 
     Parameters
     ----------
@@ -71,7 +73,7 @@ def write_geotiff(
     Returns
     -------
     list of Path
-        The files, by date.
+        The GeoTIFFs, by date.
 
     Raises
     ------
@@ -87,8 +89,13 @@ def write_geotiff(
     georeference = _rasterio_grid(grid_of(dataset))
     layers = list(_layers(dataset, filled))
     paths = [directory / f"{layer.name}.tif" for layer in layers]
-    check_free(paths, overwrite)
+    maps = [layer.name for layer in layers if not layer.name.endswith("_std")]
+    looks = styles(material_names(dataset), maps)
+    check_free([*paths, *(directory / name for name in looks)], overwrite)
     with workshop(directory) as folder:
+        for name, text in looks.items():
+            (folder / name).write_text(text, encoding="utf-8")
+            os.replace(folder / name, directory / name)
         for layer, path in zip(layers, paths, strict=True):
             profile = {**georeference, **_profile(layer.values)}
             with warnings.catch_warnings():
@@ -132,6 +139,8 @@ def _rasterio_grid(grid: Georeference) -> dict[str, Any]:
 
 
 def _tags(layer: _Layer, method: Any) -> dict[str, str]:
+    from pyro_unmix.io.formats.geotiff import SOFTWARE
+
     tags = {"TIFFTAG_IMAGEDESCRIPTION": layer.title, "TIFFTAG_SOFTWARE": SOFTWARE}
     if isinstance(layer.date, np.datetime64):
         tags["time"] = str(np.datetime_as_string(layer.date, unit="auto"))

@@ -1,0 +1,115 @@
+"""Images by their paths: what every method and engine takes in place of an array."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import xarray as xr
+
+from pyro_unmix.data.cube_input import with_our_dims
+from pyro_unmix.data.types import CubesLike, ImagesLike
+from pyro_unmix.io.errors import FileError
+
+logger = logging.getLogger(__name__)
+
+
+def open_images(images: ImagesLike) -> CubesLike:
+    """Images in memory as they are, files as `read_sequence` reads them.
+
+    Parameters
+    ----------
+    images : path, list of paths, or anything that `as_cube_sequence` takes
+        A folder stands for the images in it, in the order of their names, unless it is itself one image (a Zarr
+        store, a Sentinel-2 product); what is of no format that is read is passed over. Where a file does not say its
+        scale, dates or bands, call `read_sequence` yourself, which takes them.
+
+    Returns
+    -------
+    DataArray (time, y, x, wavelength), reflectance
+        Of paths. Arrays come back unchanged, a DataArray with the dims band, lat, lon or date by our names.
+
+    Raises
+    ------
+    TypeError
+        If a list holds paths and other things.
+    FileNotFoundError
+        If there is no such file or folder.
+    FileError
+        If a folder holds no image, or as `read_sequence`.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> import numpy as np, pyro_unmix as pu
+    >>> with TemporaryDirectory() as folder:
+    ...     for day in ("2024-05-01", "2024-06-01"):
+    ...         image = np.full((2, 3, 4), 0.2)
+    ...         np.savez(f"{folder}/{day}.npz", Y=image[None], time=[day])
+    ...     pu.io.open_images(folder).sizes["time"]
+    2
+    """
+    if isinstance(images, (str, os.PathLike)):
+        return _read(_files(Path(images)))
+    if isinstance(images, xr.DataArray):
+        return with_our_dims(images)
+    if not isinstance(images, Sequence):
+        return images
+    items: Sequence[Any] = images
+    are_paths = [isinstance(item, (str, os.PathLike)) for item in items]
+    if any(are_paths):
+        if not all(are_paths):
+            kinds = ", ".join(sorted({type(item).__name__ for item in items}))
+            raise TypeError(
+                f"a list of images must hold paths only or arrays only, got {kinds}: read the files "
+                "with read_sequence"
+            )
+        return _read(items)
+    renamed = [with_our_dims(x) if isinstance(x, xr.DataArray) else x for x in items]
+    return cast(CubesLike, renamed)
+
+
+def _read(paths: Sequence[Any]) -> xr.DataArray:
+    from pyro_unmix.io.sequence import read_sequence  # with all the readers
+
+    return read_sequence(paths)
+
+
+def _find_reader(path: Path) -> Any:
+    from pyro_unmix.io.registry import find_reader
+
+    return find_reader(path)
+
+
+def _files(path: Path) -> list[Path]:
+    """The path itself, or the images in a folder."""
+    if not path.is_dir() or _is_image(path):
+        return [path]
+    entries = [p for p in sorted(path.iterdir()) if not p.name.startswith(".")]
+    files = [p for p in entries if _is_image(p)]
+    headers = {p for p in files if p.suffix.lower() == ".hdr"}
+    # ENVI's data come with a header of the same name, and are read by it.
+    files = [p for p in files if p in headers or not _headers_of(p) & headers]
+    if not files:
+        raise FileError(
+            path, "content", f"is a folder without an image among its {len(entries)} entries"
+        )
+    logger.info("%s: %s", path, ", ".join(p.name for p in files))
+    return files
+
+
+def _headers_of(path: Path) -> set[Path]:
+    if _find_reader(path).name != "ENVI image":
+        return set()
+    return {path.with_name(name + ".hdr") for name in (path.name, path.stem)}
+
+
+def _is_image(path: Path) -> bool:
+    try:
+        _find_reader(path)
+    except (FileError, OSError):
+        return False
+    return True

@@ -1,0 +1,74 @@
+"""The recipes for other programs run where these are installed; what they are given is right in any case."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import pyro_unmix as pu
+
+PAGE = Path(__file__).parents[2] / "docs" / "howto" / "other_programs.md"
+
+
+def recipe(package: str) -> str:
+    found = re.search(
+        rf"<!-- recipe: {package} -->\n```python\n(.*?)```",
+        PAGE.read_text(encoding="utf-8"),
+        re.DOTALL,
+    )
+    assert found is not None
+    return found[1]
+
+
+@pytest.fixture(scope="module")
+def names() -> dict[str, Any]:
+    scene = pu.simulate.scaled_scene(num_dates=2, height=6, width=5, seed=0)
+    model = pu.SGLMM(scene.reference_endmembers, basis=pu.Brightness())
+    guide = pu.ConjugateGuide(model, correction=False)
+    result = pu.fit(model, guide, scene.cubes, num_steps=2, progress=False)
+    return {"pu": pu, "result": result, "cubes": scene.cubes}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("package", ["napari", "arviz", "distributed"])
+def test_a_recipe_runs(
+    package: str, names: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip(package)
+    monkeypatch.chdir(tmp_path)
+    there = dict(names)
+    exec(compile(recipe(package), str(PAGE), "exec"), there)
+    if package == "napari":
+        layers = there["viewer"].layers
+        expected = names["result"].abundances
+        assert [layer.name for layer in layers] == list(expected["endmember"].values)
+        np.testing.assert_array_equal(layers[1].data, expected[..., 1])
+    if package == "arviz":
+        assert there["draws"].posterior["abundances"].notnull().all()
+    if package == "distributed":
+        np.testing.assert_allclose(there["maps"], names["result"].abundances, atol=1e-5)
+
+
+def test_a_dataset_as_hypercoast_reads_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Its dims, and wavelengths as coordinate; the reader itself is a stand-in."""
+    cubes = pu.simulate.scaled_scene(num_dates=1, height=30, width=30, seed=0).cubes
+    dims = {"y": "latitude", "x": "longitude"}
+    image = (
+        cubes.isel(time=0, drop=True).rename(dims).assign_coords(latitude=np.linspace(47, 46, 30))
+    )
+    reader = type("hypercoast", (), {"read_emit": lambda path: xr.Dataset({"reflectance": image})})
+    monkeypatch.setitem(__import__("sys").modules, "hypercoast", reader)
+    monkeypatch.chdir(tmp_path)
+    code = recipe("hypercoast").replace(
+        "pu.unmix(image, 4,", "pu.methods.fcls(image, 4, progress=False,"
+    )
+    there: dict[str, Any] = {"pu": pu}
+    exec(compile(code.partition("result.to_geotiff")[0], str(PAGE), "exec"), there)
+    result = there["result"]
+    assert result.abundances.sizes == {"time": 1, "y": 30, "x": 30, "endmember": 4}
+    np.testing.assert_array_equal(result.abundances["y"], image["latitude"])

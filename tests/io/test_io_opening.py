@@ -1,0 +1,98 @@
+"""Paths, folders and arrays at the door of methods and engines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+from envi_files import write
+from products import cube, write_tiff
+
+import pyro_unmix as pu
+from pyro_unmix.io import FileError, open_images
+
+IMAGE = np.random.default_rng(0).uniform(0.1, 0.6, size=(3, 4, 5))
+
+
+def save(path: Path, image: np.ndarray = IMAGE, day: str = "2024-05-01") -> Path:
+    np.savez(path, Y=image[None], time=[day])
+    return path
+
+
+def test_a_path_a_list_and_a_folder(tmp_path: Path) -> None:
+    one = save(tmp_path / "a.npz")
+    two = save(tmp_path / "b.npz", IMAGE / 2, "2024-04-01")
+    (tmp_path / "notes.txt").write_text("seen from the hill")
+    (tmp_path / ".hidden.npz").write_bytes(one.read_bytes())
+    (tmp_path / "quicklooks").mkdir()
+    np.testing.assert_array_equal(open_images(str(one))[0], IMAGE)
+    for given in ([one, str(two)], tmp_path, str(tmp_path)):
+        images = open_images(given)
+        np.testing.assert_array_equal(images, [IMAGE / 2, IMAGE])  # in the order of their dates
+        assert images["time"].values[0] == np.datetime64("2024-04-01")
+
+
+def test_an_envi_image_and_its_header_are_one(tmp_path: Path) -> None:
+    header = write(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.hdr", "a.img"]
+    np.testing.assert_array_equal(open_images(tmp_path), pu.read_sequence(header))
+
+
+def test_what_is_in_memory_comes_back(tmp_path: Path) -> None:
+    assert open_images(IMAGE) is IMAGE
+    assert open_images([IMAGE, IMAGE])[1] is IMAGE
+
+
+def test_a_folder_that_is_one_image_is_read_as_such(tmp_path: Path) -> None:
+    pytest.importorskip("zarr")
+    cubes = pu.as_cube_sequence(IMAGE)
+    cubes.to_dataset().to_zarr(tmp_path / "scene.zarr")
+    np.testing.assert_array_equal(open_images(tmp_path / "scene.zarr"), cubes)
+    np.testing.assert_array_equal(open_images(tmp_path), cubes)
+
+
+def test_errors(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no such file: .*nothing"):
+        open_images(tmp_path / "nothing")
+    (tmp_path / "readme.txt").write_text("empty")
+    with pytest.raises(FileError, match="a folder without an image among its 1 entries"):
+        open_images(tmp_path)
+    path = save(tmp_path / "a.npz")
+    with pytest.raises(TypeError, match="paths only or arrays only, got PosixPath, ndarray"):
+        open_images([path, IMAGE])
+    write_tiff(tmp_path / "b.tif", cube())
+    with pytest.raises(FileError, match="scale"):  # integers without one
+        pu.unmix(tmp_path / "b.tif", 2)
+
+
+def test_engines_take_paths(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.npz")
+    spectra = np.random.default_rng(1).uniform(0.1, 0.6, size=(5, 2))
+    model = pu.SGLMM(spectra, basis=pu.Brightness())
+    how = {"num_steps": 1, "progress": False}
+    from_file = pu.fit(model, pu.ConjugateGuide(model), path, **how)
+    again = pu.SGLMM(spectra, basis=pu.Brightness())
+    in_memory = pu.fit(again, pu.ConjugateGuide(again), IMAGE, **how)
+    np.testing.assert_array_equal(from_file.abundances, in_memory.abundances)
+    np.testing.assert_array_equal(
+        from_file.predict(path).abundances, from_file.predict(IMAGE).abundances
+    )
+    chains = {"num_rounds": 4, "num_spectra": 8, "num_held_out": 2, "num_samples": 4}
+    simplex = pu.models.SimplexMixing(spectra)
+    drawn = [pu.sample(simplex, x, progress=False, **chains) for x in (path, IMAGE)]
+    np.testing.assert_array_equal(drawn[0].abundances, drawn[1].abundances)
+
+
+def test_dims_by_other_names_with_bands_to_ignore() -> None:
+    bands = [450.0, 800.0, 1400.0, 1650.0, 2200.0]
+    ours = pu.as_cube_sequence(IMAGE, wavelength=bands)
+    theirs = xr.DataArray(
+        IMAGE, dims=("lat", "lon", "band"), coords={"wavelength": ("band", bands)}
+    )
+    spectra = np.random.default_rng(1).uniform(0.1, 0.6, size=(5, 2))
+    how = {"endmembers": spectra, "ignore": [(1300, 1500)], "progress": False}
+    one, two = (pu.methods.fcls(x, **how) for x in (ours, theirs))
+    np.testing.assert_array_equal(one.abundances, two.abundances)
+    assert one.cubes is not None and one.cubes.sizes["wavelength"] == 4

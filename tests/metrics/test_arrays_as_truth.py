@@ -1,0 +1,45 @@
+"""True abundances alone, as an array: what they allow to be scored."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from pyro_unmix import metrics
+
+TRUE = np.random.default_rng(0).dirichlet(np.ones(3), size=(2, 4, 5))
+ERROR = 0.1
+#: Materials in another order, and all of them off by the same.
+RESULT = SimpleNamespace(
+    abundances=xr.DataArray(TRUE[..., [2, 0, 1]] + ERROR, dims=("time", "y", "x", "endmember"))
+)
+
+
+def test_materials_are_matched_by_their_abundances() -> None:
+    named = xr.DataArray(TRUE, dims=("time", "y", "x", "endmember"))
+    relative = [ERROR**2 * image.size / np.sum(image**2) for image in TRUE]
+    for truth in (TRUE, named, named.transpose()):
+        scores = metrics.score(RESULT, truth)
+        assert scores.keys() == {"NRMSE_A", "RMSE_A"}
+        assert scores["RMSE_A"] == pytest.approx(ERROR, abs=1e-12)
+        assert scores["NRMSE_A"] == pytest.approx(np.sqrt(np.mean(relative)), abs=1e-12)
+
+
+def test_pixels_without_truth_and_one_image() -> None:
+    known = TRUE.copy()
+    known[0, :2] = np.nan
+    assert metrics.score(RESULT, known)["RMSE_A"] == pytest.approx(ERROR, abs=1e-12)
+    first = SimpleNamespace(abundances=RESULT.abundances[:1])
+    assert metrics.score(first, TRUE[0])["RMSE_A"] == pytest.approx(ERROR, abs=1e-12)
+
+
+def test_errors() -> None:
+    with pytest.raises(ValueError, match="abundances must have the shape of the truth, .4, 5, 3."):
+        metrics.score(RESULT, TRUE[0])
+    with pytest.raises(TypeError, match="truth must be a regular array of numbers"):
+        metrics.score(RESULT, np.array(["soil"]))
+    with pytest.raises(TypeError, match="result must have abundances, got ndarray"):
+        metrics.score(TRUE, TRUE)
