@@ -43,6 +43,19 @@ def read_uncertainty(path: str | os.PathLike[str]) -> xr.DataArray:
     FileNotFoundError, FileError
         If there is no such file, or it is none of these.
 
+    Examples
+    --------
+    >>> import tempfile, h5py
+    >>> from pathlib import Path
+    >>> from pyro_unmix.io import read_uncertainty
+    >>> path = Path(tempfile.mkdtemp()) / "EMIT_L2A_RFLUNCERT_001.nc"
+    >>> with h5py.File(path, "w") as file:
+    ...     file["reflectance_uncertainty"] = [[[0.01, 0.03]]]
+    ...     file["sensor_band_parameters/wavelengths"] = [500.0, 800.0]
+    ...     file["sensor_band_parameters/wavelengths"].attrs["units"] = "nm"
+    >>> read_uncertainty(path).values.tolist()
+    [0.01, 0.03]
+
     References
     ----------
     EMIT L2A product user guide, EMITL2ARFL.001 (NASA LP DAAC).
