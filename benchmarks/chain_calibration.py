@@ -80,8 +80,8 @@ def quantities(values: dict[str, torch.Tensor], abundances: torch.Tensor) -> dic
 
 def rank(
     model: Any, seed: int, kernels: Sequence[Kernel] | None = None, warmup: int = WARMUP
-) -> dict[str, float]:
-    """Ranks, 0 to `NUM_DRAWS`, of one simulation, ties broken at random."""
+) -> dict[str, int]:
+    """Ranks, 0 to `NUM_DRAWS`, of one simulation; among draws that are equal to the truth, any of their ranks."""
     sites = model.simulate(NUM_SPECTRA, seed=seed)
     decoded = model.decode(sites)
     abundances = decoded[0] if isinstance(decoded, tuple) else decoded
@@ -95,13 +95,14 @@ def rank(
         kernels or program.kernels,
         warmup + THIN * NUM_DRAWS,
     )
-    below = dict.fromkeys(truth, 0.0)
+    below, ties = dict.fromkeys(truth, 0), dict.fromkeys(truth, 0)
     for number, state in enumerate(steps, start=1):
         if number > warmup and (number - warmup) % THIN == 0:
             for name, value in quantities(state.shared(), state.abundances).items():
-                tie = float(torch.rand((), generator=generator, dtype=torch.float64))
-                below[name] += value < truth[name] or (value == truth[name] and tie < 0.5)
-    return below
+                below[name] += value < truth[name]
+                ties[name] += value == truth[name]
+    rng = np.random.default_rng(seed)
+    return {name: below[name] + rng.integers(0, ties[name], endpoint=True) for name in truth}
 
 
 def band(num_simulations: int, seed: int = 0) -> tuple[Array, Array]:
@@ -121,7 +122,7 @@ def band(num_simulations: int, seed: int = 0) -> tuple[Array, Array]:
     return lower / num_simulations, upper / num_simulations
 
 
-def curves(ranks: Sequence[dict[str, float]]) -> dict[str, Array]:
+def curves(ranks: Sequence[dict[str, int]]) -> dict[str, Array]:
     """Share of ranks up to r = 0 .. `NUM_DRAWS` - 1, by quantity."""
     at = np.arange(NUM_DRAWS)[:, None]
     return {name: (np.array([each[name] for each in ranks]) <= at).mean(1) for name in ranks[0]}
