@@ -21,7 +21,7 @@ from pyro_unmix.infer.between_chains import (
 )
 from pyro_unmix.infer.block_draws import blocks_of
 from pyro_unmix.infer.chain_arviz import chains_to_arviz
-from pyro_unmix.infer.chains import Chain
+from pyro_unmix.infer.chains import BLOCK, Chain
 from pyro_unmix.infer.saved_chains import chains_of, parts_of
 from pyro_unmix.models.library_mixing import LibraryMixing
 from pyro_unmix.ops.checks import finite_array, in_range, positive_int
@@ -35,6 +35,8 @@ from pyro_unmix.posterior.spectra import (
     lit_reconstruction,
     of_albedo,
 )
+
+_MOST_KEPT = 2**26  # numbers of draws that a result keeps
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -58,6 +60,8 @@ class Sampled(Unmixing):
         Which of a chain's materials are the result's.
     num_samples, num_warmup : int
         Draws behind the estimate, of all chains together, and rounds of the kernels before the first of a chain.
+    drawn : Tensor, shape (num_samples, pixel-dates, P), optional
+        Those draws, in single precision; not of large scenes, and not saved: they are drawn again.
 
     Examples
     --------
@@ -76,6 +80,7 @@ class Sampled(Unmixing):
     orders: np.ndarray | None = None
     num_samples: int = 48
     num_warmup: int = 4
+    drawn: Tensor | None = None
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{name}: {size}" for name, size in self.abundances.sizes.items())
@@ -103,15 +108,24 @@ class Sampled(Unmixing):
     # ---------------------------------------------------------------- draws of the abundances
 
     @one_thread()
-    def sample(self, num_samples: int = 100, *, seed: int = 0) -> xr.DataArray:
-        """Posterior draws of the abundances (sample, time, y, x, endmember), for sums over pixels as well."""
+    def sample(self, num_samples: int | None = None, *, seed: int = 0) -> xr.DataArray:
+        """Posterior draws of the abundances (sample, time, y, x, endmember), for sums over pixels as well.
+
+        Parameters
+        ----------
+        num_samples : int, optional
+            Of new draws; default those behind the maps, which are there already, but for large scenes and saved
+            results.
+        seed : int
+            Of new draws.
+        """
         return self._maps(num_samples, seed, lambda draws: draws, "sample")
 
     @one_thread()
     def quantile(
-        self, q: float | Sequence[float], *, num_samples: int = 200, seed: int = 0
+        self, q: float | Sequence[float], *, num_samples: int | None = None, seed: int = 0
     ) -> xr.DataArray:
-        """See `Unmixing.quantile`."""
+        """See `Unmixing.quantile`; draws as in `sample`."""
         levels = [in_range(level, "q", 0.0, 1.0) for level in np.atleast_1d(np.asarray(q))]
 
         def quantiles(draws: Tensor) -> Tensor:
@@ -125,9 +139,14 @@ class Sampled(Unmixing):
 
     @one_thread()
     def interval(
-        self, level: float = 0.9, *, joint: bool = False, num_samples: int = 200, seed: int = 0
+        self,
+        level: float = 0.9,
+        *,
+        joint: bool = False,
+        num_samples: int | None = None,
+        seed: int = 0,
     ) -> xr.DataArray:
-        """See `Unmixing.interval`."""
+        """See `Unmixing.interval`; draws as in `sample`."""
         level = in_range(level, "level", 0.0, 1.0, open_low=True, open_high=True)
         bounds = joint_interval if joint else credible_interval
         maps = self._maps(num_samples, seed, lambda draws: bounds(draws, level), "bound")
@@ -135,7 +154,7 @@ class Sampled(Unmixing):
 
     @one_thread()
     def area(
-        self, mask: ArrayLike | None = None, level: float = 0.9, *, num_samples: int = 200,
+        self, mask: ArrayLike | None = None, level: float = 0.9, *, num_samples: int | None = None,
         seed: int = 0,
     ) -> xr.Dataset:  # fmt: skip
         """Sum of the abundances over a region, in pixels, with its credible interval.
@@ -146,6 +165,8 @@ class Sampled(Unmixing):
             Default all pixels. Those not observed at a date count with what the model says of them.
         level : float
             In (0, 1).
+        num_samples, seed
+            As in `sample`.
 
         Returns
         -------
@@ -293,11 +314,15 @@ class Sampled(Unmixing):
     def read_out(self, *, progress: bool = True) -> Sampled:
         """The same with means and standard deviations of all its images."""
         cubes = self.images()
-        means, deviations, fractions = [], [], []
+        means, deviations, fractions, kept = [], [], [], []
+        assert self.orders is not None
+        few = self.num_samples * self.orders[0].size * cubes[..., 0].size <= _MOST_KEPT
         for block in blocks_of(self, self.num_samples, self.seed, progress):
             means.append(block.abundances.mean(0))
             deviations.append(block.abundances.std(0))
             fractions.append(block.fractions)
+            if few:
+                kept.append(block.abundances.cpu().float())
         names = {"endmember": self._names()}
         parts = {"abundances": torch.cat(means), "abundances_std": torch.cat(deviations)}
         shape = (cubes.sizes["y"] * cubes.sizes["x"], cubes.sizes["time"], -1)
@@ -328,7 +353,8 @@ class Sampled(Unmixing):
             },
             coords=wavelength,
         )
-        return replace(self, dataset=of_albedo(describe(dataset), self.mixing))
+        alone = torch.cat(kept, dim=1) if few else None
+        return replace(self, dataset=of_albedo(describe(dataset), self.mixing), drawn=alone)
 
     def _endmember_draws(self, apart: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """Draws (D, L, P) of all chains, and their weights (D,)."""
@@ -371,13 +397,20 @@ class Sampled(Unmixing):
             raise ValueError("the images are not there: call result.predict(cubes) with them")
         return self.cubes
 
-    def _maps(self, num_samples: int, seed: int, what: Any, dim: str) -> xr.DataArray:
+    def _maps(self, num_samples: int | None, seed: int, what: Any, dim: str) -> xr.DataArray:
         """Maps (dim, time, y, x, endmember) of what is made of draws (S, B, P), block by block."""
-        num_samples = positive_int(num_samples, "num_samples", minimum=2)
         seed = positive_int(seed, "seed", minimum=0)
+        if num_samples is None:
+            num_samples, seed = self.num_samples, self.seed
+            known = self.drawn
+        else:
+            num_samples, known = positive_int(num_samples, "num_samples", minimum=2), None
         cubes = self.images()
-        blocks = blocks_of(self, num_samples, seed, False)
-        parts = [what(block.abundances).cpu() for block in blocks]
+        if known is None:
+            blocks = blocks_of(self, num_samples, seed, False)
+            parts = [what(block.abundances).cpu() for block in blocks]
+        else:
+            parts = [what(part) for part in known.split(BLOCK, dim=1)]
         values = torch.cat(parts, dim=1).numpy()
         shape = (len(values), cubes.sizes["y"] * cubes.sizes["x"], cubes.sizes["time"], -1)
         names = {"endmember": self._names()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from pyro_unmix.infer import Sampled, sample
 from pyro_unmix.methods.unmix_by_chains import unmix_by_chains
 from pyro_unmix.models import LibraryMixing, SimplexMixing
 
+sampled_module = importlib.import_module("pyro_unmix.infer.sampled")
 QUICK = {
     "num_rounds": 12,
     "num_spectra": 60,
@@ -96,6 +98,24 @@ def test_the_residual_is_what_no_spectrum_explains(found: tuple[Sampled, np.ndar
         0.002 < np.median(result.rmse.values[seen]) < 0.008
     )  # noise of 0.003, and fewer draws than many
     assert np.isnan(result.rmse.values[0, 0, 0])
+
+
+def test_intervals_are_of_the_draws_behind_the_maps(
+    found: tuple[Sampled, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result, _ = found
+    draws = result.sample()
+    assert draws.sizes["sample"] == QUICK["num_samples"]
+    np.testing.assert_allclose(draws.mean("sample"), result.abundances, atol=1e-6)
+    again = result.interval(0.5, num_samples=QUICK["num_samples"], seed=0)
+    np.testing.assert_allclose(result.interval(0.5), again, atol=1e-6)
+    result.save(tmp_path / "cover")
+    loaded = pu.Unmixing.load(tmp_path / "cover")
+    monkeypatch.setattr(sampled_module, "_MOST_KEPT", 0)
+    large = loaded.predict(result.cubes)
+    assert loaded.drawn is None and large.drawn is None
+    for other in (large, result.predict(result.cubes)):
+        np.testing.assert_allclose(other.sample(), draws, atol=1e-6)
 
 
 def test_it_is_saved_and_predicts_as_before(
