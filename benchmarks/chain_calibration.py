@@ -35,7 +35,7 @@ from pyro_unmix.priors.bounded import BoundedEndmembers
 
 Array = NDArray[Any]
 NUM_DRAWS = 15  # of a rank, so that there are sixteen
-WARMUP, THIN = 60, 10  # rounds
+WARMUP, THIN = 60, 12  # rounds
 LEVEL = 0.95  # of the bands
 NUM_SPECTRA, NUM_BANDS = 30, 8
 _CURVES = 4000  # simulated behind a band
@@ -79,14 +79,15 @@ def quantities(values: dict[str, torch.Tensor], abundances: torch.Tensor) -> dic
 
 
 def rank(
-    model: Any, seed: int, kernels: Sequence[Kernel] | None = None, warmup: int = WARMUP
+    model: Any, seed: int, kernels: Sequence[Kernel] | None = None, warmup: int | None = None
 ) -> dict[str, int]:
     """Ranks, 0 to `NUM_DRAWS`, of one simulation; among draws that are equal to the truth, any of their ranks."""
     sites = model.simulate(NUM_SPECTRA, seed=seed)
     decoded = model.decode(sites)
     abundances = decoded[0] if isinstance(decoded, tuple) else decoded
     truth = quantities(sites, abundances[:, 0])
-    generator = torch.Generator().manual_seed(seed)
+    warmup = WARMUP if warmup is None else warmup
+    generator = torch.Generator().manual_seed(seed + 2**31)  # another stream than what is simulated
     spectra = Spectra(model, sites["pixels"].flatten(0, 1), generator)
     program = program_of(model)
     steps = run_chain(

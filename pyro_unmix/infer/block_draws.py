@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 
 class Drawn(NamedTuple):
-    """Draws of the abundances (D, B, P) of a block, and mean fractions (B, S) of the spectra of a library, if any."""
+    """Draws of the abundances (D, B, P) of a block, and mean fractions (B, S) of the spectra of a library, if any, NaN
+    where nothing was observed."""
 
     abundances: Tensor
     fractions: Tensor
@@ -73,14 +74,16 @@ def _block(
         drawn, of_library = draw_own(
             chain, spectra, int(count), num_warmup=result.num_warmup, generator=generator
         )
-        fractions.append(of_library * (int(count) / num_samples))
+        fractions.append(of_library.float() * (int(count) / num_samples))
         shape = tuple(drawn.shape[:-1])
         prior = chain.model.prior_abundances(chain.shared[-1], shape, generator)
         parts.append(torch.where(missing.unsqueeze(-1), prior, drawn)[..., list(order)])
     starts = result.starts(counts)
     together = [torch.cat([parts[n] for n in own]) for own in starts]
     apart = spread_apart(together, widening(result.start_weights(starts)))
-    return Drawn(project_simplex(apart), torch.stack(fractions).sum(0))
+    of_library = torch.stack(fractions).sum(0)
+    of_library[missing] = torch.nan
+    return Drawn(project_simplex(apart), of_library)
 
 
 def nearest_dates(valid: np.ndarray) -> np.ndarray:

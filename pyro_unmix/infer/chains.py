@@ -126,7 +126,7 @@ def draw_own(
     spectra, program = Spectra(chain.model, values, generator), program_of(chain.model)
     first = {k: v.to(values) for k, v in chain.shared[0].items()}
     state = program.under(chain.model, values, first)
-    draws, fractions = [], program.fractions(state, chain.model)
+    draws, fractions = [], torch.zeros_like(program.fractions(state, chain.model))
     for number in range(-num_warmup, num_draws):
         place = max(number, 0) * len(chain.shared) // num_draws
         state = state.having(**{k: v.to(values) for k, v in chain.shared[place].items()})

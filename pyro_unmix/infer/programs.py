@@ -46,7 +46,7 @@ class Program:
     under : callable
         The state of other values under a shared draw.
     fractions : callable
-        Amounts (N, S) of the spectra of a library in a state, or S = 0; none in what `under` gives.
+        Amounts (N, S) of the spectra of a library in a state, or S = 0.
     shapes : callable
         Shapes of what is kept, by name; what is not named is a scalar.
     """
@@ -134,10 +134,11 @@ def residual_of(left: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """U (L, Q), the leading directions of what is left of spectra (N, L), and the variance of the noise."""
     variances, vectors = torch.linalg.eigh(left.mT @ left / len(left))
     count = min(rank, len(variances) - 1)
-    noise = variances[:-count].mean().clamp(min=1e-12)
-    spread = (variances[-count:] - noise).clamp(min=1e-9)
+    rest = len(variances) - count
+    noise = variances[:rest].mean().clamp(min=1e-12)
+    spread = (variances[rest:] - noise).clamp(min=1e-9)
     factor = left.new_full((len(variances), rank), 1e-5)
-    factor[:, :count] = vectors[:, -count:] * spread.sqrt()
+    factor[:, :count] = vectors[:, rest:] * spread.sqrt()
     return factor, noise
 
 

@@ -67,7 +67,7 @@ def sample(
     num_spectra : int
         Spectra that a chain sees.
     num_held_out : int
-        Spectra that no chain sees, behind the weights.
+        Spectra that no chain sees, behind the weights; none is held out of chains of a library.
     num_kept : int
         Shared draws that a chain keeps.
     num_samples : int
@@ -116,6 +116,7 @@ def sample(
         raise TypeError(f"expected a {names}, or a sequence of one of these, got {model!r}")
     seed = positive_int(seed, "seed", minimum=0)
     positive_int(num_rounds, "num_rounds", minimum=4)
+    positive_int(num_held_out, "num_held_out")
     positive_int(num_chains, "num_chains")
     in_range(shrink, "shrink", low=0)
     sequence = as_cube_sequence(open_images(cubes))
@@ -125,7 +126,13 @@ def sample(
             f"the model has {models[0].num_bands} bands, the images {sequence.sizes['wavelength']}: "
             "give the model endmembers at the bands of the images"
         )
-    seen, held_out = split_spectra(sequence, num_held_out, seed)
+    library = isinstance(models[0], LibraryMixing)
+    if library and any(not models[0].has_library_of(m) for m in models):
+        raise ValueError(
+            "several LibraryMixing must hold the same spectra with the same labels, in the same order: make one "
+            "library of them (data.merge_libraries) and one program"
+        )
+    seen, held_out = split_spectra(sequence, 0 if library else num_held_out, seed)
     planned = [(m, number) for m in models for number in range(num_chains)]
     chains: list[Chain] = []
     bar = progress_bar(total=num_rounds * len(planned), shown=progress, desc="sample", unit="round")
@@ -162,7 +169,7 @@ def split_spectra(
     cubes: xr.DataArray, num_held_out: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Observed spectra (n, L) that chains may see, and those that none does, in random order."""
-    positive_int(num_held_out, "num_held_out")
+    positive_int(num_held_out, "num_held_out", minimum=0)
     pixels, valid = to_pixels(cubes)
     spectra = pixels[valid]
     if len(spectra) < 4:

@@ -193,16 +193,33 @@ class Sampled(Unmixing):
     def endmembers_interval(self, level: float = 0.9) -> xr.DataArray:
         """Credible intervals of the reference endmembers (bound, wavelength, endmember), reflectance.
 
-        With equal tails, of the draws that the chains kept, moved apart, each with the weight of its chain.
+        With equal tails, of the draws that the chains kept, moved apart, each with the weight of its chain. With a
+        library they are what a class shows in the scene: quantiles of its spectra, each as often as there is of it.
         """
         level = in_range(level, "level", 0.0, 1.0, open_low=True, open_high=True)
-        drawn, weights = self._endmember_draws(apart=True)
-        bounds = weighted_quantiles(drawn, weights, [(1 - level) / 2, (1 + level) / 2])
+        levels = [(1 - level) / 2, (1 + level) / 2]
+        if isinstance(self.chains[0].model, LibraryMixing):
+            bounds = self._shown_by_classes(levels)
+        else:
+            drawn, weights = self._endmember_draws(apart=True)
+            bounds = weighted_quantiles(drawn, weights, levels)
         like = self.reference_endmembers.transpose("wavelength", "endmember")
         spectra = [
             as_reflectance(self, like.copy(data=bound)) for bound in bounds
         ]  # which grows with albedo
         return xr.concat(spectra, dim="bound").assign_coords(bound=["lower", "upper"])
+
+    def _shown_by_classes(self, levels: Sequence[float]) -> np.ndarray:
+        """Quantiles (level, L, P) of the spectra of a library by class, weighted by their amounts in the scene."""
+        model = self.chains[0].model
+        amounts = self.dataset["library_fractions"].sum(("time", "y", "x")).values.astype(float)
+        columns = []
+        for number in range(model.num_endmembers):
+            own = np.flatnonzero(model.classes.cpu().numpy() == number)
+            weights = amounts[own] + np.finfo(float).tiny
+            spectra = model.spectra.cpu().numpy().T[own]
+            columns.append(weighted_quantiles(spectra, weights / weights.sum(), levels))
+        return np.stack(columns, axis=-1)
 
     @one_thread()
     def predict(self, other_cubes: Any, *, estimate: Any = None) -> Sampled:
@@ -215,44 +232,34 @@ class Sampled(Unmixing):
         return replace(self, cubes=cubes).read_out(progress=False)
 
     def diagnose(self, *, num_samples: int = 200, seed: int = 0) -> xr.Dataset:
-        """Split R-hat of what spectra share: near one where chains of one model agree, above 1.05 where they do not.
+        """Split R-hat of what spectra share, of the worst chain, each cut in two: near one where a chain has settled.
 
-        Chains of several models have several starts, and are not meant to mix: theirs is computed within a chain.
+        Chains are not compared with each other: each sees spectra of its own, and those of several models start apart
+        and are not meant to mix; how far apart they end is in the intervals.
 
         Returns
         -------
         Dataset (endmember)
-            ``r_hat`` of an endmember's mean over bands, ``r_hat_noise``, and ``r_hat_concentration`` of programs that
-            have one.
+            ``r_hat`` of an endmember's mean over bands, but for a library; ``r_hat_noise``; and
+            ``r_hat_concentration`` of programs that have one.
 
         References
         ----------
         Vehtari, Gelman, Simpson, Carpenter, Buerkner, Bayesian Analysis 16(2), 2021 (without their ranks).
         """
-        together: dict[int, list[int]] = {}
-        for number, chain in enumerate(self.chains):
-            together.setdefault(id(chain.model), []).append(number)
+        assert self.orders is not None
         worst: dict[str, Any] = {}
-        for numbers in together.values():
-            known = self.chains[numbers[0]].shared[0]
-            for name in (
-                n for n in ("endmembers", "concentration", "noise_variance") if n in known
-            ):
-                draws = [self.chains[n].stacked(name).cpu() for n in numbers]
-                if name == "endmembers":
-                    assert self.orders is not None
-                    draws = [
-                        d.mean(-2)[:, self.orders[n]] for d, n in zip(draws, numbers, strict=True)
-                    ]
-                value = split_r_hat(torch.stack(draws).double()).numpy()
+        for chain, order in zip(self.chains, self.orders, strict=True):
+            draws = {"r_hat_noise": chain.stacked("noise_variance")}
+            if "concentration" in chain.shared[0]:
+                draws["r_hat_concentration"] = chain.stacked("concentration")
+            if not isinstance(chain.model, LibraryMixing):
+                draws["r_hat"] = chain.stacked("endmembers").mean(-2)[:, list(order)]
+            for name, values in draws.items():
+                value = split_r_hat(values.cpu().double().unsqueeze(0)).numpy()
                 worst[name] = np.fmax(worst.get(name, value), value)
-        found = {"r_hat": ("endmember", worst["endmembers"])}
-        if "concentration" in worst:
-            found["r_hat_concentration"] = worst["concentration"]
-        return xr.Dataset(
-            {**found, "r_hat_noise": worst["noise_variance"]},
-            coords={"endmember": self.dataset["endmember"]},
-        )
+        found = {n: ("endmember", v) if n == "r_hat" else v for n, v in worst.items()}
+        return xr.Dataset(found, coords={"endmember": self.dataset["endmember"]})
 
     def to_arviz(self, pixels: Any = None, *, num_samples: int | None = None, seed: int = 0) -> Any:
         """What the chains kept, for ArviZ (extra ``arviz``); see `pyro_unmix.infer.chain_arviz.chains_to_arviz`."""
@@ -333,9 +340,9 @@ class Sampled(Unmixing):
         maps = {name: mapped(name, value, names) for name, value in parts.items()}
         model = self.chains[0].model
         if isinstance(model, LibraryMixing):
-            numbers = {"spectrum": np.arange(model.num_spectra)}
+            numbers = {"spectrum": model.titles}
             maps["library_fractions"] = mapped("library_fractions", torch.cat(fractions), numbers)
-            maps["brightness"] = maps["library_fractions"].sum("spectrum")
+            maps["brightness"] = maps["library_fractions"].sum("spectrum", skipna=False)
             labels = [model.endmember_names[c] for c in model.classes.tolist()]
             library = xr.DataArray(
                 model.spectra.cpu().numpy(), dims=("wavelength", "spectrum"),

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pyro_unmix.infer.chains import Chain, draw_abundances
 from pyro_unmix.kernels import AbundanceLikelihood, Spectra, State, Whitened
+from pyro_unmix.models.simplex import SimplexMixing
 from pyro_unmix.ops.checks import finite_array, in_range
 
 _TINY = 1e-290
@@ -62,6 +63,11 @@ def log_predictive(
     >>> pu.infer.log_predictive(result.chains[0], values).shape
     torch.Size([10])
     """
+    if not isinstance(chain.model, SimplexMixing):
+        raise TypeError(
+            f"log_predictive knows SimplexMixing alone, got a chain of {type(chain.model).__name__}: weigh such chains "
+            "the same"
+        )
     places = torch.linspace(0, len(chain.shared) - 1, num_shared + 2)[1:-1].round().long().tolist()
     found = []
     for number, place in enumerate(places):

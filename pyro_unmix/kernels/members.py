@@ -14,7 +14,8 @@ from pyro_unmix.kernels.state import Spectra, Whitened
 from pyro_unmix.kernels.truncated import truncated_normal
 
 _BLOCK = 512  # spectra whose products fit a processor's cache
-_FAR = -20.0  # below it the tail of a normal distribution is its expansion, to 1e-5
+_LEAST_LOGARITHM = -100.0  # of a weight beside the largest one
+_FAR = -20.0  # below it the tail of a normal distribution is its expansion, to 2e-5
 _ROOT = math.sqrt(2 / math.pi)
 _UNUSED = 1e-6  # amount of a class below which its mean is the library's
 
@@ -124,9 +125,6 @@ class MemberMoves:
         model, products = spectra.model, Whitened(state, spectra)
         # An empty slot holds a spectrum of zeros.
         gram = torch.nn.functional.pad(products.gram, (0, 1, 0, 1))
-        order = torch.randperm(
-            model.num_slots, generator=spectra.generator, device=spectra.values.device
-        )
         members, amounts = [], []
         parts = zip(
             products.projected.split(_BLOCK), state.members.split(_BLOCK),
@@ -134,7 +132,7 @@ class MemberMoves:
         )  # fmt: skip
         for projected, own, size in parts:
             projected = torch.nn.functional.pad(projected, (0, 1))
-            for slot in order:
+            for slot in range(model.num_slots):
                 own, size = self._redrawn(slot, own, size, gram, projected, spectra)
             members.append(own)
             amounts.append(size)
@@ -145,13 +143,13 @@ class MemberMoves:
 
     @classmethod
     def _redrawn(
-        cls, slot: Tensor, members: Tensor, amounts: Tensor, gram: Tensor, projected: Tensor,
+        cls, slot: int, members: Tensor, amounts: Tensor, gram: Tensor, projected: Tensor,
         spectra: Spectra,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """Members and amounts (B, K), those of a slot drawn anew."""
         model = spectra.model
-        numbers = torch.arange(members.shape[1], device=members.device)
-        others = members[:, numbers[numbers != slot]]
+        kept = [number for number in range(members.shape[1]) if number != slot]
+        others = members[:, kept]
         weights, loc, scale, (root, cross, pull) = cls.conditional(others, gram, projected, model)
         cumulated = weights.cumsum(-1)
         level = spectra.uniform(len(members), 1) * cumulated[:, -1:]
@@ -170,7 +168,7 @@ class MemberMoves:
         rest = torch.linalg.solve_triangular(root.mT, half, upper=True).squeeze(-1)
         rest = torch.where(others == model.num_spectra, rest.abs(), rest)
         accept = (rest > 0).all(-1, keepdim=True)
-        place = torch.argsort(torch.cat([numbers[numbers != slot], slot.reshape(1)]))
+        place = [*range(slot), len(kept), *range(slot, len(kept))]
         new_members = torch.cat([others, chosen], dim=1)[:, place]
         new_amounts = torch.cat([rest, amount], dim=1)[:, place]
         return (
@@ -202,7 +200,8 @@ class MemberMoves:
         curvature = gram.diagonal() + precision - half.square().sum(-2)
         scale = curvature.clamp(min=precision).rsqrt()  # but for rounding it is at least that
         factor, logarithm = positive_part(slope * scale)
-        weights = (logarithm - logarithm.amax(-1, keepdim=True)).exp()
+        weights = logarithm - logarithm.amax(-1, keepdim=True)
+        weights = weights.clamp(min=_LEAST_LOGARITHM).exp()  # denormal numbers are slow
         weights = weights * factor * scale * model.weights
         return weights, slope * scale.square(), scale, (root, cross, pull)
 

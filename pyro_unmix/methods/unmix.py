@@ -75,6 +75,7 @@ MOST_PIXEL_DATES = 500_000
 MOST_MISFIT = 1.9
 #: Observed spectra without which there are no chains.
 LEAST_SPECTRA = 500
+_LEAST_OF_LIBRARY = 20  # whose chains learn a residual and the noise alone
 #: Sweeps of `unmix`.
 NUM_SWEEPS = 16
 #: Steps of `unmix`.
@@ -128,7 +129,8 @@ def unmix(
         P; ``"auto"`` takes it from `estimate_num_endmembers`. May be left out if `endmembers` are given.
     endmembers : array (L, P) or library, optional
         Reference endmembers that are known; default extracted. A library (a DataArray with the coordinate ``label``,
-        see `read_library`) gives the mean spectra of its classes at the bands of the cubes, and a candidate basis.
+        see `read_library`) gives the classes: chains draw which of its spectra a pixel holds; a model that is trained has
+        their means, and a candidate basis.
     basis : Basis, optional
         Default chosen from the data.
     correction : bool
@@ -143,7 +145,7 @@ def unmix(
         Whether to train model and guide in any case, or in none. Default: where the model holds, where anything is
         asked for that only training has (a basis, ``correction=False``, `polish` of either kind, steps, a setting of
         `fit`), where the materials have seasons, and in scenes of more than 500 000 pixel-dates or less than 500
-        spectra.
+        spectra (20 with a library).
     mixing : Hapke, optional
         Materials are grains of one powder: all of this is done with single-scattering albedos, which mix linearly, in
         place of reflectances; noise and variability are of albedo. Fractions are of cross section, see `Hapke`.
@@ -213,9 +215,8 @@ def unmix(
     if trained is None:
         trained = _holds(scene, start, images, seed, endmembers)
     if not trained:
-        logger.info(
-            "nothing is trained: Markov chains are drawn, about endmembers of several starts"
-        )
+        of_what = "of the given spectra" if endmembers is not None else "about several starts"
+        logger.info("nothing is trained: Markov chains are drawn, %s", of_what)
         found = {"start": start} if endmembers is None else {"endmembers": endmembers}
         return unmix_by_chains(images, count, **found, seed=seed, progress=progress)
     chosen, chain = _choose_variability(
@@ -257,7 +258,15 @@ def _holds(
     The spread of a library's classes is wide enough to explain any spectrum, which hides what the model does not hold.
     """
     many = is_lazy(images) or _pixel_dates(images) > MOST_PIXEL_DATES
-    few = int(valid_mask(scene).sum()) < LEAST_SPECTRA
+    if many and is_library(endmembers):
+        logger.warning(
+            "more than %d pixel-dates: model and guide are trained, which know a class by the mean of its spectra and "
+            "are too sure of what the library leaves open; unmix_by_chains draws which spectra a pixel holds, for some "
+            "ten milliseconds of each pixel-date",
+            MOST_PIXEL_DATES,
+        )
+    least = _LEAST_OF_LIBRARY if is_library(endmembers) else LEAST_SPECTRA
+    few = int(valid_mask(scene).sum()) < least
     if many or few or start.endmembers.sizes["endmember"] < 2:
         return True
     if season_share.unchecked(scene, start, seed=seed) > MIN_SEASON:

@@ -27,6 +27,7 @@ from pyro_unmix.methods.arguments import (
     judged,
     known_spectra,
 )
+from pyro_unmix.methods.classical import names_of
 from pyro_unmix.models.library_mixing import LibraryMixing
 from pyro_unmix.models.simplex import SimplexMixing
 from pyro_unmix.ops.progress import progress_bar
@@ -196,7 +197,8 @@ def _scalings(cubes: xr.DataArray, endmembers: xr.DataArray) -> np.ndarray:
 
 def _of_library(library: xr.DataArray) -> LibraryMixing:
     spectra, labels = classes_of(library)
-    return LibraryMixing(spectra, [str(label) for label in labels])
+    titles = [str(title) for title in names_of(library, spectra.shape[1])]
+    return LibraryMixing(spectra, [str(label) for label in labels], titles=titles)
 
 
 def _of_given(cubes: xr.DataArray, endmembers: ArrayLike) -> SimplexMixing:

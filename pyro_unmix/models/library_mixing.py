@@ -50,13 +50,15 @@ class LibraryMixing(Recorded, PyroModule):
         Of the library, reflectance.
     labels : sequence of str (S,)
         Their classes, at least two; abundances are in the order in which these first appear.
+    titles : sequence (S,), optional
+        Names of the spectra; default 0, 1, ...
     num_slots : int, optional
         K; default P + 2.
     included : float in (0, 1)
         Expected share of slots that hold a spectrum. Near one, so that classes of which there is little are in a
         pixel with little, rather than not at all.
-    amount : float
-        Scale of the amounts.
+    amount : float, optional
+        Scale of the amounts; default 2.5 / K, so that a pixel is expected to be 1.8 times as bright as the library.
     rank : int
         Q, of the residual.
     residual, noise : float
@@ -92,9 +94,10 @@ class LibraryMixing(Recorded, PyroModule):
         spectra: ArrayLike,
         labels: Sequence[str],
         *,
+        titles: Sequence[Any] | None = None,
         num_slots: int | None = None,
         included: float = 0.9,
-        amount: float = 0.5,
+        amount: float | None = None,
         rank: int = 8,
         residual: float = 0.01,
         noise: float = 0.001,
@@ -109,15 +112,28 @@ class LibraryMixing(Recorded, PyroModule):
         self.endmember_names = list(dict.fromkeys(names))
         self.num_endmembers = len(self.endmember_names)
         if self.num_endmembers < 2:
-            raise ValueError(f"labels must be of two classes at least, got {self.endmember_names}")
+            raise ValueError(
+                f"labels must be of two classes at least, got {self.endmember_names}: add spectra of another class to "
+                "the library (data.merge_libraries)"
+            )
+        dark = np.flatnonzero(~array.any(axis=0))
+        if dark.size:
+            raise ValueError(
+                f"spectra must not be zero in all bands, got number {dark[0]} of {names[dark[0]]}: remove it, brightness "
+                "is free"
+            )
         self.num_bands, self.num_spectra = array.shape
         slots = self.num_endmembers + 2 if num_slots is None else num_slots
         self.num_slots = positive_int(slots, "num_slots")
         self.rank = positive_int(rank, "rank")
         self.included = in_range(included, "included", low=0, high=1, open_low=True, open_high=True)
+        amount = 2.5 / self.num_slots if amount is None else amount
         self.amount = in_range(amount, "amount", low=0, open_low=True)
         self.residual = in_range(residual, "residual", low=0, open_low=True)
         self.noise = in_range(noise, "noise", low=0, open_low=True)
+        self._titles = np.arange(self.num_spectra) if titles is None else np.array(list(titles))
+        if self._titles.shape != (self.num_spectra,):
+            raise ValueError(f"expected {self.num_spectra} titles, got {self._titles.size}")
         classes = np.array([self.endmember_names.index(name) for name in names])
         sizes = np.bincount(classes)[classes]
         shares = np.append(self.included / (self.num_endmembers * sizes), 1 - self.included)
@@ -128,6 +144,19 @@ class LibraryMixing(Recorded, PyroModule):
     @property
     def device(self) -> torch.device:
         return self.spectra.device
+
+    @property
+    def titles(self) -> np.ndarray:
+        """Names (S,) of the spectra."""
+        return self._titles.copy()
+
+    def has_library_of(self, other: LibraryMixing) -> bool:
+        """Whether spectra and classes are the same."""
+        return (
+            self.endmember_names == other.endmember_names
+            and torch.equal(self.classes, other.classes)
+            and torch.equal(self.spectra, other.spectra)
+        )
 
     def class_means(self) -> Tensor:
         """Mean spectrum (L, P) of each class."""

@@ -75,19 +75,13 @@ def _of_chains(result: Sampled) -> Verdict:
         )
     checks = result.diagnose()
     worst = max((float(np.nanmax(v)) for v in checks.values() if v.notnull().any()), default=np.nan)
-    alone = len({id(chain.model) for chain in result.chains}) == len(result.chains)
     if math.isnan(worst):
         return Verdict("no", ["The chains are too short to be checked.", *reasons])
     if worst <= LARGEST_R_HAT:
-        good = "Each chain is settled" if alone else "The chains of each model agree"
-        return Verdict("with care", [f"{good} (largest R-hat {worst:.2f}).", *reasons])
-    bad = (
-        "Some chains are not settled" if alone else "The chains of some model do not agree",
-        "they were too short." if alone else "they were too short, or there are several answers.",
-    )
-    return Verdict(
-        "no", [f"{bad[0]} (largest R-hat {worst:.2f}, asked: {LARGEST_R_HAT}): {bad[1]}", *reasons]
-    )
+        good = f"Each chain is settled (largest R-hat {worst:.2f})."
+        return Verdict("with care", [good, *reasons])
+    bad = f"Some chains are not settled (largest R-hat {worst:.2f}, asked: {LARGEST_R_HAT}): they were too short."
+    return Verdict("no", [bad, *reasons])
 
 
 def _apart(result: Sampled) -> float:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 
 import pyro_unmix as pu
-from pyro_unmix.infer import Sampled, sample
+from pyro_unmix.infer import Sampled, log_predictive, sample
 from pyro_unmix.methods.unmix_by_chains import unmix_by_chains
 from pyro_unmix.models import LibraryMixing, SimplexMixing
 
+unmix_module = importlib.import_module("pyro_unmix.methods.unmix")
 sampled_module = importlib.import_module("pyro_unmix.infer.sampled")
 QUICK = {
     "num_rounds": 12,
@@ -131,7 +134,7 @@ def test_it_is_saved_and_predicts_as_before(
     np.testing.assert_array_equal(
         loaded.predict(part).abundances.values, result.predict(part).abundances.values
     )
-    assert set(loaded.diagnose().data_vars) == {"r_hat", "r_hat_noise"}
+    assert set(loaded.diagnose().data_vars) == {"r_hat_noise"}
 
 
 def test_what_the_library_lacks_shows_in_the_residual() -> None:
@@ -171,8 +174,58 @@ def test_a_library_of_one_spectrum_each_is_kept_as_it_is() -> None:
     np.testing.assert_allclose(result.reference_endmembers.values, library.values, atol=1e-3)
 
 
+def test_the_spread_of_a_class_is_that_of_its_spectra(found: tuple[Sampled, np.ndarray]) -> None:
+    result, _ = found
+    low, high = result.endmembers_interval(0.9).transpose("bound", "wavelength", "endmember").values
+    for number, name in enumerate(CLASSES):
+        own = LIBRARY.values[:, LIBRARY["label"].values == name]
+        assert (low[:, number] >= own.min(1) - 1e-9).all() and (
+            high[:, number] <= own.max(1) + 1e-9
+        ).all()
+        assert np.mean(high[:, number] - low[:, number]) > 0.5 * np.mean(np.ptp(own, axis=1))
+
+
+def test_several_programs_must_be_of_one_library() -> None:
+    labels = [str(x) for x in LIBRARY["label"].values]
+    models = [
+        LibraryMixing(LIBRARY.values, labels),
+        LibraryMixing(LIBRARY.values[:, ::-1].copy(), labels[::-1]),
+    ]
+    cubes, _ = mixed(LIBRARY, CLASSES)
+    with pytest.raises(ValueError, match="same spectra with the same labels"):
+        sample(models, cubes, **QUICK)
+
+
+def test_weights_by_prediction_are_not_of_libraries(found: tuple[Sampled, np.ndarray]) -> None:
+    with pytest.raises(TypeError, match="SimplexMixing alone, got a chain of LibraryMixing"):
+        log_predictive(found[0].chains[0], torch.zeros(2, 30, dtype=torch.float64))
+
+
+def test_one_band_is_unmixed_as_far_as_it_can_be() -> None:
+    model = LibraryMixing(np.array([[0.1, 0.5]]), ["leaf", "soil"], rank=1)
+    cubes = np.random.default_rng(0).uniform(0.1, 0.5, (1, 6, 6, 1))
+    result = sample(model, cubes, **QUICK)
+    assert bool(np.isfinite(result.abundances).all())
+
+
+def test_small_scenes_with_a_library_are_not_trained() -> None:
+    cubes, _ = mixed(LIBRARY, CLASSES)
+    short = SimpleNamespace(seen=None)
+
+    def by_chains(*_: object, **settings: object) -> object:
+        short.seen = settings["endmembers"]
+        return short
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(unmix_module, "unmix_by_chains", by_chains)
+        assert pu.unmix(cubes, endmembers=LIBRARY, progress=False) is short
+    assert short.seen is not None
+
+
 def test_what_is_no_library_of_classes_is_refused() -> None:
-    with pytest.raises(ValueError, match="two classes at least, got \\['leaf'\\]"):
+    with pytest.raises(ValueError, match="zero in all bands, got number 1 of soil"):
+        LibraryMixing(np.array([[0.1, 0.0], [0.2, 0.0]]), ["leaf", "soil"])
+    with pytest.raises(ValueError, match="two classes at least, got \\['leaf'\\]: add spectra"):
         LibraryMixing(LIBRARY.values[:, :3], ["leaf"] * 3)
     with pytest.raises(ValueError, match="a label for each of 3 spectra, got 2"):
         LibraryMixing(LIBRARY.values[:, :3], ["leaf", "soil"])

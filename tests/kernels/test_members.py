@@ -27,7 +27,7 @@ def model_of(**options: object) -> LibraryMixing:
 def drawn(model: LibraryMixing, count: int, seed: int) -> tuple[MemberState, Spectra]:
     """A draw of everything from the program."""
     sites = model.simulate(count, seed=seed)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed + 10_000)
     return MemberState.of_sites(sites, model), Spectra(
         model, sites["pixels"].flatten(0, 1), generator
     )
@@ -130,6 +130,39 @@ def test_weights_of_a_slot_are_those_of_the_trace_to_nine_digits() -> None:
             )
     differences = np.array(found) - np.array(expected)
     np.testing.assert_allclose(differences, differences[0], atol=1e-9)
+
+
+def test_weights_are_those_of_spectra_with_all_amounts_integrated_out() -> None:
+    """Three slots: the weight of j beside R is the prior's times the density of y with ``E_R`` and ``e_j`` as covariance
+    of scale `amount`, times twice the probability that j's amount is positive."""
+    model = model_of(num_slots=3)
+    state, spectra = drawn(model, 5, seed=3)
+    products = Whitened(state, spectra)
+    gram = torch.nn.functional.pad(products.gram, (0, 1, 0, 1))
+    projected = torch.nn.functional.pad(products.projected, (0, 1))
+    others = torch.tensor([[0, 2], [1, 1], [3, 2], [3, 3], [0, 1]])
+    weights, loc, scale, _ = MemberMoves.conditional(others, gram, projected, model)
+    white = state.noise_variance * torch.eye(4) + state.residual_factor @ state.residual_factor.mT
+    library = torch.nn.functional.pad(model.spectra, (0, 1))
+    for n, rest in enumerate(others.tolist()):
+        found = weights[n].log()
+        expected = []
+        for j in range(4):
+            mixed = library[:, [*rest, j]]
+            covariance = white + model.amount**2 * mixed @ mixed.mT
+            density = torch.distributions.MultivariateNormal(torch.zeros(4).double(), covariance)
+            # j's amount given y, by the formula of regression
+            pull = model.amount**2 * library[:, j] @ torch.linalg.inv(covariance)
+            mean = pull @ spectra.values[n]
+            std = (model.amount**2 - model.amount**2 * pull @ library[:, j]).sqrt()
+            torch.testing.assert_close(
+                torch.stack([mean, std]), torch.stack([loc[n, j], scale[n, j]])
+            )
+            positive = 2 * torch.special.ndtr(mean / std)
+            log_weight = density.log_prob(spectra.values[n]) + positive.log()
+            expected.append(float(log_weight + model.weights[j].log()))
+        apart = found.numpy() - np.array(expected)
+        np.testing.assert_allclose(apart, apart[0], atol=1e-9)
 
 
 def test_a_round_leaves_draws_of_everything_as_they_are() -> None:
