@@ -4,8 +4,8 @@ Two families. Over the softmax states of an `SGLMM`, from a guide's draws: `swee
 and leaves the model's posterior as it is, `collapsed` moves states alone in a likelihood that has the variability
 integrated out once; both have the `block_moves`, and look at the likelihood through `observations`.
 
-Over everything that a `SimplexMixing` or a `LibraryMixing` does not know, abundances exactly on the simplex: a kernel is
-called as ``kernel(state, spectra)`` and gives a new state; a tuple of them, in order, is a round of a chain
+Over everything that a `SimplexMixing` or a `LibraryMixing` does not know, abundances exactly on the simplex: a kernel
+is called as ``kernel(state, spectra)`` and gives a new state; a tuple of them, in order, is a round of a chain
 (`pyro_unmix.infer.sample`). `members` is for `LibraryMixing`, `residual` for both programs, the rest for
 `SimplexMixing`. What a kernel may integrate out is said in its docstring; a state's residual is None from then on until
 `ResidualDraws`, and `VariabilityDraws` has to follow `MassMoves`. Each is tested by itself: its density against the

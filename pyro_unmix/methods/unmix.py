@@ -129,8 +129,8 @@ def unmix(
         P; ``"auto"`` takes it from `estimate_num_endmembers`. May be left out if `endmembers` are given.
     endmembers : array (L, P) or library, optional
         Reference endmembers that are known; default extracted. A library (a DataArray with the coordinate ``label``,
-        see `read_library`) gives the classes: chains draw which of its spectra a pixel holds; a model that is trained has
-        their means, and a candidate basis.
+        see `read_library`) gives the classes: chains draw which of its spectra a pixel holds; a model that is trained
+        has their means, and a candidate basis.
     basis : Basis, optional
         Default chosen from the data.
     correction : bool

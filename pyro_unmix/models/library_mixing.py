@@ -119,8 +119,8 @@ class LibraryMixing(Recorded, PyroModule):
         dark = np.flatnonzero(~array.any(axis=0))
         if dark.size:
             raise ValueError(
-                f"spectra must not be zero in all bands, got number {dark[0]} of {names[dark[0]]}: remove it, brightness "
-                "is free"
+                f"spectra must not be zero in all bands, got number {dark[0]} of {names[dark[0]]}: remove it, "
+                "brightness is free"
             )
         self.num_bands, self.num_spectra = array.shape
         slots = self.num_endmembers + 2 if num_slots is None else num_slots

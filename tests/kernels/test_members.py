@@ -133,8 +133,8 @@ def test_weights_of_a_slot_are_those_of_the_trace_to_nine_digits() -> None:
 
 
 def test_weights_are_those_of_spectra_with_all_amounts_integrated_out() -> None:
-    """Three slots: the weight of j beside R is the prior's times the density of y with ``E_R`` and ``e_j`` as covariance
-    of scale `amount`, times twice the probability that j's amount is positive."""
+    """Three slots: the weight of j beside R is the prior's times the density of y with the amounts of R and j normal,
+    times twice the probability that j's amount is positive."""
     model = model_of(num_slots=3)
     state, spectra = drawn(model, 5, seed=3)
     products = Whitened(state, spectra)
