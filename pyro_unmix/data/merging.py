@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import logging
+import re
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import count, pairwise
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ import xarray as xr
 from numpy.typing import ArrayLike
 
 from pyro_unmix.data.libraries import checked_library, resample_library, target_bands
+
+logger = logging.getLogger(__name__)
 
 
 def merge_libraries(
@@ -24,6 +27,9 @@ def merge_libraries(
 
     Libraries with other bands are resampled as `resample_library` does. A band that is missing in one of them is
     missing in the whole, because methods use bands that all spectra have.
+
+    A name that an earlier spectrum has already gets a number behind, of which a log line tells; made names, the class
+    with a number (``soil 2``), are numbered on.
 
     Parameters
     ----------
@@ -42,7 +48,8 @@ def merge_libraries(
     Raises
     ------
     ValueError
-        If there is no library, one is none, names are there twice, or a library does not cover the bands.
+        If there is no library, one is none, a spectrum is there twice (name, class and reflectance), or a library does
+        not cover the bands.
 
     Examples
     --------
@@ -77,7 +84,7 @@ def merge_libraries(
     if widths is not None:
         coords["fwhm"] = ("wavelength", widths, {"units": "nm"})
     if "endmember" in parts[0].coords:
-        coords["endmember"] = ("endmember", _joined(parts, "endmember"))
+        coords["endmember"] = ("endmember", _distinct_names(parts, values))
     if any("source" in part.coords for part in parts):
         coords["source"] = ("endmember", _joined(parts, "source"))
     return xr.DataArray(
@@ -106,12 +113,35 @@ def _check_names(parts: Sequence[xr.DataArray]) -> None:
                 f"library {lacking} has no names of spectra, unlike the others: add them, "
                 "library.assign_coords(endmember=[...])"
             )
-    if not named[0]:
-        return
-    counts = Counter(_joined(parts, "endmember"))
-    again = [name for name, count in counts.items() if count > 1]
-    if again:
-        raise ValueError(
-            f"the names of spectra must differ, got {', '.join(map(repr, again[:5]))} more than once: rename them, "
-            "library.assign_coords(endmember=[...]), or drop those that are there twice"
-        )
+
+
+def _distinct_names(parts: Sequence[xr.DataArray], values: np.ndarray) -> list[str]:
+    """Names of spectra (L, S); where an earlier one has the name, with the next free number."""
+    names, labels = _joined(parts, "endmember"), _joined(parts, "label")
+    taken, last = set(names), dict[str, int]()
+    result, used, seen, renamed = list[str](), set[str](), set[Any](), list[str]()
+    for name, label, spectrum in zip(names, labels, values.T, strict=True):
+        same = (name, label, spectrum.tobytes())
+        if same in seen:
+            raise ValueError(
+                f"the spectrum {name!r} of the class {label!r} is there twice: give each library once, and leave out "
+                "of one what is in another, too"
+            )
+        seen.add(same)
+        if name not in used:
+            used.add(name)
+            result.append(name)
+            continue
+        stem = label if re.fullmatch(rf"{re.escape(label)} \d+", name) else name
+        numbers = count(last.get(stem, 1) + 1)
+        last[stem] = next(n for n in numbers if f"{stem} {n}" not in taken)
+        result.append(f"{stem} {last[stem]}")
+        taken.add(result[-1])
+        renamed.append(f"{name!r} as {result[-1]!r}")
+    if renamed:
+        more = ", ..." if len(renamed) > 5 else ""
+        logger.info(
+            "%d spectra have names of earlier ones and are numbered on: %s%s",
+            len(renamed), ", ".join(renamed[:5]), more,
+        )  # fmt: skip
+    return result

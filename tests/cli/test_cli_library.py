@@ -153,6 +153,28 @@ def test_resample_and_merge(library: Path, tmp_path: Path) -> None:
     assert pu.read_library(out).sizes == {"wavelength": 6, "endmember": 12}
 
 
+def test_what_was_built_is_merged_with_a_table_of_the_same_classes(
+    library: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [",".join(["class", *map(repr, NM.tolist())])]
+    measured = RNG.uniform(0.1, 0.6, (3, 20))
+    rows += [
+        f"{label}," + ",".join(map(repr, values.tolist()))
+        for label, values in zip(("soil", "soil", "leaf"), measured, strict=True)
+    ]
+    (tmp_path / "measured.csv").write_text("\n".join(rows))
+    out = tmp_path / "both.sli"
+    assert run("library", "merge", tmp_path / "measured.csv", library, "--out", out) == 0
+    both, built = pu.read_library(out), pu.read_library(library)
+    np.testing.assert_array_equal(both, np.concatenate([measured.T, built.values], axis=1))
+    assert both["label"].values.tolist() == ["soil", "soil", "leaf", *built["label"].values]
+    assert len(set(both["endmember"].values)) == 9
+    assert "names of earlier ones and are numbered on" in capsys.readouterr().err
+    assert run("library", "merge", library, library, "--out", out) == 2
+    said = capsys.readouterr().err
+    assert "'soil 1' of the class 'soil' is there twice" in said and "assign_coords" not in said
+
+
 def test_select(library: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, stored = tmp_path / "out.csv", pu.read_library(library)
     more = ("--by", "cob", "--number", 2, "--max-rmse", 0.2)
