@@ -73,12 +73,7 @@ def add_files(parser: argparse.ArgumentParser, *, dates: bool = True) -> None:
         metavar="V",
         help="stored value that marks missing pixels (default: of the file)",
     )
-    group.add_argument(
-        "--ignore",
-        type=_ignored,
-        metavar="RANGES",
-        help=f"drop these bands, nm: 0-440,1310-1490 or {', '.join(IGNORED)} (default: none)",
-    )
+    add_ignore(group)
     if dates:
         group.add_argument(
             "--dates",
@@ -100,6 +95,15 @@ def add_files(parser: argparse.ArgumentParser, *, dates: bool = True) -> None:
             metavar="N",
             help="row, column (from 0), height, width to take (default: all)",
         )
+
+
+def add_ignore(group: Any) -> None:
+    group.add_argument(
+        "--ignore",
+        type=_ignored,
+        metavar="RANGES",
+        help=f"drop these bands, nm: 0-440,1310-1490 or {', '.join(IGNORED)} (default: none)",
+    )
 
 
 def read_files(arguments: argparse.Namespace, chunks: int | None = None) -> xr.DataArray:

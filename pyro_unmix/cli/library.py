@@ -61,7 +61,9 @@ def _add_library(part: argparse.ArgumentParser, *, several: bool = False) -> Non
         metavar="LIBRARY",
         help=".csv, .sli, ECOSTRESS or USGS spectra, or 'earthlib'",
     )
-    options.add_library_reading(part.add_argument_group("reading (by default as the library says)"))
+    group = part.add_argument_group("reading (by default as the library says)")
+    options.add_library_reading(group)
+    options.add_ignore(group)  # also of an image whose bands are taken
 
 
 def _add_out(part: argparse.ArgumentParser) -> None:
@@ -75,7 +77,7 @@ def _add_out(part: argparse.ArgumentParser) -> None:
 
 
 def _read(arguments: argparse.Namespace, path: Path) -> xr.DataArray:
-    given = {name: getattr(arguments, name) for name in ("label", "unit", "scale")}
+    given = {name: getattr(arguments, name) for name in ("label", "unit", "scale", "ignore")}
     with bad_input():
         return read_library(path, **given)
 
@@ -251,12 +253,13 @@ def _add_resample(parts: Commands) -> None:
 def _resample(arguments: argparse.Namespace) -> None:
     library = _read(arguments, arguments.library)
     with bad_input():
-        library = resample_library(library, _image(arguments.bands_of))
+        library = resample_library(library, _image(arguments))
     _write(library, arguments)
 
 
-def _image(path: str) -> xr.DataArray:
-    cubes = read_sequence(path)
+def _image(arguments: argparse.Namespace) -> xr.DataArray:
+    path: str = arguments.bands_of
+    cubes = read_sequence(path, ignore=arguments.ignore)
     if "wavelength" not in cubes.coords:
         raise BadInput(f"{path} has no wavelengths: name an image that has, --bands-of IMAGE")
     return cubes
@@ -322,7 +325,7 @@ def _add_merge(parts: Commands) -> None:
 def _merge(arguments: argparse.Namespace) -> None:
     libraries = [_read(arguments, path) for path in arguments.libraries]
     with bad_input():
-        image = None if arguments.bands_of is None else _image(arguments.bands_of)
+        image = None if arguments.bands_of is None else _image(arguments)
         library = merge_libraries(libraries, wavelength=image)
     _write(library, arguments)
 

@@ -175,6 +175,36 @@ def test_what_was_built_is_merged_with_a_table_of_the_same_classes(
     assert "'soil 1' of the class 'soil' is there twice" in said and "assign_coords" not in said
 
 
+def test_bands_that_a_library_lacks_are_ignored_as_advised(
+    library: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wider = pu.as_cube_sequence(VALUES, wavelength=[380.0, *NM[1:]])
+    wider.to_netcdf(tmp_path / "wider.nc", engine="h5netcdf")
+    stored, out = pu.read_library(library), tmp_path / "out.csv"
+    write_library(
+        stored.assign_coords(endmember=[f"t{i}" for i in range(6)])[2:], tmp_path / "short.csv"
+    )
+    given = ("--bands-of", tmp_path / "wider.nc", "--out", out)
+    for command in (("resample", library), ("merge", library, tmp_path / "short.csv")):
+        assert run("library", *command, *given) == 2
+        said = capsys.readouterr().err
+        assert "--ignore 380-380" in said
+        ranges = said.split("--ignore ")[1].split()[0].rstrip(",")
+        if command[0] == "merge":
+            ranges += ",380-560"
+        assert run("library", *command, *given, "--ignore", ranges) == 0
+        last = 19 if command[0] == "resample" else 18
+        np.testing.assert_array_equal(pu.read_library(out)["wavelength"], NM[-last:])
+    assert run("library", "merge", library, tmp_path / "short.csv", "--out", out) == 2
+    advised = capsys.readouterr().err.split("--ignore ")[1].split()[0].rstrip(",")
+    given = ("--out", out, "--ignore", advised)
+    assert run("library", "merge", library, tmp_path / "short.csv", *given) == 0
+    np.testing.assert_array_equal(pu.read_library(out)[:, :6], stored[2:])
+    capsys.readouterr()
+    assert run("library", "info", library, "--ignore", "0-500,2350-2500", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["wavelength_nm"] == NM[1:-1].tolist()
+
+
 def test_select(library: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, stored = tmp_path / "out.csv", pu.read_library(library)
     more = ("--by", "cob", "--number", 2, "--max-rmse", 0.2)
