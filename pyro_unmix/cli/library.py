@@ -146,11 +146,10 @@ def _add_build(parts: Commands) -> None:
 
 def _build(arguments: argparse.Namespace) -> None:
     options.out_file(arguments.out, _SUFFIXES)  # before the work
-    cubes = options.read_files(arguments)
-    classes = _classes(arguments, cubes)
-    polygons: dict[str, Any] = {}
-    if not isinstance(classes, dict):
-        polygons = {name: getattr(arguments, name) for name in ("field", "layer", "crs")}
+    whole = options.read_whole(arguments)
+    cubes = options.windowed(whole, arguments)
+    classes = _classes(arguments, whole)
+    polygons = {name: getattr(arguments, name) for name in ("field", "layer", "crs")}
     with bad_input():
         try:
             library = library_from_pixels(
@@ -162,7 +161,7 @@ def _build(arguments: argparse.Namespace) -> None:
     _write(library, arguments)
 
 
-def _classes(arguments: argparse.Namespace, cubes: xr.DataArray) -> Any:
+def _classes(arguments: argparse.Namespace, whole: xr.DataArray) -> Any:
     given: list[str] = arguments.classes
     if len(given) == 1 and (Path(given[0]).exists() or "=" not in given[0]):
         return given[0]
@@ -176,7 +175,7 @@ def _classes(arguments: argparse.Namespace, cubes: xr.DataArray) -> Any:
         if label in masks:
             raise BadInput(f"--classes has {label!r} twice: give each class one mask")
         with bad_input():
-            masks[label] = read_mask(path, cubes)
+            masks[label] = options.windowed(read_mask(path, whole), arguments)
     return masks
 
 

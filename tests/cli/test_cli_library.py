@@ -114,6 +114,28 @@ def test_classes_that_are_not_understood(
     assert text in capsys.readouterr().err
 
 
+def test_masks_are_of_the_whole_image_in_a_window_too(image: Path) -> None:
+    out = image.with_name("built.csv")
+    classes = [f"{name}={image.with_name(f'{name}.npy')}" for name in ("soil", "leaf")]
+    given = ("library", "build", image, "--classes", *classes, "--out", out)
+    assert run(*given, "--window", 0, 2, 4, 3) == 0
+    built = pu.read_library(out)
+    assert built["label"].values.tolist() == ["soil"] * 2 + ["leaf"] * 2
+    expected = [VALUES[0, 0, 2], VALUES[0, 0, 3], VALUES[0, 2, 3], VALUES[0, 3, 3]]
+    np.testing.assert_array_equal(built.values.T, expected)
+
+
+@pytest.mark.parametrize(
+    "option", [("--field", "cover"), ("--layer", "a"), ("--crs", "EPSG:32633"), ("--all-touched",)]
+)
+def test_options_of_polygons_are_refused_beside_masks(
+    image: Path, option: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ("--classes", f"soil={image.with_name('soil.npy')}", "--out", image.with_name("b.csv"))
+    assert run("library", "build", image, *given, *option) == 2
+    assert f"{option[0]} is of polygons, but masks are given" in capsys.readouterr().err
+
+
 def test_several_dates_need_one(image: Path, capsys: pytest.CaptureFixture[str]) -> None:
     classes = [f"{name}={image.with_name(f'{name}.npy')}" for name in ("soil", "leaf")]
     out = image.with_name("built.csv")
