@@ -269,6 +269,46 @@ def test_names_that_an_earlier_library_has_are_numbered_on(
         merge_libraries([*parts, parts[1]])
 
 
+def test_what_no_file_may_hold_no_merged_library_holds(caplog: pytest.LogCaptureFixture) -> None:
+    soil, leaf = named(["a", "b"], "soil", 0.5), named(["c"], "leaf", 0.3)
+    with pytest.raises(ValueError, match="'c' has a median of 5000, .* like 1 of 3 spectra: bring"):
+        merge_libraries([soil, leaf.copy(data=np.full((3, 1), 5e3))])
+    with caplog.at_level(logging.WARNING, "pyro_unmix"):
+        merge_libraries([soil, leaf / 100])
+    assert "no reflectance of c is above 0.01, as if in another scale" in caplog.text
+    like = [
+        leaf.assign_coords(label=("endmember", [text]), endmember=[text])
+        for text in ("Soil", "soil ", "snow")
+    ]
+    like = [part + 0.01 * number for number, part in enumerate(like)]
+    with pytest.warns(
+        UserWarning, match="classes 'soil', 'Soil', 'soil ' differ in case or spaces"
+    ) as given:
+        merge_libraries([soil, *like])
+    assert given[0].filename == __file__
+    hollow = [
+        part.copy(data=[[0.0] * part.sizes["endmember"], *part.values[1:]]) for part in (soil, leaf)
+    ]
+    with pytest.warns(UserWarning, match="1 of 3 bands hold the same number, fill, .*: 500"):
+        merged = merge_libraries(hollow)
+    assert np.isnan(merged[0]).all() and merged[1:].notnull().all()
+
+
+def test_libraries_without_a_band_in_common_are_refused() -> None:
+    one, two = named(["a"], "soil", 0.5), named(["b"], "leaf", 0.3)
+    one[:2], two[2:] = np.nan, np.nan
+    text = (
+        r"no band is left .*library 0 has nothing at 500.0-600.0 nm; library 1 .* 700.0 nm\): merge"
+    )
+    with pytest.raises(ValueError, match=text):
+        merge_libraries([one, two])
+
+
+def test_what_a_choice_reached_is_not_that_of_the_whole() -> None:
+    one = named(["a"], "soil", 0.5).assign_attrs(units="1", kappa=0.9)
+    assert merge_libraries([one, named(["b"], "leaf", 0.3)]).attrs == {"units": "1"}
+
+
 @pytest.mark.parametrize(
     "call, text",
     [
