@@ -73,12 +73,7 @@ def add_files(parser: argparse.ArgumentParser, *, dates: bool = True) -> None:
         metavar="V",
         help="stored value that marks missing pixels (default: of the file)",
     )
-    group.add_argument(
-        "--ignore",
-        type=_ignored,
-        metavar="RANGES",
-        help=f"drop these bands, nm: 0-440,1310-1490 or {', '.join(IGNORED)} (default: none)",
-    )
+    add_ignore(group)
     if dates:
         group.add_argument(
             "--dates",
@@ -102,30 +97,51 @@ def add_files(parser: argparse.ArgumentParser, *, dates: bool = True) -> None:
         )
 
 
+def add_ignore(group: Any) -> None:
+    group.add_argument(
+        "--ignore",
+        type=_ignored,
+        metavar="RANGES",
+        help=f"drop these bands, nm: 0-440,1310-1490 or {', '.join(IGNORED)} (default: none)",
+    )
+
+
 def read_files(arguments: argparse.Namespace, chunks: int | None = None) -> xr.DataArray:
     """The files of the command line as one sequence, with chunks in blocks of so many rows and columns."""
+    part = windowed(read_whole(arguments, chunks), arguments)
+    if arguments.window is None or chunks is not None:
+        return part
+    with bad_input():
+        return part.load()
+
+
+def read_whole(arguments: argparse.Namespace, chunks: int | None = None) -> xr.DataArray:
+    """As `read_files`, all rows and columns; where a part of them is asked for, in chunks if that can be."""
     from pyro_unmix.io import read_sequence
 
     settings = {name: getattr(arguments, name) for name in READING}
     settings |= {"dates": arguments.dates, "masks": _masks(arguments)}
-    window = arguments.window
     with bad_input():
-        lazy = chunks is not None or (window is not None and find_spec("dask") is not None)
-        cubes = read_sequence(
+        lazy = chunks is not None or (
+            arguments.window is not None and find_spec("dask") is not None
+        )
+        return read_sequence(
             arguments.files, chunks=(chunks or _BLOCK) if lazy else None, **settings
         )
-    if window is None:
-        return cubes
-    row, column, height, width = window
-    rows, columns = cubes.sizes["y"], cubes.sizes["x"]
+
+
+def windowed(images: xr.DataArray, arguments: argparse.Namespace) -> xr.DataArray:
+    """The rows and columns that are asked for, of images or masks of the files."""
+    if arguments.window is None:
+        return images
+    row, column, height, width = arguments.window
+    rows, columns = images.sizes["y"], images.sizes["x"]
     if not (height and width and row + height <= rows and column + width <= columns):
         raise BadInput(
             f"--window {row} {column} {height} {width} must lie within the {rows} rows and {columns} columns of the "
             "images, with one pixel at least"
         )
-    part = cubes.isel(y=slice(row, row + height), x=slice(column, column + width))
-    with bad_input():
-        return part.load() if chunks is None else part
+    return images.isel(y=slice(row, row + height), x=slice(column, column + width))
 
 
 def _masks(arguments: argparse.Namespace) -> str | list[str] | None:

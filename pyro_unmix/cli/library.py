@@ -61,7 +61,9 @@ def _add_library(part: argparse.ArgumentParser, *, several: bool = False) -> Non
         metavar="LIBRARY",
         help=".csv, .sli, ECOSTRESS or USGS spectra, or 'earthlib'",
     )
-    options.add_library_reading(part.add_argument_group("reading (by default as the library says)"))
+    group = part.add_argument_group("reading (by default as the library says)")
+    options.add_library_reading(group)
+    options.add_ignore(group)  # also of an image whose bands are taken
 
 
 def _add_out(part: argparse.ArgumentParser) -> None:
@@ -75,7 +77,7 @@ def _add_out(part: argparse.ArgumentParser) -> None:
 
 
 def _read(arguments: argparse.Namespace, path: Path) -> xr.DataArray:
-    given = {name: getattr(arguments, name) for name in ("label", "unit", "scale")}
+    given = {name: getattr(arguments, name) for name in ("label", "unit", "scale", "ignore")}
     with bad_input():
         return read_library(path, **given)
 
@@ -144,11 +146,10 @@ def _add_build(parts: Commands) -> None:
 
 def _build(arguments: argparse.Namespace) -> None:
     options.out_file(arguments.out, _SUFFIXES)  # before the work
-    cubes = options.read_files(arguments)
-    classes = _classes(arguments, cubes)
-    polygons: dict[str, Any] = {}
-    if not isinstance(classes, dict):
-        polygons = {name: getattr(arguments, name) for name in ("field", "layer", "crs")}
+    whole = options.read_whole(arguments)
+    cubes = options.windowed(whole, arguments)
+    classes = _classes(arguments, whole)
+    polygons = {name: getattr(arguments, name) for name in ("field", "layer", "crs")}
     with bad_input():
         try:
             library = library_from_pixels(
@@ -160,7 +161,7 @@ def _build(arguments: argparse.Namespace) -> None:
     _write(library, arguments)
 
 
-def _classes(arguments: argparse.Namespace, cubes: xr.DataArray) -> Any:
+def _classes(arguments: argparse.Namespace, whole: xr.DataArray) -> Any:
     given: list[str] = arguments.classes
     if len(given) == 1 and (Path(given[0]).exists() or "=" not in given[0]):
         return given[0]
@@ -174,7 +175,7 @@ def _classes(arguments: argparse.Namespace, cubes: xr.DataArray) -> Any:
         if label in masks:
             raise BadInput(f"--classes has {label!r} twice: give each class one mask")
         with bad_input():
-            masks[label] = read_mask(path, cubes)
+            masks[label] = options.windowed(read_mask(path, whole), arguments)
     return masks
 
 
@@ -251,12 +252,13 @@ def _add_resample(parts: Commands) -> None:
 def _resample(arguments: argparse.Namespace) -> None:
     library = _read(arguments, arguments.library)
     with bad_input():
-        library = resample_library(library, _image(arguments.bands_of))
+        library = resample_library(library, _image(arguments))
     _write(library, arguments)
 
 
-def _image(path: str) -> xr.DataArray:
-    cubes = read_sequence(path)
+def _image(arguments: argparse.Namespace) -> xr.DataArray:
+    path: str = arguments.bands_of
+    cubes = read_sequence(path, ignore=arguments.ignore)
     if "wavelength" not in cubes.coords:
         raise BadInput(f"{path} has no wavelengths: name an image that has, --bands-of IMAGE")
     return cubes
@@ -322,7 +324,7 @@ def _add_merge(parts: Commands) -> None:
 def _merge(arguments: argparse.Namespace) -> None:
     libraries = [_read(arguments, path) for path in arguments.libraries]
     with bad_input():
-        image = None if arguments.bands_of is None else _image(arguments.bands_of)
+        image = None if arguments.bands_of is None else _image(arguments)
         library = merge_libraries(libraries, wavelength=image)
     _write(library, arguments)
 

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -201,10 +202,20 @@ def _enmap_layers(file: Path, folder: Path) -> list[Path]:
     names = "|".join(ENMAP_LAYERS)
     pattern = re.compile(rf"(.*?)[-_]?QL_QUALITY_({names})\.tiff?", re.I)
     stem = re.split(r"[-_]?(?:SPECTRAL_IMAGE|METADATA)", file.name, flags=re.I)[0]
-    found = [path for path in sorted(folder.iterdir()) if pattern.fullmatch(path.name)]
-    if file.is_dir():
-        return found
-    return [path for path in found if path.name.startswith(stem)]
+    matches = [(path, pattern.fullmatch(path.name)) for path in sorted(folder.iterdir())]
+    whole = file.is_dir()
+    found = {
+        path: match.group(2).upper()
+        for path, match in matches
+        if match and (whole or path.name.startswith(stem))
+    }
+    lacking = [name for name in ENMAP_LAYERS if name not in found.values()]
+    if found and lacking:
+        logger.warning(
+            "%s: the quality layers %s are not beside it, so that their pixels are not left out",
+            file, ", ".join(f"QL_QUALITY_{name}" for name in lacking),
+        )  # fmt: skip
+    return list(found)
 
 
 def _scene_classifications(folder: Path) -> list[Path]:
@@ -296,7 +307,7 @@ def _chosen(
     flags: Sequence[int | str] | None,
 ) -> np.ndarray:
     """Pixels (H, W) that are marked in bands (H, W, K), by classes or by flags."""
-    numbers = flags is not None and all(isinstance(flag, int) for flag in flags)
+    numbers = flags is not None and all(isinstance(flag, Integral) for flag in flags)
     if _SCL.search(path.stem) or numbers:
         if values.shape[-1] != 1:
             problem = f"classes are of one band, got {values.shape[-1]}"

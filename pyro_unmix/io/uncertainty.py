@@ -66,7 +66,10 @@ def read_uncertainty(path: str | os.PathLike[str]) -> xr.DataArray:
     with open_hdf5(path, "a NetCDF-4 file") as file:
         cube, bands = file.get(_CUBE), file.get(_BANDS)
         if not isinstance(cube, h5py.Dataset) or not isinstance(bands, h5py.Group):
-            problem = f"is no EMIT_L2A_RFLUNCERT file, which holds {_CUBE} and {_BANDS}: pass uncertainty= as numbers"
+            problem = (
+                f"is no EMIT_L2A_RFLUNCERT file, which holds {_CUBE} and {_BANDS}: take that of the granule; in "
+                "Python, methods take a number for each band, too"
+            )
             raise FileError(path, _CUBE, problem)
         wavelength = read_dataset(path, bands, "wavelengths")
         if cube.ndim != 3 or cube.shape[-1] != wavelength.size:

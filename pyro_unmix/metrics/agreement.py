@@ -42,7 +42,8 @@ def side_by_side(results: Mapping[str, Unmixing]) -> xr.Dataset:
     Raises
     ------
     TypeError, ValueError
-        If there are not two results, they are of different sizes or numbers of materials, or know no pixel in common.
+        If there are not two results, they are of different sizes or numbers of materials, know no pixel in common, or
+        have other names of materials and one has no spectra by which they could go together.
 
     Examples
     --------
@@ -57,7 +58,7 @@ def side_by_side(results: Mapping[str, Unmixing]) -> xr.Dataset:
     (first_name, first), *others = results.items()
     parts = {first_name: first.abundances.transpose(*_DIMS).to_numpy()}
     for name, result in others:
-        order = _order(result, first)
+        order = _order(result, first, name, first_name)
         parts[name] = result.abundances.transpose(*_DIMS).to_numpy()[..., order]
         if parts[name].shape != parts[first_name].shape:
             raise ValueError(
@@ -101,7 +102,7 @@ def _check(results: Mapping[str, Unmixing]) -> None:
             raise TypeError(f"results must hold what a method returned, got {result!r} as {name!r}")
 
 
-def _order(result: Unmixing, first: Unmixing) -> np.ndarray:
+def _order(result: Unmixing, first: Unmixing, ours_name: str, theirs_name: str) -> np.ndarray:
     """Positions in a result of the materials of the first one."""
     ours, theirs = material_names(result.abundances), material_names(first.abundances)
     if len(ours) != len(theirs):
@@ -113,6 +114,12 @@ def _order(result: Unmixing, first: Unmixing) -> np.ndarray:
     labelled = all(isinstance(label, str) for label in labels)
     if labelled and set(ours) == set(theirs) and len(set(ours)) == len(ours):
         return np.array([ours.index(name) for name in theirs])
+    for name, one in ((ours_name, result), (theirs_name, first)):
+        if not one.has_endmembers:
+            raise ValueError(
+                f"materials of other names go together by their spectra, and {name!r} knows none: give both results "
+                "the names of the same materials, result.dataset.coords['endmember'] = [...]"
+            )
     return np.asarray(match_endmembers(result.reference_endmembers, first.reference_endmembers))
 
 

@@ -31,7 +31,12 @@ def images(tmp_path: Path) -> list[Path]:
 
 
 SCENE = {"--dates": "of the files", "--mask": "none", "--window": "all"}
-LIBRARY = {"--label": "of the file", "--unit": "of the file", "--scale": "of the file"}
+LIBRARY = {
+    "--label": "of the file",
+    "--unit": "of the file",
+    "--scale": "of the file",
+    "--ignore": "none",
+}
 READING = {
     "--scale": "of the file",
     "--offset": "of the file",

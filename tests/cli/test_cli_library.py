@@ -114,6 +114,28 @@ def test_classes_that_are_not_understood(
     assert text in capsys.readouterr().err
 
 
+def test_masks_are_of_the_whole_image_in_a_window_too(image: Path) -> None:
+    out = image.with_name("built.csv")
+    classes = [f"{name}={image.with_name(f'{name}.npy')}" for name in ("soil", "leaf")]
+    given = ("library", "build", image, "--classes", *classes, "--out", out)
+    assert run(*given, "--window", 0, 2, 4, 3) == 0
+    built = pu.read_library(out)
+    assert built["label"].values.tolist() == ["soil"] * 2 + ["leaf"] * 2
+    expected = [VALUES[0, 0, 2], VALUES[0, 0, 3], VALUES[0, 2, 3], VALUES[0, 3, 3]]
+    np.testing.assert_array_equal(built.values.T, expected)
+
+
+@pytest.mark.parametrize(
+    "option", [("--field", "cover"), ("--layer", "a"), ("--crs", "EPSG:32633"), ("--all-touched",)]
+)
+def test_options_of_polygons_are_refused_beside_masks(
+    image: Path, option: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ("--classes", f"soil={image.with_name('soil.npy')}", "--out", image.with_name("b.csv"))
+    assert run("library", "build", image, *given, *option) == 2
+    assert f"{option[0]} is of polygons, but masks are given" in capsys.readouterr().err
+
+
 def test_several_dates_need_one(image: Path, capsys: pytest.CaptureFixture[str]) -> None:
     classes = [f"{name}={image.with_name(f'{name}.npy')}" for name in ("soil", "leaf")]
     out = image.with_name("built.csv")
@@ -151,6 +173,58 @@ def test_resample_and_merge(library: Path, tmp_path: Path) -> None:
     xr.testing.assert_equal(pu.read_library(out), merge_libraries([stored, other]))
     assert run("library", "merge", library, tmp_path / "other.csv", *given) == 0
     assert pu.read_library(out).sizes == {"wavelength": 6, "endmember": 12}
+
+
+def test_what_was_built_is_merged_with_a_table_of_the_same_classes(
+    library: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [",".join(["class", *map(repr, NM.tolist())])]
+    measured = RNG.uniform(0.1, 0.6, (3, 20))
+    rows += [
+        f"{label}," + ",".join(map(repr, values.tolist()))
+        for label, values in zip(("soil", "soil", "leaf"), measured, strict=True)
+    ]
+    (tmp_path / "measured.csv").write_text("\n".join(rows))
+    out = tmp_path / "both.sli"
+    assert run("library", "merge", tmp_path / "measured.csv", library, "--out", out) == 0
+    both, built = pu.read_library(out), pu.read_library(library)
+    np.testing.assert_array_equal(both, np.concatenate([measured.T, built.values], axis=1))
+    assert both["label"].values.tolist() == ["soil", "soil", "leaf", *built["label"].values]
+    assert len(set(both["endmember"].values)) == 9
+    assert "names of earlier ones and are numbered on" in capsys.readouterr().err
+    assert run("library", "merge", library, library, "--out", out) == 2
+    said = capsys.readouterr().err
+    assert "'soil 1' of the class 'soil' is there twice" in said and "assign_coords" not in said
+
+
+def test_bands_that_a_library_lacks_are_ignored_as_advised(
+    library: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wider = pu.as_cube_sequence(VALUES, wavelength=[380.0, *NM[1:]])
+    wider.to_netcdf(tmp_path / "wider.nc", engine="h5netcdf")
+    stored, out = pu.read_library(library), tmp_path / "out.csv"
+    write_library(
+        stored.assign_coords(endmember=[f"t{i}" for i in range(6)])[2:], tmp_path / "short.csv"
+    )
+    given = ("--bands-of", tmp_path / "wider.nc", "--out", out)
+    for command in (("resample", library), ("merge", library, tmp_path / "short.csv")):
+        assert run("library", *command, *given) == 2
+        said = capsys.readouterr().err
+        assert "--ignore 380-380" in said
+        ranges = said.split("--ignore ")[1].split()[0].rstrip(",")
+        if command[0] == "merge":
+            ranges += ",380-560"
+        assert run("library", *command, *given, "--ignore", ranges) == 0
+        last = 19 if command[0] == "resample" else 18
+        np.testing.assert_array_equal(pu.read_library(out)["wavelength"], NM[-last:])
+    assert run("library", "merge", library, tmp_path / "short.csv", "--out", out) == 2
+    advised = capsys.readouterr().err.split("--ignore ")[1].split()[0].rstrip(",")
+    given = ("--out", out, "--ignore", advised)
+    assert run("library", "merge", library, tmp_path / "short.csv", *given) == 0
+    np.testing.assert_array_equal(pu.read_library(out)[:, :6], stored[2:])
+    capsys.readouterr()
+    assert run("library", "info", library, "--ignore", "0-500,2350-2500", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["wavelength_nm"] == NM[1:-1].tolist()
 
 
 def test_select(library: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

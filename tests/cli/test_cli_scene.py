@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
 from cli_file_cases import run
+from products import write_safe, write_tiff
+from rasterio.transform import Affine
 
 import pyro_unmix as pu
 
@@ -98,3 +101,23 @@ def test_what_a_method_has_not_is_refused(
 ) -> None:
     assert run("unmix", image, "--endmembers", 2, "--out", image.with_name("out"), *more) == 2
     assert text in capsys.readouterr().err
+
+
+def test_the_command_of_the_tutorial_leaves_out_the_clouds_of_the_product(
+    image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bands = {name: RNG.integers(1500, 5000, (3, 4)).astype("u2") for name in ("B2", "B4", "B11")}
+    classes = np.full((3, 4, 1), 4, "u1")
+    classes[1, 2] = 9
+    for day in ("09", "30"):
+        safe = write_safe(image.parent, bands, start=f"2024-08-{day}T10:05:59.024Z")
+        grid = {"crs": "EPSG:32632", "transform": Affine(20, 0, 600000.0, 0, -20, 5100000.0)}
+        folder = next(safe.glob("GRANULE/*/IMG_DATA/R20m"))
+        write_tiff(folder / f"T32TPS_202408{day}T100559_SCL_20m.tif", classes, **grid)
+    page = Path(__file__).parents[2] / "docs" / "tutorials" / "cover.md"
+    (line,) = [x for x in page.read_text().splitlines() if x.startswith("pyro-unmix unmix")]
+    _, command, files, *given = shlex.split(line)
+    monkeypatch.chdir(image.parent)
+    assert run(command, *sorted(image.parent.glob(files)), *given, "--method", "nnls") == 0
+    result = pu.Unmixing.load(image.with_name("cover") / "saved")
+    np.testing.assert_array_equal(result.valid, np.stack([classes[..., 0] == 4] * 2))

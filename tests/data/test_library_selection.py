@@ -233,12 +233,88 @@ def test_a_band_that_one_library_lacks_is_missing_in_the_whole() -> None:
     assert np.isnan(merged.values[3]).all() and np.isfinite(np.delete(merged.values, 3, 0)).all()
 
 
+def named(names: list[str], label: str, level: float) -> xr.DataArray:
+    """Flat spectra of one class, each of its own level."""
+    return xr.DataArray(
+        np.tile(level + 0.01 * np.arange(len(names)), (3, 1)),
+        dims=("wavelength", "endmember"),
+        coords={
+            "wavelength": [500.0, 600.0, 700.0],
+            "endmember": names,
+            "label": ("endmember", [label] * len(names)),
+        },
+    )
+
+
+def test_names_that_an_earlier_library_has_are_numbered_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    parts = [
+        named(["soil 1", "soil 2", "soil 4"], "soil", 0.1),
+        named(["soil 1", "soil 2", "soil 5"], "soil", 0.3),
+        named(["oak", "oak 2"], "leaf", 0.5),
+        named(["oak", "soil 1"], "tree", 0.7),
+    ]
+    with caplog.at_level(logging.INFO, "pyro_unmix"):
+        merged = merge_libraries(parts)
+    assert merged["endmember"].values.tolist() == [
+        *("soil 1", "soil 2", "soil 4", "soil 3", "soil 6", "soil 5", "oak", "oak 2"),
+        # Of a class "tree", "soil 1" is no made name.
+        *("oak 3", "soil 1 2"),
+    ]
+    np.testing.assert_array_equal(merged, np.concatenate(parts, axis=1))
+    assert "4 spectra have names of earlier ones" in caplog.text
+    assert "'soil 1' as 'soil 3'" in caplog.text
+    with pytest.raises(ValueError, match="'soil 1' of the class 'soil' is there twice"):
+        merge_libraries([*parts, parts[1]])
+
+
+def test_what_no_file_may_hold_no_merged_library_holds(caplog: pytest.LogCaptureFixture) -> None:
+    soil, leaf = named(["a", "b"], "soil", 0.5), named(["c"], "leaf", 0.3)
+    with pytest.raises(ValueError, match="'c' has a median of 5000, .* like 1 of 3 spectra: bring"):
+        merge_libraries([soil, leaf.copy(data=np.full((3, 1), 5e3))])
+    with caplog.at_level(logging.WARNING, "pyro_unmix"):
+        merge_libraries([soil, leaf / 100])
+    assert "no reflectance of c is above 0.01, as if in another scale" in caplog.text
+    like = [
+        leaf.assign_coords(label=("endmember", [text]), endmember=[text])
+        for text in ("Soil", "soil ", "snow")
+    ]
+    like = [part + 0.01 * number for number, part in enumerate(like)]
+    with pytest.warns(
+        UserWarning, match="classes 'soil', 'Soil', 'soil ' differ in case or spaces"
+    ) as given:
+        merge_libraries([soil, *like])
+    assert given[0].filename == __file__
+    hollow = [
+        part.copy(data=[[0.0] * part.sizes["endmember"], *part.values[1:]]) for part in (soil, leaf)
+    ]
+    with pytest.warns(UserWarning, match="1 of 3 bands hold the same number, fill, .*: 500"):
+        merged = merge_libraries(hollow)
+    assert np.isnan(merged[0]).all() and merged[1:].notnull().all()
+
+
+def test_libraries_without_a_band_in_common_are_refused() -> None:
+    one, two = named(["a"], "soil", 0.5), named(["b"], "leaf", 0.3)
+    one[:2], two[2:] = np.nan, np.nan
+    text = (
+        r"no band is left .*library 0 has nothing at 500.0-600.0 nm; library 1 .* 700.0 nm\): merge"
+    )
+    with pytest.raises(ValueError, match=text):
+        merge_libraries([one, two])
+
+
+def test_what_a_choice_reached_is_not_that_of_the_whole() -> None:
+    one = named(["a"], "soil", 0.5).assign_attrs(units="1", kappa=0.9)
+    assert merge_libraries([one, named(["b"], "leaf", 0.3)]).attrs == {"units": "1"}
+
+
 @pytest.mark.parametrize(
     "call, text",
     [
         (lambda x: merge_libraries([]), "expected a list of libraries, got none"),
         (lambda x: merge_libraries(x), "expected a list of libraries, got a single one"),
-        (lambda x: merge_libraries([x, x]), "must differ, got 's0', 's1', 's2', 's3', 's4' more than once"),
+        (lambda x: merge_libraries([x, x]), "spectrum 's0' of the class 'b' is there twice: give each library once"),
         (lambda x: merge_libraries([x, x.drop_vars("endmember")]), "library 1 has no names of spectra"),
         (lambda x: merge_libraries([x.drop_vars("endmember"), x]), "library 0 has no names of spectra"),
         (lambda x: merge_libraries([x], fwhm=[1.0]), "pass wavelength= with it"),

@@ -64,6 +64,8 @@ def test_a_geotiff_of_one_band(tmp_path: Path, dtype: str) -> None:
     expected = CLOUDS.copy()
     expected[2, 2] = True
     np.testing.assert_array_equal(chosen, expected)
+    np.testing.assert_array_equal(read_mask(mask, flags=np.array([3, 77])), expected)
+    np.testing.assert_array_equal(read_mask(mask, flags=[np.uint8(3), 77]), expected)
 
 
 def test_masks_of_chunks_are_the_same(tmp_path: Path) -> None:
@@ -194,7 +196,7 @@ def test_sentinel2_dates_of_one_folder(tmp_path: Path) -> None:
         read_sequence(tmp_path, masks="product")
 
 
-def test_enmap_layers(tmp_path: Path) -> None:
+def test_enmap_layers(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     metadata = write_enmap(tmp_path, cube(), NM)
     stem = metadata.name.split("-METADATA")[0]
     shadow = np.zeros_like(CLOUDS)
@@ -213,6 +215,13 @@ def test_enmap_layers(tmp_path: Path) -> None:
         np.testing.assert_array_equal(
             missing(read_sequence(given, masks="product"))[0], CLOUDS | shadow
         )
+        lacking = "the quality layers QL_QUALITY_CIRRUS, QL_QUALITY_HAZE are not beside it"
+        assert f"{given}: {lacking}" in caplog.text
+    for name in ("CIRRUS", "HAZE"):
+        write_tiff(tmp_path / f"{stem}-QL_QUALITY_{name}.TIF", 0 * CLOUDS[..., None].astype("u1"))
+    caplog.clear()
+    read_sequence(image, masks="product")
+    assert "not beside it" not in caplog.text
 
 
 # ------------------------------------------------------------------ what does not fit

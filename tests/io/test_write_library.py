@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import logging
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import xarray as xr
 
 from pyro_unmix import FileError, read_library
 from pyro_unmix.io import write_library
+from pyro_unmix.io.write.libraries import _texts
 
 envi = pytest.importorskip("spectral.io.envi")
 
@@ -83,6 +85,23 @@ def test_names_are_made_where_there_are_none_and_dims_may_be_turned(tmp_path: Pa
     path = write_library(given, tmp_path / "a.csv")[0]
     assert read_library(path)["endmember"].values.tolist() == ["soil 1", "soil 2", "leaf 3"]
     np.testing.assert_array_equal(read_library(path), given.T)
+
+
+@pytest.mark.parametrize("dtype", ["int64", "uint8", "float16", "float32", ">f4"])
+@pytest.mark.parametrize("suffix", [".csv", ".sli"])
+def test_other_kinds_of_numbers_are_written(tmp_path: Path, dtype: str, suffix: str) -> None:
+    numbers = np.array([[0, 1, 1], [1, 0, 1], [1, 1, 0], [0, 0, 1], [0, 1, 0]], dtype)
+    given = library().copy(data=numbers)
+    path = write_library(given, tmp_path / f"a{suffix}")[0]
+    np.testing.assert_array_equal(read_library(path), numbers.astype(float))
+
+
+def test_names_of_many_spectra_are_compared_at_once(tmp_path: Path) -> None:
+    given = library().isel(endmember=np.zeros(30_000, dtype=int))
+    given = given.assign_coords(endmember=[f"s{i}" for i in range(30_000)])
+    start = time.perf_counter()
+    names, _ = _texts(given)
+    assert len(names) == 30_000 and time.perf_counter() - start < 2  # of pairs, tens of seconds
 
 
 def test_files_that_are_there_are_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -154,7 +154,9 @@ def test_the_uncertainty_of_an_emit_granule(
     np.testing.assert_allclose(found, spread, rtol=1e-12)
     np.testing.assert_allclose(found["wavelength"], [381, 550, 860, 1380, 1650, 2200])
     np.testing.assert_allclose(found["fwhm"], 8.5)
-    with pytest.raises(pu.FileError, match="is no EMIT_L2A_RFLUNCERT file"):
+    with pytest.raises(
+        pu.FileError, match="is no EMIT_L2A_RFLUNCERT file, .*: take that of the granule; in"
+    ):
         read_uncertainty(image)
     with pytest.raises(FileNotFoundError, match="no such file"):
         read_uncertainty(tmp_path / "none.nc")

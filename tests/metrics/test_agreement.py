@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -57,6 +58,18 @@ def test_named_materials_go_by_their_names() -> None:
     assert found["endmember"].values.tolist() == ["a", "b", "c"]
     means = one.abundances.mean(("time", "y", "x")).values
     np.testing.assert_allclose(found["cover"].sel(fit="two"), means[[1, 2, 0]])
+
+
+def test_results_without_spectra_go_by_names_alone() -> None:
+    one, two = fcls(), fcls()
+    two = replace(two, dataset=two.dataset.drop_vars(["reference_endmembers"]))
+    assert not two.has_endmembers
+    for results in ({"one": one, "two": two}, {"two": two, "one": one}):
+        with pytest.raises(ValueError, match="by their spectra, and 'two' knows none: give both"):
+            side_by_side(results)
+    for result in (one, two):  # as advised
+        result.dataset.coords["endmember"] = ["a", "b", "c"]
+    assert float(side_by_side({"one": one, "two": two})["difference"].max()) == 0
 
 
 @pytest.mark.parametrize(

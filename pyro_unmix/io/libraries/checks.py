@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,14 +11,18 @@ from pathlib import Path
 import numpy as np
 
 from pyro_unmix.data.bands import ranges_in_nm
-from pyro_unmix.data.checks import MAX_MEDIAN_REFLECTANCE
+from pyro_unmix.data.library_checks import (
+    DARK,
+    bright_spectra,
+    dark_spectra,
+    fill_bands,
+    like_classes,
+)
 from pyro_unmix.io.errors import FileError
 from pyro_unmix.io.libraries.tables import Spectrum
 
 logger = logging.getLogger(__name__)
 
-# Even spectra of water reach more somewhere.
-_DARK = 0.01
 _CALLER = 4  # of read_library, seen from where a warning is given
 
 
@@ -60,10 +63,14 @@ def _check_form(path: Path, spectrum: Spectrum, missing: np.ndarray) -> None:
 
 
 def _check_scales(path: Path, spectra: list[Spectrum]) -> None:
-    bright = [s for s in spectra if np.nanmedian(s.values) > MAX_MEDIAN_REFLECTANCE]
+    values = [spectrum.values for spectrum in spectra]
+    bright = bright_spectra(values)
     if bright:
-        median = float(np.nanmedian(bright[0].values))
-        problem = f"{bright[0].name!r} has a median of {median:g}, so it is no reflectance (about 0 to 1): "
+        first = spectra[bright[0]]
+        median = float(np.nanmedian(first.values))
+        problem = (
+            f"{first.name!r} has a median of {median:g}, so it is no reflectance (about 0 to 1): "
+        )
         if len(bright) < len(spectra):
             problem += (
                 f"{len(bright)} of {len(spectra)} spectra are in another scale than the others: bring all to "
@@ -72,9 +79,9 @@ def _check_scales(path: Path, spectra: list[Spectrum]) -> None:
         else:
             problem += "pass scale=, for example scale=1e-4"
         raise FileError(path, "values", problem)
-    dark = [s for s in spectra if np.nanmax(s.values) < _DARK]
+    dark = dark_spectra(values)
     if len(dark) == len(spectra):
-        brightest = max(float(np.nanmax(s.values)) for s in spectra)
+        brightest = max(float(np.nanmax(spectrum)) for spectrum in values)
         logger.warning(
             "%s: no reflectance is above %.3g, as if the scale were too small: if so, pass scale=",
             path, brightest,
@@ -83,15 +90,12 @@ def _check_scales(path: Path, spectra: list[Spectrum]) -> None:
         logger.warning(
             "%s: no reflectance of %s is above %g, as if in another scale than the others: if so, bring all to "
             "reflectance in the file",
-            path, ", ".join(s.name for s in dark), _DARK,
+            path, ", ".join(spectra[number].name for number in dark), DARK,
         )  # fmt: skip
 
 
 def _warn_of_like_classes(path: Path, labels: Sequence[str]) -> None:
-    classes = list(dict.fromkeys(labels))
-    plain = [" ".join(label.split()).casefold() for label in classes]
-    counts = Counter(plain)
-    like = [label for label, text in zip(classes, plain, strict=True) if counts[text] > 1]
+    like = like_classes(labels)
     if like:
         warnings.warn(
             f"{path}: the classes {', '.join(map(repr, like))} differ in case or spaces alone and are kept apart: "
@@ -115,16 +119,3 @@ def _without_fill(path: Path, spectra: list[Spectrum]) -> list[Spectrum]:
         stacklevel=_CALLER + 1,
     )
     return [replace(s, values=np.where(fill, np.nan, s.values)) for s in spectra]
-
-
-def fill_bands(values: np.ndarray) -> np.ndarray:
-    """Which bands of spectra (S, L) hold nothing: one number in every spectrum, zero or that of other such bands.
-
-    Of a single spectrum, or of several that are the same, nothing is said: they are alike in every band.
-    """
-    alike = (values == values[0]).all(axis=0)
-    if alike.all():
-        return np.zeros_like(alike)
-    numbers, counts = np.unique(values[0, alike], return_counts=True)
-    fill = numbers[(counts > 1) | (numbers == 0)]
-    return alike & np.isin(values[0], fill)

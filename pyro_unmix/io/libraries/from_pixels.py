@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
+from numbers import Integral
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -47,7 +48,8 @@ def library_from_pixels(
         class: pixels whose centres lie in them, after they were brought to the CRS of the images. Pixels in several
         classes belong to none, with a warning, and missing pixels are left out.
     time : int, optional
-        Position of the date at which masks (H, W) or polygons hold; needed where there are several dates.
+        Position of the date at which masks (H, W) or polygons hold, negative from the last; needed where there are
+        several dates.
     field : str, optional
         Of the class, any case; default the first of class, label, material, category, type.
     layer : str, optional
@@ -90,9 +92,16 @@ def library_from_pixels(
     true_or_false(all_touched, "all_touched")
     sequence = as_cubes(cubes)
     if isinstance(classes, Mapping):
-        if field is not None or layer is not None or crs is not None:
+        of_polygons = {
+            "field=": field is not None,
+            "layer=": layer is not None,
+            "crs=": crs is not None,
+            "all_touched=": all_touched,
+        }
+        if any(of_polygons.values()):
+            listed = " and ".join(name for name, given in of_polygons.items() if given)
             raise TypeError(
-                "field, layer and crs are of polygons: leave them out where masks are given"
+                f"{listed} is of polygons, but masks are given: leave it out, or give a file of polygons"
             )
         given: Mapping[str, Any] = classes
     else:
@@ -165,13 +174,14 @@ def _mask(label: Any, mask: Any, shape: tuple[int, ...], time: int | None) -> np
             f"the images are of {shape[0]} dates: pass time= the position of the date at which the classes hold, or "
             "masks of all dates"
         )
-    dates = np.zeros(shape[0], dtype=bool)
-    try:
-        dates[0 if time is None else time] = True
-    except (IndexError, TypeError):
+    position = 0 if time is None else time
+    whole = isinstance(position, Integral) and not isinstance(position, bool)
+    if not (whole and -shape[0] <= position < shape[0]):
         raise ValueError(
-            f"time must be the position of a date, 0 to {shape[0] - 1}, got {time!r}"
-        ) from None
+            f"time must be the position of a date, 0 to {shape[0] - 1}, or negative from the last, got {time!r}"
+        )
+    dates = np.zeros(shape[0], dtype=bool)
+    dates[position] = True
     return np.asarray(dates[:, None, None] & values)
 
 

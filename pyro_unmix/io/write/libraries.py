@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import logging
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -112,7 +113,7 @@ def _texts(library: xr.DataArray) -> tuple[list[str], dict[str, list[str]]]:
         names = [str(name) for name in library["endmember"].to_numpy().tolist()]
     else:
         names = [f"{label} {number}" for number, label in enumerate(labels, start=1)]
-    again = sorted({name for name in names if names.count(name) > 1})
+    again = sorted(name for name, count in Counter(names).items() if count > 1)
     if again:
         raise ValueError(
             f"the names of spectra must differ, got {', '.join(map(repr, again[:5]))} more than once: rename them, "
@@ -172,6 +173,8 @@ def write_sli(
                     "write .csv"
                 )
     stored = spectra.transpose("endmember", "wavelength").to_numpy()
+    if stored.dtype not in (np.float32, np.float64):
+        stored = stored.astype(np.float64)
     header: dict[str, Any] = {
         "description": description,
         "samples": stored.shape[1],
