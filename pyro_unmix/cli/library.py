@@ -113,7 +113,7 @@ def _add_build(parts: Commands) -> None:
         nargs="+",
         required=True,
         metavar="FILE",
-        help=".geojson, .shp or .gpkg, or masks as soil=soil.tif leaf=leaf.npy (no default)",
+        help=".geojson, .shp or .gpkg, or masks of whole images as soil=soil.tif leaf=leaf.npy (no default)",
     )
     _add_out(part)
     part.add_argument(

@@ -2,9 +2,10 @@
 
 `cubes` makes one labelled array (time, y, x, wavelength) of what users have (`cube_input`) and holds pixels and
 validity; `windows` are neighbourhoods; `lazy` does so for images in chunks; `ignored` leaves bands out. `libraries`
-are spectra with classes, resampled to a scene's bands, `merging` makes one of several, `selection` few of many.
-`checks` says what endmembers, dates, wavelengths and reflectance must be; `bands`, `crs`, `days` and `names` when two
-of them are the same; `types` what functions take. Reading files is the business of `pyro_unmix.io`.
+are spectra with classes, resampled to a scene's bands, `merging` makes one of several, `selection` few of many;
+`library_checks` says what tells that they are no reflectance. `checks` says what endmembers, dates,
+wavelengths and reflectance must be; `bands`, `crs`, `days` and `names` when two of them are the same; `types` what
+functions take. Reading files is the business of `pyro_unmix.io`.
 """
 
 from pyro_unmix.data.cubes import as_cube_sequence, from_pixels, to_pixels, valid_mask
