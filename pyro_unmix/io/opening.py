@@ -90,9 +90,9 @@ def _files(path: Path) -> list[Path]:
         return [path]
     entries = [p for p in sorted(path.iterdir()) if not p.name.startswith(".")]
     files = [p for p in entries if _is_image(p)]
-    headers = {p for p in files if p.suffix.lower() == ".hdr"}
+    headers = {p.name.casefold() for p in files if p.suffix.lower() == ".hdr"}
     # ENVI's data come with a header of the same name, and are read by it.
-    files = [p for p in files if p in headers or not _headers_of(p) & headers]
+    files = [p for p in files if p.name.casefold() in headers or not _headers_of(p) & headers]
     if not files:
         raise FileError(
             path, "content", f"is a folder without an image among its {len(entries)} entries"
@@ -101,10 +101,11 @@ def _files(path: Path) -> list[Path]:
     return files
 
 
-def _headers_of(path: Path) -> set[Path]:
+def _headers_of(path: Path) -> set[str]:
+    """The names that the header of ENVI's data may have, casefolded."""
     if _find_reader(path).name != "ENVI image":
         return set()
-    return {path.with_name(name + ".hdr") for name in (path.name, path.stem)}
+    return {f"{name}.hdr".casefold() for name in (path.name, path.stem)}
 
 
 def _is_image(path: Path) -> bool:

@@ -34,9 +34,10 @@ def test_a_path_a_list_and_a_folder(tmp_path: Path) -> None:
         assert images["time"].values[0] == np.datetime64("2024-04-01")
 
 
-def test_an_envi_image_and_its_header_are_one(tmp_path: Path) -> None:
-    header = write(tmp_path)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.hdr", "a.img"]
+@pytest.mark.parametrize("names", [("a.hdr", "a.img"), ("a.HDR", "a.img"), ("A.img.HDR", "A.img")])
+def test_an_envi_image_and_its_header_are_one(tmp_path: Path, names: tuple[str, str]) -> None:
+    header = write(tmp_path, header=names[0], name=names[1])
+    assert {p.name for p in tmp_path.iterdir()} == set(names)
     np.testing.assert_array_equal(open_images(tmp_path), pu.read_sequence(header))
 
 
