@@ -36,6 +36,16 @@ def test_pixels_without_truth_and_one_image() -> None:
     assert metrics.score(first, TRUE[0])["RMSE_A"] == pytest.approx(ERROR, abs=1e-12)
 
 
+def test_masked_truth_is_unknown() -> None:
+    below = TRUE.copy()
+    below[0, :2] = 7  # what lies below the mask is no truth
+    masked = np.ma.masked_greater(below, 1)
+    assert metrics.score(RESULT, masked) == metrics.score(RESULT, masked.filled(np.nan))
+    dates = metrics.rmse_abundances(TRUE + ERROR, masked)
+    assert dates == pytest.approx(ERROR, abs=1e-12)
+    assert masked.data is not None and (masked.data[0, :2] == 7).all()
+
+
 def test_errors() -> None:
     with pytest.raises(ValueError, match="abundances must have the shape of the truth, .4, 5, 3."):
         metrics.score(RESULT, TRUE[0])
