@@ -41,6 +41,47 @@ def test_an_envi_image_and_its_header_are_one(tmp_path: Path, names: tuple[str, 
     np.testing.assert_array_equal(open_images(tmp_path), pu.read_sequence(header))
 
 
+def test_what_lies_beside_images_is_passed_over(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("spectral")
+    save(tmp_path / "EMIT_L2A_RFL_001_20240501T101010.npz")
+    beside = [
+        "EMIT_L2A_MASK_001_20240501T101010.npz", "EMIT_L2A_RFLUNCERT_001_20240501T101010.npz",
+        "ENMAP01-QL_QUALITY_CLOUD.npz", "T32_SCL_20m.npz", "mask.npz", "cloud_mask.npz",
+    ]  # fmt: skip
+    for name in beside:
+        save(tmp_path / name, np.zeros((3, 4, 1)))
+    spectra = xr.DataArray(
+        np.full((5, 2), 0.3), dims=("wavelength", "endmember"),
+        coords={"wavelength": np.arange(5) + 500.0, "label": ("endmember", ["soil", "water"])},
+    )  # fmt: skip
+    pu.io.write_library(spectra, tmp_path / "endmembers.sli")
+    with caplog.at_level("INFO", logger="pyro_unmix"):
+        np.testing.assert_array_equal(open_images(tmp_path), [IMAGE])
+    for name in [*beside, "endmembers.sli", "endmembers.hdr"]:
+        assert (tmp_path / name).exists() and name in caplog.text
+    (tmp_path / "EMIT_L2A_RFL_001_20240501T101010.npz").unlink()
+    with pytest.raises(FileError, match=r"without an image among its 8 .*passed over .*cloud_mask"):
+        open_images(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["unmasked.npz", "quasqla.npz", "masks_applied.npz"])
+def test_names_that_only_look_like_masks_are_images(tmp_path: Path, name: str) -> None:
+    save(tmp_path / name)
+    np.testing.assert_array_equal(open_images(tmp_path), [IMAGE])
+
+
+def test_an_error_of_a_folder_says_that_it_was_one(tmp_path: Path) -> None:
+    save(tmp_path / "a.npz")
+    np.savez(tmp_path / "clouds.npz", Y=np.zeros((1, 3, 4, 1)), time=["2024-06-01"])
+    with pytest.raises(FileError, match="found in the folder .*: pass a list of the images"):
+        open_images(tmp_path)
+    with pytest.raises(FileError) as caught:
+        open_images([tmp_path / "a.npz", tmp_path / "clouds.npz"])
+    assert "found in" not in caught.value.problem
+
+
 def test_what_is_in_memory_comes_back(tmp_path: Path) -> None:
     assert open_images(IMAGE) is IMAGE
     assert open_images([IMAGE, IMAGE])[1] is IMAGE
