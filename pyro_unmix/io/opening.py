@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,7 +25,7 @@ def open_images(images: ImagesLike) -> CubesLike:
 
     Parameters
     ----------
-    images : path, list of paths, or anything that `as_cube_sequence` takes
+    images : path, list or iterator of paths, or anything that `as_cube_sequence` takes
         A folder stands for the images in it, in the order of their dates, or of their names where they have none,
         unless it is itself one image (a Zarr store, a Sentinel-2 product).
         Passed over is what is of no format that is read, ENVI's spectral libraries, and what has MASK, RFLUNCERT, QL or
@@ -41,6 +41,8 @@ def open_images(images: ImagesLike) -> CubesLike:
     ------
     TypeError
         If a list holds paths and other things.
+    ValueError
+        If a path is empty.
     FileNotFoundError
         If there is no such file or folder.
     FileError
@@ -58,7 +60,7 @@ def open_images(images: ImagesLike) -> CubesLike:
     2
     """
     if isinstance(images, (str, os.PathLike)):
-        path = Path(images)
+        path = _as_files(images)[0]
         files = _files(path)
         try:
             return _read(files)
@@ -69,6 +71,10 @@ def open_images(images: ImagesLike) -> CubesLike:
             raise FileError(error.path, error.field, problem) from error
     if isinstance(images, xr.DataArray):
         return with_our_dims(images)
+    if isinstance(images, Iterator):
+        images = list(images)
+        if not images:
+            return _read(images)
     if not isinstance(images, Sequence):
         return images
     items: Sequence[Any] = images
@@ -89,6 +95,12 @@ def _read(paths: Sequence[Any]) -> xr.DataArray:
     from pyro_unmix.io.sequence import read_sequence  # with all the readers
 
     return read_sequence(paths)
+
+
+def _as_files(paths: Any) -> list[Path]:
+    from pyro_unmix.io.sequence import as_files
+
+    return as_files(paths)
 
 
 def _find_reader(path: Path) -> Any:

@@ -109,6 +109,28 @@ def test_errors(tmp_path: Path) -> None:
         pu.unmix(tmp_path / "b.tif", 2)
 
 
+def test_paths_as_users_write_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tmp_path / "a.npz")
+    save(tmp_path / "b.npz", IMAGE / 2, "2024-06-01")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    for given in (tmp_path.glob("*.npz"), "~", Path("~"), ["~/a.npz", "~/b.npz"]):
+        np.testing.assert_array_equal(open_images(given), [IMAGE, IMAGE / 2])
+    np.testing.assert_array_equal(pu.read_sequence(tmp_path.glob("*.npz")), [IMAGE, IMAGE / 2])
+    np.testing.assert_array_equal(pu.read_sequence("~/a.npz"), [IMAGE])
+    assert open_images(iter([IMAGE]))[0] is IMAGE
+    for read in (open_images, pu.read_sequence):
+        for empty in ("", [""]):
+            with pytest.raises(ValueError, match="a path must not be empty, got '': pass '.' for"):
+                read(empty)
+        with pytest.raises(FileNotFoundError, match=r"no such file: .*\*.npz: expand it with Path"):
+            read(tmp_path / "*.npz")
+        with pytest.raises(ValueError, match="paths must name at least one file"):
+            read(tmp_path.glob("*.tif"))
+        with pytest.raises(FileError, match="is a folder, and none of .*: pass its files"):
+            read([tmp_path])
+
+
 def test_engines_take_paths(tmp_path: Path) -> None:
     path = save(tmp_path / "a.npz")
     spectra = np.random.default_rng(1).uniform(0.1, 0.6, size=(5, 2))
