@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 
 from pyro_unmix import metrics
@@ -46,7 +47,15 @@ def test_masked_truth_is_unknown() -> None:
     assert masked.data is not None and (masked.data[0, :2] == 7).all()
 
 
+def test_truth_with_the_dims_of_other_programs() -> None:
+    truth = xr.DataArray(TRUE, dims=("date", "lat", "lon", "endmember"))
+    assert metrics.score(RESULT, truth.transpose()) == metrics.score(RESULT, TRUE)
+
+
 def test_errors() -> None:
+    for truth in (TRUE.tolist(), torch.tensor(TRUE)):
+        with pytest.raises(TypeError, match=r"truth must be .* got .*: pass np.asarray.truth."):
+            metrics.score(RESULT, truth)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="abundances must have the shape of the truth, .4, 5, 3."):
         metrics.score(RESULT, TRUE[0])
     with pytest.raises(TypeError, match="truth must be a regular array of numbers"):
