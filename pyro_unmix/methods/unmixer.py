@@ -117,6 +117,11 @@ class Unmixer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         given = self._given(rows.shape[1])
         count = len(given) if given is not None else self._count(rows)
         self.result_ = None
+        if self.method is not None and not callable(self.method):
+            name = self.method if isinstance(self.method, str) else "unmix"
+            raise TypeError(
+                f"method must be a function of pyro_unmix.methods, got {self.method!r}: pass pu.methods.{name}"
+            )
         if self.method is not None:
             spectra = None if given is None else given.T
             self.result_ = self.method(

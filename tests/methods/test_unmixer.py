@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from typing import Any
 
@@ -86,11 +87,24 @@ def test_shade_is_asked_for_again() -> None:
     assert_allclose(unmixer.fit_transform(0.6 * ROWS), FRACTIONS, atol=1e-4)
 
 
+def test_without_scikit_learn_the_package_can_be_looked_through(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert "Unmixer" in dir(pu)
+    monkeypatch.delitem(sys.modules, "pyro_unmix.methods.unmixer")
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    monkeypatch.setitem(sys.modules, "sklearn.base", None)
+    names = [name for name, _ in inspect.getmembers(pu)]
+    assert "Unmixer" not in names and "unmix" in names
+
+
 def test_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="num_endmembers is 13, but n_samples = 63 and n_features"):
         pu.Unmixer(13).fit(ROWS)
     with pytest.raises(TypeError, match="num_endmembers must be an integer"):
         pu.Unmixer(2.5).fit(ROWS)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"got 'fcls': pass pu.methods.fcls"):
+        pu.Unmixer(3, method="fcls").fit(ROWS)  # type: ignore[arg-type]
     with pytest.raises(
         ValueError, match=r"of 12 bands, a row each, got the shape .12, 3.: transpose"
     ):
