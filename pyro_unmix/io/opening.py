@@ -16,8 +16,9 @@ from pyro_unmix.data.types import CubesLike, ImagesLike
 from pyro_unmix.io.errors import FileError
 
 logger = logging.getLogger(__name__)
-#: Names of what lies beside images: masks, EMIT's uncertainties, EnMAP's quality layers, Sentinel-2's classes.
-_BESIDE = re.compile(r"(^|[_.-])(MASK|RFLUNCERT|QL|SCL)([_.-]|$)", re.IGNORECASE)
+#: Names of what lies beside images: masks, EMIT's uncertainties, EnMAP's quality layers, Sentinel-2's classes, GDAL's
+#: overviews and masks.
+_BESIDE = re.compile(r"(^|[_.-])(MASK|RFLUNCERT|QL|SCL)([_.-]|$)|\.(ovr|msk)$", re.IGNORECASE)
 
 
 def open_images(images: ImagesLike) -> CubesLike:
@@ -29,8 +30,9 @@ def open_images(images: ImagesLike) -> CubesLike:
         A folder stands for the images in it, in the order of their dates, or of their names where they have none,
         unless it is itself one image (a Zarr store, a Sentinel-2 product).
         Passed over is what is of no format that is read, ENVI's spectral libraries, and what has MASK, RFLUNCERT, QL or
-        SCL as a part of its name: quality layers, which are not applied (see `read_mask`). Where a file does not say
-        its scale, dates or bands, call `read_sequence` yourself, which takes them.
+        SCL as a part of its name or ends in ``.ovr`` or ``.msk``: quality layers, which are not applied (see
+        `read_mask`), and overviews. Where a file does not say its scale, dates or bands, call `read_sequence` yourself,
+        which takes them.
 
     Returns
     -------

@@ -48,10 +48,13 @@ def test_what_lies_beside_images_is_passed_over(
     save(tmp_path / "EMIT_L2A_RFL_001_20240501T101010.npz")
     beside = [
         "EMIT_L2A_MASK_001_20240501T101010.npz", "EMIT_L2A_RFLUNCERT_001_20240501T101010.npz",
-        "ENMAP01-QL_QUALITY_CLOUD.npz", "T32_SCL_20m.npz", "mask.npz", "cloud_mask.npz",
+        "ENMAP01-QL_QUALITY_CLOUD.npz", "T32_SCL_20m.npz", "mask.npz", "cloud_mask.npz", "b.tif.ovr", "b.tif.msk",
     ]  # fmt: skip
     for name in beside:
-        save(tmp_path / name, np.zeros((3, 4, 1)))
+        if name.endswith(".npz"):
+            save(tmp_path / name, np.zeros((3, 4, 1)))
+        else:
+            write_tiff(tmp_path / name, cube())
     spectra = xr.DataArray(
         np.full((5, 2), 0.3), dims=("wavelength", "endmember"),
         coords={"wavelength": np.arange(5) + 500.0, "label": ("endmember", ["soil", "water"])},
@@ -62,7 +65,9 @@ def test_what_lies_beside_images_is_passed_over(
     for name in [*beside, "endmembers.sli", "endmembers.hdr"]:
         assert (tmp_path / name).exists() and name in caplog.text
     (tmp_path / "EMIT_L2A_RFL_001_20240501T101010.npz").unlink()
-    with pytest.raises(FileError, match=r"without an image among its 8 .*passed over .*cloud_mask"):
+    with pytest.raises(
+        FileError, match=r"without an image among its 10 .*passed over .*cloud_mask"
+    ):
         open_images(tmp_path)
 
 
