@@ -60,6 +60,10 @@ def score(result: HasImages, truth: Truth | np.ndarray | xr.DataArray) -> dict[s
         truth = with_our_dims(truth)
     if isinstance(truth, (np.ndarray, xr.DataArray)):
         return _score_abundances(result, truth)
+    if isinstance(truth, xr.Dataset):
+        raise TypeError(
+            "truth must be a scene or true abundances, got a Dataset: pass truth['abundances']"
+        )
     if isinstance(truth, (list, tuple)) or hasattr(type(truth), "__array__"):
         raise TypeError(
             f"truth must be a scene, or true abundances in an array of NumPy or a DataArray, got "

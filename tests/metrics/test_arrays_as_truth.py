@@ -56,6 +56,8 @@ def test_errors() -> None:
     for truth in (TRUE.tolist(), torch.tensor(TRUE)):
         with pytest.raises(TypeError, match=r"truth must be .* got .*: pass np.asarray.truth."):
             metrics.score(RESULT, truth)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"got a Dataset: pass truth..abundances"):
+        metrics.score(RESULT, RESULT.abundances.to_dataset(name="abundances"))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="abundances must have the shape of the truth, .4, 5, 3."):
         metrics.score(RESULT, TRUE[0])
     with pytest.raises(TypeError, match="truth must be a regular array of numbers"):
