@@ -9,6 +9,7 @@ is, and gives; `methods`; `simulate`, `metrics` and `plots`. Nothing is imported
 from __future__ import annotations
 
 import importlib
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -131,6 +132,7 @@ _HOMES = {
 
 #: What needs a package that may be missing, which ``import *`` does not ask for.
 _WITH_EXTRAS = {"Unmixer": "methods.unmixer"}
+_PACKAGES = {"Unmixer": "sklearn"}
 
 __all__ = [*_ROOMS, *_HOMES]
 
@@ -145,4 +147,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return [*__all__, *_WITH_EXTRAS, "__version__"]
+    there = [name for name in _WITH_EXTRAS if find_spec(_PACKAGES[name]) is not None]
+    return [*__all__, *there, "__version__"]

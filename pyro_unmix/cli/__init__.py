@@ -78,7 +78,8 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     asked = next((text for text in argv if not text.startswith("-")), "")
     parser = Parser(
         prog="pyro-unmix",
-        description=pyro_unmix.__doc__,
+        description="Unmix hyperspectral images, single ones or of several dates: maps of how much of each pixel is "
+        "which material, with intervals. To begin: pyro-unmix demo, or pyro-unmix unmix FILE... --endmembers 4.",
         epilog="Each command has its own --help. Exit codes: 0 done, 2 bad input, 130 interrupted.",
     )
     version = f"pyro-unmix {pyro_unmix.__version__}"

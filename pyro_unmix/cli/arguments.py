@@ -79,7 +79,7 @@ def add_files(parser: argparse.ArgumentParser, *, dates: bool = True) -> None:
             "--dates",
             type=_dates,
             metavar="D,D,...",
-            help="ISO dates or numbers, one for each image (default: of the files)",
+            help="ISO dates or numbers, one per image (default: of the files)",
         )
         group.add_argument(
             "--mask",
@@ -102,7 +102,7 @@ def add_ignore(group: Any) -> None:
         "--ignore",
         type=_ignored,
         metavar="RANGES",
-        help=f"drop these bands, nm: 0-440,1310-1490 or {', '.join(IGNORED)} (default: none)",
+        help=f"bands, nm: 0-440,1310-1490, {', '.join(IGNORED)} (default: none)",
     )
 
 

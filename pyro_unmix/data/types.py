@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
@@ -17,7 +17,13 @@ if TYPE_CHECKING:
 #: What `as_cube_sequence` takes.
 CubesLike: TypeAlias = np.ndarray | xr.DataArray | Sequence[np.ndarray] | Sequence[xr.DataArray]
 #: What methods and engines take: images, or the files, or the folder, that they are in.
-ImagesLike: TypeAlias = CubesLike | str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+ImagesLike: TypeAlias = (
+    CubesLike
+    | str
+    | os.PathLike[str]
+    | Sequence[str | os.PathLike[str]]
+    | Iterator[str | os.PathLike[str]]
+)
 #: Dates: numpy's, datetimes, ISO strings or numbers of days; of one image or several.
 DatesLike: TypeAlias = npt.ArrayLike | xr.DataArray | date | Sequence[Any]
 

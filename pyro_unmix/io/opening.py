@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +16,9 @@ from pyro_unmix.data.types import CubesLike, ImagesLike
 from pyro_unmix.io.errors import FileError
 
 logger = logging.getLogger(__name__)
+#: Names of what lies beside images: masks, EMIT's uncertainties, EnMAP's quality layers, Sentinel-2's classes, GDAL's
+#: overviews and masks.
+_BESIDE = re.compile(r"(^|[_.-])(MASK|RFLUNCERT|QL|SCL)([_.-]|$)|\.(ovr|msk)$", re.IGNORECASE)
 
 
 def open_images(images: ImagesLike) -> CubesLike:
@@ -22,10 +26,13 @@ def open_images(images: ImagesLike) -> CubesLike:
 
     Parameters
     ----------
-    images : path, list of paths, or anything that `as_cube_sequence` takes
-        A folder stands for the images in it, in the order of their names, unless it is itself one image (a Zarr
-        store, a Sentinel-2 product); what is of no format that is read is passed over. Where a file does not say its
-        scale, dates or bands, call `read_sequence` yourself, which takes them.
+    images : path, list or iterator of paths, or anything that `as_cube_sequence` takes
+        A folder stands for the images in it, in the order of their dates, or of their names where they have none,
+        unless it is itself one image (a Zarr store, a Sentinel-2 product).
+        Passed over is what is of no format that is read, ENVI's spectral libraries, and what has MASK, RFLUNCERT, QL or
+        SCL as a part of its name or ends in ``.ovr`` or ``.msk``: quality layers, which are not applied (see
+        `read_mask`), and overviews. Where a file does not say its scale, dates or bands, call `read_sequence` yourself,
+        which takes them.
 
     Returns
     -------
@@ -36,6 +43,8 @@ def open_images(images: ImagesLike) -> CubesLike:
     ------
     TypeError
         If a list holds paths and other things.
+    ValueError
+        If a path is empty.
     FileNotFoundError
         If there is no such file or folder.
     FileError
@@ -53,9 +62,21 @@ def open_images(images: ImagesLike) -> CubesLike:
     2
     """
     if isinstance(images, (str, os.PathLike)):
-        return _read(_files(Path(images)))
+        path = _as_files(images)[0]
+        files = _files(path)
+        try:
+            return _read(files)
+        except FileError as error:
+            if files == [path]:
+                raise
+            problem = f"{error.problem}; found in the folder {path}: pass a list of the images"
+            raise FileError(error.path, error.field, problem) from error
     if isinstance(images, xr.DataArray):
         return with_our_dims(images)
+    if isinstance(images, Iterator):
+        images = list(images)
+        if not images:
+            return _read(images)
     if not isinstance(images, Sequence):
         return images
     items: Sequence[Any] = images
@@ -78,6 +99,12 @@ def _read(paths: Sequence[Any]) -> xr.DataArray:
     return read_sequence(paths)
 
 
+def _as_files(paths: Any) -> list[Path]:
+    from pyro_unmix.io.sequence import as_files
+
+    return as_files(paths)
+
+
 def _find_reader(path: Path) -> Any:
     from pyro_unmix.io.registry import find_reader
 
@@ -89,22 +116,35 @@ def _files(path: Path) -> list[Path]:
     if not path.is_dir() or _is_image(path):
         return [path]
     entries = [p for p in sorted(path.iterdir()) if not p.name.startswith(".")]
-    files = [p for p in entries if _is_image(p)]
-    headers = {p for p in files if p.suffix.lower() == ".hdr"}
+    found = [p for p in entries if _is_image(p)]
+    files = [p for p in found if not (_BESIDE.search(p.name) or _is_library(p))]
+    headers = {p.name.casefold() for p in files if p.suffix.lower() == ".hdr"}
     # ENVI's data come with a header of the same name, and are read by it.
-    files = [p for p in files if p in headers or not _headers_of(p) & headers]
+    files = [p for p in files if p.name.casefold() in headers or not _headers_of(p) & headers]
+    passed_over = [p.name for p in found if _BESIDE.search(p.name) or _is_library(p)]
+    if passed_over:
+        logger.info("%s: passed over %s", path, ", ".join(passed_over))
     if not files:
-        raise FileError(
-            path, "content", f"is a folder without an image among its {len(entries)} entries"
-        )
+        problem = f"is a folder without an image among its {len(entries)} entries"
+        if passed_over:
+            problem += f"; passed over {', '.join(passed_over)}: pass a list of the images"
+        raise FileError(path, "content", problem)
     logger.info("%s: %s", path, ", ".join(p.name for p in files))
     return files
 
 
-def _headers_of(path: Path) -> set[Path]:
+def _headers_of(path: Path) -> set[str]:
+    """The names that the header of ENVI's data may have, casefolded."""
     if _find_reader(path).name != "ENVI image":
         return set()
-    return {path.with_name(name + ".hdr") for name in (path.name, path.stem)}
+    return {f"{name}.hdr".casefold() for name in (path.name, path.stem)}
+
+
+def _is_library(path: Path) -> bool:
+    """Whether it is an ENVI header of a spectral library, or its data."""
+    from pyro_unmix.io.formats.envi import is_spectral_library
+
+    return is_spectral_library(path)
 
 
 def _is_image(path: Path) -> bool:

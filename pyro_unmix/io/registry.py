@@ -122,7 +122,8 @@ def find_reader(path: str | os.PathLike[str]) -> Reader:
     """
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"no such file: {path}")
+        cure = ": expand it with Path.glob" if "*" in str(path) else ""
+        raise FileNotFoundError(f"no such file: {path}{cure}")
     check_kind(path)
     table = readers()
     for reader in table:
@@ -134,6 +135,9 @@ def find_reader(path: str | os.PathLike[str]) -> Reader:
     for reader in table:
         if path.suffix.lower() in reader.suffixes:
             return reader
+    if path.is_dir():
+        problem = "is a folder, and none of the products that are folders: pass its files"
+        raise FileError(path, "format", problem)
     raise FileError(path, "format", f"is none of the formats that are read: {_listed(table)}")
 
 

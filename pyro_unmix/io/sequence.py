@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ _TWINS = ("Sentinel-2",)
 
 
 def read_sequence(
-    paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
     *,
     dates: DatesLike | None = None,
     scale: npt.ArrayLike | None = None,
@@ -61,8 +61,8 @@ def read_sequence(
 
     Parameters
     ----------
-    paths : path, or list of paths
-        ENVI: the header or the data file.
+    paths : path, or paths as a list or an iterator, such as of ``Path.glob``
+        ``~`` is the home folder. ENVI: the header or the data file.
     dates : array_like (T,), optional
         In the order of `paths`, instead of the dates in the files: datetime64, ISO strings or
         numbers. Without any dates the order of `paths` stands; else the result is sorted.
@@ -114,9 +114,7 @@ def read_sequence(
     >>> cubes.dims, round(float(cubes.max()), 3)
     (('time', 'y', 'x', 'wavelength'), 0.2)
     """
-    files = [Path(p) for p in ([paths] if isinstance(paths, (str, os.PathLike)) else paths)]
-    if not files:
-        raise ValueError("paths must name at least one file, got an empty list")
+    files = as_files(paths)
     if chunks is not None:
         import_dask()
     read = read_image if chunks is None else _open_image
@@ -168,6 +166,16 @@ def read_sequence(
         return as_cube_sequence(cubes) if chunks is None else checked(cubes).chunk(chunks)
     except (TypeError, ValueError) as error:
         raise FileError(", ".join(map(str, files)), "values", str(error)) from error
+
+
+def as_files(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[Path]:
+    """The paths, with the home folder for ``~``; none of them empty, which would be the current folder."""
+    given = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
+    if not given:
+        raise ValueError("paths must name at least one file, got an empty list")
+    if any(os.fspath(path) == "" for path in given):
+        raise ValueError("a path must not be empty, got '': pass '.' for the current folder")
+    return [Path(path).expanduser() for path in given]
 
 
 def _open_image(path: Path) -> Image:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import xarray as xr
 from numpy.typing import ArrayLike
 
 from pyro_unmix.methods.members import solve
@@ -41,8 +42,9 @@ class Unmixer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         Spectra that are known, a row each as in the tables; then `num_endmembers` does not count. Default extracted.
     method : callable, optional
         A method of `pyro_unmix.methods`, which fits the rows as an image of one column, such as `unmix`; rows must then
-        be reflectance. Default: `vca`, and least squares with fractions that are not negative and sum to one, of any
-        numbers.
+        be reflectance. Other rows are predicted by its posterior; without one the method is called again, with the
+        spectra that it found, and must take these by ``endmembers=``. Default: `vca`, and least squares with fractions
+        that are not negative and sum to one, of any numbers.
     seed : int
         Of the extraction, or of `method`.
 
@@ -115,6 +117,11 @@ class Unmixer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         given = self._given(rows.shape[1])
         count = len(given) if given is not None else self._count(rows)
         self.result_ = None
+        if self.method is not None and not callable(self.method):
+            name = self.method if isinstance(self.method, str) else "unmix"
+            raise TypeError(
+                f"method must be a function of pyro_unmix.methods, got {self.method!r}: pass pu.methods.{name}"
+            )
         if self.method is not None:
             spectra = None if given is None else given.T
             self.result_ = self.method(
@@ -141,8 +148,14 @@ class Unmixer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         check_is_fitted(self)
         rows = validate_data(self, X, dtype=np.float64, reset=False)
         if self.result_ is not None and self.result_.model is not None:
-            maps = self.result_.predict(_image(rows)).abundances
-            return np.asarray(maps.isel(time=0, x=0).transpose("y", "endmember"), dtype=np.float64)
+            return _rows_of(self.result_.predict(_image(rows)))
+        if self.result_ is not None and self.method is not None:
+            return _rows_of(
+                self.method(
+                    _image(rows), len(self.components_), endmembers=_spectra_of(self.result_),
+                    seed=self.seed, progress=False,
+                )
+            )  # fmt: skip
         parts = range(0, len(rows), _BLOCK)
         found = [solve(rows[i : i + _BLOCK], self.components_.T, Fractions()) for i in parts]
         return np.concatenate(found)
@@ -171,6 +184,11 @@ class Unmixer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
                 f"endmembers must be two spectra or more of {num_bands} bands, a row each, got the shape "
                 f"{spectra.shape}: transpose them if they are columns"
             )
+        if not np.isfinite(spectra).all():
+            raise ValueError(
+                f"endmembers must be finite, got NaN or infinity in {(~np.isfinite(spectra)).any(1).sum()} of "
+                f"{len(spectra)} spectra: leave out the bands that they lack, also of the rows"
+            )
         return spectra
 
     def _count(self, rows: np.ndarray) -> int:
@@ -181,6 +199,23 @@ class Unmixer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
                 "pass more spectra or bands, or fewer materials"
             )
         return count
+
+
+def _rows_of(result: Unmixing) -> np.ndarray:
+    maps = result.abundances.isel(time=0, x=0).transpose("y", "endmember")
+    return np.asarray(maps, dtype=np.float64)
+
+
+def _spectra_of(result: Unmixing) -> np.ndarray | xr.DataArray:
+    """What a method that trains nothing found, to call it again: a library where it took single spectra."""
+    dataset = result.to_dataset()
+    if "library" not in dataset:
+        return result.reference_endmembers.transpose("wavelength", "endmember").values
+    library = dataset["library"].transpose("wavelength", "spectrum")
+    if library.sizes["spectrum"] == dataset.sizes["endmember"]:
+        return library.values
+    labels = ("endmember", library["label"].values)
+    return xr.DataArray(library.values, dims=("wavelength", "endmember"), coords={"label": labels})
 
 
 def _image(rows: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from pyro_unmix.data.cube_input import with_our_dims
 from pyro_unmix.data.types import HasAbundances, HasImages, HasSpectra, Truth
 from pyro_unmix.metrics.reading import Array, as_array, require, same_shape
 from pyro_unmix.metrics.scores import (
@@ -32,7 +33,7 @@ def score(result: HasImages, truth: Truth | np.ndarray | xr.DataArray) -> dict[s
         Or anything with ``abundances``, ``endmembers(time)`` and ``reconstruct(time)``.
     truth : Scene, or array (T, ..., P)
         Or anything with ``cubes``, ``abundances`` and ``endmembers(time)``; or the true abundances alone, of one image
-        also without its date. NaN where unknown.
+        also without its date; a DataArray may have the dims lat, lon and date. NaN or masked where unknown.
 
     Returns
     -------
@@ -55,8 +56,19 @@ def score(result: HasImages, truth: Truth | np.ndarray | xr.DataArray) -> dict[s
     >>> {name: round(value, 3) for name, value in pu.metrics.score(result, truth).items()}
     {'NRMSE_A': 0.0, 'RMSE_A': 0.0}
     """
+    if isinstance(truth, xr.DataArray):
+        truth = with_our_dims(truth)
     if isinstance(truth, (np.ndarray, xr.DataArray)):
         return _score_abundances(result, truth)
+    if isinstance(truth, xr.Dataset):
+        raise TypeError(
+            "truth must be a scene or true abundances, got a Dataset: pass truth['abundances']"
+        )
+    if isinstance(truth, (list, tuple)) or hasattr(type(truth), "__array__"):
+        raise TypeError(
+            f"truth must be a scene, or true abundances in an array of NumPy or a DataArray, got "
+            f"{type(truth).__name__}: pass np.asarray(truth)"
+        )
     _need(result, "result", ("abundances", "endmembers", "reconstruct"))
     _need(truth, "truth", ("abundances", "endmembers", "cubes"))
     estimated = as_array(result.abundances, "abundances", ("time", "endmember"))

@@ -76,10 +76,12 @@ def _dates(values: Any, what: str, last: tuple[str, ...]) -> Iterator[Array]:
 
 
 def as_array(values: Any, what: str, required: tuple[str, ...]) -> Array:
-    """A float64 array; the dimensions of a DataArray are put in order by name."""
+    """A float64 array, masked values as NaN; the dimensions of a DataArray are put in order by name."""
     if isinstance(values, xr.DataArray):
         values = _by_name(values, what, required).values
     try:
+        if isinstance(values, np.ma.MaskedArray):
+            return np.asarray(np.ma.filled(values.astype(np.float64), np.nan))
         return np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise TypeError(

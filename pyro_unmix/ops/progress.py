@@ -37,7 +37,7 @@ class _Lines(tqdm):  # type: ignore[misc]
         if self.disable:
             return
         with self.get_lock():
-            if self.last_print_t >= self.start_t + self.delay and self.n > self.last_print_n:
+            if self._time() - self.start_t >= self.delay and self.n > self.last_print_n:
                 self.display()
             self.disable = True
             self._decr_instances(self)

@@ -63,8 +63,8 @@ class ResultPlots:
         """Maps of the posterior standard deviation: `plot_uncertainty`."""
         return plot_uncertainty(self._result, **how)
 
-    def residual(self, **how: Any) -> Figure:
-        """Maps of what the fit leaves over, the RMSE over bands: `plot_rmse`."""
+    def rmse(self, **how: Any) -> Figure:
+        """Maps of `Unmixing.rmse`, what the fit leaves over in all bands: `plot_rmse`."""
         return plot_rmse(self._result, **how)
 
     def change(self, **how: Any) -> Figure:

@@ -244,7 +244,10 @@ def _draw_fan(ax: Axes, fan: Fan, p: int) -> None:
 
 
 def _limit(ax: Axes, fan: Fan, p: int) -> None:
-    """Leave values out that are far from all others and would flatten the spectra; a note says how far they reach."""
+    """Leave values out that are far from all others and would flatten the spectra; a note says how far they reach.
+
+    The truth is shown in any case.
+    """
     parts = [fan.spectra, fan.quantiles, *([] if fan.reference is None else [fan.reference[None]])]
     values = np.concatenate([part[..., p].ravel() for part in parts])
     values = values[np.isfinite(values)]
@@ -256,6 +259,11 @@ def _limit(ax: Axes, fan: Fan, p: int) -> None:
     if room <= 0 or not beyond:
         return
     inside = values[(values >= low - room) & (values <= high + room)]
+    if fan.truth is not None:
+        truth = fan.truth[..., p]
+        inside = np.concatenate([inside, truth[np.isfinite(truth)]])
+    if values.min() >= inside.min() and values.max() <= inside.max():
+        return
     margin = 0.05 * (inside.max() - inside.min())
     ax.set_ylim(inside.min() - margin, inside.max() + margin)
     ax.annotate(

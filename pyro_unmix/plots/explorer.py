@@ -82,15 +82,15 @@ class Explorer:
         Raises
         ------
         TypeError, ValueError
-            If there is no such pixel, date or material.
+            If there is no such pixel, date or material; then nothing changes.
         """
         maps = self.pixels.maps
-        if pixel is not None:
-            self.pixel = check_pixel(pixel, maps)
-        if time is not None:
-            self.time = check_position(time, maps.sizes["time"], "time")
+        place = self.pixel if pixel is None else check_pixel(pixel, maps)
+        date = self.time if time is None else check_position(time, maps.sizes["time"], "time")
+        which = self.material
         if material is not None:
-            self.material = check_position(material, maps.sizes["endmember"], "material")
+            which = check_position(material, maps.sizes["endmember"], "material")
+        self.pixel, self.time, self.material = place, date, which
         self._draw_map()
         self._draw_pixel()
 

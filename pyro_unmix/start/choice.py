@@ -125,12 +125,12 @@ def choose_start(
         total=1 if endmembers is not None else len(_windows(cubes)),
         shown=progress, desc="start", unit="extraction",
     )  # fmt: skip
-    for label, matrix in starts:
-        for name, candidate in _bases(cubes, matrix, basis, library):
+    for label, whence, matrix in starts:
+        for name, candidate, words in _bases(cubes, matrix, basis, library):
             score, noise_scale = marginal_score(subset, matrix, candidate, noise_scale)
             table[f"{label}, {name}"] = score
             if best is None or score > best.score:
-                best = _Candidate(score, noise_scale, matrix, candidate, label, name)
+                best = _Candidate(score, noise_scale, matrix, candidate, whence, words)
     if best is None:
         raise ValueError("no averaging window fits into the image: pass endmembers=...")
     if endmembers is None:
@@ -141,9 +141,9 @@ def choose_start(
         score, noise_scale = marginal_score(subset, refined, again, best.noise_scale)
         table["refined"] = score
         if score > best.score:
-            best = _Candidate(score, noise_scale, refined, again, "refined", best.how)
-    logger.info("endmembers: %s", _WHENCE.get(best.whence) or _of_window(best.whence))
-    logger.info("variability: %s", _in_words(best.how))
+            best = _Candidate(score, noise_scale, refined, again, _REFINED, best.how)
+    logger.info("endmembers: %s", best.whence)
+    logger.info("variability: %s", best.how)
     return Start(best.endmembers, best.basis, best.noise_scale, table)
 
 
@@ -152,34 +152,12 @@ class _Candidate(NamedTuple):
     noise_scale: float
     endmembers: xr.DataArray
     basis: Basis
-    whence: str
-    how: str
+    whence: str  # the endmembers are, in words
+    how: str  # the materials vary, in words
 
 
-#: Where endmembers are from, in words; those of a window in `_of_window`.
-_WHENCE = {
-    "given endmembers": "those that were given",
-    "window 1": "taken from single pixels, because they explain the spectra best",
-    "refined": "the means of pixels with pure neighbours, because they explain the spectra best",
-}
-
-
-def _of_window(label: str) -> str:
-    size = label.removeprefix("window ")
-    return f"taken from neighbourhoods of {size} x {size} pixels, because they explain the spectra best"
-
-
-def _in_words(basis: str) -> str:
-    """How the materials vary, of the name of a candidate."""
-    kind, _, number = basis.partition(" ")
-    words = {
-        "hardly": "the materials hardly vary",
-        "brightness": "the materials vary in brightness",
-        "DCT": f"the materials vary smoothly over wavelength ({number} cosines)",
-        "learned": f"the materials vary in {number} ways, which pure neighbourhoods show",
-        "library": f"the materials vary in {number} ways, which the library shows",
-    }
-    return words.get(kind, f"as in the {basis} that was given")
+_BEST = "because they explain the spectra best"
+_REFINED = f"the means of pixels with pure neighbours, {_BEST}"
 
 
 @takes_cubes
@@ -220,7 +198,8 @@ def temporal_correlation(cubes: xr.DataArray, start: Start) -> float:
 
 def _starts(
     cubes: xr.DataArray, num_endmembers: int, endmembers: ArrayLike | None, seed: int
-) -> Iterator[tuple[str, xr.DataArray]]:
+) -> Iterator[tuple[str, str, xr.DataArray]]:
+    """Label, whence they are in words, endmembers."""
     if endmembers is not None:
         matrix = as_endmembers(endmembers, cubes.sizes["wavelength"])
         if matrix.shape[1] != num_endmembers:
@@ -232,11 +211,12 @@ def _starts(
         spectra = xr.DataArray(
             matrix, dims=("wavelength", "endmember"), coords={"endmember": np.asarray(names)}
         )
-        yield "given endmembers", spectra
+        yield "given endmembers", "those that were given", spectra
         return
     for w in _windows(cubes):
         found = extract_endmembers.unchecked(cubes, num_endmembers, window=w, seed=seed)
-        yield f"window {w}", found
+        whence = "single pixels" if w == 1 else f"neighbourhoods of {w} x {w} pixels"
+        yield f"window {w}", f"taken from {whence}, {_BEST}", found
 
 
 def _windows(cubes: xr.DataArray) -> list[int]:
@@ -249,29 +229,37 @@ def _bases(
     endmembers: xr.DataArray,
     basis: Basis | None,
     library: xr.DataArray | None = None,
-) -> list[tuple[str, Basis]]:
+) -> list[tuple[str, Basis, str]]:
+    """Label, basis, how the materials vary in words."""
     if basis is not None:
-        return [(type(basis).__name__, basis)]
+        name = type(basis).__name__
+        return [(name, basis, f"as in the {name} that was given")]
     bands = cubes.sizes["wavelength"]
     size = min(6, bands)
     smooth = 0.1 * np.sqrt(bands)  # psi = 1 changes reflectance by some 10 %
     scales = [2 * smooth, *[smooth] * (size - 1)]
-    candidates: list[tuple[str, Basis]] = [
-        ("hardly any", Brightness(0.02)),
-        ("brightness", Brightness()),
-        (f"DCT {size}", DCT(size, scale=scales)),
+    smoothly = f"the materials vary smoothly over wavelength ({size} cosines)"
+    candidates: list[tuple[str, Basis, str]] = [
+        ("hardly any", Brightness(0.02), "the materials hardly vary"),
+        ("brightness", Brightness(), "the materials vary in brightness"),
+        (f"DCT {size}", DCT(size, scale=scales), smoothly),
     ]
+    ways = "the materials vary in {} ways, which {}"
     # A covariance of few spectra says nothing about the next ones.
     most = min(bands, int(np.isfinite(cubes.values).all(-1).sum()) // (8 * endmembers.shape[1]))
     ranks = [rank for rank in RANKS if rank <= most]
     if ranks:
         largest = learn_basis.unchecked(cubes, endmembers, ranks[-1]).array.numpy()
-        candidates += [(f"learned {rank}", LearnedBasis(largest[:, :rank])) for rank in ranks]
+        for rank in ranks:
+            learned = LearnedBasis(largest[:, :rank])
+            words = ways.format(rank, "pure neighbourhoods show")
+            candidates.append((f"learned {rank}", learned, words))
     if library is not None:
         spread = int(np.unique(library["label"], return_counts=True)[1].max()) - 1
         if spread:
             rank = min(size, spread)
-            candidates.append((f"library {rank}", library_basis(library, rank)))
+            words = ways.format(rank, "the library shows")
+            candidates.append((f"library {rank}", library_basis(library, rank), words))
     return candidates
 
 

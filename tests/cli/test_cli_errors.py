@@ -129,7 +129,7 @@ def test_results_of_an_earlier_run_are_replaced(images: list[Path], tmp_path: Pa
         assert run("unmix", images[0], "--endmembers", 2, "--steps", steps, "--out", out) == 0
     assert pu.Unmixing.load(out / "saved").losses.size == 0
     assert "losses" not in read(out / "result.nc")
-    assert_pictures(out, PICTURES - {"change", "losses"})
+    assert_pictures(out, PICTURES - {"change", "endmembers_over_time", "losses"})
 
 
 def test_bad_input_leaves_no_folder(images: list[Path], tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def test_help_states_every_default(
     monkeypatch.setenv("COLUMNS", "90")
     assert run(*command.split(), "--help") == 0
     printed = capsys.readouterr().out
-    assert len(printed.splitlines()) <= 52  # one screen
+    assert len(printed.splitlines()) <= 50  # one screen
     options = printed.partition("options:")[2]
     described = dict(re.findall(r"^  (?:-h, )?(--[\w-]+)(.*(?:\n {6,}.*)*)", options, re.M))
     assert described.pop("--help")
@@ -118,6 +118,15 @@ def test_help_states_every_default(
         assert text.partition("default: ")[2].startswith(default), option
     for option, text in described.items():  # those that must be given
         assert "(no default)" in " ".join(text.split()), option
+
+
+def test_help_begins_with_what_the_shell_offers(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "90")
+    assert run("--help") == 0
+    printed = capsys.readouterr().out
+    assert "pyro-unmix demo" in printed and "Pyro." not in printed and "`" not in printed
 
 
 def test_steps_of_the_presets_are_those_of_the_help() -> None:

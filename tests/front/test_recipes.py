@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -48,10 +50,30 @@ def test_a_recipe_runs(
         expected = names["result"].abundances
         assert [layer.name for layer in layers] == list(expected["endmember"].values)
         np.testing.assert_array_equal(layers[1].data, expected[..., 1])
+        assert len({tuple(layer.colormap.map(1.0).ravel()) for layer in layers}) == len(layers)
     if package == "arviz":
         assert there["draws"].posterior["abundances"].notnull().all()
     if package == "distributed":
         np.testing.assert_allclose(there["maps"], names["result"].abundances, atol=1e-5)
+
+
+def test_layers_of_napari_have_the_colours_of_pictures(
+    names: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Laid over each other, layers of one colour would be white everywhere; napari is a stand-in."""
+    layers: list[dict[str, Any]] = []
+    viewer = SimpleNamespace(
+        add_image=lambda maps, **how: layers.append(how), dims=SimpleNamespace(axis_labels=())
+    )
+    napari = SimpleNamespace(
+        components=SimpleNamespace(ViewerModel=lambda: viewer),
+        utils=SimpleNamespace(Colormap=lambda colours, name: colours),
+    )
+    monkeypatch.setitem(sys.modules, "napari", napari)  # type: ignore[misc]
+    exec(compile(recipe("napari"), str(PAGE), "exec"), dict(names))
+    assert [layer["colormap"] for layer in layers] == [
+        ["black", colour] for colour in pu.plots.MATERIAL_COLOURS[:3]
+    ]
 
 
 def test_a_dataset_as_hypercoast_reads_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -62,7 +84,7 @@ def test_a_dataset_as_hypercoast_reads_it(monkeypatch: pytest.MonkeyPatch, tmp_p
         cubes.isel(time=0, drop=True).rename(dims).assign_coords(latitude=np.linspace(47, 46, 30))
     )
     reader = type("hypercoast", (), {"read_emit": lambda path: xr.Dataset({"reflectance": image})})
-    monkeypatch.setitem(__import__("sys").modules, "hypercoast", reader)
+    monkeypatch.setitem(sys.modules, "hypercoast", reader)
     monkeypatch.chdir(tmp_path)
     code = recipe("hypercoast").replace(
         "pu.unmix(image, 4,", "pu.methods.fcls(image, 4, progress=False,"

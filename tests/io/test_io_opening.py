@@ -34,10 +34,57 @@ def test_a_path_a_list_and_a_folder(tmp_path: Path) -> None:
         assert images["time"].values[0] == np.datetime64("2024-04-01")
 
 
-def test_an_envi_image_and_its_header_are_one(tmp_path: Path) -> None:
-    header = write(tmp_path)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.hdr", "a.img"]
+@pytest.mark.parametrize("names", [("a.hdr", "a.img"), ("a.HDR", "a.img"), ("A.img.HDR", "A.img")])
+def test_an_envi_image_and_its_header_are_one(tmp_path: Path, names: tuple[str, str]) -> None:
+    header = write(tmp_path, header=names[0], name=names[1])
+    assert {p.name for p in tmp_path.iterdir()} == set(names)
     np.testing.assert_array_equal(open_images(tmp_path), pu.read_sequence(header))
+
+
+def test_what_lies_beside_images_is_passed_over(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("spectral")
+    save(tmp_path / "EMIT_L2A_RFL_001_20240501T101010.npz")
+    beside = [
+        "EMIT_L2A_MASK_001_20240501T101010.npz", "EMIT_L2A_RFLUNCERT_001_20240501T101010.npz",
+        "ENMAP01-QL_QUALITY_CLOUD.npz", "T32_SCL_20m.npz", "mask.npz", "cloud_mask.npz", "b.tif.ovr", "b.tif.msk",
+    ]  # fmt: skip
+    for name in beside:
+        if name.endswith(".npz"):
+            save(tmp_path / name, np.zeros((3, 4, 1)))
+        else:
+            write_tiff(tmp_path / name, cube())
+    spectra = xr.DataArray(
+        np.full((5, 2), 0.3), dims=("wavelength", "endmember"),
+        coords={"wavelength": np.arange(5) + 500.0, "label": ("endmember", ["soil", "water"])},
+    )  # fmt: skip
+    pu.io.write_library(spectra, tmp_path / "endmembers.sli")
+    with caplog.at_level("INFO", logger="pyro_unmix"):
+        np.testing.assert_array_equal(open_images(tmp_path), [IMAGE])
+    for name in [*beside, "endmembers.sli", "endmembers.hdr"]:
+        assert (tmp_path / name).exists() and name in caplog.text
+    (tmp_path / "EMIT_L2A_RFL_001_20240501T101010.npz").unlink()
+    with pytest.raises(
+        FileError, match=r"without an image among its 10 .*passed over .*cloud_mask"
+    ):
+        open_images(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["unmasked.npz", "quasqla.npz", "masks_applied.npz"])
+def test_names_that_only_look_like_masks_are_images(tmp_path: Path, name: str) -> None:
+    save(tmp_path / name)
+    np.testing.assert_array_equal(open_images(tmp_path), [IMAGE])
+
+
+def test_an_error_of_a_folder_says_that_it_was_one(tmp_path: Path) -> None:
+    save(tmp_path / "a.npz")
+    np.savez(tmp_path / "clouds.npz", Y=np.zeros((1, 3, 4, 1)), time=["2024-06-01"])
+    with pytest.raises(FileError, match="found in the folder .*: pass a list of the images"):
+        open_images(tmp_path)
+    with pytest.raises(FileError) as caught:
+        open_images([tmp_path / "a.npz", tmp_path / "clouds.npz"])
+    assert "found in" not in caught.value.problem
 
 
 def test_what_is_in_memory_comes_back(tmp_path: Path) -> None:
@@ -65,6 +112,28 @@ def test_errors(tmp_path: Path) -> None:
     write_tiff(tmp_path / "b.tif", cube())
     with pytest.raises(FileError, match="scale"):  # integers without one
         pu.unmix(tmp_path / "b.tif", 2)
+
+
+def test_paths_as_users_write_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tmp_path / "a.npz")
+    save(tmp_path / "b.npz", IMAGE / 2, "2024-06-01")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    for given in (tmp_path.glob("*.npz"), "~", Path("~"), ["~/a.npz", "~/b.npz"]):
+        np.testing.assert_array_equal(open_images(given), [IMAGE, IMAGE / 2])
+    np.testing.assert_array_equal(pu.read_sequence(tmp_path.glob("*.npz")), [IMAGE, IMAGE / 2])
+    np.testing.assert_array_equal(pu.read_sequence("~/a.npz"), [IMAGE])
+    assert open_images(iter([IMAGE]))[0] is IMAGE
+    for read in (open_images, pu.read_sequence):
+        for empty in ("", [""]):
+            with pytest.raises(ValueError, match="a path must not be empty, got '': pass '.' for"):
+                read(empty)
+        with pytest.raises(FileNotFoundError, match=r"no such file: .*\*.npz: expand it with Path"):
+            read(tmp_path / "*.npz")
+        with pytest.raises(ValueError, match="paths must name at least one file"):
+            read(tmp_path.glob("*.tif"))
+        with pytest.raises(FileError, match="is a folder, and none of .*: pass its files"):
+            read([tmp_path])
 
 
 def test_engines_take_paths(tmp_path: Path) -> None:

@@ -53,6 +53,11 @@ def test_a_style_has_the_names_and_the_colours_of_pictures() -> None:
         assert items[1]["color"] == MATERIAL_COLOURS[position].lower()
 
 
+def test_control_characters_are_left_out_of_names() -> None:
+    root = ElementTree.fromstring(style_of("so\x00il\x1b\n\ud800 \ufffe2", 0).partition("\n")[2])
+    assert [item.get("label") for item in root.iter("item")] == ["soil 2: 0", "soil 2: 1"]
+
+
 def test_names_of_files_are_plain_and_differ() -> None:
     names = ["soil", "a/b", "a b", "../..", "Öl", "x" * 200]
     files = [style_name(name, p) for p, name in enumerate(names)]

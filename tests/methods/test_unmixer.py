@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from typing import Any
 
@@ -63,15 +64,54 @@ def test_a_method_with_a_posterior() -> None:
     assert_allclose(plain.transform(ROWS), FRACTIONS, atol=1e-6)
 
 
+@pytest.mark.parametrize("given", [None, SPECTRA])
+@pytest.mark.parametrize("name", ["fcls", "nnls", "sparse_regression", "mesma", "kalman_em"])
+def test_other_rows_are_unmixed_by_the_method_itself(name: str, given: np.ndarray | None) -> None:
+    rng = np.random.default_rng(2)
+    dim = ROWS * rng.uniform(0.5, 0.9, size=(63, 1))  # fractions that sum to less than one
+    method = getattr(pu.methods, name)
+    unmixer = pu.Unmixer(3, endmembers=given, method=method)
+    found = unmixer.fit_transform(dim)
+    if name != "kalman_em":  # which goes on from the spectra that it is given
+        assert_allclose(found, unmixer.result_.abundances[0, :, 0], atol=1e-6)
+    assert unmixer.transform(dim[:4]).shape == (4, 3)
+    if given is not None and name == "nnls":
+        assert_allclose(found, FRACTIONS, atol=1e-4)  # as shares of what is lit
+
+
+def test_shade_is_asked_for_again() -> None:
+    def shaded(cubes: Any, count: int, **how: Any) -> pu.Unmixing:
+        return pu.methods.fcls(cubes, count, shade=True, **how)
+
+    unmixer = pu.Unmixer(endmembers=SPECTRA, method=shaded)
+    assert_allclose(unmixer.fit_transform(0.6 * ROWS), FRACTIONS, atol=1e-4)
+
+
+def test_without_scikit_learn_the_package_can_be_looked_through(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert "Unmixer" in dir(pu)
+    monkeypatch.delitem(sys.modules, "pyro_unmix.methods.unmixer")
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    monkeypatch.setitem(sys.modules, "sklearn.base", None)
+    names = [name for name, _ in inspect.getmembers(pu)]
+    assert "Unmixer" not in names and "unmix" in names
+
+
 def test_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="num_endmembers is 13, but n_samples = 63 and n_features"):
         pu.Unmixer(13).fit(ROWS)
     with pytest.raises(TypeError, match="num_endmembers must be an integer"):
         pu.Unmixer(2.5).fit(ROWS)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"got 'fcls': pass pu.methods.fcls"):
+        pu.Unmixer(3, method="fcls").fit(ROWS)  # type: ignore[arg-type]
     with pytest.raises(
         ValueError, match=r"of 12 bands, a row each, got the shape .12, 3.: transpose"
     ):
         pu.Unmixer(endmembers=SPECTRA.T).fit(ROWS)
+    holed = np.where(np.arange(12) == 3, np.nan, SPECTRA)
+    with pytest.raises(ValueError, match="endmembers must be finite, got NaN .* in 3 of 3 spectra"):
+        pu.Unmixer(endmembers=holed).fit(ROWS)
     with pytest.raises(ValueError, match=r"fractions of shape .n, 3., .* got .63, 12."):
         pu.Unmixer(3).fit(ROWS).inverse_transform(ROWS)
     monkeypatch.delitem(sys.modules, "pyro_unmix.methods.unmixer")

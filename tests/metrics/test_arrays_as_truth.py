@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 
 from pyro_unmix import metrics
@@ -36,7 +37,27 @@ def test_pixels_without_truth_and_one_image() -> None:
     assert metrics.score(first, TRUE[0])["RMSE_A"] == pytest.approx(ERROR, abs=1e-12)
 
 
+def test_masked_truth_is_unknown() -> None:
+    below = TRUE.copy()
+    below[0, :2] = 7  # what lies below the mask is no truth
+    masked = np.ma.masked_greater(below, 1)
+    assert metrics.score(RESULT, masked) == metrics.score(RESULT, masked.filled(np.nan))
+    dates = metrics.rmse_abundances(TRUE + ERROR, masked)
+    assert dates == pytest.approx(ERROR, abs=1e-12)
+    assert masked.data is not None and (masked.data[0, :2] == 7).all()
+
+
+def test_truth_with_the_dims_of_other_programs() -> None:
+    truth = xr.DataArray(TRUE, dims=("date", "lat", "lon", "endmember"))
+    assert metrics.score(RESULT, truth.transpose()) == metrics.score(RESULT, TRUE)
+
+
 def test_errors() -> None:
+    for truth in (TRUE.tolist(), torch.tensor(TRUE)):
+        with pytest.raises(TypeError, match=r"truth must be .* got .*: pass np.asarray.truth."):
+            metrics.score(RESULT, truth)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"got a Dataset: pass truth..abundances"):
+        metrics.score(RESULT, RESULT.abundances.to_dataset(name="abundances"))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="abundances must have the shape of the truth, .4, 5, 3."):
         metrics.score(RESULT, TRUE[0])
     with pytest.raises(TypeError, match="truth must be a regular array of numbers"):

@@ -50,6 +50,14 @@ def test_a_file_has_lines_ten_seconds_apart(
     assert done == [10, 20, 30, 40]
 
 
+@pytest.mark.parametrize("seconds", [2.5, 5.0, 9.9])
+def test_a_file_has_one_line_of_what_takes_less_than_ten_seconds(
+    monkeypatch: pytest.MonkeyPatch, clock: SimpleNamespace, seconds: float
+) -> None:
+    text = told(monkeypatch, clock, io.StringIO(), seconds / 40)
+    assert text == f"fit: 40 of 40 steps after 00:0{int(seconds)}, 00:00 left\n"
+
+
 def test_a_terminal_has_a_bar(monkeypatch: pytest.MonkeyPatch, clock: SimpleNamespace) -> None:
     text = told(monkeypatch, clock, Terminal(), 1.0)
     assert text.count("\r") > 10 and "40/40" in text

@@ -103,6 +103,10 @@ def test_errors(fitted: pu.Unmixing, monkeypatch: pytest.MonkeyPatch) -> None:
         explorer.choose(pixel=(5, 0))
     with pytest.raises(ValueError, match="time between -3 and 2, got 3"):
         explorer.choose(time=3)
+    before = explorer.pixel, explorer.time, explorer.material
+    with pytest.raises(ValueError, match="material between -3 and 2, got 3"):
+        explorer.choose(pixel=(0, 0), time=2, material=3)
+    assert (explorer.pixel, explorer.time, explorer.material) == before  # all or nothing
     monkeypatch.setitem(sys.modules, "panel", None)
     with pytest.raises(ImportError, match=r"pip install .pyro-unmix\[view\]"):
         fitted.explore()
@@ -115,7 +119,7 @@ def test_pictures_are_methods_of_a_result(fitted: pu.Unmixing) -> None:
         "endmembers": pu.plots.plot_endmembers,
         "endmembers_over_time": pu.plots.plot_endmembers_over_time,
         "uncertainty": pu.plots.plot_uncertainty,
-        "residual": pu.plots.plot_rmse,
+        "rmse": pu.plots.plot_rmse,
         "change": pu.plots.plot_change,
         "losses": pu.plots.plot_losses,
         "nonlinearity": pu.plots.plot_nonlinearity,

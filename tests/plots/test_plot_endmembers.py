@@ -114,6 +114,19 @@ def test_truth_of_the_fans():
         assert not lines(ax, "_truth band")
 
 
+def test_the_truth_is_shown_where_odd_values_are_left_out():
+    result, truth = make_result(), make_result(seed=1)
+    result.spectra[2, 0, 0, 3] = 60.0  # far from all others
+    truth.spectra[2] += 2.0
+    for ax in plots.plot_endmembers(result, time=2, truth=truth).axes:
+        low, high = ax.get_ylim()
+        assert high < 10  # the odd value is left out still
+        (note,) = [text.get_text() for text in ax.texts]
+        assert note.startswith("reaches from") and note.endswith("60")
+        for line in [*lines(ax, "truth"), *lines(ax, "_truth band")]:
+            assert low < np.nanmin(line) and np.nanmax(line) < high
+
+
 def reference_line(ax: Any) -> Any:
     return next(line for line in ax.lines if line.get_label() == "reference")
 

@@ -236,6 +236,11 @@ def test_correlation_is_seen_between_gaps():
             ],
         ),
         ({"basis": Brightness()}, ["variability: as in the Brightness that was given"]),
+        ({"basis": DCT(3)}, ["variability: as in the DCT that was given"]),
+        (
+            {"basis": LearnedBasis(torch.full((224, 1, 3), 0.01))},
+            ["variability: as in the LearnedBasis that was given"],
+        ),
     ],
 )
 def test_what_was_chosen_is_said_in_plain_words(

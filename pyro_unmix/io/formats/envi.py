@@ -111,6 +111,17 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
         return dict(envi.read_envi_header(str(path)))
 
 
+def is_spectral_library(path: Path) -> bool:
+    """Whether the header, or that of the data, says that it is a spectral library and no image."""
+    headers = [path] if _starts_with_envi(path) else _header_candidates(path)
+    line = re.compile(rb"^\s*file type\s*=\s*envi spectral library\s*$", re.I | re.M)
+    for header in headers:
+        if _starts_with_envi(header):
+            with header.open("rb") as file:
+                return line.search(file.read(_MAX_HEADER)) is not None
+    return False
+
+
 def metadata(header: Mapping[str, Any], path: str | os.PathLike[str]) -> dict[str, Any]:
     """What an ENVI header says about the stored numbers, as arguments of `Image`."""
     notes: list[str] = []

@@ -8,6 +8,8 @@ from xml.etree import ElementTree
 
 from pyro_unmix.data.colours import material_colour
 
+#: Characters that XML 1.0 has no place for, and others that control.
+_NOT_IN_XML = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 _DOCTYPE = "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n"
 
 
@@ -17,10 +19,11 @@ def style_of(name: str, position: int) -> str:
     Parameters
     ----------
     name : str
-        Of the material, for the legend.
+        Of the material, for the legend; control characters are left out.
     position : int
         Of the material, from 0; its band is one more.
     """
+    name = _NOT_IN_XML.sub("", name)
     root = ElementTree.Element("qgis", version="3.0", styleCategories="Symbology")
     pipe = ElementTree.SubElement(root, "pipe")
     renderer = ElementTree.SubElement(
