@@ -249,7 +249,7 @@ def test_unmix_of_real_files(
     assert run("unmix", data_dir / "readers" / name, *arguments) == 0
     summary = json.loads(capsys.readouterr().out)
     assert summary["sizes"] == {**sizes, "endmember": 2} and summary["steps"] == 1
-    found = {path.name for path in (tmp_path / "geotiff").iterdir()}
+    found = {path.name for path in (tmp_path / "geotiff").glob("*.tif")}
     assert found == {f"abundances_{date}{end}.tif" for date in maps for end in ("", "_std")}
 
 
