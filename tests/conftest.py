@@ -26,10 +26,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=os.environ.get("PYRO_UNMIX_DATA"),
         help="folder of the real and published scenes (default: $PYRO_UNMIX_DATA)",
     )
+    parser.addoption("--slow", action="store_true", help="run tests of a minute or more as well")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
+        if item.get_closest_marker("slow") and not config.getoption("--slow"):
+            item.add_marker(pytest.mark.skip(reason="takes a minute or more: pass --slow"))
         if "data_dir" in getattr(item, "fixturenames", ()):
             item.add_marker("data")
 

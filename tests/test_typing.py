@@ -29,7 +29,6 @@ def maps(cubes: np.ndarray, count: int, folder: Path) -> xr.DataArray:
 WRONG = SCRIPT.replace("batch_size=64", "batchsize=64")
 
 
-@pytest.mark.slow
 def test_a_typed_script(tmp_path: Path) -> None:
     for name, text in (("right.py", SCRIPT), ("wrong.py", WRONG)):
         (tmp_path / name).write_text(text)

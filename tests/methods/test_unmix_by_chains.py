@@ -176,7 +176,6 @@ def test_few_spectra_are_not_sampled_and_wishes_agree(monkeypatch: pytest.Monkey
         pu.unmix(few, 3, trained="yes")  # type: ignore[arg-type]
 
 
-@pytest.mark.slow
 def test_a_scene_that_the_model_does_not_hold_for() -> None:
     """Without pure pixels and with a common residual, chains are nearer the truth than training, and know more."""
     cubes, truth = mixed(30)

@@ -105,7 +105,6 @@ def keep(browser: Any, name: str) -> None:
         browser.save_screenshot(str(Path(SCREENSHOTS) / f"{name}.png"))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("dates", [1, 6])
 def test_a_click_chooses_a_pixel(browser: Any, dates: int) -> None:
     scene = pu.simulate.scaled_scene(num_dates=dates, height=8, width=12, seed=0)

@@ -222,7 +222,6 @@ def test_unmix_finds_the_number_itself(monkeypatch):
 # A published scene
 
 
-@pytest.mark.slow
 def test_the_likelihood_and_hysime_on_the_first_scene_of_the_paper(data_dir):
     scene = _data.load("ds1", data_dir).scene
     part = scene.cubes[:1, :40, :40, ::4]
