@@ -30,7 +30,7 @@ HIDDEN[3:6, 3:6] = True
 GUESS = np.sqrt(2 / 36)
 #: As short as shows what is asked here.
 FEW: dict[str, Any] = {
-    "num_rounds": 60, "num_spectra": 130, "num_held_out": 40, "num_kept": 8, "num_samples": 40,
+    "num_rounds": 30, "num_spectra": 130, "num_held_out": 40, "num_kept": 8, "num_samples": 24, "num_chains": 2,
 }  # fmt: skip
 CHAINS = partial(unmix_by_chains, **FEW)
 METHODS = {
