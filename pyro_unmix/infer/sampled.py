@@ -232,10 +232,11 @@ class Sampled(Unmixing):
         return replace(self, cubes=cubes).read_out(progress=False)
 
     def diagnose(self, *, num_samples: int = 200, seed: int = 0) -> xr.Dataset:
-        """Split R-hat of what spectra share, of the worst chain, each cut in two: near one where a chain has settled.
+        """Split R-hat of what spectra share: near one where chains have settled, above 1.05 where they have not.
 
-        Chains are not compared with each other: each sees spectra of its own, and those of several models start apart
-        and are not meant to mix; how far apart they end is in the intervals.
+        Chains of one `SimplexMixing` are compared with each other. Those of several start apart, and are not meant to
+        mix; those of a library differ by the spectra that each of them sees: of these each is compared with itself,
+        cut in two, and the worst counts. How far apart chains end is in the intervals.
 
         Returns
         -------
@@ -248,15 +249,20 @@ class Sampled(Unmixing):
         Vehtari, Gelman, Simpson, Carpenter, Buerkner, Bayesian Analysis 16(2), 2021 (without their ranks).
         """
         assert self.orders is not None
-        worst: dict[str, Any] = {}
-        for chain, order in zip(self.chains, self.orders, strict=True):
+        together: dict[Any, list[dict[str, Tensor]]] = {}
+        for number, (chain, order) in enumerate(zip(self.chains, self.orders, strict=True)):
             draws = {"r_hat_noise": chain.stacked("noise_variance")}
             if "concentration" in chain.shared[0]:
                 draws["r_hat_concentration"] = chain.stacked("concentration")
-            if not isinstance(chain.model, LibraryMixing):
+            library = isinstance(chain.model, LibraryMixing)
+            if not library:
                 draws["r_hat"] = chain.stacked("endmembers").mean(-2)[:, list(order)]
-            for name, values in draws.items():
-                value = split_r_hat(values.cpu().double().unsqueeze(0)).numpy()
+            together.setdefault(number if library else id(chain.model), []).append(draws)
+        worst: dict[str, Any] = {}
+        for group in together.values():
+            for name in group[0]:
+                values = torch.stack([draws[name].cpu() for draws in group]).double()
+                value = split_r_hat(values).numpy()
                 worst[name] = np.fmax(worst.get(name, value), value)
         found = {n: ("endmember", v) if n == "r_hat" else v for n, v in worst.items()}
         return xr.Dataset(found, coords={"endmember": self.dataset["endmember"]})

@@ -11,6 +11,7 @@ import numpy as np
 
 from pyro_unmix.infer.sampled import Sampled
 from pyro_unmix.models.idnet import IDNet
+from pyro_unmix.models.library_mixing import LibraryMixing
 from pyro_unmix.posterior.estimates import PolishedMean
 from pyro_unmix.posterior.evidence import LARGEST_PARETO_K
 from pyro_unmix.posterior.result import Unmixing
@@ -74,14 +75,21 @@ def _of_chains(result: Sampled) -> Verdict:
             "(standard deviation over chains, of the material where they differ most). The intervals hold this spread.",
         )
     checks = result.diagnose()
+    alone = isinstance(result.model, LibraryMixing)
+    alone |= len({id(chain.model) for chain in result.chains}) == len(result.chains)
     worst = max((float(np.nanmax(v)) for v in checks.values() if v.notnull().any()), default=np.nan)
     if math.isnan(worst):
         return Verdict("no", ["The chains are too short to be checked.", *reasons])
     if worst <= LARGEST_R_HAT:
-        good = f"Each chain is settled (largest R-hat {worst:.2f})."
-        return Verdict("with care", [good, *reasons])
-    bad = f"Some chains are not settled (largest R-hat {worst:.2f}, asked: {LARGEST_R_HAT}): they were too short."
-    return Verdict("no", [bad, *reasons])
+        good = "Each chain is settled" if alone else "The chains of each model agree"
+        return Verdict("with care", [f"{good} (largest R-hat {worst:.2f}).", *reasons])
+    bad = (
+        "Some chains are not settled" if alone else "The chains of some model do not agree",
+        "they were too short." if alone else "they were too short, or there are several answers.",
+    )
+    return Verdict(
+        "no", [f"{bad[0]} (largest R-hat {worst:.2f}, asked: {LARGEST_R_HAT}): {bad[1]}", *reasons]
+    )
 
 
 def _apart(result: Sampled) -> float:
