@@ -182,7 +182,7 @@ WRONG = [
     ("both", {"batch_size": 0}, ValueError, "batch_size must be at least 1, got 0"),
     ("both", {"learning_rate": 0}, ValueError, "learning_rate must lie in"),
     ("both", {"steps": 3}, TypeError, "unexpected keyword argument 'steps'"),
-    ("both", {"cubes": "scene.nc"}, TypeError, "a cube sequence must be a numpy array"),
+    ("both", {"cubes": "scene.nc"}, FileNotFoundError, "no such file: scene.nc"),
     ("both", {"cubes": SMALL * np.nan}, ValueError, "must have a valid pixel"),
     ("both", {"cubes": (SMALL * 1e4).astype(int)}, TypeError, "without a scale: multiply by"),
 ]
