@@ -77,7 +77,7 @@ def test_one_quantile_has_no_dim_for_it(result):
             ValueError,
             "expected cubes at the wavelengths of the endmembers, got some up to 30.0 nm off: bring",
         ),
-        (lambda r: r.predict("scene.nc"), TypeError, "a cube sequence must be a numpy array"),
+        (lambda r: r.predict("scene.nc"), FileNotFoundError, "no such file: scene.nc"),
         (
             lambda r: dataclasses.replace(r, cubes=None).sample(),
             ValueError,
