@@ -66,6 +66,7 @@ def test_scores_of_intervals_are_their_formulas() -> None:
     assert scores["interval score"] == pytest.approx((expected(1) + expected(2)) / 2, rel=0.05)
 
 
+@pytest.mark.slow
 def test_the_calibration_benchmark_runs(data_dir: Path, tmp_path: Path) -> None:
     rows = calibration.main(["--quick", "--data", str(data_dir), "--out", str(tmp_path)])
     scenes = ("drawn from the model", "smooth in space, pixels alone", "ds1", "ds2")
