@@ -3,7 +3,7 @@
 `sglmm` is `SGLMM`, the state-space model of ReDSUNN, whose every line is a part that can be swapped; `idnet` is
 `IDNet`, for one image that mixes nonlinearly. `published` has the parts with which ReDSUNN's published program departs
 from its paper, `perturbed` the scene-wide model of `hbun` with its `smoothness` priors. `simplex` is `SimplexMixing`,
-`library_mixing` is `LibraryMixing`, both for `sample`. `base` is `Model`, the class of your own.
+`library_mixing` is `LibraryMixing`, both for `sample`, on `common_residual`. `base` is `Model`, the class of your own.
 """
 
 from pyro_unmix.models.base import Model, VariabilityModel

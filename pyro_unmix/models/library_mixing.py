@@ -6,20 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pyro
 import pyro.distributions as dist
 import torch
 from numpy.typing import ArrayLike
-from pyro import poutine
-from pyro.nn import PyroModule
 from torch import Tensor
 
+from pyro_unmix.models.common_residual import CommonResidual
 from pyro_unmix.ops.checks import finite_array, in_range, positive_int
-from pyro_unmix.ops.recipes import Recorded
-from pyro_unmix.ops.seeding import seeded
 
 
-class LibraryMixing(Recorded, PyroModule):
+class LibraryMixing(CommonResidual):
     """A pixel holds a few spectra of a library, in amounts of its own; the abundance of a class is their sum.
 
     For what all pixels share::
@@ -102,7 +98,7 @@ class LibraryMixing(Recorded, PyroModule):
         residual: float = 0.01,
         noise: float = 0.001,
     ) -> None:
-        super().__init__("model")
+        super().__init__(rank, residual, noise)
         array = finite_array(spectra, "spectra", ndim=2)
         names = [str(label) for label in labels]
         if len(names) != array.shape[1]:
@@ -125,12 +121,9 @@ class LibraryMixing(Recorded, PyroModule):
         self.num_bands, self.num_spectra = array.shape
         slots = self.num_endmembers + 2 if num_slots is None else num_slots
         self.num_slots = positive_int(slots, "num_slots")
-        self.rank = positive_int(rank, "rank")
         self.included = in_range(included, "included", low=0, high=1, open_low=True, open_high=True)
         amount = 2.5 / self.num_slots if amount is None else amount
         self.amount = in_range(amount, "amount", low=0, open_low=True)
-        self.residual = in_range(residual, "residual", low=0, open_low=True)
-        self.noise = in_range(noise, "noise", low=0, open_low=True)
         self._titles = np.arange(self.num_spectra) if titles is None else np.array(list(titles))
         if self._titles.shape != (self.num_spectra,):
             raise ValueError(f"expected {self.num_spectra} titles, got {self._titles.size}")
@@ -140,10 +133,6 @@ class LibraryMixing(Recorded, PyroModule):
         self.register_buffer("spectra", torch.tensor(array))
         self.register_buffer("classes", torch.as_tensor(classes))
         self.register_buffer("weights", torch.tensor(shares))
-
-    @property
-    def device(self) -> torch.device:
-        return self.spectra.device
 
     @property
     def titles(self) -> np.ndarray:
@@ -165,61 +154,18 @@ class LibraryMixing(Recorded, PyroModule):
 
     # ---------------------------------------------------------------- the program
 
-    def forward(
-        self,
-        pixels: Tensor | None,
-        valid: Tensor,
-        *,
-        index: Tensor | None = None,
-        size: int | None = None,
-        features: Mapping[str, Tensor] | None = None,
-    ) -> None:
-        """The generative program.
-
-        Parameters
-        ----------
-        pixels : Tensor, shape (B, T, L), or None to simulate
-            Reflectance; any finite value where not valid.
-        valid : Tensor of bool, shape (B, T)
-        index, size, features
-            As for `SGLMM`.
-        """
-        batch, num_dates = valid.shape
-        shared = self.sample_shared()
-        zeros = self.weights.new_zeros(max(self.num_slots, self.rank))
-        slot = dist.Categorical(self.weights).expand([self.num_slots]).to_event(1)
-        amounts = dist.HalfNormal(self.amount + zeros[: self.num_slots]).to_event(1)
-        standard = dist.Normal(zeros[: self.rank], 1 + zeros[: self.rank]).to_event(1)
-        index = torch.arange(batch, device=valid.device) if index is None else index
-        masks: Any = valid.unbind(1)
-        with pyro.plate("pixels", size or batch, subsample=index, dim=-1):
-            for t in range(num_dates):
-                own = {
-                    "members": pyro.sample(f"members_{t + 1}", slot),
-                    "amounts": pyro.sample(f"amounts_{t + 1}", amounts),
-                    "residual": pyro.sample(f"residual_{t + 1}", standard),
-                }
-                mean = own["residual"] @ shared["residual_factor"].mT
-                mean = mean + self.explained(own["members"], own["amounts"])
-                observed = None if pixels is None else pixels[:, t]
-                with poutine.mask(mask=masks[t]):
-                    spectrum = dist.Normal(mean, shared["noise_variance"].sqrt()).to_event(1)
-                    pyro.sample(f"y_{t + 1}", spectrum, obs=observed)
-
-    def sample_shared(self) -> dict[str, Tensor]:
-        """The sites of what all pixels share."""
-        one = self.weights.new_tensor(1.0)
-        variance = dist.InverseGamma(one.expand(self.rank), one * self.residual**2).to_event(1)
-        shared = {
-            "residual_variance": pyro.sample("residual_variance", variance),
-            "noise_variance": pyro.sample(
-                "noise_variance", dist.InverseGamma(one, one * self.noise**2)
-            ),
+    def own(self, shared: Mapping[str, Tensor]) -> dict[str, dist.TorchDistribution]:
+        """Priors of members and amounts."""
+        scale = self.amount * torch.ones_like(self.weights[:1]).expand(self.num_slots)
+        return {
+            "members": dist.Categorical(self.weights).expand([self.num_slots]).to_event(1),
+            "amounts": dist.HalfNormal(scale).to_event(1),
         }
-        scale = shared["residual_variance"].sqrt().expand(self.num_bands, self.rank)
-        factor = dist.Normal(torch.zeros_like(scale), scale).to_event(2)
-        shared["residual_factor"] = pyro.sample("residual_factor", factor)
-        return shared
+
+    def mean(self, own: Mapping[str, Tensor], shared: Mapping[str, Tensor]) -> Tensor:
+        """Noiseless spectra (..., L)."""
+        common = own["residual"] @ shared["residual_factor"].mT
+        return self.explained(own["members"], own["amounts"]) + common
 
     def explained(self, members: Tensor, amounts: Tensor) -> Tensor:
         """Spectra (..., L) of what is in slots (..., K), without the residual."""
@@ -255,14 +201,3 @@ class LibraryMixing(Recorded, PyroModule):
         members = torch.multinomial(self.weights, number, replacement=True, generator=generator)
         noise = torch.randn(slots, generator=generator, dtype=kind, device=self.device)
         return self.abundances(members.view(slots), self.amount * noise.abs())
-
-    def simulate(self, num_pixels: int, num_dates: int = 1, *, seed: int = 0) -> dict[str, Any]:
-        """Everything drawn from the program: sites by name, and ``pixels`` (N, T, L)."""
-        valid = torch.ones(num_pixels, num_dates, dtype=torch.bool, device=self.device)
-        with torch.no_grad(), seeded(seed, self.device), pyro.get_param_store().scope():
-            trace = poutine.trace(self).get_trace(None, valid)
-        sites: dict[str, Any] = {
-            k: s["value"] for k, s in trace.nodes.items() if s["type"] == "sample"
-        }
-        sites["pixels"] = torch.stack([sites[f"y_{t + 1}"] for t in range(num_dates)], 1)
-        return sites

@@ -14,14 +14,11 @@ import pyro
 import pyro.distributions as dist
 import torch
 from numpy.typing import ArrayLike
-from pyro import poutine
 from pyro.distributions import constraints
-from pyro.nn import PyroModule
 from torch import Tensor
 
-from pyro_unmix.ops.checks import finite_array, in_range, positive_int
-from pyro_unmix.ops.recipes import Recorded
-from pyro_unmix.ops.seeding import seeded
+from pyro_unmix.models.common_residual import CommonResidual
+from pyro_unmix.ops.checks import finite_array, in_range
 from pyro_unmix.ops.simplex import tile_components
 from pyro_unmix.priors.bounded import BoundedEndmembers
 
@@ -59,7 +56,7 @@ class LogUniform(dist.TorchDistribution):
         return self.low * (self.high / self.low) ** uniform
 
 
-class SimplexMixing(Recorded, PyroModule):
+class SimplexMixing(CommonResidual):
     """Mixtures on the simplex, with variability of each material and a residual that they have in common.
 
     For what all pixels share::
@@ -129,14 +126,13 @@ class SimplexMixing(Recorded, PyroModule):
         residual: float = 0.01,
         noise: float = 0.001,
     ) -> None:
-        super().__init__("model")
+        super().__init__(rank, residual, noise)
         self.reference = (
             endmembers
             if isinstance(endmembers, BoundedEndmembers)
             else BoundedEndmembers(endmembers)
         )
         self.num_bands, self.num_endmembers = self.reference.centre.shape
-        self.rank = positive_int(rank, "rank")
         low, high = (in_range(c, "concentration", low=0, open_low=True) for c in concentration)
         if not low < high:
             raise ValueError(f"concentration must be (least, largest), got {concentration}")
@@ -144,8 +140,6 @@ class SimplexMixing(Recorded, PyroModule):
         self.register_buffer("components", self._checked(components))
         self.num_components = self.components.shape[1] // self.num_endmembers
         self.brightness = in_range(brightness, "brightness", low=0, open_low=True)
-        self.residual = in_range(residual, "residual", low=0, open_low=True)
-        self.noise = in_range(noise, "noise", low=0, open_low=True)
 
     def _checked(self, components: ArrayLike | None) -> Tensor:
         """W, shape (L, K P), component outer and material inner."""
@@ -160,10 +154,6 @@ class SimplexMixing(Recorded, PyroModule):
         return torch.tensor(array.reshape(self.num_bands, -1))
 
     @property
-    def device(self) -> torch.device:
-        return self.components.device
-
-    @property
     def endmember_names(self) -> list[Any] | None:
         """Names of the materials, where the given endmembers had them."""
         names = self.reference.names
@@ -171,69 +161,25 @@ class SimplexMixing(Recorded, PyroModule):
 
     # ---------------------------------------------------------------- the program
 
-    def forward(
-        self,
-        pixels: Tensor | None,
-        valid: Tensor,
-        *,
-        index: Tensor | None = None,
-        size: int | None = None,
-        features: Mapping[str, Tensor] | None = None,
-    ) -> None:
-        """The generative program.
-
-        Parameters
-        ----------
-        pixels : Tensor, shape (B, T, L), or None to simulate
-            Reflectance; any finite value where not valid.
-        valid : Tensor of bool, shape (B, T)
-        index, size, features
-            As for `SGLMM`.
-        """
-        batch, num_dates = valid.shape
-        shared = self.sample_shared()
-        alpha = shared["concentration"].expand(self.num_endmembers)
-        noise_scale = shared["noise_variance"].sqrt()
-        index = torch.arange(batch, device=valid.device) if index is None else index
-        masks: Any = valid.unbind(1)
-        with pyro.plate("pixels", size or batch, subsample=index, dim=-1):
-            for t in range(num_dates):
-                own = {
-                    "abundances": pyro.sample(f"abundances_{t + 1}", dist.Dirichlet(alpha)),
-                    "brightness": pyro.sample(f"brightness_{t + 1}", self._standard()),
-                    "variability": pyro.sample(
-                        f"variability_{t + 1}", self._standard(self.components.shape[1])
-                    ),
-                    "residual": pyro.sample(f"residual_{t + 1}", self._standard(self.rank)),
-                }
-                mean = self.mean(own, shared)
-                observed = None if pixels is None else pixels[:, t]
-                with poutine.mask(mask=masks[t]):
-                    spectrum = dist.Normal(mean, noise_scale).to_event(1)
-                    pyro.sample(f"y_{t + 1}", spectrum, obs=observed)
-
     def sample_shared(self) -> dict[str, Tensor]:
         """The sites of what all pixels share."""
-        like = self.concentration_bounds
-        low, high = like.unbind()
-        num_scales, tiny = self.components.shape[1], like.new_tensor(1.0)
-        variance = dist.InverseGamma(tiny.expand(self.rank), tiny * self.residual**2).to_event(1)
-        shared = {
+        low, high = self.concentration_bounds.unbind()
+        scale = self.brightness * torch.ones_like(low)
+        return {
             "endmembers": pyro.sample("endmembers", self.reference.distribution()),
             "concentration": pyro.sample("concentration", LogUniform(low, high)),
-            "scales": pyro.sample("scales", self._standard(num_scales)),
-            "brightness_scale": pyro.sample(
-                "brightness_scale", dist.Normal(0 * tiny, self.brightness * tiny)
-            ),
-            "residual_variance": pyro.sample("residual_variance", variance),
-            "noise_variance": pyro.sample(
-                "noise_variance", dist.InverseGamma(tiny, tiny * self.noise**2)
-            ),
+            "scales": pyro.sample("scales", self.standard(self.components.shape[1])),
+            "brightness_scale": pyro.sample("brightness_scale", dist.Normal(0 * scale, scale)),
+            **super().sample_shared(),
         }
-        scale = shared["residual_variance"].sqrt().expand(self.num_bands, self.rank)
-        factor = dist.Normal(torch.zeros_like(scale), scale).to_event(2)
-        shared["residual_factor"] = pyro.sample("residual_factor", factor)
-        return shared
+
+    def own(self, shared: Mapping[str, Tensor]) -> dict[str, dist.TorchDistribution]:
+        """Priors of abundances, brightness and variability."""
+        return {
+            "abundances": dist.Dirichlet(shared["concentration"].expand(self.num_endmembers)),
+            "brightness": self.standard(),
+            "variability": self.standard(self.components.shape[1]),
+        }
 
     def mean(self, own: Mapping[str, Tensor], shared: Mapping[str, Tensor]) -> Tensor:
         """Noiseless spectra (..., L) of a date's sites (without their dates in the names) and the shared ones."""
@@ -245,10 +191,6 @@ class SimplexMixing(Recorded, PyroModule):
         common = own["residual"] @ shared["residual_factor"].mT
         return direct + spread @ self.components.mT + common
 
-    def _standard(self, *size: int) -> dist.TorchDistribution:
-        zeros = torch.zeros(size, dtype=torch.float64, device=self.concentration_bounds.device)
-        return dist.Normal(zeros, torch.ones_like(zeros)).to_event(len(size))
-
     def prior_abundances(
         self, shared: Mapping[str, Tensor], shape: tuple[int, ...], generator: torch.Generator
     ) -> Tensor:
@@ -258,24 +200,6 @@ class SimplexMixing(Recorded, PyroModule):
             alpha.expand(*shape, self.num_endmembers), generator=generator
         ).clamp(min=1e-290)
         return drawn / drawn.sum(-1, keepdim=True)
-
-    def simulate(self, num_pixels: int, num_dates: int = 1, *, seed: int = 0) -> dict[str, Any]:
-        """Everything drawn from the program: sites by name, and ``pixels`` (N, T, L).
-
-        Parameters
-        ----------
-        num_pixels, num_dates : int
-        seed : int
-        """
-        device = self.concentration_bounds.device
-        valid = torch.ones(num_pixels, num_dates, dtype=torch.bool, device=device)
-        with torch.no_grad(), seeded(seed, device), pyro.get_param_store().scope():
-            trace = poutine.trace(self).get_trace(None, valid)
-        sites: dict[str, Any] = {
-            k: s["value"] for k, s in trace.nodes.items() if s["type"] == "sample"
-        }
-        sites["pixels"] = torch.stack([sites[f"y_{t + 1}"] for t in range(num_dates)], 1)
-        return sites
 
     def decode(self, latents: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Abundances (..., T, P) and scaled variability (..., T, K, P) of site values."""
