@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -54,6 +56,15 @@ def test_pixels_are_drawn_under_the_shared_draws(result: Sampled) -> None:
     np.testing.assert_array_equal(data.observed_data["reflectance"].values[1], seen)
     again = result.to_arviz([0, 7], num_samples=3, seed=2).posterior["abundances"]
     np.testing.assert_array_equal(own, again)
+
+
+def test_materials_are_in_the_order_of_the_result(result: Sampled) -> None:
+    turned = replace(result, orders=np.array([[0, 1], [1, 0]]))
+    one, two = (r.to_arviz([7], seed=2).posterior for r in (result, turned))
+    for name in ("endmembers", "abundances"):
+        np.testing.assert_array_equal(one[name][0], two[name][0])
+        np.testing.assert_array_equal(one[name][1], two[name][1].isel(endmember=[1, 0]))
+        assert not np.array_equal(one[name][1], two[name][1])
 
 
 def test_more_draws_than_were_kept_are_refused(result: Sampled) -> None:

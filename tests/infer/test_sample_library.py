@@ -185,15 +185,18 @@ def test_the_spread_of_a_class_is_that_of_its_spectra(found: tuple[Sampled, np.n
         assert np.mean(high[:, number] - low[:, number]) > 0.5 * np.mean(np.ptp(own, axis=1))
 
 
-def test_several_programs_must_be_of_one_library() -> None:
-    labels = [str(x) for x in LIBRARY["label"].values]
-    models = [
-        LibraryMixing(LIBRARY.values, labels),
-        LibraryMixing(LIBRARY.values[:, ::-1].copy(), labels[::-1]),
-    ]
+@pytest.mark.parametrize("what", ["labels", "spectra", "number"])
+def test_several_programs_must_be_of_one_library(what: str) -> None:
+    spectra, labels = LIBRARY.values, [str(x) for x in LIBRARY["label"].values]
+    one = LibraryMixing(spectra, labels)
+    other = {
+        "labels": lambda: LibraryMixing(spectra, [labels[0], labels[-1], *labels[2:]]),
+        "spectra": lambda: LibraryMixing(spectra[:, ::-1].copy(), labels),
+        "number": lambda: LibraryMixing(spectra[:, 1:], labels[1:]),
+    }[what]()
     cubes, _ = mixed(LIBRARY, CLASSES)
     with pytest.raises(ValueError, match="same spectra with the same labels"):
-        sample(models, cubes, **QUICK)
+        sample([one, other], cubes, **QUICK)
 
 
 def test_weights_by_prediction_are_not_of_libraries(found: tuple[Sampled, np.ndarray]) -> None:

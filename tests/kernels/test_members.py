@@ -199,6 +199,23 @@ def test_the_positive_part_of_a_normal_weight(score: float) -> None:
     torch.testing.assert_close(factor.log() + logarithm, expected, rtol=0, atol=3e-5)
 
 
+def test_a_spectrum_that_is_missing_says_nothing() -> None:
+    model = model_of()
+    state, spectra = drawn(model, 3, seed=5)
+    valid = torch.tensor([[True], [False], [True]])
+
+    def density(values: torch.Tensor) -> float:
+        conditioned = poutine.condition(model, data=state.sites())
+        return float(
+            poutine.trace(conditioned).get_trace(values.unsqueeze(1), valid).log_prob_sum()
+        )
+
+    seen, missing = spectra.values.clone(), spectra.values.clone()
+    missing[1] += 1.0
+    seen[0] += 1.0
+    assert density(missing) == density(spectra.values) != density(seen)
+
+
 def test_empty_slots_stay_finite() -> None:
     model = model_of()
     state, spectra = drawn(model, 4, seed=1)
