@@ -95,13 +95,19 @@ def credible_interval(draws: torch.Tensor, level: float) -> torch.Tensor:
     low, high, one_low, one_high = _interpolate_ranks(
         ordered, draws.new_tensor([tail, 1 - tail, 1 - level, level])
     )
+    at_zero, at_one = _at_bounds(draws)
+    low = torch.where(at_zero, torch.zeros_like(low), torch.where(at_one, one_low, low))
+    high = torch.where(at_one, torch.ones_like(high), torch.where(at_zero, one_high, high))
+    return torch.stack([low, high])
+
+
+def _at_bounds(draws: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where (...) intervals of draws (S, ...) begin at zero, and where they end at one."""
     mean, variance = draws.double().mean(0), draws.double().var(0)
     size = mean * (1 - mean) / variance - 1  # alpha + beta; not finite without spread
     at_zero = (mean * size <= _MOST_SHAPE) & (mean < 0.5)
     at_one = ((1 - mean) * size <= _MOST_SHAPE) & (mean > 0.5)
-    low = torch.where(at_zero, torch.zeros_like(low), torch.where(at_one, one_low, low))
-    high = torch.where(at_one, torch.ones_like(high), torch.where(at_zero, one_high, high))
-    return torch.stack([low, high])
+    return at_zero, at_one
 
 
 def joint_interval(draws: torch.Tensor, level: float) -> torch.Tensor:
@@ -109,18 +115,23 @@ def joint_interval(draws: torch.Tensor, level: float) -> torch.Tensor:
 
     The k-th smallest and largest value of every component, the same k for all: the largest for which a share `level`
     of the draws is inside in all components (Besag, Green, Higdon, Mengersen, Statistical Science 10(1), 1995, section
-    6.3).
+    6.3). Components whose own interval is one-sided (`credible_interval`) have one bound that counts.
     """
     count = len(draws)
     order = draws.argsort(dim=0)
-    ranks = torch.empty_like(order)
     places = torch.arange(count, device=draws.device).reshape(-1, *[1] * (draws.dim() - 1))
-    ranks.scatter_(0, order, places.expand_as(order))
-    farthest = torch.maximum(ranks, count - 1 - ranks).amax(-1).sort(dim=0).values  # of every draw
+    above = torch.empty_like(order).scatter_(0, order, places.expand_as(order))  # rank from below
+    below = count - 1 - above
+    at_zero, at_one = _at_bounds(draws)
+    two_sided = torch.maximum(above, below)
+    counted = torch.where(at_zero, above, torch.where(at_one, below, two_sided))
+    farthest = counted.amax(-1).sort(dim=0).values  # of every draw
     chosen = farthest[min(math.ceil(level * (count + 1)), count) - 1]
     ordered = draws.gather(0, order)
     index = torch.stack([count - 1 - chosen, chosen]).unsqueeze(-1)
-    return ordered.gather(0, index.expand(2, *draws.shape[1:]))
+    low, high = ordered.gather(0, index.expand(2, *draws.shape[1:]))
+    low = torch.where(at_zero, torch.zeros_like(low), low)
+    return torch.stack([low, torch.where(at_one, torch.ones_like(high), high)])
 
 
 def _stacked(maps: list[xr.DataArray], levels: list[float], q: ArrayLike) -> xr.DataArray:
