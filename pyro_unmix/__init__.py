@@ -140,9 +140,13 @@ __all__ = [*_ROOMS, *_HOMES]
 def __getattr__(name: str) -> Any:
     if name in _ROOMS:
         return importlib.import_module(f"pyro_unmix.{name}")
-    homes = {**_HOMES, **_WITH_EXTRAS}
-    if name in homes:
-        return getattr(importlib.import_module(f"pyro_unmix.{homes[name]}"), name)
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"pyro_unmix.{_HOMES[name]}"), name)
+    if name in _WITH_EXTRAS:
+        try:
+            return getattr(importlib.import_module(f"pyro_unmix.{_WITH_EXTRAS[name]}"), name)
+        except ImportError as error:  # so that hasattr is False
+            raise AttributeError(f"pyro_unmix.{name} is not there: {error}") from error
     raise AttributeError(f"module 'pyro_unmix' has no attribute {name!r}")
 
 

@@ -154,7 +154,8 @@ def _build(arguments: argparse.Namespace) -> None:
         try:
             library = library_from_pixels(
                 cubes, classes, time=arguments.date, max_spectra=arguments.max_spectra,
-                all_touched=arguments.all_touched, seed=arguments.seed, **polygons,
+                all_touched=arguments.all_touched, seed=arguments.seed,
+                origin=tuple(arguments.window[:2]) if arguments.window else (0, 0), **polygons,
             )  # fmt: skip
         except ValueError as error:
             raise ValueError(str(error).replace("time=", "--date")) from error

@@ -5,10 +5,9 @@ A *pixel-date* is one spectrum: one pixel at one date. It is missing when any of
 
 from __future__ import annotations
 
-import functools
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,21 +23,6 @@ __all__ += ["valid_mask"]
 
 logger = logging.getLogger(__name__)
 
-_Rest = ParamSpec("_Rest")
-_Result = TypeVar("_Result", covariant=True)
-
-
-class TakesCubes(Protocol[_Rest, _Result]):
-    """A function of anything that `as_cube_sequence` takes."""
-
-    def __call__(
-        self, cubes: CubesLike, /, *args: _Rest.args, **kwargs: _Rest.kwargs
-    ) -> _Result: ...
-
-    @property
-    def unchecked(self) -> Callable[Concatenate[xr.DataArray, _Rest], _Result]:
-        """The same of what `as_cube_sequence` returned, which is not looked at again."""
-
 
 def as_cube_sequence(
     x: CubesLike,
@@ -49,7 +33,8 @@ def as_cube_sequence(
     """Return `x` as the labelled array that the whole package works on.
 
     Axes are taken from their names or from the documented order, never guessed from sizes. `x` is
-    never changed: the result is a copy, or a read-only view where nothing had to be converted.
+    never changed: the result is a copy, or a read-only view where nothing had to be converted. Files are not read here,
+    where what they leave open could not be said: `read_sequence` reads them, and so do all functions of whole images.
 
     Parameters
     ----------
@@ -99,7 +84,7 @@ def as_cube_sequence(
         raise TypeError(
             "a cube sequence must be a numpy array, a DataArray or a list of either, got "
             f"{type(x).__name__}: take one variable of a Dataset, x.numpy() of a tensor, "
-            "pyro_unmix.io.read_sequence for a file"
+            "pyro_unmix.read_sequence for a file"
         )
     if 0 in cubes.shape:
         raise ValueError(f"a cube sequence must not be empty, got sizes {dict(cubes.sizes)}")
@@ -109,22 +94,6 @@ def as_cube_sequence(
     plausible_reflectance(cubes.to_numpy())
     tiles(cubes)
     return cubes.rename("reflectance")
-
-
-def takes_cubes(
-    function: Callable[Concatenate[xr.DataArray, _Rest], _Result],
-) -> TakesCubes[_Rest, _Result]:
-    """Let a function of checked cubes take anything that `as_cube_sequence` takes; `unchecked` is the function itself.
-
-    A whole method checks its images once, at its own door, and passes them on to the `unchecked` ones.
-    """
-
-    @functools.wraps(function)
-    def public(cubes: CubesLike, *args: Any, **kwargs: Any) -> _Result:
-        return function(as_cube_sequence(cubes), *args, **kwargs)
-
-    public.unchecked = function  # type: ignore[attr-defined]
-    return cast(TakesCubes[_Rest, _Result], public)
 
 
 def valid_mask(cubes: xr.DataArray) -> xr.DataArray:

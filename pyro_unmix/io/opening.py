@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast
 
 import xarray as xr
 
 from pyro_unmix.data.cube_input import with_our_dims
+from pyro_unmix.data.cubes import as_cube_sequence
 from pyro_unmix.data.types import CubesLike, ImagesLike
 from pyro_unmix.io.errors import FileError
 
@@ -19,6 +21,21 @@ logger = logging.getLogger(__name__)
 #: Names of what lies beside images: masks, EMIT's uncertainties, EnMAP's quality layers, Sentinel-2's classes, GDAL's
 #: overviews and masks.
 _BESIDE = re.compile(r"(^|[_.-])(MASK|RFLUNCERT|QL|SCL)([_.-]|$)|\.(ovr|msk)$", re.IGNORECASE)
+
+_Rest = ParamSpec("_Rest")
+_Result = TypeVar("_Result", covariant=True)
+
+
+class TakesImages(Protocol[_Rest, _Result]):
+    """A function of images or their files."""
+
+    def __call__(
+        self, cubes: ImagesLike, /, *args: _Rest.args, **kwargs: _Rest.kwargs
+    ) -> _Result: ...
+
+    @property
+    def unchecked(self) -> Callable[Concatenate[xr.DataArray, _Rest], _Result]:
+        """The same of what `as_cube_sequence` returned, which is not looked at again."""
 
 
 def open_images(images: ImagesLike) -> CubesLike:
@@ -91,6 +108,22 @@ def open_images(images: ImagesLike) -> CubesLike:
         return _read(items)
     renamed = [with_our_dims(x) if isinstance(x, xr.DataArray) else x for x in items]
     return cast(CubesLike, renamed)
+
+
+def takes_images(
+    function: Callable[Concatenate[xr.DataArray, _Rest], _Result],
+) -> TakesImages[_Rest, _Result]:
+    """Let a function of checked cubes take anything that `as_cube_sequence` takes, and files as `open_images` does.
+
+    `unchecked` is the function itself: a whole method checks its images once, at its own door, and passes them on.
+    """
+
+    @functools.wraps(function)
+    def public(cubes: ImagesLike, *args: Any, **kwargs: Any) -> _Result:
+        return function(as_cube_sequence(open_images(cubes)), *args, **kwargs)
+
+    public.unchecked = function  # type: ignore[attr-defined]
+    return cast(TakesImages[_Rest, _Result], public)
 
 
 def _read(paths: Sequence[Any]) -> xr.DataArray:

@@ -7,11 +7,12 @@ import xarray as xr
 from numpy.typing import ArrayLike
 
 from pyro_unmix.data.checks import as_endmembers
-from pyro_unmix.data.cubes import takes_cubes, to_pixels
+from pyro_unmix.data.cubes import to_pixels
+from pyro_unmix.io.opening import takes_images
 from pyro_unmix.ops.checks import positive_int
 
 
-@takes_cubes
+@takes_images
 def extract_bundles(
     cubes: xr.DataArray, endmembers: ArrayLike | xr.DataArray, num: int = 100
 ) -> xr.DataArray:
@@ -20,7 +21,7 @@ def extract_bundles(
     Parameters
     ----------
     cubes
-        Anything that `as_cube_sequence` takes; its dates are pooled.
+        Anything that `as_cube_sequence` takes, or files; its dates are pooled.
     endmembers : array (L, P) or DataArray (wavelength, endmember)
         Reference spectra, reflectance.
     num : int

@@ -14,8 +14,9 @@ from numpy.typing import ArrayLike
 
 from pyro_unmix.bases.linear import DCT, Basis, Brightness, LearnedBasis, library_basis
 from pyro_unmix.data.checks import as_endmembers
-from pyro_unmix.data.cubes import check_bands, takes_cubes, to_pixels
+from pyro_unmix.data.cubes import check_bands, to_pixels
 from pyro_unmix.data.libraries import at_bands_of, is_library
+from pyro_unmix.io.opening import takes_images
 from pyro_unmix.ops.checks import positive_int
 from pyro_unmix.ops.progress import progress_bar
 from pyro_unmix.ops.threads import one_thread
@@ -58,7 +59,7 @@ class Start:
     log_likelihoods: dict[str, float]
 
 
-@takes_cubes
+@takes_images
 @one_thread()
 def choose_start(
     cubes: xr.DataArray,
@@ -83,7 +84,7 @@ def choose_start(
     Parameters
     ----------
     cubes
-        Anything that `as_cube_sequence` takes.
+        Anything that `as_cube_sequence` takes, or files.
     num_endmembers : int
     endmembers : array, optional
         Given ones are not extracted; only the basis is chosen. A library (DataArray with the coordinate ``label``)
@@ -160,7 +161,7 @@ _BEST = "because they explain the spectra best"
 _REFINED = f"the means of pixels with pure neighbours, {_BEST}"
 
 
-@takes_cubes
+@takes_images
 @one_thread()
 def temporal_correlation(cubes: xr.DataArray, start: Start) -> float:
     """Correlation of the variability between neighbouring dates, as seen through its posterior means.

@@ -8,9 +8,10 @@ import xarray as xr
 from numpy.typing import ArrayLike
 
 from pyro_unmix.data.checks import as_endmembers
-from pyro_unmix.data.cubes import takes_cubes, valid_spectra
+from pyro_unmix.data.cubes import valid_spectra
 from pyro_unmix.data.libraries import at_bands_of, library_endmembers
 from pyro_unmix.data.windows import window_mean
+from pyro_unmix.io.opening import takes_images
 from pyro_unmix.ops.checks import finite_array, positive_int
 from pyro_unmix.ops.solvers import fcls
 from pyro_unmix.ops.threads import one_thread
@@ -80,7 +81,7 @@ def nfindr(spectra: ArrayLike, num_endmembers: int, *, seed: int = 0) -> np.ndar
     return array[indices].T
 
 
-@takes_cubes
+@takes_images
 @one_thread()
 def extract_endmembers(
     cubes: xr.DataArray,
@@ -103,7 +104,7 @@ def extract_endmembers(
     Parameters
     ----------
     cubes
-        Anything that `as_cube_sequence` takes.
+        Anything that `as_cube_sequence` takes, or files.
     num_endmembers : int
         P, at least 2; may be left out with a library.
     library : DataArray (wavelength, endmember) with the coordinate ``label``, optional

@@ -12,8 +12,9 @@ import torch
 import xarray as xr
 
 from pyro_unmix.bases.linear import DCT
-from pyro_unmix.data.cubes import takes_cubes, tiles
+from pyro_unmix.data.cubes import tiles
 from pyro_unmix.data.days import as_days
+from pyro_unmix.io.opening import takes_images
 from pyro_unmix.ops.progress import progress_bar
 from pyro_unmix.ops.threads import one_thread
 from pyro_unmix.priors import Independent, SmoothVariability
@@ -62,7 +63,7 @@ class SmoothStart(Start):
     objectives: dict[str, float]
 
 
-@takes_cubes
+@takes_images
 @one_thread()
 def choose_smooth_start(
     cubes: xr.DataArray,
@@ -84,7 +85,7 @@ def choose_smooth_start(
     Parameters
     ----------
     cubes
-        Anything that `as_cube_sequence` takes.
+        Anything that `as_cube_sequence` takes, or files.
     start : Start
         Of `choose_start`.
     length, coefficient : float
@@ -176,7 +177,7 @@ def may_share_variability(cubes: xr.DataArray) -> bool:
     return not narrow and cubes.sizes["time"] >= MIN_DATES
 
 
-@takes_cubes
+@takes_images
 def shares_variability(cubes: xr.DataArray, start: Start) -> bool:
     """Whether neighbouring pixels of a sequence share more than `MIN_SHARE` of the variability.
 
@@ -193,7 +194,7 @@ def shares_variability(cubes: xr.DataArray, start: Start) -> bool:
     return may_share_variability(cubes) and field_correlation.unchecked(cubes, start)[0] > MIN_SHARE
 
 
-@takes_cubes
+@takes_images
 @one_thread()
 def field_correlation(cubes: xr.DataArray, start: Start) -> tuple[float, float]:
     """How much of the variability neighbouring pixels share, and over which distance.

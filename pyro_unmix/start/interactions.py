@@ -12,8 +12,9 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from pyro_unmix.data.checks import as_endmembers
-from pyro_unmix.data.cubes import takes_cubes, to_pixels
+from pyro_unmix.data.cubes import to_pixels
 from pyro_unmix.guides.shrinkage import NonnegativeRegression, solve_free
+from pyro_unmix.io.opening import takes_images
 from pyro_unmix.mixing import BilinearMixing, LinearMixing, Mixing
 from pyro_unmix.ops.checks import in_range, positive_int
 from pyro_unmix.ops.simplex import clip_to_simplex
@@ -27,7 +28,7 @@ _RATE = 0.2
 _START = 0.05
 
 
-@takes_cubes
+@takes_images
 @one_thread()
 def choose_mixing(
     cubes: xr.DataArray,
@@ -49,7 +50,7 @@ def choose_mixing(
     Parameters
     ----------
     cubes
-        Anything that `as_cube_sequence` takes.
+        Anything that `as_cube_sequence` takes, or files.
     endmembers : array (L, P) or DataArray (wavelength, endmember)
         Reflectance; absolute, since the rule looks at sums of amounts.
     seed : int

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pyro_unmix.data.cubes import as_cube_sequence
 from pyro_unmix.data.types import CubesLike
+from pyro_unmix.io.opening import open_images
 from pyro_unmix.kernels.sweeps import check_model
 from pyro_unmix.models.sglmm import SGLMM
 from pyro_unmix.ops.checks import positive_int
@@ -34,7 +35,7 @@ def misfit_factor(
     model : SGLMM
         Linear, with Gaussian noise; trained or not.
     cube_sequence
-        Anything that `as_cube_sequence` takes.
+        Anything that `as_cube_sequence` takes, or files.
     num_pixels : int
         Random pixels, of all their valid dates.
     seed : int
@@ -67,7 +68,7 @@ def misfit_factor(
     num_pixels = positive_int(num_pixels, "num_pixels")
     seed = positive_int(seed, "seed", minimum=0)
     with quiet_pyro(), torch.no_grad():
-        pixels, valid = as_tensors(as_cube_sequence(cube_sequence), model)
+        pixels, valid = as_tensors(as_cube_sequence(open_images(cube_sequence)), model)
         chosen = np.random.default_rng(seed).permutation(len(pixels))[:num_pixels]
         pixels, valid = pixels[chosen], valid[chosen]
         drawn = model.sample_sequence(len(pixels), pixels.shape[1], seed=seed)["pixels"]

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
-from pyro_unmix.data.cubes import takes_cubes, valid_spectra
+from pyro_unmix.data.cubes import valid_spectra
+from pyro_unmix.io.opening import takes_images
 
 
-@takes_cubes
+@takes_images
 def estimate_noise_scale(cubes: xr.DataArray) -> float:
     """Std of white noise: what the other bands do not explain of a band, median over bands.
 

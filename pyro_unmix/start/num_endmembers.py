@@ -7,7 +7,8 @@ import logging
 import numpy as np
 import xarray as xr
 
-from pyro_unmix.data.cubes import takes_cubes, valid_spectra
+from pyro_unmix.data.cubes import valid_spectra
+from pyro_unmix.io.opening import takes_images
 from pyro_unmix.ops.checks import choice, in_range, positive_int
 from pyro_unmix.ops.progress import progress_bar
 from pyro_unmix.ops.threads import one_thread
@@ -23,7 +24,7 @@ METHODS = ("likelihood", "hysime", "hfc", "nwhfc")
 MIN_GAIN = 1.0
 
 
-@takes_cubes
+@takes_images
 @one_thread()
 def estimate_num_endmembers(
     cubes: xr.DataArray,
@@ -49,7 +50,7 @@ def estimate_num_endmembers(
     Parameters
     ----------
     cubes
-        Anything that `as_cube_sequence` takes.
+        Anything that `as_cube_sequence` takes, or files.
     method : {"likelihood", "hysime", "hfc", "nwhfc"}
         ``"hysime"``: `hysime`. ``"hfc"``: `virtual_dimensionality`; ``"nwhfc"``: the same after noise whitening.
     max_endmembers : int
@@ -99,7 +100,7 @@ def estimate_num_endmembers(
     return most
 
 
-@takes_cubes
+@takes_images
 def hysime(cubes: xr.DataArray) -> int:
     """HySime: dimension of the signal subspace of least mean squared error.
 
@@ -111,7 +112,7 @@ def hysime(cubes: xr.DataArray) -> int:
     Parameters
     ----------
     cubes
-        Anything that `as_cube_sequence` takes, with more valid spectra than bands.
+        Anything that `as_cube_sequence` takes, or files, with more valid spectra than bands.
 
     Returns
     -------
@@ -141,7 +142,7 @@ def hysime(cubes: xr.DataArray) -> int:
     return int((power > 2 * variance @ directions**2).sum())
 
 
-@takes_cubes
+@takes_images
 def virtual_dimensionality(
     cubes: xr.DataArray, false_alarm: float = 1e-3, *, whiten: bool = False
 ) -> int:
@@ -153,7 +154,7 @@ def virtual_dimensionality(
     Parameters
     ----------
     cubes
-        Anything that `as_cube_sequence` takes, with more valid spectra than bands.
+        Anything that `as_cube_sequence` takes, or files, with more valid spectra than bands.
     false_alarm : float
         ``P_F`` of each test, in (0, 0.5).
     whiten : bool

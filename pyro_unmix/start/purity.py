@@ -11,7 +11,8 @@ from numpy.typing import ArrayLike
 
 from pyro_unmix.bases.linear import Basis, LearnedBasis
 from pyro_unmix.data.checks import as_endmembers
-from pyro_unmix.data.cubes import takes_cubes, tiles
+from pyro_unmix.data.cubes import tiles
+from pyro_unmix.io.opening import takes_images
 from pyro_unmix.ops.checks import positive_int
 from pyro_unmix.ops.solvers import fcls
 from pyro_unmix.ops.threads import one_thread
@@ -21,7 +22,7 @@ _MAX_PURE = 400
 _MIN_PURE = 10
 
 
-@takes_cubes
+@takes_images
 @one_thread()
 def refine_endmembers(
     cubes: xr.DataArray,
@@ -40,7 +41,7 @@ def refine_endmembers(
     Parameters
     ----------
     cubes
-        Anything that `as_cube_sequence` takes.
+        Anything that `as_cube_sequence` takes, or files.
     endmembers : DataArray (wavelength, endmember)
         A first estimate.
     basis : Basis
@@ -73,7 +74,7 @@ def refine_endmembers(
     return refined
 
 
-@takes_cubes
+@takes_images
 @one_thread()
 def learn_basis(
     cubes: xr.DataArray, endmembers: ArrayLike, num_components: int = 6
@@ -89,7 +90,7 @@ def learn_basis(
     Parameters
     ----------
     cubes
-        Anything that `as_cube_sequence` takes.
+        Anything that `as_cube_sequence` takes, or files.
     endmembers : array (L, P)
     num_components : int
         K.

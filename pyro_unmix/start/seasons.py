@@ -10,8 +10,9 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from pyro_unmix.data.cubes import DIMS, takes_cubes, to_pixels, valid_mask
+from pyro_unmix.data.cubes import DIMS, to_pixels, valid_mask
 from pyro_unmix.data.days import day_numbers
+from pyro_unmix.io.opening import takes_images
 from pyro_unmix.mixing import design_matrix
 from pyro_unmix.ops.checks import positive_int
 from pyro_unmix.ops.progress import progress_bar
@@ -32,7 +33,7 @@ _NUM_FOLDS = 5
 _MOST_PIXEL_DATES = 50_000  # that are looked at
 
 
-@takes_cubes
+@takes_images
 @one_thread()
 def choose_season_start(
     cubes: xr.DataArray,
@@ -58,7 +59,7 @@ def choose_season_start(
     Parameters
     ----------
     cubes
-        Anything that `as_cube_sequence` takes, with dates.
+        Anything that `as_cube_sequence` takes, or files, with dates.
     start : Start
         Of `choose_start`.
     num_harmonics, period, residual
@@ -170,7 +171,7 @@ class _SeasonFit:
         self.innovations = solved / factor.sqrt()
 
 
-@takes_cubes
+@takes_images
 @one_thread()
 def season_share(
     cubes: xr.DataArray, start: Start, *, period: float = YEAR, seed: int = 0
@@ -189,7 +190,7 @@ def season_share(
     Parameters
     ----------
     cubes
-        Anything that `as_cube_sequence` takes, with dates.
+        Anything that `as_cube_sequence` takes, or files, with dates.
     start : Start
         Of `choose_start`.
     period : float

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 
 from pyro_unmix.data.checks import as_endmembers
 from pyro_unmix.data.cubes import as_cube_sequence, to_pixels
+from pyro_unmix.io.opening import open_images
 from pyro_unmix.ops.checks import finite_array, in_range, positive_int
 from pyro_unmix.ops.threads import one_thread
 from pyro_unmix.start.choice import Start
@@ -34,7 +35,7 @@ def several_starts(
     Parameters
     ----------
     cubes
-        Anything that `as_cube_sequence` takes.
+        Anything that `as_cube_sequence` takes, or files.
     start : Start
         By `choose_start` for these images, of two materials at least.
     seed : int
@@ -46,7 +47,7 @@ def several_starts(
     list of DataArray (wavelength, endmember), reflectance
         Windows that do not fit into the image are left out, and the simplex of no more than P spectra.
     """
-    sequence = as_cube_sequence(cubes)
+    sequence = as_cube_sequence(open_images(cubes))
     first = start.endmembers
     count = positive_int(first.sizes["endmember"], "the number of materials", minimum=2)
     most = min(sequence.sizes["wavelength"], count + _MORE_DIRECTIONS)

@@ -123,6 +123,9 @@ def test_masks_are_of_the_whole_image_in_a_window_too(image: Path) -> None:
     assert built["label"].values.tolist() == ["soil"] * 2 + ["leaf"] * 2
     expected = [VALUES[0, 0, 2], VALUES[0, 0, 3], VALUES[0, 2, 3], VALUES[0, 3, 3]]
     np.testing.assert_array_equal(built.values.T, expected)
+    whole = library_from_pixels(pu.read_sequence(image), {"soil": SOIL, "leaf": LEAF})
+    assert set(built["source"].values) < set(whole["source"].values)
+    assert built["source"].values[[0, -1]].tolist() == ["row 0 column 2", "row 3 column 3"]
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from products import cube, write_tiff
 
 import pyro_unmix as pu
 from pyro_unmix.io import FileError, open_images
+from pyro_unmix.start.several_starts import several_starts
 
 IMAGE = np.random.default_rng(0).uniform(0.1, 0.6, size=(3, 4, 5))
 
@@ -152,6 +153,25 @@ def test_engines_take_paths(tmp_path: Path) -> None:
     simplex = pu.models.SimplexMixing(spectra)
     drawn = [pu.sample(simplex, x, progress=False, **chains) for x in (path, IMAGE)]
     np.testing.assert_array_equal(drawn[0].abundances, drawn[1].abundances)
+
+
+def test_what_begins_with_images_takes_paths(tmp_path: Path) -> None:
+    scene = pu.simulate.scaled_scene(num_dates=1, height=8, width=8, seed=0).cubes[..., ::8]
+    path = tmp_path / "a.npz"
+    np.savez(path, Y=scene.values, wavelength=scene["wavelength"].values)
+    cubes = pu.read_sequence(path)
+    for name in ("hysime", "estimate_noise_scale"):
+        assert getattr(pu.start, name)(path) == getattr(pu.start, name)(cubes)
+    assert pu.extract_endmembers(str(path), 3).equals(pu.extract_endmembers(cubes, 3))
+    one, two = (pu.choose_start(x, 3, progress=False) for x in ([path], cubes))
+    assert one.log_likelihoods == two.log_likelihoods
+    assert len(several_starts(path, one)) == len(several_starts(cubes, two))
+    model = pu.SGLMM(one.endmembers, basis=pu.Brightness())
+    assert pu.start.misfit_factor(model, path) == pu.start.misfit_factor(model, cubes)
+    mask = {"all": np.ones((8, 8), dtype=bool)}
+    assert pu.io.library_from_pixels(path, mask).equals(pu.io.library_from_pixels(cubes, mask))
+    with pytest.raises(TypeError, match="pyro_unmix.read_sequence for a file"):
+        pu.as_cube_sequence(path)  # type: ignore[arg-type]
 
 
 def test_dims_by_other_names_with_bands_to_ignore() -> None:

@@ -293,6 +293,17 @@ def test_layers_are_chosen(tmp_path: Path) -> None:
     assert library_from_pixels(cubes(), path, layer="more").sizes["endmember"] == 12
 
 
+def test_sources_of_a_part_count_from_the_whole() -> None:
+    part = cubes().isel(y=slice(1, None), x=slice(2, None))
+    mask = np.zeros((part.sizes["y"], part.sizes["x"]), dtype=bool)
+    mask[0, 1] = True
+    made = library_from_pixels(part, {"soil": mask}, time=0, origin=(1, 2))
+    assert made["source"].item().startswith("row 1 column 3")
+    np.testing.assert_array_equal(made.values[:, 0], cubes().values[0, 1, 3])
+    with pytest.raises(ValueError, match="origin must be at least 0, got -1"):
+        library_from_pixels(part, {"soil": mask}, time=0, origin=(-1, 2))
+
+
 @pytest.mark.parametrize(
     "name, content, text",
     [

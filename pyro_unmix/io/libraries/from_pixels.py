@@ -14,8 +14,9 @@ import xarray as xr
 from numpy.typing import ArrayLike
 
 from pyro_unmix.data.lazy import as_cubes
-from pyro_unmix.data.types import CubesLike
+from pyro_unmix.data.types import ImagesLike
 from pyro_unmix.io.libraries.polygons import polygon_masks
+from pyro_unmix.io.opening import open_images
 from pyro_unmix.ops.checks import positive_int, true_or_false
 
 logger = logging.getLogger(__name__)
@@ -25,7 +26,7 @@ ClassPixels: TypeAlias = Mapping[str, ArrayLike | xr.DataArray] | str | os.PathL
 
 
 def library_from_pixels(
-    cubes: CubesLike,
+    cubes: ImagesLike,
     classes: ClassPixels,
     *,
     time: int | None = None,
@@ -35,6 +36,7 @@ def library_from_pixels(
     all_touched: bool = False,
     max_spectra: int | None = None,
     seed: int = 0,
+    origin: tuple[int, int] = (0, 0),
 ) -> xr.DataArray:
     """Spectra of pixels whose class is known, as a library.
 
@@ -42,7 +44,8 @@ def library_from_pixels(
     ----------
     cubes
         Anything that `as_cube_sequence` takes, reflectance, in memory or in chunks, of which only these pixels are
-        read. Polygons need its CRS and place, as `read_sequence` gives them. Not changed.
+        read; or files, as `open_images` reads them. Polygons need its CRS and place, as `read_sequence` gives them. Not
+        changed.
     classes : mapping of class to mask, or path
         Masks, bool, (H, W) or (T, H, W). Or polygons in GeoJSON, a shapefile or a GeoPackage with a field for the
         class: pixels whose centres lie in them, after they were brought to the CRS of the images. Pixels in several
@@ -62,6 +65,8 @@ def library_from_pixels(
         Of each class, drawn at random; default all.
     seed : int
         Of that draw.
+    origin : (row, column)
+        Of the first pixel in the whole image, where `cubes` are a part of it; ``source`` counts from there.
 
     Returns
     -------
@@ -90,7 +95,8 @@ def library_from_pixels(
         positive_int(max_spectra, "max_spectra")
     seed = positive_int(seed, "seed", minimum=0)
     true_or_false(all_touched, "all_touched")
-    sequence = as_cubes(cubes)
+    first = (0, *(positive_int(place, "origin", minimum=0) for place in origin))
+    sequence = as_cubes(open_images(cubes))
     if isinstance(classes, Mapping):
         of_polygons = {
             "field=": field is not None,
@@ -118,7 +124,7 @@ def library_from_pixels(
             spectra, where = spectra[kept], where[kept]
         parts.append(spectra)
         labels += [label] * len(spectra)
-        sources += [_source(sequence, *place) for place in where.tolist()]
+        sources += [_source(sequence, *place) for place in (where + first).tolist()]
     counts = dict.fromkeys(masks, 0)
     names = []
     for label in labels:
