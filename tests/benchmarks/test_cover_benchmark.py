@@ -1,16 +1,16 @@
-"""The benchmark of fractional cover: rows of both its tables."""
+"""The benchmark of fractional cover: rows of its tables."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import cover
+import numpy as np
 import pytest
-
-pytest.importorskip("earthlib")
 
 
 def test_rows_with_and_without_truth(data_dir: Path) -> None:
+    pytest.importorskip("earthlib")
     names = ["fcls", "nnls", "monte_carlo_sma"]
     rows = list(cover.with_truth(names, *cover.patch(data_dir, quick=True)))
     assert [row["method"] for row in rows] == names
@@ -18,3 +18,14 @@ def test_rows_with_and_without_truth(data_dir: Path) -> None:
     assert rows[2]["held 90%"] > 0.5 and "held 90%" not in rows[0]
     (row,) = cover.without_truth(["nnls"], *cover.emit(data_dir))
     assert row["SOIL"] + row["PV"] + row["NPV"] == pytest.approx(1)
+
+
+def test_rows_of_powders(data_dir: Path) -> None:
+    images, truth, spectra = cover.powder(data_dir, "FeSi", 0)
+    assert images.shape == (7, 30, 30, 113) and spectra.shape == (113, 2)
+    np.testing.assert_allclose(truth.sum(axis=1), 1, atol=1e-6)
+    area, powder = cover.powders(["nnls", "nnls, Hapke"], data_dir, quick=True)
+    pairs = [f"{pair[:2]}, {pair[2:]} (0)" for pair in cover.PAIRS]
+    assert powder["mean (0)"] == pytest.approx(np.mean([powder[pair] for pair in pairs]))
+    assert powder["mean (0)"] < 0.07 < area["mean (0)"]
+    assert powder["mean (1)"] > powder["mean (0)"]
