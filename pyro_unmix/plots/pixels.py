@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,6 @@ MOST_DRAWN = 5000
 LEVEL = 0.9
 #: Of the standard normal distribution, so that LEVEL lies between minus and plus.
 _QUANTILE = 1.6448536
-_KEPT_DATES = 8
 
 Curve = NDArray[np.float64]
 
@@ -36,7 +36,6 @@ class Pixels:
     def __init__(self, result: Unmixing) -> None:
         self.result = result
         self.maps = result.abundances.transpose(*MAP_DIMS)
-        self._reconstruction = lru_cache(_KEPT_DATES)(self._reconstructed)
         self._bounds = lru_cache(1)(self._found_bounds)
 
     @property
@@ -69,12 +68,15 @@ class Pixels:
         """The spectrum (L,) that the result says; None where it knows no endmembers."""
         if not self.result.has_endmembers:
             return None
-        spectrum: Curve = self._reconstruction(time)[y, x]
-        return spectrum
-
-    def _reconstructed(self, time: int) -> Curve:
-        image = self.result.reconstruct(time).transpose("y", "x", "wavelength")
-        return np.asarray(image, dtype=np.float64)
+        here = {"y": [y], "x": [x]}
+        images = self.result.cubes
+        alone = replace(  # an image of one pixel, instead of all spectra of the date
+            self.result,
+            dataset=self.result.dataset.isel(here),
+            cubes=None if images is None else images.isel(here).load(),
+        )
+        spectrum = alone.reconstruct(time).transpose("y", "x", "wavelength")[0, 0]
+        return np.asarray(spectrum, dtype=np.float64)
 
     def fractions(self, y: int, x: int) -> Curve:
         """The abundances at every date (T, P)."""

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import xarray as xr
 from numpy.testing import assert_allclose, assert_array_equal
 
 import pyro_unmix as pu
@@ -95,6 +96,23 @@ def test_large_maps_are_thinned_in_place(
     assert_array_equal(explorer._image.data["image"][0], fitted.abundances[0, ::2, ::2, 0])
     glyph = explorer._map.renderers[0].glyph
     assert (glyph.dh, glyph.dw) == (6, 6)  # three of two pixels each
+
+
+def test_one_pixel_is_reconstructed_at_a_click(
+    fitted: pu.Unmixing, without_posterior: pu.Unmixing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reconstruct, sizes = pu.Unmixing.reconstruct, []
+
+    def watched(self: pu.Unmixing, time: int = 0) -> xr.DataArray:
+        sizes.append(self.valid.shape[1:])
+        return reconstruct(self, time)
+
+    monkeypatch.setattr(pu.Unmixing, "reconstruct", watched)
+    for result in (fitted, without_posterior):
+        fit = Pixels(result).fitted(0, Y, X)
+        assert fit is not None
+        assert_allclose(fit, reconstruct(result, 0)[Y, X], rtol=1e-6)
+    assert sizes == [(1, 1), (1, 1)]
 
 
 def test_errors(fitted: pu.Unmixing, monkeypatch: pytest.MonkeyPatch) -> None:
