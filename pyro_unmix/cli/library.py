@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
 
@@ -27,7 +26,6 @@ from pyro_unmix.data.selection import (
     select_iteratively,
 )
 from pyro_unmix.io import library_from_pixels, read_library, read_mask, read_sequence, write_library
-from pyro_unmix.plots import plot_library
 
 _SUFFIXES = (".csv", ".sli")
 _MAX_RMSE = inspect.signature(library_scores).parameters["max_rmse"].default
@@ -349,6 +347,10 @@ def _add_plot(parts: Commands) -> None:
 
 
 def _plot(arguments: argparse.Namespace) -> None:
+    import matplotlib.pyplot as plt
+
+    from pyro_unmix.plots import plot_library
+
     path = options.out_file(arguments.out, (".png", ".pdf", ".svg"))
     library = _read(arguments, arguments.library)
     with bad_input():

@@ -46,19 +46,26 @@ def test_a_package_that_is_imported_is_found() -> None:
     assert found == {"pyro_unmix", "h5py"}
 
 
-@pytest.mark.parametrize("command", ["--help", "info"])
-def test_looking_at_files_imports_no_engine(command: str, tmp_path: Path) -> None:
-    np.savez(tmp_path / "a.npz", Y=np.full((1, 2, 3, 4), 0.2))
-    path = str(tmp_path / "a.npz")
-    words = [command] if command == "--help" else [command, path]
+@pytest.mark.parametrize(
+    "command", ["--help", "info a.npz", "library --help", "library info a.csv"]
+)
+def test_looking_at_files_imports_no_engine(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.savez("a.npz", Y=np.full((1, 2, 3, 4), 0.2))
+    Path("a.csv").write_text("name,class,500,600\na,soil,0.1,0.2\nb,leaf,0.3,0.2\n")
     script = "\n".join(
         [
             "from pyro_unmix.cli import main",
-            f"try: main({words!r})",
+            f"try: main({command.split()!r})",
             "except SystemExit: pass",
         ]
     )
-    assert imported(script, "import xarray") <= READING
+    found = imported(script, "import xarray")
+    assert found.isdisjoint({"torch", "pyro", "matplotlib"})
+    if "library" not in command:
+        assert found <= READING
 
 
 @pytest.mark.parametrize("name", _COMMANDS)
