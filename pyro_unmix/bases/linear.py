@@ -64,7 +64,7 @@ class Basis(Recorded, nn.Module):
 
 
 class DCT(Basis):
-    """The first K orthonormal discrete cosines as bandwise scalings of the endmembers, eq. (7).
+    """The first K orthonormal discrete cosines as bandwise scalings of the endmembers, equation (7).
 
     ``d_k(l) = s_k sqrt((2 - [k=0]) / L) cos(pi (2l + 1) k / (2L))``, ``F_k = d_k 1' * M0``.
 

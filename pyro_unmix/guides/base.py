@@ -131,7 +131,7 @@ class Guide(Recorded, PyroModule):
 
 
 class BiLSTM(nn.Module):
-    """Mean of a forward and a backward LSTM's hidden states, eqs. (41)-(43).
+    """Mean of a forward and a backward LSTM's hidden states, equations (41)-(43).
 
     Glorot-initialised weights, zero biases. (torch has a second bias per gate: 8 H parameters more than Table I.)
 

@@ -20,7 +20,7 @@ from pyro_unmix.priors.part import Need
 
 
 class BiLSTMGuide(Guide):
-    """Structured posterior of ReDSUNN, eqs. (33)-(35), (41)-(47) and Fig. 4.
+    """Structured posterior of ReDSUNN, equations (33)-(35), (41)-(47) and figure 4.
 
     With h_t the bi-LSTM features of the pixel's whole sequence, ``v_t = M_{t-1}^+ y_t`` and
     ``u_t = 1/2 ||s(v_t) - a_{t-1}||_1``::

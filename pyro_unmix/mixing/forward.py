@@ -98,7 +98,7 @@ class _Regression(torch.autograd.Function):
 
 
 def change_detector(regression: Tensor, previous: Tensor) -> Tensor:
-    """``u = 1/2 || s(M^+ y) - a_prev ||_1`` in [0, 1], shape (...,); below eq. (44), with its scale mended.
+    """``u = 1/2 || s(M^+ y) - a_prev ||_1`` in [0, 1], shape (...,); below equation (44), with its scale mended.
 
     The paper prints ``1/(2P)``, which keeps u below 1/P; with 1/2 it is the total-variation distance.
     """

@@ -46,7 +46,7 @@ class IntegratedStates(Protocol):
 
 
 class SGLMM(Declaring, VariabilityModel):
-    """Dynamical smooth generalised linear mixing model, eqs. (7)-(22) of the ReDSUNN paper.
+    """Dynamical smooth generalised linear mixing model, equations (7)-(22) of the ReDSUNN paper.
 
     For every pixel n, independently given the parameters::
 

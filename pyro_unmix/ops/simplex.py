@@ -9,12 +9,12 @@ LOG_FLOOR = 1e-8
 
 
 def to_abundances(c: Tensor) -> Tensor:
-    """Softmax map of eq. (15), from the softmax basis (..., P) to the simplex (..., P)."""
+    """Softmax map of equation (15), from the softmax basis (..., P) to the simplex (..., P)."""
     return torch.softmax(c, dim=-1)
 
 
 def to_softmax_basis(values: Tensor, floor: float = LOG_FLOOR) -> Tensor:
-    """``pi^-1`` of eq. (14): ``log(max(v, 0) + floor)``, centred over the last axis.
+    """``pi^-1`` of equation (14): ``log(max(v, 0) + floor)``, centred over the last axis.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ def to_softmax_basis(values: Tensor, floor: float = LOG_FLOOR) -> Tensor:
 
 
 def clip_to_simplex(values: Tensor) -> Tensor:
-    """``s(.)`` below eq. (44): clip at zero and divide by the sum (uniform where nothing is left)."""
+    """``s(.)`` below equation (44): clip at zero and divide by the sum (uniform where nothing is left)."""
     clipped = values.clamp(min=0) + 1e-12
     return clipped / clipped.sum(-1, keepdim=True)
 

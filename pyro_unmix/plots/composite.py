@@ -44,7 +44,7 @@ def plot_abundance_composite(
     names: Sequence[str] | None = None,
     axes: AxesLike | None = None,
 ) -> Figure:
-    """Draw up to three materials in one colour map per date (paper, Fig. 5).
+    """Draw up to three materials in one colour map per date (paper, figure 5).
 
     A pixel has the colour ``sum_p a_p colour_p``, with the three `COMPOSITE_COLOURS`, whose mixtures
     stay apart for colour-blind readers; the share of the materials left out is white.

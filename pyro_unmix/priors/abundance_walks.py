@@ -68,7 +68,7 @@ class NetworkWalk(Walk):
 
 
 class SoftmaxWalk(NetworkWalk):
-    """``c_t ~ N(c_{t-1}, Delta sigma_a(c_{t-1})^2 I)``, eq. (18), sigma_a a small learned network.
+    """``c_t ~ N(c_{t-1}, Delta sigma_a(c_{t-1})^2 I)``, equation (18), sigma_a a small learned network.
 
     ``sigma_a = exp(W_R relu(... relu(W_1 c + b_1) ...) + b_R)`` with `num_layers` layers, hidden ones of P neurons,
     Glorot initialisation and zero biases. (Table I counts P outputs for the last layer; a scalar needs one.) The

@@ -67,7 +67,7 @@ class AbundancePrior(Declaring, InitialAbundances):
 
 
 class GaussianStart(AbundancePrior):
-    """``c_0 ~ N(nu, diag(gamma)^2)`` with learned nu (from 0) and gamma, eqs. (19)-(20).
+    """``c_0 ~ N(nu, diag(gamma)^2)`` with learned nu (from 0) and gamma, equations (19)-(20).
 
     Parameters
     ----------

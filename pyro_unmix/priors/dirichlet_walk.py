@@ -14,7 +14,7 @@ from pyro_unmix.priors.initial_abundances import InitialAbundances
 
 
 class DirichletWalk(Walk):
-    """``a_t ~ Dir(kappa a_{t-1} / Delta + alpha_0)``, eq. (13), exactly.
+    """``a_t ~ Dir(kappa a_{t-1} / Delta + alpha_0)``, equation (13), exactly.
 
     Its states are softmax states all the same, with the density of eq. (16), so that any guide can serve it: the
     abundances have the Dirichlet density, and the constant that the softmax does not see is standard normal beside

@@ -56,7 +56,7 @@ class Noise(Declaring, Part):
 
 
 class WhiteNoise(Noise):
-    """``y ~ N(mean, sigma_r^2 I)``, eq. (22).
+    """``y ~ N(mean, sigma_r^2 I)``, equation (22).
 
     Parameters
     ----------

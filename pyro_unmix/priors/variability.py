@@ -121,7 +121,7 @@ class VariabilityPrior(Declaring, Part):
 
 
 class RandomWalk(VariabilityPrior):
-    """``psi_t ~ N(psi_{t-1}, Delta sigma_psi^2 I)``, eq. (11), from ``psi_0 ~ N(nu, diag(gamma)^2)``, eq. (21).
+    """``psi_t ~ N(psi_{t-1}, Delta sigma_psi^2 I)``, equation (11), from ``psi_0 ~ N(nu, diag(gamma)^2)`` of (21).
 
     Parameters
     ----------
