@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import doctest
 import re
 from pathlib import Path
+
+import pytest
 
 import pyro_unmix as pu
 
 DOCS = Path(__file__).parents[2] / "docs"
+#: Pages with examples that say what comes out; a blank line ends the last one of a block.
+WITH_OUTPUT = [
+    path
+    for path in sorted(DOCS.rglob("*.md"))
+    if re.search(r"^>>> ", path.read_text(encoding="utf-8"), re.MULTILINE)
+]
+#: What their examples need of the extras.
+NEEDS = {"tables": "sklearn"}
 REFERENCE = (DOCS / "reference" / "index.md").read_text(encoding="utf-8")
 
 
@@ -32,3 +43,19 @@ def test_no_page_is_long() -> None:
     lengths = {p: len(p.read_text(encoding="utf-8").splitlines()) for p in DOCS.rglob("*.md")}
     assert len(lengths) > 30
     assert [path for path, length in lengths.items() if length > 400] == []
+
+
+@pytest.mark.parametrize("path", WITH_OUTPUT, ids=lambda path: path.stem)
+def test_what_pages_say_comes_out(path: Path) -> None:
+    if path.stem in NEEDS:
+        pytest.importorskip(NEEDS[path.stem])
+    text = path.read_text(encoding="utf-8")
+    test = doctest.DocTestParser().get_doctest(text, {}, path.stem, str(path), 0)
+    report: list[str] = []
+    runner = doctest.DocTestRunner(verbose=False)
+    runner.run(test, out=report.append)
+    assert runner.failures == 0, "".join(report)
+
+
+def test_the_pages_with_output_are_found() -> None:
+    assert {"intimate_mixtures", "library", "tables"} <= {path.stem for path in WITH_OUTPUT}
