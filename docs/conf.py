@@ -72,7 +72,8 @@ html_static_path = ["_static"]
 html_css_files = ["pages.css"]
 html_theme_options = {
     "github_url": REPOSITORY,
-    "header_links_before_dropdown": 5,
+    "header_links_before_dropdown": 6,
+    "navbar_align": "left",
     "navigation_with_keys": False,
     "show_prev_next": True,
     "secondary_sidebar_items": ["page-toc"],
