@@ -222,7 +222,8 @@ def test_averaging_reduces_the_noise():
             ValueError,
             "found no 3 distinct spectra in the cubes: lower num_endmembers",
         ),
-        ("scene.nc", 3, {}, TypeError, "a cube sequence must be a numpy array"),
+        ("scene.nc", 3, {}, FileNotFoundError, "no such file: scene.nc"),
+        ({"Y": 1}, 3, {}, TypeError, "a cube sequence must be a numpy array"),
     ],
 )
 def test_extract_endmembers_errors(cubes, count, settings, error, text):
