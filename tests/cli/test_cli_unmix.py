@@ -16,7 +16,7 @@ from cli_cases import PICTURES, assert_pictures, quick_scene, read, run
 import pyro_unmix as pu
 from pyro_unmix import cli
 from pyro_unmix.infer import Sampled
-from pyro_unmix.infer.checkpoints import Run
+from pyro_unmix.infer.fit_run import Run
 
 
 @pytest.fixture(scope="module")
