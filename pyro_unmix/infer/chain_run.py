@@ -122,6 +122,11 @@ class ChainRun:
         return len(self.models) * self.num_rounds
 
     @property
+    def num_draws(self) -> int:
+        """Draws that a chain keeps."""
+        return len(self._keep)
+
+    @property
     def num_done(self) -> int:
         """Rounds so far."""
         return len(self.chains) * self.num_rounds + self.round
@@ -147,7 +152,7 @@ class ChainRun:
 
     def chains_so_far(self) -> list[Chain]:
         """The chains that are done, and the one that was broken off where it kept draws enough."""
-        least = min(LEAST_DRAWS, len(self._keep))
+        least = min(LEAST_DRAWS, self.num_draws)
         if self.spectra is None or len(self.shared) < least:
             return list(self.chains)
         return [*self.chains, Chain(self.spectra.model, tuple(self.shared))]
@@ -223,7 +228,7 @@ class ChainRun:
             if own:
                 kernel.load_state_dict(own)  # type: ignore[attr-defined]
         self.chains = [
-            Chain(model, self._draws(model, kept, len(self._keep)))
+            Chain(model, self._draws(model, kept, self.num_draws))
             for model, kept in zip(self.models, state["chains"], strict=False)
         ]
         self._forget()

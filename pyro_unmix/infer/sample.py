@@ -173,7 +173,10 @@ def sample(
     if not chains:
         raise KeyboardInterrupt("the chains were interrupted before they had draws for a result")
     if not ended:
-        logger.warning("the result is of %d of %d chains", len(chains), len(run.models))
+        logger.warning(
+            "the result is of %d of %d chains, of the last with %d of %d draws",
+            len(chains), len(run.models), len(chains[-1].shared), run.num_draws,
+        )  # fmt: skip
     weights = _weights(chains, held_out, shrink, seed)
     logger.info("weights of the chains: %s", np.round(weights, 3).tolist())
     result = Sampled(

@@ -261,7 +261,8 @@ class Sampled(Unmixing):
         worst: dict[str, Any] = {}
         for group in together.values():
             for name in group[0]:
-                values = torch.stack([draws[name].cpu() for draws in group]).double()
+                least = min(len(draws[name]) for draws in group)  # of one that was interrupted
+                values = torch.stack([draws[name][-least:].cpu() for draws in group]).double()
                 value = split_r_hat(values).numpy()
                 worst[name] = np.fmax(worst.get(name, value), value)
         found = {n: ("endmember", v) if n == "r_hat" else v for n, v in worst.items()}

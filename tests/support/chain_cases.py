@@ -122,5 +122,5 @@ def rounds_of(draw_chains: Callable[[], Any]) -> tuple[Any, int]:
 
 def work_on_chains(out: Path, folder: Path | None) -> None:
     """What the killed processes do: chains with a checkpoint after every round."""
-    result = draw("library", folder, every=1, num_rounds=40)
+    result = draw("library", folder, every=1, num_rounds=200)
     torch.save({k: torch.as_tensor(v) for k, v in everything_of(result).items()}, out)
