@@ -142,6 +142,7 @@ class ChainRun:
         if self.round in self._keep:
             self.shared.append(self.current.shared())
         if self.round == self.num_rounds:
+            self.check_numbers()  # once in a chain: an accelerator does not look at every factor
             self.chains.append(Chain(self.spectra.model, tuple(self.shared)))
             self._forget()
         self.between_rounds = True
@@ -160,9 +161,12 @@ class ChainRun:
     # ------------------------------------------------------------------ out and in
 
     def check_numbers(self) -> None:
-        """Raise an ArithmeticError where the chain under way is not finite."""
+        """Raise an ArithmeticError where the chain under way is not finite: what is not is neither kept nor a result."""
         if bad := self.not_finite():
-            raise ArithmeticError(f"{bad}: no checkpoint is made of it")
+            raise ArithmeticError(
+                f"{bad} holds NaN or infinity: a covariance had no factor, look for spectra or endmembers that are far "
+                "from reflectances"
+            )
 
     def not_finite(self) -> str:
         """What of the chain under way is not finite."""
