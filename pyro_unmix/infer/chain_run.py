@@ -161,7 +161,7 @@ class ChainRun:
     # ------------------------------------------------------------------ out and in
 
     def check_numbers(self) -> None:
-        """Raise an ArithmeticError where the chain under way is not finite: what is not is neither kept nor a result."""
+        """Raise an ArithmeticError where the chain under way is not finite, which is neither kept nor a result."""
         if bad := self.not_finite():
             raise ArithmeticError(
                 f"{bad} holds NaN or infinity: a covariance had no factor, look for spectra or endmembers that are far "
