@@ -141,6 +141,7 @@ class Checkpoints:
         ValueError
             If it belongs to another model, other settings or other data, or has more steps, or none can be read.
         """
+        self._kept = []  # of an earlier call
         found = run.workers.of_first(self._look)
         if found is None:
             return False

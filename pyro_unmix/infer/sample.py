@@ -139,15 +139,16 @@ def sample(
         names = " or ".join(kind.__name__ for kind in PROGRAMS)
         raise TypeError(f"expected a {names}, or a sequence of one of these, got {model!r}")
     seed = positive_int(seed, "seed", minimum=0)
-    positive_int(num_rounds, "num_rounds", minimum=4)
-    positive_int(num_held_out, "num_held_out")
-    positive_int(num_chains, "num_chains")
+    num_rounds = positive_int(num_rounds, "num_rounds", minimum=4)
+    num_held_out = positive_int(num_held_out, "num_held_out")
+    num_chains = positive_int(num_chains, "num_chains")
+    num_kept = positive_int(num_kept, "num_kept")
     num_samples = positive_int(num_samples, "num_samples", minimum=2)
     num_warmup = positive_int(num_warmup, "num_warmup", minimum=0)
     keeper = as_checkpoints(checkpoint)
     in_range(shrink, "shrink", low=0)
     sequence = as_cube_sequence(open_images(cubes))
-    positive_int(num_spectra, "num_spectra", minimum=2)
+    num_spectra = positive_int(num_spectra, "num_spectra", minimum=2)
     if sequence.sizes["wavelength"] != models[0].num_bands:
         raise ValueError(
             f"the model has {models[0].num_bands} bands, the images {sequence.sizes['wavelength']}: "

@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from chain_cases import (
@@ -16,6 +17,7 @@ from chain_cases import (
     EVERY,
     MODELS,
     NUM_ROUNDS,
+    SETTINGS,
     TOTAL,
     assert_same_chains,
     crash_at,
@@ -27,7 +29,7 @@ from chain_cases import (
 from checkpoint_cases import files
 from checkpoint_cases import run as fit_pair
 
-from pyro_unmix.infer import Sampled, sample
+from pyro_unmix.infer import Checkpoints, Sampled, sample
 from pyro_unmix.io.write.locks import locked
 from pyro_unmix.kernels import LIBRARY_ROUND
 
@@ -174,6 +176,27 @@ def test_resume_false_begins_anew(tmp_path: Path) -> None:
     crash_at(2, lambda: draw("library", tmp_path, resume=False))
     assert files(tmp_path) == []  # chains that are killed now must not go on from the old ones
     assert rounds_of(lambda: draw("library", tmp_path))[1] == 16
+
+
+def test_one_object_serves_several_calls(tmp_path: Path) -> None:
+    """As in a notebook: what the call before kept is not spared, nor taken for what this one has kept."""
+    anew = Checkpoints(tmp_path, every=3, resume=False)
+    draw("library", checkpoint=anew)
+    crash_at(2, lambda: draw("library", checkpoint=anew))
+    assert files(tmp_path) == []
+    on = Checkpoints(tmp_path, every=3)
+    draw("library", checkpoint=on)
+    for path in tmp_path.iterdir():
+        path.unlink()
+    draw("library", checkpoint=on)
+    assert [name[:14] for name in files(tmp_path)] == ["step-000000015", "step-000000016"]
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path: Path) -> None:
+    names = ("num_rounds", "num_spectra", "num_held_out", "num_kept", "seed")
+    settings = {name: np.int64(SETTINGS[name]) for name in names}
+    draw("library", tmp_path, num_chains=np.int64(2), **settings)
+    assert rounds_of(lambda: draw("library", tmp_path))[1] == 0
 
 
 def test_a_folder_belongs_to_one_call(tmp_path: Path) -> None:
