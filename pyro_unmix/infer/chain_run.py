@@ -143,8 +143,9 @@ class ChainRun:
             self.shared.append(self.current.shared())
         if self.round == self.num_rounds:
             self.check_numbers()  # once in a chain: an accelerator does not look at every factor
-            self.chains.append(Chain(self.spectra.model, tuple(self.shared)))
-            self._forget()
+            done = Chain(self.spectra.model, tuple(self.shared))
+            self._forget()  # before, so that an interrupt in between does not count it twice
+            self.chains.append(done)
         self.between_rounds = True
 
     def _begin(self) -> None:
