@@ -90,3 +90,35 @@ def split_r_hat(draws: Tensor) -> Tensor:
     within = parts.var(1).mean(0)
     between = half * parts.mean(1).var(0)
     return (((half - 1) * within + between) / (half * within)).sqrt()
+
+
+def effective_size(draws: Tensor) -> Tensor:
+    """How many independent draws (...) tell a mean as well as draws (chains, draws, ...), every chain cut in halves.
+
+    With the autocorrelation ``rho_t`` of the parts about a common mean, ``rho_t = 1 - (W - c_t) / V``, W the variance
+    within the parts, ``c_t`` their autocovariance, V the variance that R-hat compares with W, it is
+    ``S / (-1 + 2 sum_m (rho_2m + rho_2m+1))`` of S draws. Of these sums of pairs, which fall and are positive for any
+    reversible chain, those from the first that is not positive on are left out, and none counts for more than those
+    before it. At most ``S log10 S``. NaN of less than four draws, and of draws that are all equal.
+
+    References
+    ----------
+    Geyer, "Practical Markov chain Monte Carlo", Statistical Science 7(4), 1992; Vehtari et al., Bayesian Analysis
+    16(2), 2021, eqs. 10 to 13.
+    """
+    half = draws.shape[1] // 2
+    if half < 2:
+        return draws.new_full(draws.shape[2:], torch.nan)
+    parts = torch.cat([draws[:, :half], draws[:, -half:]])
+    turned = torch.fft.rfft(parts - parts.mean(1, keepdim=True), n=2 * half, dim=1)
+    covariance = torch.fft.irfft(turned.abs().square(), n=2 * half, dim=1)[:, :half].mean(0) / half
+    within = covariance[0] * half / (half - 1)
+    total = covariance[0] + parts.mean(1).var(0)
+    correlation = 1 - (within - covariance) / total
+    correlation[0] = torch.where(total > 0, 1.0, torch.nan)
+    count = half // 2 * 2
+    pairs = correlation[0:count:2] + correlation[1:count:2]
+    pairs = (pairs.clamp(min=0) * (pairs > 0).cumprod(0)).cummin(0).values
+    size = len(parts) * half
+    length = (2 * pairs.sum(0) - 1).clamp(min=1 / np.log10(size))
+    return torch.where(total > 0, size / length, torch.nan)

@@ -69,26 +69,6 @@ def random_spectra(model: Any, seen: np.ndarray, num_spectra: int, seed: Sequenc
     return Spectra(model, values, generator)
 
 
-def chain_of(
-    spectra: Spectra,
-    num_rounds: int,
-    *,
-    kernels: Sequence[Kernel] | None = None,
-    num_kept: int,
-    bar: Any,
-) -> Chain:
-    """A chain from where its program starts, of its own kernels if no others; `bar` is told every round."""
-    program = program_of(spectra.model)
-    kernels = program.kernels if kernels is None else kernels
-    state = program.start(spectra.model, spectra.values)
-    keep, shared = kept_rounds(num_rounds, num_kept), []
-    for number, after in enumerate(run_chain(state, spectra, kernels, num_rounds), start=1):
-        if number in keep:
-            shared.append(after.shared())
-        bar.update()
-    return Chain(spectra.model, tuple(shared))
-
-
 def draw_abundances(
     chain: Chain, values: Tensor, num_draws: int, *, num_warmup: int, generator: torch.Generator
 ) -> Tensor:

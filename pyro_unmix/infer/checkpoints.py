@@ -1,4 +1,4 @@
-"""Checkpoints of a fit: files that a killed process leaves whole, and that only the same fit goes on from."""
+"""A folder of checkpoints: files that a killed process leaves whole, and that only the same call goes on from."""
 
 from __future__ import annotations
 
@@ -9,24 +9,15 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-import pyro
 import torch
-from torch import Tensor, nn
 
-from pyro_unmix.infer.batches import FromDisk, InMemory
-from pyro_unmix.infer.fingerprint import attributes, describe, describe_program, differences, same
-from pyro_unmix.infer.step import CheckedSVI
 from pyro_unmix.infer.workers import Workers
 from pyro_unmix.io.write.locks import free, take
 from pyro_unmix.io.write.whole_files import is_full
 from pyro_unmix.ops.checks import positive_int
-from pyro_unmix.posterior.dates import copies
-from pyro_unmix.posterior.programs import loose_params, prepare
 
 logger = logging.getLogger(__name__)
 
@@ -35,208 +26,71 @@ _NAME = re.compile(r"step-(\d{9})-([0-9a-f]{16})\.pt")
 _NUM_KEPT = 2
 
 
-@dataclass
-class Run:
-    """A fit in progress: everything that its next step depends on.
+class Resumable(Protocol):
+    """A computation in progress that `Checkpoints` keeps, and that a later call brings back to where it was.
 
-    Parameters
+    Attributes
     ----------
-    model, guide : the pair that is trained
-    svi : CheckedSVI
-    loss : pyro.infer.ELBO
-        The objective of `svi`.
-    data : InMemory or FromDisk
-        Shuffled.
-    settings : dict
-        What else a step depends on; numbers and text.
-    losses : list of float
-        Of the steps so far.
+    engine, noun, unit, planned : str
+        What runs it, what it is called, what it counts, and what says how many there are to be.
+    num_done : int
+        Of what it counts, so far.
+    workers : Workers
     """
 
-    model: Any
-    guide: Any
-    svi: CheckedSVI
-    loss: Any
-    data: InMemory | FromDisk
-    settings: dict[str, Any]
-    losses: list[float] = field(default_factory=list)
+    engine: str
+    noun: str
+    unit: str
+    planned: str
 
-    def __post_init__(self) -> None:
-        #: False while a step is under way: nothing may be saved then.
-        self.between_steps = True
-        self._loss_before = attributes(self.loss)
+    @property
+    def num_done(self) -> int: ...
 
-    def prepare(self) -> None:
-        """Let the guide's features be those of the parameters of the moment, which are kept for `state`."""
-        self._start = {name: _clones(part) for name, part in self._modules()}
-        guide = self.guide
-        if isinstance(self.data, FromDisk) and hasattr(guide, "prepare"):
-            guide = copies(self.model, guide)[1]  # pools are prepared later, and alike
-        self.data.prepare(partial(self._features, guide))
+    @property
+    def workers(self) -> Workers: ...
 
-    def _features(
-        self, guide: Any, pixels: Tensor, valid: Tensor, index: Tensor
-    ) -> dict[str, Tensor]:
-        """The guide's features of some pixels, of which every worker computes a part."""
-        total, workers = len(pixels), self.svi.workers
-        rows = workers.rows(total)
-        count = rows.stop - rows.start
-        if not count:  # more workers than pixels
-            rows = slice(0, 1)
-        mine = prepare(guide, pixels[rows], valid[rows], index[rows])
-        return workers.gathered({k: v[:count] for k, v in mine.items()}, total)
-
-    def begin(self) -> None:
-        """Prepare the first step: all workers with the parameters of the first one."""
-        workers = self.svi.workers
-        if workers.size == 1:
-            self.prepare()
-            return
-        workers.copy_first(tensor for _, part in self._modules() for tensor in _tensors(part))
-        self.prepare()
-        random_state = _random_state(self.data.device)
-        self.meet_parameters()
-        _set_random_state(random_state, self.data.device)
-        store = pyro.get_param_store().get_state()["params"]
-        workers.copy_first(store[name] for name in sorted(store))
-
-    def check_workers(self) -> None:
-        """Raise a ValueError where workers were given different things."""
-        if self.svi.workers.size > 1:
-            alike = {"data": self.data.description(), "settings": self.settings}
-            self.svi.workers.check_alike(alike)
-
-    def meet_parameters(self) -> None:
-        """Make the parameters that a program makes at its first call, of a whole batch."""
-        args, kwargs = self._batch(self.data.example())
-        self.svi.meet_parameters(*args, **kwargs)
-
-    def step(self) -> float:
-        """One step on the next batch; its loss."""
-        self.between_steps = False
-        share = self.svi.workers.share(self.data.draw())
-        args, kwargs = self._batch(share.index)
-        with self.svi.workers.noise(share, args[0]):
-            self.losses.append(self.svi.step(*args, weight=share.weight, **kwargs))
-        self.between_steps = True
-        return self.losses[-1]
-
-    def _batch(self, index: Tensor) -> tuple[tuple[Tensor, Tensor], dict[str, Any]]:
-        pixels, valid, features = self.data.rows(index)
-        return (pixels, valid), {
-            "index": index,
-            "size": self.data.num_pixels,
-            "features": features,
-        }
-
-    def _modules(self) -> list[tuple[str, nn.Module]]:
-        pairs = (("model", self.model), ("guide", self.guide))
-        return [(name, part) for name, part in pairs if isinstance(part, nn.Module)]
-
-    # ------------------------------------------------------------------ out and in
+    def check_numbers(self) -> None:
+        """Raise where what would be kept is not finite."""
 
     def state(self) -> dict[str, Any]:
         """Tensors, numbers and text from which `restore` goes on with the same bits."""
-        self.svi.check_parameters()  # what is not finite is never kept
-        loss, now = self.loss, attributes(self.loss)
-        counted = {k: v for k, v in now.items() if not same(v, self._loss_before.get(k))}
-        optimiser = self.svi.optim.state()
-        return {
-            "format": _FORMAT,
-            "fingerprint": self._fingerprint(optimiser["names"], counted),
-            "start": self._start,
-            **{name: dict(part.state_dict()) for name, part in self._modules()},
-            "loose": loose_params(self.model, self.guide)["params"],
-            "optimiser": optimiser,
-            "batches": self.data.state(),
-            "random": _random_state(self.data.device),
-            "counted": counted,
-            "loss": loss.state_dict() if hasattr(loss, "state_dict") else {},
-            "losses": torch.tensor(self.losses, dtype=torch.float64),
-        }
+
+    def fault(self, state: dict[str, Any], number: int) -> str:
+        """What is wrong with a state that its name says is of so many; empty if nothing."""
 
     def check(self, state: dict[str, Any]) -> list[str]:
-        """How this fit differs from the one whose state it is; nothing if it may go on from there."""
-        saved = state["fingerprint"]
-        now = self._fingerprint(state["optimiser"]["names"], state["counted"])
-        for name, _ in self._modules():
-            # Parameters that are made at the first call may not be there yet.
-            known = now[name].get("parameters")
-            if known is None:  # a function
-                continue
-            later = saved.get(name, {}).get("parameters", {})
-            now[name]["parameters"] = {
-                **{k: v for k, v in later.items() if k not in known},
-                **known,
-            }
-        return list(differences(saved, now))
+        """How this one differs from that whose state it is; nothing if it may go on from there."""
+
+    def hint(self, different: list[str]) -> str:
+        """What to know besides about such differences."""
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from what `state` gave, after `check`."""
-        for name, part in self._modules():
-            part.load_state_dict(state["start"][name], strict=False)
-        self.prepare()  # with the parameters of the start: the features of the first run
-        self._start = state["start"]
-        self.data.restore(state["batches"])
-        self.meet_parameters()
-        for name, part in self._modules():
-            part.load_state_dict(state[name])
-        self._restore_loose(state["loose"])
-        self.svi.optim.restore(state["optimiser"])
-        for name, value in state["counted"].items():
-            setattr(self.loss, name, value)
-        if state["loss"]:
-            self.loss.load_state_dict(state["loss"])
-        self.losses[:] = state["losses"].tolist()
-        _set_random_state(state["random"], self.data.device)
 
-    def _restore_loose(self, saved: dict[str, Tensor]) -> None:
-        loose = pyro.get_param_store().get_state()["params"]
-        for name, value in saved.items():
-            if name not in loose or loose[name].shape != value.shape:
-                raise ValueError(
-                    f"the checkpoint has a parameter {name!r} of shape {tuple(value.shape)}, which "
-                    "the guide does not have: pass the same guide, or another folder"
-                )
-            loose[name].data.copy_(value)
-
-    def _fingerprint(self, names: list[str], counted: dict[str, Any]) -> dict[str, Any]:
-        """What must not differ; `names` of trained parameters, `counted` what the loss changes itself."""
-        loss = describe(self.loss)
-        rates = {name.replace("$$$", "."): self.svi.optim.rate(name) for name in names}
-        return {
-            "model": describe_program(self.model, self.model),
-            "guide": describe_program(self.guide, self.model),
-            "settings": {
-                **self.settings,
-                "learning_rate": rates,
-                "loss": {k: v for k, v in loss.items() if k not in counted},
-                "device": self.data.device.type,
-            },
-            "data": self.data.description(),
-        }
+    def not_finite(self) -> str:
+        """The name of something that is not finite after `restore`; empty if nothing."""
 
 
 class Checkpoints:
-    """The folder that a fit keeps its checkpoints in: the newest two, each written whole or not at all.
+    """The folder that `fit` or `sample` keeps its checkpoints in: the newest two, each written whole or not at all.
 
-    A file is written beside its place, forced to disk, and renamed; its name has the number of steps and a hash of
-    its content, by which a damaged one is recognised. It holds tensors, numbers and text, and is read without
-    running code from it. The folder is locked while a fit uses it (not on Windows).
+    A file is written beside its place, forced to disk, and renamed; its name has the number of steps, or of rounds of
+    all chains, and a hash of its content, by which a damaged one is recognised. It holds tensors, numbers and text, and
+    is read without running code from it. The folder is locked while it is used (not on Windows).
 
     Parameters
     ----------
     folder : path
         Made where it does not exist.
     every : int
-        Steps between two checkpoints; one more is made at the end and at an interrupt.
+        Steps or rounds between two checkpoints; one more is made at the end and at an interrupt.
     resume : bool
         Go on from the newest checkpoint in the folder; False: start anew, and remove those that are there.
 
     Examples
     --------
     >>> from pyro_unmix.infer import Checkpoints
-    >>> kept = Checkpoints("kept", every=20)  # for fit(..., checkpoint=kept)
+    >>> kept = Checkpoints("kept", every=20)  # for fit(..., checkpoint=kept), or sample
     """
 
     def __init__(
@@ -253,7 +107,7 @@ class Checkpoints:
 
     @contextmanager
     def held(self, workers: Workers) -> Iterator[None]:
-        """Inside the block, no other fit has the folder; of several workers, the first one locks it.
+        """Inside the block, no other call has the folder; of several workers, the first one locks it.
 
         Raises
         ------
@@ -271,60 +125,73 @@ class Checkpoints:
         self.folder.mkdir(parents=True, exist_ok=True)
         return take(self.folder)
 
-    def begin(self, run: Run, num_steps: int) -> bool:
-        """Bring a run of `num_steps` to where the newest checkpoint was made; whether there was one.
+    @contextmanager
+    def before(self, name: str) -> Iterator[Checkpoints]:
+        """A folder inside this one, for what has to be computed before; held meanwhile, and both begin anew or none."""
+        with self.held(Workers()):
+            if not self.resume:
+                self._prune()
+            yield Checkpoints(self.folder / name, every=self.every, resume=self.resume)
+
+    def begin(self, run: Resumable, total: int) -> bool:
+        """Bring a run to where the newest checkpoint was made, of `total` steps or rounds; whether there was one.
 
         Raises
         ------
         ValueError
             If it belongs to another model, other settings or other data, or has more steps, or none can be read.
         """
-        workers = run.svi.workers
-        found = workers.of_first(self._look)
+        self._kept = []  # of an earlier call
+        found = run.workers.of_first(self._look)
         if found is None:
             return False
         path, content = found
-        state = _unpacked(content, path)
-        _check_state(state, path)
+        state = _unpacked(content, path, run)
+        number = _number(path)
+        if fault := run.fault(state, number):
+            raise ValueError(f"{path} is damaged: {fault}: remove it, or pass another folder")
         with _damaged(path):
             different = run.check(state)
         if different:
             raise ValueError(
-                f"{path} is of another fit: {'; '.join(different[:4])}. Pass the same model, "
+                f"{path} is of another {run.noun}: {'; '.join(different[:4])}. Pass the same model, "
                 "settings and data, another folder, or Checkpoints(folder, resume=False) to start anew and remove it"
-                + _hint(different)
+                + run.hint(different)
             )
-        if len(state["losses"]) > num_steps:
+        if number > total:
             raise ValueError(
-                f"{path} has made {len(state['losses'])} steps, and num_steps is {num_steps}: ask for "
+                f"{path} has made {number} {run.unit}, and {run.planned} is {total}: ask for "
                 "as many or more, or pass another folder, or Checkpoints(folder, resume=False) to start anew and "
                 "remove it"
             )
         with _damaged(path):
             run.restore(state)
-            _check_finite(run, path)
+            if bad := run.not_finite():
+                raise ValueError(
+                    f"{path} is damaged: {bad} holds NaN or infinity: remove it, or pass another folder"
+                )
         self._kept = [path]
-        if workers.is_first:
-            logger.info("going on from %s, after %d steps", path, len(run.losses))
+        if run.workers.is_first:
+            logger.info("going on from %s, after %d %s", path, number, run.unit)
         return True
 
-    def after_step(self, run: Run) -> None:
+    def after_step(self, run: Resumable) -> None:
         """Save a run if it is time to."""
-        if len(run.losses) % self.every == 0:
+        if run.num_done % self.every == 0:
             self.save(run)
 
-    def save(self, run: Run) -> None:
+    def save(self, run: Resumable) -> None:
         """Write a checkpoint of a run; nothing if the newest is of this very step. Of several workers, one writes."""
-        if not run.svi.workers.is_first:
-            run.svi.check_parameters()  # raises on all workers or on none
+        number = run.num_done
+        if run.workers.is_first and self._kept and _number(self._kept[-1]) == number:
             return
-        steps = len(run.losses)
-        if self._kept and _number(self._kept[-1]) == steps:
+        run.check_numbers()  # raises on all workers or on none
+        if not run.workers.is_first:
             return
         buffer = io.BytesIO()
-        torch.save(run.state(), buffer)
+        torch.save({"format": _FORMAT, "engine": run.engine, **run.state()}, buffer)
         content = buffer.getvalue()
-        path = self.folder / f"step-{steps:09d}-{_digest(content)}.pt"
+        path = self.folder / f"step-{number:09d}-{_digest(content)}.pt"
         temporary = path.with_suffix(".tmp")
         try:
             with open(temporary, "wb") as file:
@@ -335,11 +202,11 @@ class Checkpoints:
         except OSError as error:
             if not is_full(error):
                 raise
-            # Hours of training are worth more than this checkpoint.
+            # Hours of computing are worth more than this checkpoint.
             temporary.unlink(missing_ok=True)
             logger.warning(
-                "no checkpoint after %d steps: %s. The fit goes on; make room, or a fit that is "
-                "killed will go on from %s", steps, error, self._kept[-1] if self._kept else "the start",
+                "no checkpoint after %d %s: %s. The %s goes on; make room, or one that is killed will go on from %s",
+                number, run.unit, error, run.noun, self._kept[-1] if self._kept else "the start",
             )  # fmt: skip
             return
         _sync_folder(self.folder)
@@ -376,13 +243,20 @@ class Checkpoints:
         )
 
 
-def _unpacked(content: bytes, path: Path) -> dict[str, Any]:
+def as_checkpoints(checkpoint: Checkpoints | str | os.PathLike[str] | None) -> Checkpoints | None:
+    """What engines are given as ``checkpoint=``: a path is ``Checkpoints(path)``."""
+    if checkpoint is None or isinstance(checkpoint, Checkpoints):
+        return checkpoint
+    return Checkpoints(checkpoint)
+
+
+def _unpacked(content: bytes, path: Path, run: Resumable) -> dict[str, Any]:
     try:
         state = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
     except Exception as error:  # parsers raise what damaged bytes lead them to
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(
-            f"{path} is not a checkpoint of fit, which holds nothing but tensors, numbers and text "
+            f"{path} is not a checkpoint of {run.engine}, which holds nothing but tensors, numbers and text "
             f"({first}): remove it, or pass another folder"
         ) from error
     version = state.get("format") if isinstance(state, dict) else None
@@ -390,6 +264,12 @@ def _unpacked(content: bytes, path: Path) -> dict[str, Any]:
         raise ValueError(
             f"{path} has format {version}, this version goes on from {_FORMAT}: pass "
             "resume=False to start anew and remove it, or another folder"
+        )
+    engine = state.get("engine", "fit")  # older ones do not say it
+    if engine != run.engine:
+        raise ValueError(
+            f"{path} is a checkpoint of {engine}, not of {run.engine}: pass another folder, or "
+            "Checkpoints(folder, resume=False) to start anew and remove it"
         )
     return state
 
@@ -406,36 +286,6 @@ def _damaged(path: Path) -> Iterator[None]:
             f"{path} is damaged ({type(error).__name__}: {str(error)[:200]}): remove it, so that the "
             "checkpoint before it is taken, or pass another folder"
         ) from error
-
-
-def _check_state(state: dict[str, Any], path: Path) -> None:
-    """What the digest in the name does not tell: a checkpoint may be made by others."""
-    losses = state.get("losses")
-    steps = losses.numel() if isinstance(losses, Tensor) and losses.dim() == 1 else None
-    if not isinstance(losses, Tensor) or steps != _number(path):
-        raise ValueError(
-            f"{path} is damaged: expected the losses of {_number(path)} steps, as its name says, got "
-            f"{'none' if steps is None else steps}: remove it, or pass another folder"
-        )
-    if not torch.isfinite(losses).all():
-        raise ValueError(f"{path} is damaged: losses hold NaN or infinity: remove it")
-
-
-def _check_finite(run: Run, path: Path) -> None:
-    """Trained numbers, once they are where they belong."""
-    found = [(f"{n}.{k}", v) for n, part in run._modules() for k, v in part.named_parameters()]
-    found += list(loose_params(run.model, run.guide)["params"].items())
-    for name, value in found:
-        if not torch.isfinite(value).all():
-            raise ValueError(
-                f"{path} is damaged: {name} holds NaN or infinity: remove it, or pass another folder"
-            )
-
-
-def _hint(different: list[str]) -> str:
-    if not any(sentence.startswith("settings.num_steps") for sentence in different):
-        return ""
-    return ". (The learning rate decays over num_steps: only with learning_rate_decay=1 can a fit go on for longer)"
 
 
 def _digest(content: bytes) -> str:
@@ -455,26 +305,3 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _tensors(part: nn.Module) -> list[Tensor]:
-    return [value for value in part.state_dict().values() if isinstance(value, Tensor)]
-
-
-def _clones(part: nn.Module) -> dict[str, Any]:
-    return {
-        k: v.detach().clone() if isinstance(v, Tensor) else v for k, v in part.state_dict().items()
-    }
-
-
-def _random_state(device: torch.device) -> dict[str, Tensor]:
-    state = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        state["cuda"] = torch.cuda.get_rng_state(device)
-    return state
-
-
-def _set_random_state(state: dict[str, Tensor], device: torch.device) -> None:
-    torch.set_rng_state(state["cpu"])
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(state["cuda"], device)

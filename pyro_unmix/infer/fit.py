@@ -21,7 +21,8 @@ from pyro_unmix.data.lazy import as_cubes, is_lazy, without_fill
 from pyro_unmix.data.types import GuideProgram, ImagesLike, ModelProgram
 from pyro_unmix.guides.base import Guide
 from pyro_unmix.infer.batches import FromDisk, InMemory
-from pyro_unmix.infer.checkpoints import Checkpoints, Run
+from pyro_unmix.infer.checkpoints import Checkpoints, as_checkpoints
+from pyro_unmix.infer.fit_run import Run
 from pyro_unmix.infer.rehearsal import check_call, check_names, rehearse
 from pyro_unmix.infer.step import (
     CheckedSVI,
@@ -216,9 +217,7 @@ def fit(
             "from endmembers of the same bands"
         )
     check_bands(getattr(getattr(model, "reference", None), "wavelength", None), cubes)
-    keeper = checkpoint
-    if keeper is not None and not isinstance(keeper, Checkpoints):
-        keeper = Checkpoints(keeper)
+    keeper = as_checkpoints(checkpoint)
     workers = join(model_dtype_and_device(model)[1])
     progress = progress and workers.is_first
     data: InMemory | FromDisk

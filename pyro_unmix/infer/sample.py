@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,10 +12,13 @@ import torch
 import xarray as xr
 
 from pyro_unmix.data.cubes import as_cube_sequence, to_pixels
-from pyro_unmix.infer.chains import Chain, chain_of, random_spectra
+from pyro_unmix.infer.chain_run import ChainRun, run_chains
+from pyro_unmix.infer.chains import Chain
+from pyro_unmix.infer.checkpoints import Checkpoints, as_checkpoints
 from pyro_unmix.infer.programs import PROGRAMS
 from pyro_unmix.infer.sampled import Sampled
 from pyro_unmix.infer.stacking import log_predictive, stacking_weights
+from pyro_unmix.infer.workers import device_of_worker
 from pyro_unmix.io.opening import open_images
 from pyro_unmix.kernels import Kernel
 from pyro_unmix.models.library_mixing import LibraryMixing
@@ -44,7 +48,9 @@ def sample(
     shrink: float = 0.1,
     kernels: Sequence[Kernel] | None = None,
     seed: int = 0,
+    device: str | torch.device | None = None,
     progress: bool = True,
+    checkpoint: Checkpoints | str | os.PathLike[str] | None = None,
 ) -> Sampled:
     """The posterior of a program, or of several, by Markov chains over everything that it does not know.
 
@@ -80,18 +86,36 @@ def sample(
         A round; default all that a program has, such as `kernels.ROUND`. Without `EllipticalEndmembers` the endmembers
         stay where they start.
     seed : int
+    device : str, optional
+        Where to compute; default where the model is.
     progress : bool
         Show bars.
+    checkpoint : Checkpoints or path, optional
+        Folder for checkpoints, a path for ``Checkpoints(path)``; rounds of all chains count. Chains that were killed,
+        called again with the same arguments, go on from the newest one and end with the same bits as if nothing had
+        happened; those that had ended are only read out again. Of one model, more chains than before prolong it.
 
     Returns
     -------
     Sampled
-        Ctrl-C during the chains gives a result of those that are done.
+        Also after an interrupt (Ctrl-C): of the chains that are done, and of the one under way if it had kept four
+        draws, or all that it is to keep.
 
     Raises
     ------
     TypeError, ValueError
-        If an argument is not as described, or there are too few observed spectra.
+        If an argument is not as described, there are too few observed spectra, or a checkpoint is of another model,
+        other settings or other data.
+    BlockingIOError
+        If another call, in this process or another one, uses the folder of checkpoints.
+    KeyboardInterrupt
+        After an interrupt that comes before there are draws enough for a result.
+
+    Notes
+    -----
+    A checkpoint holds the state of the chain under way, its stream of random numbers, what all chains kept, and what
+    kernels count in plain attributes, or give by a ``state_dict`` of their own. The read-out is not in it: it begins
+    anew. `num_samples`, `num_warmup` and `shrink`, which come after the chains, may differ.
 
     References
     ----------
@@ -115,12 +139,16 @@ def sample(
         names = " or ".join(kind.__name__ for kind in PROGRAMS)
         raise TypeError(f"expected a {names}, or a sequence of one of these, got {model!r}")
     seed = positive_int(seed, "seed", minimum=0)
-    positive_int(num_rounds, "num_rounds", minimum=4)
-    positive_int(num_held_out, "num_held_out")
-    positive_int(num_chains, "num_chains")
+    num_rounds = positive_int(num_rounds, "num_rounds", minimum=4)
+    num_held_out = positive_int(num_held_out, "num_held_out")
+    num_chains = positive_int(num_chains, "num_chains")
+    num_kept = positive_int(num_kept, "num_kept")
+    num_samples = positive_int(num_samples, "num_samples", minimum=2)
+    num_warmup = positive_int(num_warmup, "num_warmup", minimum=0)
+    keeper = as_checkpoints(checkpoint)
     in_range(shrink, "shrink", low=0)
     sequence = as_cube_sequence(open_images(cubes))
-    positive_int(num_spectra, "num_spectra", minimum=2)
+    num_spectra = positive_int(num_spectra, "num_spectra", minimum=2)
     if sequence.sizes["wavelength"] != models[0].num_bands:
         raise ValueError(
             f"the model has {models[0].num_bands} bands, the images {sequence.sizes['wavelength']}: "
@@ -132,22 +160,24 @@ def sample(
             "several LibraryMixing must hold the same spectra with the same labels, in the same order: make one "
             "library of them (data.merge_libraries) and one program"
         )
+    if device is not None:
+        for each in models:
+            each.to(device_of_worker(device))
     seen, held_out = split_spectra(sequence, 0 if library else num_held_out, seed)
-    planned = [(m, number) for m in models for number in range(num_chains)]
-    chains: list[Chain] = []
-    bar = progress_bar(total=num_rounds * len(planned), shown=progress, desc="sample", unit="round")
-    try:
-        for number, (each, _) in enumerate(planned):
-            spectra = random_spectra(each, seen, num_spectra, [seed, 2, number])
-            chains.append(
-                chain_of(spectra, num_rounds, kernels=kernels, num_kept=num_kept, bar=bar)
-            )
-    except KeyboardInterrupt:
-        if not chains:
-            raise
-        logger.warning("interrupted: %d of %d chains are done", len(chains), len(planned))
-    finally:
-        bar.close()
+    run = ChainRun.of_random_spectra(
+        [each for each in models for _ in range(num_chains)], seen, num_spectra, [seed, 2], num_rounds,
+        num_kept=num_kept, kernels=kernels,
+    )  # fmt: skip
+    with progress_bar(total=run.total, shown=progress, desc="sample", unit="round") as bar:
+        ended = run_chains(run, keeper, bar)
+    chains = run.chains_so_far()
+    if not chains:
+        raise KeyboardInterrupt("the chains were interrupted before they had draws for a result")
+    if not ended:
+        logger.warning(
+            "the result is of %d of %d chains, of the last with %d of %d draws",
+            len(chains), len(run.models), len(chains[-1].shared), run.num_draws,
+        )  # fmt: skip
     weights = _weights(chains, held_out, shrink, seed)
     logger.info("weights of the chains: %s", np.round(weights, 3).tolist())
     result = Sampled(
@@ -159,8 +189,8 @@ def sample(
         chains=tuple(chains),
         weights=weights,
         orders=_orders(chains, weights),
-        num_samples=positive_int(num_samples, "num_samples", minimum=2),
-        num_warmup=positive_int(num_warmup, "num_warmup", minimum=0),
+        num_samples=num_samples,
+        num_warmup=num_warmup,
     )
     return result.read_out(progress=progress)
 

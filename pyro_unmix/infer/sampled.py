@@ -14,13 +14,13 @@ from torch import Tensor
 
 from pyro_unmix.data.cubes import as_cube_sequence, check_bands, from_pixels, valid_mask
 from pyro_unmix.infer.between_chains import (
-    split_r_hat,
     spread_apart,
     weighted_quantiles,
     widening,
 )
 from pyro_unmix.infer.block_draws import blocks_of
 from pyro_unmix.infer.chain_arviz import chains_to_arviz
+from pyro_unmix.infer.chain_checks import checks_of
 from pyro_unmix.infer.chains import BLOCK, Chain
 from pyro_unmix.infer.saved_chains import chains_of, parts_of
 from pyro_unmix.models.library_mixing import LibraryMixing
@@ -232,40 +232,28 @@ class Sampled(Unmixing):
         return replace(self, cubes=cubes).read_out(progress=False)
 
     def diagnose(self, *, num_samples: int = 200, seed: int = 0) -> xr.Dataset:
-        """Split R-hat of what spectra share: near one where chains have settled, above 1.05 where they have not.
+        """Split R-hat and effective sample size of what spectra share.
+
+        R-hat is near one where chains have settled, above 1.05 where they have not. The effective size is of the draws
+        that were kept, rounds apart from each other: where it is a small part of them, means are noisy, and chains of
+        more rounds help.
 
         Chains of one `SimplexMixing` are compared with each other. Those of several start apart, and are not meant to
         mix; those of a library differ by the spectra that each of them sees: of these each is compared with itself,
-        cut in two, and the worst counts. How far apart chains end is in the intervals.
+        cut in two, and the worst counts. After an interrupt, as many draws of every chain as the shortest kept. How
+        far apart chains end is in the intervals.
 
         Returns
         -------
         Dataset (endmember)
-            ``r_hat`` of an endmember's mean over bands, but for a library; ``r_hat_noise``; and
-            ``r_hat_concentration`` of programs that have one.
+            ``r_hat`` and ``ess`` of an endmember's mean over bands, but for a library; ``r_hat_noise`` and
+            ``ess_noise``; ``r_hat_concentration`` and ``ess_concentration`` of programs that have one.
 
         References
         ----------
         Vehtari, Gelman, Simpson, Carpenter, Buerkner, Bayesian Analysis 16(2), 2021 (without their ranks).
         """
-        assert self.orders is not None
-        together: dict[Any, list[dict[str, Tensor]]] = {}
-        for number, (chain, order) in enumerate(zip(self.chains, self.orders, strict=True)):
-            draws = {"r_hat_noise": chain.stacked("noise_variance")}
-            if "concentration" in chain.shared[0]:
-                draws["r_hat_concentration"] = chain.stacked("concentration")
-            library = isinstance(chain.model, LibraryMixing)
-            if not library:
-                draws["r_hat"] = chain.stacked("endmembers").mean(-2)[:, list(order)]
-            together.setdefault(number if library else id(chain.model), []).append(draws)
-        worst: dict[str, Any] = {}
-        for group in together.values():
-            for name in group[0]:
-                values = torch.stack([draws[name].cpu() for draws in group]).double()
-                value = split_r_hat(values).numpy()
-                worst[name] = np.fmax(worst.get(name, value), value)
-        found = {n: ("endmember", v) if n == "r_hat" else v for n, v in worst.items()}
-        return xr.Dataset(found, coords={"endmember": self.dataset["endmember"]})
+        return checks_of(self)
 
     def to_arviz(self, pixels: Any = None, *, num_samples: int | None = None, seed: int = 0) -> Any:
         """What the chains kept, for ArviZ (extra ``arviz``); see `pyro_unmix.infer.chain_arviz.chains_to_arviz`."""

@@ -42,11 +42,11 @@ def chains_of(parts: dict[str, Any]) -> tuple[Chain, ...]:
         model = models[positive_int(owner, "the number of a program", minimum=0)]
         names = program_of(model).shared
         draws = {name: finite_array(parts.pop(f"{name} {number}"), name) for name in names}
-        chains.append(Chain(model, _shared_draws(model, draws)))
+        chains.append(Chain(model, shared_draws(model, draws)))
     return tuple(chains)
 
 
-def _shared_draws(model: Any, draws: dict[str, np.ndarray]) -> tuple[dict[str, Tensor], ...]:
+def shared_draws(model: Any, draws: dict[str, np.ndarray]) -> tuple[dict[str, Tensor], ...]:
     """Draws of a chain, one after the other, of saved ones with the draws first."""
     program = program_of(model)
     shapes, count = program.shapes(model), len(draws["endmembers"])

@@ -40,4 +40,6 @@ class SampleSettings(TypedDict, total=False):
     num_samples: int
     num_warmup: int
     shrink: float
-    kernels: Sequence[Kernel]
+    kernels: Sequence[Kernel] | None
+    device: str | torch.device | None
+    checkpoint: Checkpoints | str | os.PathLike[str] | None

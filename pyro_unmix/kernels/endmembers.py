@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from pyro_unmix.kernels.state import Spectra, State
+from pyro_unmix.ops.factors import cholesky, solved
 from pyro_unmix.priors.bounded import elliptical_step
 
 
@@ -67,13 +68,13 @@ class EllipticalEndmembers:
         inner.diagonal().add_(variance)  # U'U + sigma^2 I
         # C^-1 = (I - U inner^-1 U') / sigma^2
         turned = prior.vectors.mT @ pull
-        turned = turned - factor @ torch.linalg.solve(inner, factor.mT @ turned)
+        turned = turned - factor @ solved(inner, factor.mT @ turned)
         turned = turned / variance + (prior.vectors.mT @ prior.centre[:, p]) / prior.variances
         # (D - w U inner^-1 U' / sigma^2)^-1 = D^-1 + D^-1 U (sigma^2 inner / w - U' D^-1 U)^-1 U' D^-1
         diagonal = weight / variance + 1 / prior.variances
         scaled = factor / diagonal.unsqueeze(-1)
         middle = inner * (variance / weight) - factor.mT @ scaled
-        root = torch.linalg.cholesky((middle + middle.mT) / 2)
+        root = cholesky((middle + middle.mT) / 2)
         loc = turned / diagonal + scaled @ torch.cholesky_solve(
             (scaled.mT @ turned).unsqueeze(-1), root
         ).squeeze(-1)

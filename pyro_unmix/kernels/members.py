@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pyro_unmix.kernels.state import Spectra, Whitened
 from pyro_unmix.kernels.truncated import truncated_normal
+from pyro_unmix.ops.factors import cholesky, inverse
 
 _BLOCK = 512  # spectra whose products fit a processor's cache
 _LEAST_LOGARITHM = -100.0  # of a weight beside the largest one
@@ -148,8 +149,7 @@ class MemberMoves:
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """Members and amounts (B, K), those of a slot drawn anew."""
         model = spectra.model
-        kept = [number for number in range(members.shape[1]) if number != slot]
-        others = members[:, kept]
+        others = torch.cat([members[:, :slot], members[:, slot + 1 :]], dim=1)
         weights, loc, scale, (root, cross, pull) = cls.conditional(others, gram, projected, model)
         cumulated = weights.cumsum(-1)
         level = spectra.uniform(len(members), 1) * cumulated[:, -1:]
@@ -168,9 +168,8 @@ class MemberMoves:
         rest = torch.linalg.solve_triangular(root.mT, half, upper=True).squeeze(-1)
         rest = torch.where(others == model.num_spectra, rest.abs(), rest)
         accept = (rest > 0).all(-1, keepdim=True)
-        place = [*range(slot), len(kept), *range(slot, len(kept))]
-        new_members = torch.cat([others, chosen], dim=1)[:, place]
-        new_amounts = torch.cat([rest, amount], dim=1)[:, place]
+        new_members = torch.cat([others[:, :slot], chosen, others[:, slot:]], dim=1)
+        new_amounts = torch.cat([rest[:, :slot], amount, rest[:, slot:]], dim=1)
         return (
             torch.where(accept, new_members, members),
             torch.where(accept, new_amounts, amounts),
@@ -192,11 +191,11 @@ class MemberMoves:
         precision = model.amount**-2
         inner = gram[others.unsqueeze(-1), others.unsqueeze(-2)]
         inner.diagonal(dim1=-2, dim2=-1).add_(precision)
-        root = torch.linalg.cholesky(inner)
+        root = cholesky(inner)
         cross, pull = gram[others], projected.gather(1, others)
-        inverse = torch.linalg.inv(root)
-        half = inverse @ cross
-        slope = projected - ((inverse @ pull.unsqueeze(-1)).mT @ half).squeeze(-2)
+        inverted = inverse(root)
+        half = inverted @ cross
+        slope = projected - ((inverted @ pull.unsqueeze(-1)).mT @ half).squeeze(-2)
         curvature = gram.diagonal() + precision - half.square().sum(-2)
         scale = curvature.clamp(min=precision).rsqrt()  # but for rounding it is at least that
         factor, logarithm = positive_part(slope * scale)
@@ -222,8 +221,7 @@ class MeanSpectra:
     def __call__(self, state: MemberState, spectra: Spectra) -> MemberState:
         model = spectra.model
         used = model.fractions(state.members, state.amounts).sum(0)
-        belongs = torch.nn.functional.one_hot(model.classes, model.num_endmembers).to(used)
-        shares = belongs * used.unsqueeze(-1)
+        shares = model.belongs() * used.unsqueeze(-1)
         total = shares.sum(0)
         means = model.spectra @ (shares / total.clamp(min=_UNUSED))
         return state.having(endmembers=torch.where(total > _UNUSED, means, model.class_means()))

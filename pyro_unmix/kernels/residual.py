@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pyro_unmix.kernels.state import Spectra
+from pyro_unmix.ops.factors import cholesky
 
 
 class ResidualDraws:
@@ -35,7 +36,7 @@ class ResidualDraws:
         factor, variance = state.residual_factor, state.noise_variance
         precision = factor.mT @ factor / variance
         precision.diagonal().add_(1.0)
-        root = torch.linalg.cholesky(precision)
+        root = cholesky(precision)
         left = unexplained(state, spectra)
         loc = torch.cholesky_solve(factor.mT @ left.mT / variance, root)
         noise = spectra.normal(*loc.shape)
@@ -68,7 +69,7 @@ class FactorDraws:
     def __call__(self, state: Any, spectra: Spectra) -> Any:
         residual, variance = drawn_residual(state), state.noise_variance
         precision = residual.mT @ residual / variance + torch.diag(1 / state.residual_variance)
-        root = torch.linalg.cholesky(precision)
+        root = cholesky(precision)
         loc = torch.cholesky_solve(residual.mT @ unexplained(state, spectra) / variance, root)
         noise = spectra.normal(*loc.shape)
         factor = (loc + torch.linalg.solve_triangular(root.mT, noise, upper=True)).mT

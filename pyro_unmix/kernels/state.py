@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from pyro_unmix.ops.factors import cholesky
 from pyro_unmix.ops.simplex import tile_components
 
 #: Fields of `State` that all spectra share.
@@ -204,7 +205,7 @@ class Whitened:
         self.factor, self.variance = state.residual_factor, state.noise_variance
         inner = self.factor.mT @ self.factor
         inner.diagonal().add_(self.variance)
-        self.inner = torch.linalg.cholesky(inner)  # of U'U + sigma^2 I
+        self.inner = cholesky(inner)  # of U'U + sigma^2 I
         self.design = state.design(spectra.model)
         solved = self.solve(self.design)
         gram = self.design.mT @ solved

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from pyro_unmix.kernels.state import Spectra, State, Whitened
+from pyro_unmix.ops.factors import cholesky
 from pyro_unmix.ops.simplex import tile_components
 
 
@@ -65,7 +66,7 @@ def own_products(abundances: Tensor, state: State, products: Whitened) -> tuple[
     rows[:, -1, :-1] = light * mixed[:, :count]
     rows[:, :-1, -1] = weight * products.projected[:, count:]
     rows[:, -1, -1] = light * (abundances * products.projected[:, :count]).sum(-1)
-    return torch.linalg.cholesky(precision), rows
+    return cholesky(precision), rows
 
 
 class ScaleDraws:
@@ -118,7 +119,7 @@ class ScaleDraws:
         inner = (varied.mT @ varied) * gram[count:, count:]
         top = torch.cat([inner, cross.unsqueeze(-1)], dim=1)
         precision = torch.cat([top, torch.cat([cross.unsqueeze(0), own], dim=1)])
-        precision = precision + torch.eye(len(pull)).to(precision)
+        precision = precision + torch.eye(len(pull), dtype=pull.dtype, device=pull.device)
         # v ~ N(0, brightness^2), where s ~ N(0, 1)
         precision[-1, -1] += spectra.model.brightness**-2 - 1
-        return torch.linalg.cholesky(precision), pull
+        return cholesky(precision), pull

@@ -15,8 +15,9 @@ from pyro_unmix.data.lazy import as_lazy_cubes, is_lazy
 from pyro_unmix.data.libraries import is_library
 from pyro_unmix.data.types import CubesLike, ImagesLike
 from pyro_unmix.guides import ConjugateGuide
+from pyro_unmix.infer.checkpoints import as_checkpoints
 from pyro_unmix.infer.fit import fit
-from pyro_unmix.infer.settings import FitSettings
+from pyro_unmix.infer.settings import FitSettings, SampleSettings
 from pyro_unmix.methods.arguments import (
     check_settings,
     count_materials,
@@ -144,8 +145,8 @@ def unmix(
     trained : bool, optional
         Whether to train model and guide in any case, or in none. Default: where the model holds, where anything is
         asked for that only training has (a basis, ``correction=False``, `polish` of either kind, steps, a setting of
-        `fit`), where the materials have seasons, and in scenes of more than 500 000 pixel-dates or less than 500
-        spectra (20 with a library).
+        `fit` besides `device` and `checkpoint`), where the materials have seasons, and in scenes of more than 500 000
+        pixel-dates or less than 500 spectra (20 with a library).
     mixing : Hapke, optional
         Materials are grains of one powder: all of this is done with single-scattering albedos, which mix linearly, in
         place of reflectances; noise and variability are of albedo. Fractions are of cross section, see `Hapke`.
@@ -157,6 +158,7 @@ def unmix(
         How long to train, as in `fit`; default 100 steps. 0 steps give the start itself, without training.
     **settings
         Passed on to `fit`; the defaults are batches of 256 pixels and a learning rate of 0.01 that decays to a tenth.
+        `device` and `checkpoint` go to either engine. A killed call that is made again chooses the same one.
 
     Returns
     -------
@@ -193,7 +195,14 @@ def unmix(
         raise ValueError("pass polish=True or an estimate, got both: remove one of them")
     if not isinstance(trained, bool | None):
         raise TypeError(f"trained must be True, False or None, got {trained!r}")
-    asked = [basis, polish, num_steps, num_epochs, *settings.values()]
+    # Where to compute and what to keep is asked of either engine.
+    of_both: SampleSettings = {}
+    if "device" in settings:
+        of_both["device"] = settings["device"]
+    if "checkpoint" in settings:
+        of_both["checkpoint"] = as_checkpoints(settings["checkpoint"])
+    of_fit = [value for name, value in settings.items() if name not in of_both]
+    asked = [basis, polish, num_steps, num_epochs, *of_fit]
     if not correction or any(value is not None for value in asked):
         if trained is False:
             raise ValueError(
@@ -218,7 +227,7 @@ def unmix(
         of_what = "of the given spectra" if endmembers is not None else "about several starts"
         logger.info("nothing is trained: Markov chains are drawn, %s", of_what)
         found = {"start": start} if endmembers is None else {"endmembers": endmembers}
-        return unmix_by_chains(images, count, **found, seed=seed, progress=progress)
+        return unmix_by_chains(images, count, **found, seed=seed, progress=progress, **of_both)
     chosen, chain = _choose_variability(
         scene, start, num_pixel_dates=_pixel_dates(images), basis_given=basis is not None,
         endmembers_given=endmembers is not None, seed=seed, progress=progress,

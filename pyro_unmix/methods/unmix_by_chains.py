@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +16,12 @@ from pyro_unmix.data.bands import Ignore
 from pyro_unmix.data.checks import as_endmembers
 from pyro_unmix.data.cubes import as_cube_sequence
 from pyro_unmix.data.libraries import at_bands_of, classes_of, is_library, library_endmembers
-from pyro_unmix.infer.chains import chain_of, random_spectra
+from pyro_unmix.infer.chain_run import ChainRun, run_chains
+from pyro_unmix.infer.checkpoints import Checkpoints, as_checkpoints
 from pyro_unmix.infer.sample import NUM_HELD_OUT, sample, split_spectra
 from pyro_unmix.infer.sampled import Sampled
 from pyro_unmix.infer.settings import SampleSettings
+from pyro_unmix.infer.workers import device_of_worker
 from pyro_unmix.kernels import ROUND, EllipticalEndmembers
 from pyro_unmix.methods.arguments import (
     check_settings,
@@ -96,7 +99,7 @@ def unmix_by_chains(
     seed : int
     progress : bool
     **settings
-        Passed on to `sample`.
+        Passed on to `sample`. A folder of checkpoints has one inside, ``starts``, for the short chains.
 
     Returns
     -------
@@ -106,6 +109,8 @@ def unmix_by_chains(
     ------
     ValueError
         If neither P nor endmembers are given, or they do not agree, or both a start and endmembers are given.
+    KeyboardInterrupt
+        After an interrupt (Ctrl-C) during the short chains; later it is as in `sample`.
 
     Examples
     --------
@@ -126,8 +131,8 @@ def unmix_by_chains(
         _check_start(start, cubes.sizes["wavelength"], count, endmembers)
     if endmembers is None:
         found = start or choose_start.unchecked(cubes, count, seed=seed, progress=progress)
-        num_held_out = settings.get("num_held_out", NUM_HELD_OUT)
-        models = _models(cubes, found, num_held_out, seed, progress)
+        settings["checkpoint"] = as_checkpoints(settings.get("checkpoint"))
+        models = _models(cubes, found, settings, seed, progress)
         result = sample(models, cubes, seed=seed, progress=progress, **settings)
         return judged(replace(result, method="unmix_by_chains"))
     chosen: SampleSettings
@@ -154,7 +159,7 @@ def _check_start(start: Start, num_bands: int, count: int, endmembers: Any) -> N
 
 
 def _models(
-    cubes: xr.DataArray, start: Start, num_held_out: int, seed: int, progress: bool
+    cubes: xr.DataArray, start: Start, settings: SampleSettings, seed: int, progress: bool
 ) -> list[SimplexMixing]:
     """Programs about the endmembers of several starts, each refined by a short chain.
 
@@ -169,18 +174,27 @@ def _models(
     )  # fmt: skip
 
     def about(endmembers: xr.DataArray) -> SimplexMixing:
-        return _model(cubes, endmembers, _scalings(cubes, endmembers) if varied else None)
+        model = _model(cubes, endmembers, _scalings(cubes, endmembers) if varied else None)
+        device = settings.get("device")
+        return model if device is None else model.to(device_of_worker(device))
 
-    seen, _ = split_spectra(cubes, num_held_out, seed)
-    total = len(starts) * _SHORT
-    models = []
-    with progress_bar(total=total, shown=progress, desc="starts", unit="round") as bar:
-        for number, one in enumerate(starts):
-            spectra = random_spectra(about(one), seen, _SPECTRA, [seed, 3, number])
-            chain = chain_of(spectra, _SHORT, kernels=ROUND, num_kept=1, bar=bar)
-            refined = chain.shared[-1]["endmembers"].cpu().numpy()
-            models.append(about(one.copy(data=refined)))
-    return models
+    seen, _ = split_spectra(cubes, settings.get("num_held_out", NUM_HELD_OUT), seed)
+    run = ChainRun.of_random_spectra(
+        [about(one) for one in starts], seen, _SPECTRA, [seed, 3], _SHORT, num_kept=1, kernels=ROUND
+    )
+    with (
+        _before(settings.get("checkpoint")) as keeper,
+        progress_bar(total=run.total, shown=progress, desc="starts", unit="round") as bar,
+    ):
+        if not run_chains(run, keeper, bar):
+            raise KeyboardInterrupt("interrupted before the chains began")
+    refined = [chain.shared[-1]["endmembers"].cpu().numpy() for chain in run.chains]
+    return [about(one.copy(data=data)) for one, data in zip(starts, refined, strict=True)]
+
+
+def _before(checkpoint: Any) -> AbstractContextManager[Checkpoints | None]:
+    """The folder for the short chains, inside that of the others."""
+    return nullcontext() if checkpoint is None else checkpoint.before("starts")
 
 
 def _scalings(cubes: xr.DataArray, endmembers: xr.DataArray) -> np.ndarray:

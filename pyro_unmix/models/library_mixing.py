@@ -147,9 +147,15 @@ class LibraryMixing(CommonResidual):
             and torch.equal(self.spectra, other.spectra)
         )
 
+    def belongs(self) -> Tensor:
+        """Which class each spectrum is of, zeros and ones (S, P)."""
+        # `one_hot` looks at the numbers, for which the host waits.
+        numbers = torch.arange(self.num_endmembers, device=self.classes.device)
+        return (self.classes.unsqueeze(-1) == numbers).to(self.spectra)
+
     def class_means(self) -> Tensor:
         """Mean spectrum (L, P) of each class."""
-        belongs = torch.nn.functional.one_hot(self.classes, self.num_endmembers).to(self.spectra)
+        belongs = self.belongs()
         return self.spectra @ (belongs / belongs.sum(0))
 
     # ---------------------------------------------------------------- the program
@@ -179,7 +185,7 @@ class LibraryMixing(CommonResidual):
     def abundances(self, members: Tensor, amounts: Tensor) -> Tensor:
         """Shares (..., P) of the classes, of slots (..., K)."""
         none = self.num_endmembers
-        owner = torch.cat([self.classes, self.classes.new_tensor([none])])[members]
+        owner = torch.nn.functional.pad(self.classes, (0, 1), value=none)[members]
         room = amounts.new_zeros(*amounts.shape[:-1], none + 1)
         sums = room.scatter_add_(-1, owner, amounts)[..., :-1]
         total = sums.sum(-1, keepdim=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import json
 from pathlib import Path
@@ -11,12 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
+from chain_cases import Rounds, rounds_of
 from cli_cases import PICTURES, assert_pictures, quick_scene, read, run
 
 import pyro_unmix as pu
 from pyro_unmix import cli
 from pyro_unmix.infer import Sampled
-from pyro_unmix.infer.checkpoints import Run
+from pyro_unmix.infer.fit_run import Run
 
 
 @pytest.fixture(scope="module")
@@ -316,3 +318,36 @@ def test_a_run_goes_on_from_its_checkpoints(
     assert "another folder, or --no-resume to start anew" in capsys.readouterr().err
     anew = losses(6, "--checkpoint", folder, "--no-resume")
     np.testing.assert_array_equal(anew, losses(6))
+
+
+def test_chains_go_on_from_their_checkpoints(
+    images: list[Path],
+    tmp_path: Path,
+    no_pictures: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Broken off in the short chains of the starts: the command has no result then."""
+    folder = tmp_path / "checkpoints"
+    chains = importlib.import_module("pyro_unmix.methods.unmix_by_chains")
+    several = chains.several_starts
+    monkeypatch.setattr(chains, "several_starts", lambda *a, **k: several(*a, **k)[:2])
+
+    def unmixed(*more: object) -> int:
+        arguments = ("--endmembers", 2, "--no-trained", *more, "--out", tmp_path / "out")
+        return run("unmix", images[0], *arguments)
+
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        Rounds(patch, 70, stop)
+        assert unmixed("--checkpoint", folder) == 130
+    code, made = rounds_of(lambda: unmixed("--checkpoint", folder))
+    assert code == 0 and made == 50 + 200
+    found = pu.Unmixing.load(tmp_path / "out" / "saved").abundances
+    assert unmixed() == 0
+    xr.testing.assert_identical(found, pu.Unmixing.load(tmp_path / "out" / "saved").abundances)
+    capsys.readouterr()
+    assert unmixed("--checkpoint", folder, "--seed", 3) == 2
+    assert "another folder, or --no-resume to start anew" in capsys.readouterr().err

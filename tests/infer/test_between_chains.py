@@ -12,7 +12,7 @@ from scipy import stats
 
 import pyro_unmix as pu
 from pyro_unmix.infer import Sampled
-from pyro_unmix.infer.between_chains import spread_apart, widening
+from pyro_unmix.infer.between_chains import effective_size, spread_apart, widening
 from pyro_unmix.infer.chains import Chain
 from pyro_unmix.models.simplex import SimplexMixing
 
@@ -107,3 +107,48 @@ def test_results_of_several_starts_are_widened_and_those_of_one_are_not(
     draws = apart.sample(12)
     assert float(draws.min()) >= 0
     np.testing.assert_allclose(draws.sum("endmember"), 1, atol=1e-12)
+
+
+def autoregressive(phi: float, num_draws: int, num_chains: int = 4, seed: int = 0) -> torch.Tensor:
+    rng = np.random.default_rng(seed)
+    noise = rng.standard_normal((num_draws, num_chains))
+    draws = [noise[0]]
+    for step in noise[1:]:
+        draws.append(phi * draws[-1] + np.sqrt(1 - phi**2) * step)
+    return torch.as_tensor(np.stack(draws, axis=1))
+
+
+@pytest.mark.parametrize("phi", [0.0, 0.5, 0.9, -0.4])
+def test_the_effective_size_of_an_autoregressive_chain_is_known(phi: float) -> None:
+    """``S (1 - phi) / (1 + phi)``: the variance of a mean, which means of many such chains confirm."""
+    expected = 4000 * (1 - phi) / (1 + phi)
+    sizes = [float(effective_size(autoregressive(phi, 1000, seed=seed))) for seed in range(20)]
+    assert np.mean(sizes) == pytest.approx(expected, rel=0.12)
+    means = autoregressive(phi, 1000, num_chains=4000).mean(1)
+    assert 1000 * (1 - phi) / (1 + phi) == pytest.approx(float(1 / means.var()), rel=0.12)
+
+
+def test_the_effective_size_is_that_of_arviz() -> None:
+    """Whose own ends the sum half a pair later: less than a pair that is nearly zero in long chains."""
+    arviz = pytest.importorskip("arviz")
+    for phi in (0.0, 0.5, 0.9):
+        draws = autoregressive(phi, 800, seed=3)
+        theirs = float(arviz.ess(draws.numpy(), method="mean"))
+        assert float(effective_size(draws)) == pytest.approx(theirs, rel=1e-3)
+
+
+def test_the_effective_size_of_chains_that_do_not_agree_is_small() -> None:
+    draws = autoregressive(0.0, 400)
+    apart = draws + 3 * torch.arange(4.0).unsqueeze(-1)
+    both = effective_size(torch.stack([draws, apart], dim=-1))
+    assert float(both[0]) > 1000 and float(both[1]) < 20
+    trend = draws + 5 * torch.linspace(0, 1, 400)  # which halves of a chain do not agree about
+    assert float(effective_size(trend)) < 60
+
+
+def test_what_has_no_effective_size_has_none() -> None:
+    assert bool(effective_size(torch.ones(2, 8, 3)).isnan().all())  # endmembers that are kept
+    assert effective_size(torch.rand(2, 3, 5)).shape == (5,)
+    assert bool(effective_size(torch.rand(2, 3, 5)).isnan().all())
+    least = effective_size(torch.rand(2, 4, generator=torch.Generator().manual_seed(0)).double())
+    assert 0 < float(least) <= 8 * np.log10(8)

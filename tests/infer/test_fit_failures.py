@@ -16,7 +16,7 @@ from fit_cases import CUBES, PAIRS, SCENE, changed, ours, paper, run, weights_of
 
 from pyro_unmix import SGLMM, BiLSTMGuide, NonFiniteLossError, fit
 from pyro_unmix.bases import DCT
-from pyro_unmix.infer import checkpoints
+from pyro_unmix.infer import fit_run
 from pyro_unmix.infer.step import Optimiser
 from pyro_unmix.posterior import PolishedMean, PosteriorMean
 from pyro_unmix.priors import RandomWalk, WhiteNoise
@@ -255,7 +255,7 @@ def test_an_interrupt_of_the_preparation_returns_the_start(monkeypatch):
     def stop(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(checkpoints, "prepare", stop)
+    monkeypatch.setattr(fit_run, "prepare", stop)
     result = fit(model, guide, CUBES, num_steps=9, progress=False)
     assert len(result.losses) == 0
     xr.testing.assert_identical(result.abundances, expected.abundances)

@@ -140,7 +140,12 @@ def test_r_hat_tells_chains_that_agree_from_those_that_do_not(result: Sampled) -
     draws = torch.as_tensor(rng.standard_normal((4, 200)))
     assert float(split_r_hat(draws)) == pytest.approx(1.0, abs=0.02)
     assert float(split_r_hat(draws + torch.arange(4).unsqueeze(-1))) > 1.5
-    assert set(result.diagnose()) == {"r_hat", "r_hat_concentration", "r_hat_noise"}
+    found = result.diagnose()
+    assert set(found) == {
+        f"{of}{name}" for of in ("r_hat", "ess") for name in ("", "_concentration", "_noise")
+    }
+    # two chains of four draws, which start apart
+    assert found["ess"].dims == ("endmember",) and bool((found["ess"] <= 4 * np.log10(4)).all())
 
 
 def test_kept_endmembers_stay() -> None:

@@ -134,7 +134,7 @@ def test_it_is_saved_and_predicts_as_before(
     np.testing.assert_array_equal(
         loaded.predict(part).abundances.values, result.predict(part).abundances.values
     )
-    assert set(loaded.diagnose().data_vars) == {"r_hat_noise"}
+    assert set(loaded.diagnose().data_vars) == {"r_hat_noise", "ess_noise"}
 
 
 def test_what_the_library_lacks_shows_in_the_residual() -> None:
