@@ -44,6 +44,8 @@ def blocks_of(
     for block, first in enumerate(range(0, len(values), size)):
         part = slice(first, first + size)
         drawn = _block(result, values[part], observed[part], num_samples, (seed, block))
+        if result.field is not None:
+            drawn = drawn._replace(abundances=result.field.about(drawn.abundances, part))
         yield drawn.at(sources[part] - first)
         bar.update(len(values[part]))
     bar.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
@@ -12,17 +12,17 @@ import xarray as xr
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from pyro_unmix.data.cubes import as_cube_sequence, check_bands, from_pixels, valid_mask
+from pyro_unmix.data.cubes import as_cube_sequence, check_bands, from_pixels, to_pixels, valid_mask
 from pyro_unmix.infer.between_chains import (
     spread_apart,
     weighted_quantiles,
     widening,
 )
-from pyro_unmix.infer.block_draws import blocks_of
+from pyro_unmix.infer.block_draws import Drawn, blocks_of, nearest_dates
 from pyro_unmix.infer.chain_arviz import chains_to_arviz
 from pyro_unmix.infer.chain_checks import checks_of
 from pyro_unmix.infer.chains import BLOCK, Chain
-from pyro_unmix.infer.saved_chains import chains_of, parts_of
+from pyro_unmix.infer.saved_chains import chains_of, field_of, parts_of
 from pyro_unmix.models.library_mixing import LibraryMixing
 from pyro_unmix.ops.checks import finite_array, in_range, positive_int
 from pyro_unmix.ops.threads import one_thread
@@ -35,6 +35,7 @@ from pyro_unmix.posterior.spectra import (
     lit_reconstruction,
     of_albedo,
 )
+from pyro_unmix.start.field_estimate import FieldEstimate
 
 _MOST_KEPT = 2**26  # numbers of draws that a result keeps
 
@@ -58,6 +59,8 @@ class Sampled(Unmixing):
         Of the chains, summing to one.
     orders : array of int, shape (chains, P)
         Which of a chain's materials are the result's.
+    field : FieldEstimate, optional
+        What neighbouring pixels say besides: draws are moved to it, see `FieldEstimate.about`.
     num_samples, num_warmup : int
         Draws behind the estimate, of all chains together, and rounds of the kernels before the first of a chain.
     drawn : Tensor, shape (num_samples, pixel-dates, P), optional
@@ -78,6 +81,7 @@ class Sampled(Unmixing):
     chains: tuple[Chain, ...] = ()
     weights: np.ndarray | None = None
     orders: np.ndarray | None = None
+    field: FieldEstimate | None = None
     num_samples: int = 48
     num_warmup: int = 4
     drawn: Tensor | None = None
@@ -223,13 +227,13 @@ class Sampled(Unmixing):
 
     @one_thread()
     def predict(self, other_cubes: Any, *, estimate: Any = None) -> Sampled:
-        """Unmix other images of the same bands with what the chains know."""
+        """Unmix other images of the same bands with what the chains know; a `field` is of these images alone."""
         if estimate is not None:
             raise ValueError("a sampled result has one estimate, the posterior mean: leave it out")
         cubes = as_cube_sequence(as_unmixed(self, other_cubes))
         if "wavelength" in self.reference_endmembers.coords:
             check_bands(self.reference_endmembers["wavelength"], cubes)
-        return replace(self, cubes=cubes).read_out(progress=False)
+        return replace(self, cubes=cubes, field=None).read_out(progress=False)
 
     def diagnose(self, *, num_samples: int = 200, seed: int = 0) -> xr.Dataset:
         """Split R-hat and effective sample size of what spectra share.
@@ -266,7 +270,13 @@ class Sampled(Unmixing):
         how = {
             name: getattr(self, name) for name in ("weights", "orders", "num_samples", "num_warmup")
         }
-        return {**how, **parts_of(self.chains)}
+        of_field = {}
+        if self.field is not None:
+            of_field = {
+                "field abundances": self.field.abundances.cpu().numpy(),
+                "field endmembers": self.field.endmembers,
+            }
+        return {**how, **of_field, **parts_of(self.chains)}
 
     @classmethod
     def of_saved(cls, parts: dict[str, Any]) -> Sampled:
@@ -281,7 +291,8 @@ class Sampled(Unmixing):
             raise ValueError("the orders of the materials are none")
         parts["num_samples"] = positive_int(parts["num_samples"], "num_samples", minimum=2)
         parts["num_warmup"] = positive_int(parts["num_warmup"], "num_warmup", minimum=0)
-        return cls(chains=chains, weights=weights, orders=orders, **parts)
+        field = field_of(parts, chains[0].model)
+        return cls(chains=chains, weights=weights, orders=orders, field=field, **parts)
 
     # ---------------------------------------------------------------- what a sampled result has not
 
@@ -312,13 +323,29 @@ class Sampled(Unmixing):
 
     # ---------------------------------------------------------------- reading out
 
-    def read_out(self, *, progress: bool = True) -> Sampled:
-        """The same with means and standard deviations of all its images."""
+    def about(self, field: FieldEstimate, *, progress: bool = True) -> Sampled:
+        """The same with all draws moved to what neighbouring pixels say besides.
+
+        Parameters
+        ----------
+        field : FieldEstimate
+            Of these images, materials in the order of this result.
+        progress : bool
+        """
+        moved = replace(self, field=field, drawn=None)
+        if self.drawn is None:
+            return moved.read_out(progress=progress)
+        sources = nearest_dates(to_pixels(self.images())[1]).ravel()
+        draws = field.about(self.drawn.double(), sources)
+        return moved.read_out(blocks=[Drawn(draws, draws.new_empty(len(sources), 0))])
+
+    def read_out(self, *, progress: bool = True, blocks: Iterable[Drawn] | None = None) -> Sampled:
+        """The same with means and standard deviations of all its images, of new draws if none are given."""
         cubes = self.images()
         means, deviations, fractions, kept = [], [], [], []
         assert self.orders is not None
         few = self.num_samples * self.orders[0].size * cubes[..., 0].size <= _MOST_KEPT
-        for block in blocks_of(self, self.num_samples, self.seed, progress):
+        for block in blocks or blocks_of(self, self.num_samples, self.seed, progress):
             means.append(block.abundances.mean(0))
             deviations.append(block.abundances.std(0))
             fractions.append(block.fractions)
@@ -371,8 +398,11 @@ class Sampled(Unmixing):
         of_starts = self.start_weights(starts)
         factor = widening(of_starts) if apart else 1.0
         together = [torch.cat([parts[n] for n in own]) for own in starts]
-        drawn = spread_apart(together, factor, of_starts.tolist()).clamp(min=0)
-        return drawn.numpy(), np.concatenate(weights)
+        drawn = spread_apart(together, factor, of_starts.tolist()).clamp(min=0).numpy()
+        of_draws = np.concatenate(weights)
+        if self.field is not None:
+            drawn = drawn - np.average(drawn, axis=0, weights=of_draws) + self.field.endmembers
+        return drawn.clip(0), of_draws
 
     def starts(self, counts: np.ndarray) -> list[list[int]]:
         """Numbers of the chains of every program, which start at one place; those that count for something."""

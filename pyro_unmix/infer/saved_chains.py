@@ -12,6 +12,7 @@ from torch import Tensor
 from pyro_unmix.infer.chains import Chain
 from pyro_unmix.infer.programs import PROGRAMS, program_of
 from pyro_unmix.ops.checks import finite_array, positive_int
+from pyro_unmix.start.field_estimate import FieldEstimate
 
 
 def parts_of(chains: Sequence[Chain]) -> dict[str, Any]:
@@ -44,6 +45,26 @@ def chains_of(parts: dict[str, Any]) -> tuple[Chain, ...]:
         draws = {name: finite_array(parts.pop(f"{name} {number}"), name) for name in names}
         chains.append(Chain(model, shared_draws(model, draws)))
     return tuple(chains)
+
+
+def field_of(parts: dict[str, Any], model: Any) -> FieldEstimate | None:
+    """The field, taken out of the parts, if there is one.
+
+    Raises
+    ------
+    ValueError
+        If the parts are none of a field.
+    """
+    if "field abundances" not in parts:
+        return None
+    size = model.num_endmembers
+    abundances = np.asarray(parts.pop("field abundances"), dtype=float)
+    if abundances.ndim != 2 or abundances.shape[1] != size or np.isinf(abundances).any():
+        raise ValueError(f"expected abundances of a field (N, {size}), got {abundances.shape}")
+    endmembers = finite_array(parts.pop("field endmembers"), "field endmembers", ndim=2)
+    if endmembers.shape != (model.num_bands, size):
+        raise ValueError(f"the endmembers of the field have the shape {endmembers.shape}")
+    return FieldEstimate(torch.as_tensor(abundances), endmembers)
 
 
 def shared_draws(model: Any, draws: dict[str, np.ndarray]) -> tuple[dict[str, Tensor], ...]:

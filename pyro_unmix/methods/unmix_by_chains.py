@@ -38,6 +38,7 @@ from pyro_unmix.ops.threads import one_thread
 from pyro_unmix.priors.bounded import BoundedEndmembers
 from pyro_unmix.start.choice import Start, choose_start
 from pyro_unmix.start.field import shares_variability
+from pyro_unmix.start.field_estimate import estimate_field
 from pyro_unmix.start.several_starts import several_starts
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ _CHAINS_OF_GIVEN = 3
 #: Settings of `sample` for a library: a chain learns the residual and the noise alone, soon and of few spectra.
 _OF_LIBRARY: SampleSettings = {"num_rounds": 60, "num_spectra": 1000, "num_warmup": 12}
 _ABOVE = 0.2  # the bound above the largest endmember that a start has
+_MOST_FIELDS = 3  # fits of a field, of a dozen rounds each
 _NUM_SCALINGS = 3
 _SCALING = 0.1  # of an endmember, at psi = 1 and a scale of one
 
@@ -77,7 +79,10 @@ def unmix_by_chains(
     the whole pixel: variability of single materials, learned from images that do not hold its model, takes abundance
     for variability, however well it predicts. So materials vary by themselves only in sequences whose neighbouring
     pixels share variability (`shares_variability`): there each is scaled by three cosines over wavelength, in sizes
-    that are drawn. Abundances of neighbours and dates are not linked.
+    that are drawn. The chains do not link neighbours and dates. Where a smooth field of the materials' variability
+    explains such a sequence to the noise, fitted from the endmembers of the heaviest three chains (`estimate_field`),
+    the draws are moved to the abundances that it leaves: neighbours say where the abundances are, single spectra how
+    much is left open.
 
     Of a library that has several spectra of a class, every pixel and date holds a few, in amounts whose sum is free,
     and the abundance of a class is the sum of its spectra: `LibraryMixing`, three chains. The library is taken for
@@ -134,6 +139,8 @@ def unmix_by_chains(
         settings["checkpoint"] = as_checkpoints(settings.get("checkpoint"))
         models = _models(cubes, found, settings, seed, progress)
         result = sample(models, cubes, seed=seed, progress=progress, **settings)
+        if models[0].num_components:  # neighbouring pixels share variability
+            result = _about_field(result, found, seed, progress)
         return judged(replace(result, method="unmix_by_chains"))
     chosen: SampleSettings
     if is_library(endmembers) and len(set(endmembers["label"].values)) < len(endmembers["label"]):
@@ -195,6 +202,30 @@ def _models(
 def _before(checkpoint: Any) -> AbstractContextManager[Checkpoints | None]:
     """The folder for the short chains, inside that of the others."""
     return nullcontext() if checkpoint is None else checkpoint.before("starts")
+
+
+def _about_field(result: Sampled, start: Start, seed: int, progress: bool) -> Sampled:
+    """The result moved to what neighbouring pixels say, where a smooth field explains the images.
+
+    Of the chains that weigh most the ends are near enough for a field to be found from, which starts are not.
+    """
+    assert result.weights is not None and result.orders is not None
+    heaviest = np.argsort(-result.weights, kind="stable")[:_MOST_FIELDS]
+    endmembers = [
+        result.chains[n].stacked("endmembers").mean(0).cpu().numpy()[:, result.orders[n]]
+        for n in heaviest
+    ]
+    weights = result.weights[heaviest].tolist()
+    try:
+        field = estimate_field.unchecked(
+            result.images(), start, endmembers, weights, seed=seed, progress=progress
+        )
+    except KeyboardInterrupt:
+        logger.warning(
+            "interrupted: abundances are of single pixels, without a field of variability"
+        )
+        return result
+    return result if field is None else result.about(field, progress=progress)
 
 
 def _scalings(cubes: xr.DataArray, endmembers: xr.DataArray) -> np.ndarray:

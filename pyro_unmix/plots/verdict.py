@@ -74,10 +74,16 @@ def _of_chains(result: Sampled) -> Verdict:
             f"The mean endmembers of the {len(result.chains)} chains lie {_apart(result):.3f} reflectance apart "
             "(standard deviation over chains, of the material where they differ most). The intervals hold this spread.",
         )
+    if result.field is not None:
+        reasons.append(
+            "Neighbouring pixels and dates say where the fractions are, by a field of variability that explains the "
+            "images to the noise; the spread is that of single spectra."
+        )
     checks = result.diagnose()
     alone = isinstance(result.model, LibraryMixing)
     alone |= len({id(chain.model) for chain in result.chains}) == len(result.chains)
-    worst = max((float(np.nanmax(v)) for v in checks.values() if v.notnull().any()), default=np.nan)
+    r_hats = [v for name, v in checks.items() if str(name).startswith("r_hat")]
+    worst = max((float(np.nanmax(v)) for v in r_hats if v.notnull().any()), default=np.nan)
     if math.isnan(worst):
         return Verdict("no", ["The chains are too short to be checked.", *reasons])
     if worst <= LARGEST_R_HAT:

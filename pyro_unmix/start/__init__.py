@@ -3,8 +3,8 @@
 `extraction` finds endmembers (VCA, N-FINDR, over windows) and matches them; `bundles` pure pixels; `num_endmembers` how
 many there are. `choice` picks window, endmembers, basis and rank by the `marginal` likelihood, with `purity`
 (neighbourhoods that are pure) and `noise`; `blocks` serves scenes larger than memory, `several_starts` chains.
-`seasons` and `field` (with `field_fit`) look for variability that pixels share; `interactions` for nonlinear mixing;
-`misfit` for errors larger than the model's.
+`seasons` and `field` (with `field_fit`) look for variability that pixels share, and `field_estimate` uses it;
+`interactions` for nonlinear mixing; `misfit` for errors larger than the model's.
 """
 
 from pyro_unmix.start.blocks import spread_blocks
@@ -19,6 +19,7 @@ from pyro_unmix.start.field import (
     may_share_variability,
     shares_variability,
 )
+from pyro_unmix.start.field_estimate import FieldEstimate, estimate_field
 from pyro_unmix.start.interactions import choose_mixing
 from pyro_unmix.start.marginal import marginal_score
 from pyro_unmix.start.misfit import misfit_factor
@@ -31,12 +32,14 @@ __all__ = [
     "MIN_SHARE",
     "RANKS",
     "WINDOWS",
+    "FieldEstimate",
     "SmoothStart",
     "Start",
     "choose_mixing",
     "choose_season_start",
     "choose_smooth_start",
     "choose_start",
+    "estimate_field",
     "estimate_noise_scale",
     "estimate_num_endmembers",
     "extract_bundles",

@@ -121,10 +121,10 @@ def choose_smooth_start(
     fitted: dict[str, tuple[SmoothFit, FitState]] = {}
     sizes = {"num_endmembers": num_endmembers, "num_components": basis.num_components}
     images = SmoothFit(
-        cubes, basis, start.noise_scale, _field_prior(cubes, length, coefficient, **sizes)
+        cubes, basis, start.noise_scale, field_prior(cubes, length, coefficient, **sizes)
     )
     for name, matrix in candidates.items():
-        fit = images.with_prior(_field_prior(cubes, length, coefficient, **sizes))
+        fit = images.with_prior(field_prior(cubes, length, coefficient, **sizes))
         state = fit.begin(torch.from_numpy(np.asarray(matrix, dtype=np.float64)))
         if len(candidates) > 1:
             fit.run(
@@ -287,7 +287,7 @@ def _estimated_variability(sequence: xr.DataArray, start: Start) -> tuple[np.nda
     return rest, observed
 
 
-def _field_prior(
+def field_prior(
     sequence: xr.DataArray, length: float, coefficient: float, **sizes: int
 ) -> SmoothVariability:
     """The prior in double precision, with the dates of the sequence."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 
 import pyro_unmix as pu
@@ -28,6 +29,7 @@ from pyro_unmix.plots.report import report_html
 from pyro_unmix.plots.verdict import HELD_BY_CHAINS, judge
 from pyro_unmix.posterior import PolishedMean
 from pyro_unmix.priors.bounded import BoundedEndmembers
+from pyro_unmix.start import FieldEstimate
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +161,8 @@ def test_chains_of_several_models_are_settled_or_not_and_lie_apart(jump: float, 
     first = replace(first, chains=(first.chains[0], same))
     drawn = [with_draws(first, c, shift=0.2 * c, jump=jump, count=200) for c in (0, 1)]
     first = replace(first, chains=tuple(drawn))
-    worst = max(float(values.max()) for values in first.diagnose().values())
+    checks = first.diagnose()
+    worst = max(float(checks[name].max()) for name in checks if str(name).startswith("r_hat"))
     verdict = judge(first)
     assert verdict.trust == trust and f"(largest R-hat {worst:.2f}" in verdict.reasons[0]
     words = "Each chain is settled" if trust == "with care" else "Some chains are not settled"
@@ -168,6 +171,10 @@ def test_chains_of_several_models_are_settled_or_not_and_lie_apart(jump: float, 
     # Two values 0.2 apart are 0.1 from their mean, at every band and of both materials.
     assert "of the 2 chains lie 0.100 reflectance apart" in verdict.reasons[1]
     assert any(reason.startswith(HELD_BY_CHAINS) for reason in verdict.reasons)
+    assert not any(reason.startswith("Neighbouring pixels") for reason in verdict.reasons)
+    field = FieldEstimate(torch.full((1, 2), 0.5), np.ones((2, 2)))
+    reasons = judge(replace(first, field=field)).reasons
+    assert any(reason.startswith("Neighbouring pixels") for reason in reasons)
 
 
 def test_chains_of_one_model_agree_or_not() -> None:

@@ -1,0 +1,146 @@
+"""What neighbouring pixels and dates say of abundances besides a pixel's own spectrum."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import xarray as xr
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from pyro_unmix.bases.linear import DCT
+from pyro_unmix.data.cubes import takes_cubes
+from pyro_unmix.ops.progress import progress_bar
+from pyro_unmix.ops.solvers import project_simplex
+from pyro_unmix.ops.threads import one_thread
+from pyro_unmix.priors import SmoothVariability
+from pyro_unmix.start.choice import Start, temporal_correlation
+from pyro_unmix.start.field import field_correlation, field_prior
+from pyro_unmix.start.field_fit import FitState, SmoothFit
+from pyro_unmix.start.noise import estimate_noise_scale
+
+logger = logging.getLogger(__name__)
+
+_FIRST_ROUNDS, _ROUNDS = 4, 10  # with the scales of the field kept, and learned
+_NUM_COMPONENTS = 6
+_LARGEST_COEFFICIENT = 0.95
+_MOST_MISFIT = 1.03  # stds of the noise that a field leaves which is all there is
+_LEAST_BANDS = 10  # per unknown of a spectrum
+
+
+@dataclass(frozen=True, eq=False)
+class FieldEstimate:
+    """Abundances where the variability of materials is a smooth field, from `estimate_field`.
+
+    Attributes
+    ----------
+    abundances : Tensor, shape (N, P)
+        Of all pixel-dates in the order (pixel, date); NaN where nothing was observed.
+    endmembers : ndarray (L, P), reflectance
+
+    Examples
+    --------
+    >>> import numpy as np, torch, pyro_unmix as pu
+    >>> estimate = pu.start.FieldEstimate(torch.tensor([[0.5, 0.5]]), np.ones((3, 2)))
+    >>> draws = torch.tensor([[[0.2, 0.8]], [[0.4, 0.6]]])
+    >>> estimate.about(draws, slice(0, 1))[:, 0, 0].tolist()
+    [0.4, 0.6]
+    """
+
+    abundances: Tensor
+    endmembers: np.ndarray
+
+    def about(self, draws: Tensor, places: slice | ArrayLike) -> Tensor:
+        """Draws (D, B, P) of the pixel-dates at these places moved here: ``e + d - mean of d``, put onto the simplex.
+
+        They keep their spread, what single spectra leave open: an upper bound of what spectra and neighbours do, as the
+        mode of the field does not say how sure it is. Those of no estimate stay where they are.
+        """
+        here = self.abundances[places].to(draws)
+        seen = here.isfinite().all(-1, keepdim=True)
+        moved = torch.where(seen, here, draws[0]) + draws - draws.mean(0)
+        return torch.where(seen, project_simplex(moved), draws)
+
+
+@takes_cubes
+@one_thread()
+def estimate_field(
+    cubes: xr.DataArray,
+    start: Start,
+    endmembers: Sequence[ArrayLike],
+    weights: Sequence[float],
+    *,
+    seed: int = 0,
+    progress: bool = False,
+) -> FieldEstimate | None:
+    """The mode of a smooth field, of abundances and of endmembers, from endmembers that are near already.
+
+    `SmoothFit` goes from each of the endmembers; the results are averaged. Extracted endmembers of scenes whose
+    variability pixels share are too far off for it, those of chains are not.
+
+    Parameters
+    ----------
+    cubes
+        Anything that `as_cube_sequence` takes.
+    start : Start
+        Of `choose_start`, from which length and persistence of the field are.
+    endmembers : sequence of array (L, P), reflectance
+        In one order of the materials; the first is tried first.
+    weights : sequence of float
+        Of each.
+    seed : int
+    progress : bool
+
+    Returns
+    -------
+    FieldEstimate, or None
+        None where the field leaves more than 1.03 times the noise (`estimate_noise_scale`), and so is not all that
+        there is; or where spectra have less than ten bands for each number that the fit finds of them.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> scene = pu.simulate.scaled_scene(num_dates=3, height=12, width=12, seed=0)
+    >>> start = pu.choose_start(scene.cubes, num_endmembers=3, progress=False)
+    >>> estimate = pu.start.estimate_field(scene.cubes, start, [start.endmembers.values], [1.0])
+    >>> estimate is None  # as the variability of every pixel is its own there
+    True
+    """
+    num_bands, num_endmembers = start.endmembers.shape
+    basis = DCT(min(_NUM_COMPONENTS, num_bands), scale=0.1 * num_bands**0.5)
+    share, length = field_correlation.unchecked(cubes, start)
+    correlation = temporal_correlation.unchecked(cubes, start)
+    coefficient = min(max(correlation, 0.0) / max(share, 1e-9), _LARGEST_COEFFICIENT)
+    noise_scale = estimate_noise_scale.unchecked(cubes)
+    sizes = {"num_endmembers": num_endmembers, "num_components": basis.num_components}
+
+    def prior() -> SmoothVariability:
+        return field_prior(cubes, length, coefficient, **sizes)
+
+    images = SmoothFit(cubes, basis, noise_scale, prior())
+    states: list[FitState] = []
+    total = len(endmembers) * (_FIRST_ROUNDS + _ROUNDS)
+    with progress_bar(total=total, shown=progress, desc="field", unit="round") as bar:
+        for matrix in endmembers:
+            fit = images.with_prior(prior())
+            state = fit.begin(torch.from_numpy(np.array(matrix, dtype=np.float64)))
+            fit.run(state, _FIRST_ROUNDS, True, learn_scales=False, seed=seed, advance=bar.update)
+            fit.run(
+                state, _ROUNDS, True, learn_scales=True, seed=seed + _FIRST_ROUNDS, advance=bar.update
+            )  # fmt: skip
+            misfit = fit.variance**0.5 / noise_scale
+            unknowns = num_endmembers - 1 + fit.num_effective / max(int(fit.valid.sum()), 1)
+            logger.info("a smooth field leaves %.3f times the noise", misfit)
+            if misfit > _MOST_MISFIT or unknowns * _LEAST_BANDS > num_bands:
+                return None
+            states.append(state)
+    share_of = np.asarray(weights, dtype=float) / np.sum(weights)
+    mean = sum(w * s.abundances for w, s in zip(share_of, states, strict=True))
+    spectra = sum(w * s.endmembers for w, s in zip(share_of, states, strict=True))
+    abundances = torch.where(images.valid.unsqueeze(-1), torch.as_tensor(mean), torch.nan)
+    by_pixel = abundances.unflatten(0, images.shape).transpose(0, 1).flatten(0, 1)
+    return FieldEstimate(by_pixel, torch.as_tensor(spectra).numpy())

@@ -1,0 +1,106 @@
+"""Abundances under a smooth field: how draws are moved to them, and when there are any."""
+
+from __future__ import annotations
+
+import importlib
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+from pyro_unmix import simulate
+from pyro_unmix.methods import fcls
+from pyro_unmix.simulate import Scene
+from pyro_unmix.start import FieldEstimate, Start, choose_start, estimate_field
+
+field_module = importlib.import_module("pyro_unmix.start.field_estimate")
+MATERIALS = ["vegetation", "soil", "snow"]
+
+
+@pytest.fixture(scope="module")
+def smooth() -> tuple[Scene, Start]:
+    library = simulate.library(np.linspace(400, 2500, 60)).sel(endmember=MATERIALS)
+    scene = simulate.smooth_scene(
+        num_dates=3, height=13, width=12, num_endmembers=3, library=library, illumination_scale=0.2,
+        cloud_fraction=0.05, seed=1,
+    )  # fmt: skip
+    return scene, choose_start(scene.cubes, num_endmembers=3, progress=False)
+
+
+@pytest.fixture(autouse=True)
+def few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(field_module, "_ROUNDS", 4)
+
+
+def test_draws_are_moved_and_keep_their_spread() -> None:
+    rng = torch.Generator().manual_seed(0)
+    draws = 0.3 + 0.02 * torch.randn(400, 3, 3, generator=rng, dtype=torch.float64)
+    draws[..., 2] = 1 - draws[..., :2].sum(-1)
+    nan = torch.full((1, 3), torch.nan)
+    inside = torch.tensor([[0.5, 0.2, 0.3]])
+    corner = torch.tensor([[1.0, 0.0, 0.0]])
+    field = FieldEstimate(torch.cat([nan, corner, inside, nan]), np.ones((4, 3)))
+    moved = field.about(draws, slice(1, 4))
+    torch.testing.assert_close(moved[:, 1].mean(0), inside[0].double(), atol=1e-6, rtol=0)
+    torch.testing.assert_close(moved[:, 1].std(0), draws[:, 1].std(0))
+    assert torch.equal(moved[:, 2], draws[:, 2])  # of which the field says nothing
+    torch.testing.assert_close(moved.sum(-1), torch.ones(400, 3, dtype=torch.float64))
+    assert moved.min() >= 0 and 0.9 < float(moved[:, 0, 0].mean()) < 1
+    torch.testing.assert_close(field.about(draws[:, :2], [1, 2]), moved[:, :2])
+
+
+def test_neighbours_lower_the_error_of_abundances(smooth: tuple[Scene, Start]) -> None:
+    scene, start = smooth
+    truth = scene.reference_endmembers.transpose("wavelength", "endmember").values
+    tilt = 1 + 0.04 * np.linspace(-1, 1, 60)[:, None] * [1, -1, 1]
+    near = [truth * tilt, truth / tilt]
+    cubes = scene.cubes.copy(deep=True)
+    field = estimate_field(cubes, start, near, [3.0, 1.0])
+    assert field is not None
+    xr.testing.assert_identical(cubes, scene.cubes)
+    clouds = ~np.isfinite(cubes.values).all(-1)
+    maps = field.abundances.numpy().reshape(13, 12, 3, 3).transpose(2, 0, 1, 3)
+    np.testing.assert_array_equal(np.isnan(maps).all(-1), clouds)
+    np.testing.assert_allclose(maps[~clouds].sum(-1), 1, atol=1e-6)
+    alone = fcls(cubes, endmembers=truth).abundances.values
+    known = np.where(clouds[..., None], np.nan, scene.abundances.values)[~clouds]
+    error, error_alone = (np.linalg.norm(a[~clouds] - known) for a in (maps, alone))
+    assert error < 0.85 * error_alone, (error, error_alone)
+    # Means of both fits, by their weights.
+    one, other = (estimate_field(cubes, start, [matrix], [1.0]) for matrix in near)
+    assert one is not None and other is not None
+    np.testing.assert_allclose(
+        field.endmembers, 0.75 * one.endmembers + 0.25 * other.endmembers, rtol=1e-9
+    )
+    np.testing.assert_allclose(
+        field.abundances, 0.75 * one.abundances + 0.25 * other.abundances, rtol=1e-9
+    )
+
+
+def test_a_field_that_is_not_all_there_is_is_none(
+    smooth: tuple[Scene, Start], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene, start = smooth
+    truth = scene.reference_endmembers.transpose("wavelength", "endmember").values
+    rng = np.random.default_rng(0)
+    # What no smooth field makes, in spots.
+    spots = 0.3 * (rng.uniform(size=(*scene.cubes.shape[:3], 1)) < 0.2)
+    other = scene.cubes + spots * np.cos(2.0 * np.arange(60))
+    assert estimate_field(other, start, [truth], [1.0]) is None
+    monkeypatch.setattr(
+        field_module, "_LEAST_BANDS", 20
+    )  # for more than two unknowns of a spectrum
+    assert estimate_field(scene.cubes, start, [truth], [1.0]) is None
+
+
+def test_shifting_all_dates_changes_nothing(
+    smooth: tuple[Scene, Start],
+) -> None:
+    scene, start = smooth
+    truth = scene.reference_endmembers.transpose("wavelength", "endmember").values
+    shifted = scene.cubes.assign_coords(time=scene.cubes["time"] + np.timedelta64(100, "D"))
+    one = estimate_field(scene.cubes, start, [truth], [1.0], seed=3)
+    other = estimate_field(shifted, start, [truth], [1.0], seed=3)
+    assert one is not None and other is not None
+    torch.testing.assert_close(one.abundances, other.abundances, equal_nan=True)
