@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from pyro_unmix.bases.linear import DCT
-from pyro_unmix.data.cubes import takes_cubes
+from pyro_unmix.io.opening import takes_images
 from pyro_unmix.ops.progress import progress_bar
 from pyro_unmix.ops.solvers import project_simplex
 from pyro_unmix.ops.threads import one_thread
@@ -66,7 +66,7 @@ class FieldEstimate:
         return torch.where(seen, project_simplex(moved), draws)
 
 
-@takes_cubes
+@takes_images
 @one_thread()
 def estimate_field(
     cubes: xr.DataArray,
