@@ -45,11 +45,11 @@ def chains_to_arviz(result: Sampled, pixels: Any, num_samples: int | None, seed:
     -------
     arviz.InferenceData
         ``posterior``, with the dimensions ``chain`` and ``draw``: ``endmembers`` in the order of the result,
-        ``noise_variance`` and the other sites that the programs share, as chains have them, not moved apart; of chosen
-        pixels ``abundances`` (.., pixel, time, endmember), each draw under its own of the shared ones, and
-        ``observed_data``. ``sample_stats`` has the ``weight`` of every chain. Every chain sees spectra of its own, and
-        those of several starts stay in their modes: R-hat over chains is large where nothing is wrong. With `mixing`,
-        spectra are albedos.
+        ``noise_variance`` and the other sites that the programs share, as chains have them, neither moved apart nor to
+        a field; of chosen pixels ``abundances`` (.., pixel, time, endmember), each draw under its own of the shared
+        ones, and ``observed_data``. ``sample_stats`` has the ``weight`` of every chain. Every chain sees spectra of its
+        own, and those of several starts stay in their modes: R-hat over chains is large where nothing is wrong. With
+        `mixing`, spectra are albedos.
 
     Raises
     ------

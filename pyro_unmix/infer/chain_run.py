@@ -292,9 +292,10 @@ class ChainRun:
 def run_chains(run: ChainRun, keeper: Checkpoints | None, bar: Any) -> bool:
     """Run all chains, or until somebody presses Ctrl-C; whether they came to their end. `bar` is told every round."""
     with nullcontext() if keeper is None else keeper.held(run.workers):
+        # Outside of the try: what is half restored must neither be saved nor be a result.
+        if keeper is not None and keeper.begin(run, run.total):
+            bar.update(run.num_done)
         try:
-            if keeper is not None and keeper.begin(run, run.total):
-                bar.update(run.num_done)
             with held_interrupts() as release:
                 while run.num_done < run.total:
                     run.step()

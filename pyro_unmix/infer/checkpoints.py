@@ -130,6 +130,7 @@ class Checkpoints:
         """A folder inside this one, for what has to be computed before; held meanwhile, and both begin anew or none."""
         with self.held(Workers()):
             if not self.resume:
+                self._kept = []
                 self._prune()
             yield Checkpoints(self.folder / name, every=self.every, resume=self.resume)
 

@@ -292,6 +292,8 @@ class Sampled(Unmixing):
         parts["num_samples"] = positive_int(parts["num_samples"], "num_samples", minimum=2)
         parts["num_warmup"] = positive_int(parts["num_warmup"], "num_warmup", minimum=0)
         field = field_of(parts, chains[0].model)
+        if field is not None and len(field.abundances) != parts["dataset"]["valid"].size:
+            raise ValueError("the field has not as many pixel-dates as the maps")
         return cls(chains=chains, weights=weights, orders=orders, field=field, **parts)
 
     # ---------------------------------------------------------------- what a sampled result has not
@@ -331,13 +333,31 @@ class Sampled(Unmixing):
         field : FieldEstimate
             Of these images, materials in the order of this result.
         progress : bool
+
+        Raises
+        ------
+        ValueError
+            If the field is of other images, or this result of a library.
         """
+        if isinstance(self.chains[0].model, LibraryMixing):
+            raise ValueError(
+                "a field is of endmembers: results of a library cannot be moved to one"
+            )
+        sources = torch.as_tensor(nearest_dates(to_pixels(self.images())[1]).ravel())
+        if len(field.abundances) != len(sources):
+            raise ValueError(
+                f"a field of these images must have {len(sources)} pixel-dates, got {len(field.abundances)}"
+            )
         moved = replace(self, field=field, drawn=None)
-        if self.drawn is None:
+        if self.drawn is None or self.field is not None:  # drawn about another field
             return moved.read_out(progress=progress)
-        sources = nearest_dates(to_pixels(self.images())[1]).ravel()
-        draws = field.about(self.drawn.double(), sources)
-        return moved.read_out(blocks=[Drawn(draws, draws.new_empty(len(sources), 0))])
+        parts = zip(self.drawn.split(BLOCK, dim=1), sources.split(BLOCK), strict=True)
+        return moved.read_out(
+            blocks=(
+                Drawn(field.about(draws.double(), of), draws.new_empty(len(of), 0))
+                for draws, of in parts
+            )
+        )
 
     def read_out(self, *, progress: bool = True, blocks: Iterable[Drawn] | None = None) -> Sampled:
         """The same with means and standard deviations of all its images, of new draws if none are given."""
@@ -425,7 +445,12 @@ class Sampled(Unmixing):
     def images(self) -> xr.DataArray:
         """What was unmixed."""
         if self.cubes is None:
-            raise ValueError("the images are not there: call result.predict(cubes) with them")
+            without = (
+                "" if self.field is None else ", which leaves out what neighbouring pixels say"
+            )
+            raise ValueError(
+                f"the images are not there: call result.predict(cubes) with them{without}"
+            )
         return self.cubes
 
     def _maps(self, num_samples: int | None, seed: int, what: Any, dim: str) -> xr.DataArray:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 import xarray as xr
 from numpy.typing import ArrayLike
 
@@ -139,7 +140,8 @@ def unmix_by_chains(
         settings["checkpoint"] = as_checkpoints(settings.get("checkpoint"))
         models = _models(cubes, found, settings, seed, progress)
         result = sample(models, cubes, seed=seed, progress=progress, **settings)
-        if models[0].num_components:  # neighbouring pixels share variability
+        whole = len(result.chains) >= len(models)  # who stops chains waits for no field
+        if whole and models[0].num_components:  # neighbouring pixels share variability
             result = _about_field(result, found, seed, progress)
         return judged(replace(result, method="unmix_by_chains"))
     chosen: SampleSettings
@@ -220,12 +222,13 @@ def _about_field(result: Sampled, start: Start, seed: int, progress: bool) -> Sa
         field = estimate_field.unchecked(
             result.images(), start, endmembers, weights, seed=seed, progress=progress
         )
+        return result if field is None else result.about(field, progress=progress)
     except KeyboardInterrupt:
-        logger.warning(
-            "interrupted: abundances are of single pixels, without a field of variability"
-        )
-        return result
-    return result if field is None else result.about(field, progress=progress)
+        why = "interrupted"
+    except (ArithmeticError, MemoryError, torch.linalg.LinAlgError) as error:
+        why = f"no field was found ({type(error).__name__}: {error})"
+    logger.warning("%s: abundances are of single pixels, without a field of variability", why)
+    return result
 
 
 def _scalings(cubes: xr.DataArray, endmembers: xr.DataArray) -> np.ndarray:

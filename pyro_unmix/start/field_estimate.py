@@ -30,6 +30,7 @@ _NUM_COMPONENTS = 6
 _LARGEST_COEFFICIENT = 0.95
 _MOST_MISFIT = 1.03  # stds of the noise that a field leaves which is all there is
 _LEAST_BANDS = 10  # per unknown of a spectrum
+_MOST_PIXEL_DATES = 200_000  # which are in memory at once, some ten kilobytes each
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +55,7 @@ class FieldEstimate:
     abundances: Tensor
     endmembers: np.ndarray
 
-    def about(self, draws: Tensor, places: slice | ArrayLike) -> Tensor:
+    def about(self, draws: Tensor, places: slice | Tensor) -> Tensor:
         """Draws (D, B, P) of the pixel-dates at these places moved here: ``e + d - mean of d``, put onto the simplex.
 
         They keep their spread, what single spectra leave open: an upper bound of what spectra and neighbours do, as the
@@ -99,7 +100,8 @@ def estimate_field(
     -------
     FieldEstimate, or None
         None where the field leaves more than 1.03 times the noise (`estimate_noise_scale`), and so is not all that
-        there is; or where spectra have less than ten bands for each number that the fit finds of them.
+        there is; where spectra have less than ten bands for each number that the fit finds of them; or of more than
+        200 000 pixel-dates, which a fit would hold in memory at once.
 
     Examples
     --------
@@ -111,6 +113,9 @@ def estimate_field(
     True
     """
     num_bands, num_endmembers = start.endmembers.shape
+    if cubes[..., 0].size > _MOST_PIXEL_DATES:
+        logger.info("no field is looked for: more than %d pixel-dates", _MOST_PIXEL_DATES)
+        return None
     basis = DCT(min(_NUM_COMPONENTS, num_bands), scale=0.1 * num_bands**0.5)
     share, length = field_correlation.unchecked(cubes, start)
     correlation = temporal_correlation.unchecked(cubes, start)
@@ -135,12 +140,16 @@ def estimate_field(
             misfit = fit.variance**0.5 / noise_scale
             unknowns = num_endmembers - 1 + fit.num_effective / max(int(fit.valid.sum()), 1)
             logger.info("a smooth field leaves %.3f times the noise", misfit)
-            if misfit > _MOST_MISFIT or unknowns * _LEAST_BANDS > num_bands:
+            if not (misfit <= _MOST_MISFIT and unknowns * _LEAST_BANDS <= num_bands):
                 return None
             states.append(state)
     share_of = np.asarray(weights, dtype=float) / np.sum(weights)
-    mean = sum(w * s.abundances for w, s in zip(share_of, states, strict=True))
-    spectra = sum(w * s.endmembers for w, s in zip(share_of, states, strict=True))
-    abundances = torch.where(images.valid.unsqueeze(-1), torch.as_tensor(mean), torch.nan)
+    parts = list(zip(share_of.tolist(), states, strict=True))
+    mean = torch.stack([share * state.abundances for share, state in parts]).sum(0)
+    spectra = torch.stack([share * state.endmembers for share, state in parts]).sum(0)
+    if not (mean.isfinite().all() and spectra.isfinite().all()):
+        logger.warning("the field is not finite, and is left out")
+        return None
+    abundances = torch.where(images.valid.unsqueeze(-1), mean, torch.nan)
     by_pixel = abundances.unflatten(0, images.shape).transpose(0, 1).flatten(0, 1)
-    return FieldEstimate(by_pixel, torch.as_tensor(spectra).numpy())
+    return FieldEstimate(by_pixel, spectra.numpy())

@@ -138,3 +138,26 @@ def test_the_programs_of_an_interrupted_run_are_those_of_its_chains() -> None:
         models = [library(), library()]
         got = draw(models=models)
     assert len(got.chains) == 1 and got.chains[0].model is models[0]
+
+
+@pytest.mark.parametrize("where", ["random_spectra", "_with_values", "begin"])
+def test_an_interrupt_while_chains_are_restored_leaves_the_folder_as_it_is(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupted(NUM_ROUNDS + 4, folder=tmp_path)
+    before = {name: (tmp_path / name).read_bytes() for name in files(tmp_path)}
+
+    def stopped(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        if where == "begin":
+            patch.setattr(ChainRun, "_begin", stopped)
+        else:
+            patch.setattr(f"pyro_unmix.infer.chain_run.{where}", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            draw("library", tmp_path)
+    assert {name: (tmp_path / name).read_bytes() for name in files(tmp_path)} == before
+    got, made = rounds_of(lambda: draw("library", tmp_path))
+    assert made == TOTAL - NUM_ROUNDS - 4
+    assert_same_chains(got, draw("library"))

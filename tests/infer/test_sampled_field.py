@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import xarray as xr
 
 import pyro_unmix as pu
 from pyro_unmix.infer import Sampled, sample
 from pyro_unmix.io import FileError
+from pyro_unmix.models.library_mixing import LibraryMixing
 from pyro_unmix.models.simplex import SimplexMixing
 from pyro_unmix.start import FieldEstimate
 
@@ -74,6 +74,23 @@ def test_draws_that_were_not_kept_are_drawn_and_moved(
     np.testing.assert_allclose(more.mean("sample"), moved.abundances, atol=0.1)
 
 
+def test_a_field_of_other_images_or_about_a_library_is_refused(
+    plain: Sampled, field: FieldEstimate, moved: Sampled
+) -> None:
+    short = FieldEstimate(field.abundances[:-1], field.endmembers)
+    with pytest.raises(ValueError, match="60 pixel-dates, got 59"):
+        plain.about(short)
+    library = LibraryMixing(REFERENCE, ["a", "a", "b"], num_slots=2)
+    chains = tuple(replace(chain, model=library) for chain in plain.chains)
+    with pytest.raises(ValueError, match="of a library"):
+        replace(plain, chains=chains).about(field)
+    other = FieldEstimate(field.abundances.flip(-1), field.endmembers)
+    direct = plain.about(other, progress=False)
+    np.testing.assert_allclose(
+        moved.about(other, progress=False).abundances, direct.abundances, atol=1e-5
+    )
+
+
 def test_endmembers_are_those_of_the_field(moved: Sampled) -> None:
     reference = moved.reference_endmembers.transpose("wavelength", "endmember").values
     np.testing.assert_allclose(reference, 0.9 * REFERENCE, atol=0.01)  # but for draws below zero
@@ -87,6 +104,10 @@ def test_the_field_is_saved_and_is_not_for_other_images(moved: Sampled, tmp_path
     assert isinstance(loaded, Sampled) and loaded.field is not None and moved.field is not None
     np.testing.assert_array_equal(loaded.field.abundances, moved.field.abundances)
     np.testing.assert_allclose(loaded.interval(), moved.interval(), atol=1e-5)
+    cut = replace(moved, field=FieldEstimate(moved.field.abundances[1:], moved.field.endmembers))
+    cut.save(tmp_path / "cut")
+    with pytest.raises(FileError, match="not as many pixel-dates"):
+        pu.Unmixing.load(tmp_path / "cut")
     other = moved.predict(moved.cubes)
     assert other.field is None
     assert not np.allclose(other.abundances, moved.abundances, atol=0.05)
@@ -107,4 +128,3 @@ def test_a_damaged_field_is_refused(
     recipe.write_text(json.dumps(described))
     with pytest.raises(FileError, match=name.split()[1]):
         pu.Unmixing.load(tmp_path / "result")
-    assert isinstance(moved.abundances, xr.DataArray)

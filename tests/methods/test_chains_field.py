@@ -68,12 +68,25 @@ def test_without_a_field_or_after_an_interrupt_the_chains_stay(
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
+    def singular(*_: Any, **__: Any) -> None:
+        raise torch.linalg.LinAlgError("the input matrix is singular")
+
     monkeypatch.setattr(chains_module, "estimate_field", SimpleNamespace(unchecked=none))
     assert chains_module._about_field(result, None, 0, False) is result
     monkeypatch.setattr(chains_module, "estimate_field", SimpleNamespace(unchecked=interrupted))
     with caplog.at_level(logging.WARNING):
         assert chains_module._about_field(result, None, 0, False) is result
     assert "interrupted" in caplog.text
+    monkeypatch.setattr(chains_module, "estimate_field", SimpleNamespace(unchecked=singular))
+    with caplog.at_level(logging.WARNING):
+        assert chains_module._about_field(result, None, 0, False) is result
+    assert "the input matrix is singular" in caplog.text
+    field = FieldEstimate(torch.full((36, 3), 1 / 3).double(), REFERENCE)
+    monkeypatch.setattr(
+        chains_module, "estimate_field", SimpleNamespace(unchecked=lambda *_, **__: field)
+    )
+    monkeypatch.setattr(Sampled, "about", interrupted)
+    assert chains_module._about_field(result, None, 0, False) is result
 
 
 @pytest.mark.parametrize("shares", [False, True])

@@ -47,7 +47,7 @@ def test_draws_are_moved_and_keep_their_spread() -> None:
     assert torch.equal(moved[:, 2], draws[:, 2])  # of which the field says nothing
     torch.testing.assert_close(moved.sum(-1), torch.ones(400, 3, dtype=torch.float64))
     assert moved.min() >= 0 and 0.9 < float(moved[:, 0, 0].mean()) < 1
-    torch.testing.assert_close(field.about(draws[:, :2], [1, 2]), moved[:, :2])
+    torch.testing.assert_close(field.about(draws[:, :2], torch.tensor([1, 2])), moved[:, :2])
 
 
 def test_neighbours_lower_the_error_of_abundances(smooth: tuple[Scene, Start]) -> None:
@@ -79,7 +79,7 @@ def test_neighbours_lower_the_error_of_abundances(smooth: tuple[Scene, Start]) -
 
 
 def test_a_field_that_is_not_all_there_is_is_none(
-    smooth: tuple[Scene, Start], monkeypatch: pytest.MonkeyPatch
+    smooth: tuple[Scene, Start], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     scene, start = smooth
     truth = scene.reference_endmembers.transpose("wavelength", "endmember").values
@@ -90,7 +90,7 @@ def test_a_field_that_is_not_all_there_is_is_none(
     assert estimate_field(other, start, [truth], [1.0]) is None
     monkeypatch.setattr(
         field_module, "_LEAST_BANDS", 20
-    )  # for more than two unknowns of a spectrum
+    )  # for more than three unknowns of a spectrum
     assert estimate_field(scene.cubes, start, [truth], [1.0]) is None
 
 
