@@ -47,7 +47,7 @@ MUTANTS = [
         "ops/simplex.py",
         "logs - logs.mean(-1, keepdim=True)",
         "logs",
-        "ops/test_softmax_distributions.py models ops/test_distributions.py",
+        "mixing/test_mixing.py",
     ),
     Mutant(
         "ops/least_squares.py",
@@ -109,7 +109,7 @@ MUTANTS = [
         "priors/abundance_walks.py",
         "(1 - jump) * drift + jump * leap",
         "jump * drift + (1 - jump) * leap",
-        "priors/test_abundance_walks.py priors/test_dated_models.py",
+        "priors/test_priors.py::test_jump_walk_stand_in_lies_between_drift_and_jump",
     ),
     Mutant(
         "priors/seasonal_variability.py",
