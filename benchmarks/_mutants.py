@@ -297,8 +297,8 @@ MUTANTS = [
     ),
     Mutant(
         "kernels/concentration.py",
-        "(alpha - 1) * total",
-        "alpha * total + total",
+        "+ (alpha - 1) * total",
+        "+ 0.5 * (alpha - 1) * total",
         "kernels/test_kernels_exact.py kernels/test_kernels.py",
     ),
     Mutant(
