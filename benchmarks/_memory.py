@@ -1,4 +1,4 @@
-"""How much memory a process has held."""
+"""How much memory a process holds and has held."""
 
 from __future__ import annotations
 
@@ -15,3 +15,9 @@ def peak_bytes() -> int:
         return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
     unit = 1 if sys.platform == "darwin" else 1024
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def resident_bytes() -> int:
+    """Resident size of this process now; 0 where the system does not say."""
+    pages = Path("/proc/self/statm")
+    return int(pages.read_text().split()[1]) * resource.getpagesize() if pages.exists() else 0

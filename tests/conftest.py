@@ -27,6 +27,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="folder of the real and published scenes (default: $PYRO_UNMIX_DATA)",
     )
     parser.addoption("--slow", action="store_true", help="run tests of a minute or more as well")
+    parser.addoption(
+        "--mutants", metavar="N", type=int, default=50, help="damaged files of each format to read"
+    )
+    parser.addoption("--first", metavar="N", type=int, default=0, help="seed of the first of them")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -13,6 +13,7 @@ import xarray as xr
 
 from pyro_unmix.data.checks import as_wavelengths
 from pyro_unmix.data.cubes import tiles
+from pyro_unmix.io.errors import FileError
 from pyro_unmix.io.image import Image
 from pyro_unmix.io.reflectance import Darkness, is_nodata, per_band, reflectance, scaling
 from pyro_unmix.io.rows import FileRows
@@ -40,16 +41,20 @@ def lazy_reflectance(
     Raises
     ------
     FileError
-        If the sample holds no plausible reflectance; later, if a block cannot be decoded.
+        If the sample holds no plausible reflectance, or is all that there is and has no valid pixel; later, if a block
+        cannot be decoded.
     """
     array = import_module("dask.array")
-    parts = []
+    parts, hopeful = [], False
     for image, path in zip(images, paths, strict=True):
         darkness = Darkness()
         for t in range(image.num_dates):
-            _check_sample(image, path, keep, nodata, t, darkness)
+            hopeful |= _check_sample(image, path, keep, nodata, t, darkness)
             parts.append(_date(image, path, keep, nodata, t))
         darkness.warn(path)
+    if not hopeful:
+        problem = "each pixel has no data in some band, or zeros in all of them, at each date"
+        raise FileError(", ".join(map(str, paths)), "values", problem)
     return array.concatenate(parts, axis=0)
 
 
@@ -107,7 +112,8 @@ def _check_sample(
     nodata: float | None,
     time: int,
     darkness: Darkness,
-) -> None:
+) -> bool:
+    """Look at rows of a date; return whether it may hold a valid pixel."""
     height, width = image.grid
     count = min(height, max(1, _SAMPLE // (width * image.num_bands)))
     wanted = np.unique(np.linspace(0, height - 1, count).round().astype(int)).tolist()
@@ -115,4 +121,6 @@ def _check_sample(
     sample = np.stack(list(date.rows(wanted) if isinstance(date, FileRows) else date[wanted]))
     plain: dict[str, Any] = {"x": None, "y": None, "tile": None, "dates": None}
     part = replace(image, values=sample, **plain)
-    reflectance(part, keep, path=path, nodata=nodata, darkness=darkness)
+    found = reflectance(part, keep, path=path, nodata=nodata, darkness=darkness)
+    valid = ~np.isnan(found).any(axis=-1) & found.any(axis=-1)
+    return len(wanted) < height or bool(valid.any())

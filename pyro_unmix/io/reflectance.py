@@ -180,6 +180,13 @@ def check_shapes(image: Image, path: AnyPath) -> None:
         if part is not None and np.shape(part) != (size,):
             problem = f"must hold {size} values to fit the shape {values.shape}, got "
             raise FileError(path, name, f"{problem}{np.shape(part)}")
+    for name in ("transform", "x", "y"):
+        part = getattr(image, name)
+        if part is not None and not np.isfinite(part).all():
+            odd = np.asarray(part)[~np.isfinite(part)][0]
+            raise FileError(
+                path, name, f"must be finite, got {odd:g}: the place of the pixels is unknown"
+            )
     for name in ("nodata", "scale", "offset"):
         part = getattr(image, name)
         if part is not None and np.shape(part) not in ((), (image.num_bands,)):

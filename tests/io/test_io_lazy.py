@@ -117,6 +117,20 @@ def test_a_sample_must_be_plausible(tmp_path: Path) -> None:
         read_sequence(write_tiff(tmp_path / "b.tif", stored(), nodata=9), chunks={})
 
 
+@pytest.mark.parametrize("mark", [0, 9])
+def test_a_small_image_without_data_is_refused(tmp_path: Path, mark: int) -> None:
+    """As at once."""
+    numbers = stored()
+    settings = {"nodata": 9, "scales": [1e-4] * BANDS}
+    empty = write_tiff(tmp_path / "a.tif", np.full_like(numbers, mark), **settings)
+    with pytest.raises(FileError, match=r"a.tif: values: each pixel has no data in some band, or"):
+        read_sequence(empty, chunks={})
+    with pytest.raises(FileError, match=r"a.tif: (values|bands): "):
+        read_sequence(empty)
+    numbers[2] = 9  # one row without data
+    assert read_sequence(write_tiff(tmp_path / "b.tif", numbers, **settings), chunks={}).size
+
+
 def _allocated(work: Callable[[], object]) -> float:
     """The most that numpy and Python held at a time, MiB; pages of memory maps are the system's."""
     tracemalloc.start()

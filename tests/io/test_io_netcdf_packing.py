@@ -10,6 +10,7 @@ import pytest
 import xarray as xr
 
 from pyro_unmix.io import FileError, read_sequence
+from pyro_unmix.io.formats.netcdf_packing import Missing
 from pyro_unmix.io.integrity.hdf5 import check_stored, unwritten
 from pyro_unmix.io.registry import read_image
 
@@ -204,3 +205,13 @@ def test_one_chunk_does_not_vouch_for_a_huge_dataset(tmp_path: Path) -> None:
         for settings in ({"some_chunks": False}, {"some_chunks": True}):
             with pytest.raises(FileError, match="huge: .* but 1 are in the file: it is incomplete"):
                 check_stored(path, file["huge"], **settings)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "mark"),
+    [(-32767, None, -32768), (-32768, None, None), (None, 32766, 32767), (None, 32767, None)],
+)
+def test_a_mark_is_no_number_within_the_valid_range(
+    low: int | None, high: int | None, mark: int | None
+) -> None:
+    assert Missing([], low, high, (), np.dtype("i2")).mark() == mark

@@ -11,7 +11,7 @@ import pytest
 from pyro_unmix.io import FileError
 from pyro_unmix.io.errors import parsing
 from pyro_unmix.io.image import Image, assume
-from pyro_unmix.io.reflectance import Darkness, reflectance, to_array
+from pyro_unmix.io.reflectance import Darkness, check_shapes, reflectance, to_array
 
 H, W, L = 3, 4, 5
 WAVELENGTH = np.array([450.0, 550.0, 650.0, 850.0, 1600.0])
@@ -308,3 +308,17 @@ def test_the_stored_numbers_are_not_changed() -> None:
     stored = numbers()
     stored.flags.writeable = False
     to_array(image(stored, nodata=200))
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("transform", (30.0, 0.0, 0.0, 0.0, np.nan, 9.0)),
+        ("x", np.array([0, 1, np.inf, 3])),
+        ("y", np.array([0, np.nan, 2])),
+    ],
+)
+def test_places_that_are_no_numbers(name: str, part: object) -> None:
+    with pytest.raises(FileError, match=f"a.tif: {name}: must be finite, got (nan|inf)"):
+        check_shapes(image(**{name: part}), "a.tif")
+    check_shapes(image(**{name: np.nan_to_num(part, posinf=2.0)}), "a.tif")

@@ -228,3 +228,12 @@ def test_metadata_that_are_nested_without_end_or_too_large(tmp_path: Path) -> No
         (path / "wavelength" / ".zarray").write_text(text)
         with pytest.raises(FileError):
             read_sequence(path)
+
+
+def test_metadata_without_a_group_are_no_missing_file(tmp_path: Path) -> None:
+    path = consolidate(format_2(tmp_path / "a"))
+    text = (path / ".zmetadata").read_text()
+    (path / ".zmetadata").write_text(text.replace('"wavelength/.zattrs"', '"wavelengt/.zattrs"'))
+    for chunks in (None, "auto"):
+        with pytest.raises(FileError, match="a: metadata: are damaged: no group is found"):
+            read_sequence(path, chunks=chunks)

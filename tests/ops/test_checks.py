@@ -47,6 +47,7 @@ def test_positive_int() -> None:
 
 def test_in_range() -> None:
     assert checks.in_range(0, "p", 0, 1) == 0.0
+    assert checks.in_range(1, "p", 0, 1) == 1.0
     assert checks.in_range(np.float32(0.5), "p", 0, 1, open_low=True) == 0.5
     with pytest.raises(ValueError, match=r"p must lie in \(0, 1\], got 0"):
         checks.in_range(0, "p", 0, 1, open_low=True)

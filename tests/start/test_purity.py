@@ -7,10 +7,11 @@ import math
 import numpy as np
 import pytest
 import reference
+import torch
 import xarray as xr
 from start_cases import DIMS, LIBRARY, brightness_scene, linear_scene
 
-from pyro_unmix import simulate
+from pyro_unmix import as_cube_sequence, simulate
 from pyro_unmix.bases import Brightness
 from pyro_unmix.start import learn_basis, refine_endmembers
 
@@ -177,3 +178,14 @@ def test_neighbourhoods_do_not_cross_tiles(what):
     whole = result(tiled(upper, lower).drop_vars("tile"))
     swapped = result(tiled(lower, upper).drop_vars("tile"))
     assert np.abs(whole - swapped).max() > 1e-3 * np.abs(whole).max()
+
+
+def test_the_share_of_other_materials_is_no_variability():
+    """Mixtures of two fixed spectra, by shares that grow along a row, leave nothing that varies."""
+    spectra = np.array([[0.1, 0.6], [0.2, 0.5], [0.5, 0.4], [0.7, 0.2], [0.6, 0.1]])
+    share = np.broadcast_to(np.linspace(0.905, 0.999, 30), (1, 30, 30))
+    cubes = np.stack([share, 1 - share], axis=-1) @ spectra.T
+    found = learn_basis(as_cube_sequence(cubes), spectra, 1)
+    components = found.components(torch.tensor(spectra))[:, 0, 0].numpy()
+    # At the ends of a row the neighbours' share is half a step, 0.0016, off.
+    assert np.linalg.norm(components) < 0.005 * np.linalg.norm(spectra[:, 1])

@@ -56,7 +56,11 @@ def open_store(path: Path) -> xr.Dataset:
     else:
         store = storage.DirectoryStore(os.fspath(path))
     consolidated = _is_consolidated(path)
-    return xr.open_zarr(store, chunks=None, consolidated=consolidated, decode_cf=False)
+    try:
+        return xr.open_zarr(store, chunks=None, consolidated=consolidated, decode_cf=False)
+    except FileNotFoundError as error:  # the folder is there: what is missing is said in it
+        problem = f"are damaged: no group is found by them ({type(error).__name__})"
+        raise FileError(path, "metadata", problem) from error
 
 
 def check_store(path: Path, *, finished: bool = True) -> None:
