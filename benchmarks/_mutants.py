@@ -230,7 +230,7 @@ MUTANTS = [
         "bases/linear.py",
         "np.sqrt(max(count - 1, 1))",
         "np.sqrt(max(count, 1))",
-        "models/test_sglmm.py methods/test_unmixer.py",
+        "data/test_library_classes.py",
     ),
     Mutant(
         "bases/decoded.py",

@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 from recipe_cases import rebuilt
 
+import pyro_unmix as pu
 from pyro_unmix import SGLMM, FixedEndmembers, extract_endmembers, simulate, unmix
 from pyro_unmix.bases import library_basis
 from pyro_unmix.data import is_library, library_endmembers
@@ -173,3 +175,16 @@ def test_a_scene_without_some_bands_of_a_library_takes_the_others_as_they_are() 
     pytest.importorskip("spectral")
     wide = at_bands_of(library, scene(centres[1:-1:3]))
     assert np.abs(wide.values - values[1:-1:3]).max() > 0.1
+
+
+def test_the_basis_of_a_library_has_the_sample_covariance_of_each_class() -> None:
+    spectra = np.random.default_rng(3).uniform(0.1, 0.6, (4, 7))
+    labels = ["soil"] * 3 + ["tree"] * 4
+    library = xr.DataArray(
+        spectra,
+        {"wavelength": [500.0, 600.0, 700.0, 800.0], "label": ("endmember", labels)},
+        ("wavelength", "endmember"),
+    )
+    parts = pu.bases.library_basis(library, 4).components(torch.zeros(4, 2)).double().numpy()
+    for p, members in enumerate((spectra[:, :3], spectra[:, 3:])):
+        np.testing.assert_allclose(parts[..., p] @ parts[..., p].T, np.cov(members), atol=1e-6)

@@ -11,7 +11,7 @@ import pytest
 from pyro_unmix.io import FileError
 from pyro_unmix.io.errors import parsing
 from pyro_unmix.io.image import Image, assume
-from pyro_unmix.io.reflectance import Darkness, check_shapes, reflectance, to_array
+from pyro_unmix.io.reflectance import Darkness, check_shapes, kept_bands, reflectance, to_array
 
 H, W, L = 3, 4, 5
 WAVELENGTH = np.array([450.0, 550.0, 650.0, 850.0, 1600.0])
@@ -322,3 +322,11 @@ def test_places_that_are_no_numbers(name: str, part: object) -> None:
     with pytest.raises(FileError, match=f"a.tif: {name}: must be finite, got (nan|inf)"):
         check_shapes(image(**{name: part}), "a.tif")
     check_shapes(image(**{name: np.nan_to_num(part, posinf=2.0)}), "a.tif")
+
+
+def test_a_band_with_one_pixel_missing_in_every_row_is_kept() -> None:
+    values = numbers()
+    values[:, 1, 2] = -1
+    assert kept_bands(image(values, nodata=-1), path="a.tif").all()
+    values[..., 2] = -1
+    assert kept_bands(image(values, nodata=-1), path="a.tif").tolist() == [1, 1, 0, 1, 1]
