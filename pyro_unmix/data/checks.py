@@ -85,6 +85,15 @@ def as_endmembers(
     return matrix.copy() if min(matrix.strides) < 0 else matrix
 
 
+def can_be_written(text: str) -> bool:
+    """Whether files can hold a name: it is not empty, and has no null characters and none that UTF-8 does not have.
+
+    Python makes such ones, halves of characters, of file names in other encodings.
+    """
+    halves = any("\ud800" <= character <= "\udfff" for character in text)
+    return bool(text.strip()) and "\0" not in text and not halves
+
+
 def check_names(x: xr.DataArray, name: str) -> None:
     """Raise ValueError unless the materials of a DataArray, where they have names, can be told apart by them."""
     if "endmember" not in x.coords:
@@ -92,9 +101,9 @@ def check_names(x: xr.DataArray, name: str) -> None:
     labels = x["endmember"].to_numpy().tolist()
     rename = f"rename with {name}.assign_coords(endmember=[...])"
     for label in labels:
-        if isinstance(label, str) and (not label.strip() or "\0" in label):
+        if isinstance(label, str) and not can_be_written(label):
             raise ValueError(
-                f"the names of {name} must be texts without null characters, and not empty, got "
+                f"the names of {name} must be texts of UTF-8 without null characters, and not empty, got "
                 f"{label!r}: {rename}"
             )
     again = [label for position, label in enumerate(labels) if label in labels[:position]]

@@ -25,6 +25,11 @@ _held = _Held()
 _said = threading.Event()
 
 
+def is_held() -> bool:
+    """Whether this thread is inside of `one_engine` or `one_tile`."""
+    return _held.state is not None
+
+
 @contextmanager
 def one_engine() -> Iterator[None]:
     """Inside the block, or inside a function that this decorates, the state of the process is this thread's alone.

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 
 from pyro_unmix.data.colours import material_colour
 from pyro_unmix.data.names import material_names
+from pyro_unmix.io.write.replacing import workshop
 from pyro_unmix.plots.endmembers import plot_endmembers
 from pyro_unmix.plots.maps import plot_change, plot_uncertainty
 from pyro_unmix.plots.page_pictures import draw_images, draw_maps, draw_residual, thinning
@@ -101,12 +102,9 @@ def write_report(
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists: pass overwrite=True to replace it")
     text = report_html(result, notes=notes, command=command)
-    unfinished = path.with_name(f".{path.name}.part")
-    try:
-        unfinished.write_text(text, encoding="utf-8")
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with workshop(path.absolute().parent) as folder:
+        (folder / path.name).write_text(text, encoding="utf-8")
+        os.replace(folder / path.name, path)
     return path
 
 

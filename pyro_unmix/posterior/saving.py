@@ -52,7 +52,6 @@ def save(
     with workshop(target.parent) as room:
         folder = room / "new"
         folder.mkdir()
-        folder.chmod(0o755)
         _write(result, folder, recipe, arrays, with_cubes)
         replace_folder(folder, target, room)
     return path

@@ -93,6 +93,7 @@ def spectra(names: Any) -> xr.DataArray:
         (["soil", ""], "and not empty, got ''"),
         (["soil", "  "], "and not empty, got '  '"),
         (["soil", "a\0b"], r"without null characters, and not empty, got 'a\\x00b'"),
+        (["soil", "a\udcff"], r"texts of UTF-8 without null .* got 'a\\udcff'"),
     ],
 )
 def test_names_of_materials(names: Any, text: str) -> None:

@@ -199,3 +199,17 @@ def test_a_material_called_rmse_leaves_the_band_rmse_its_name(tmp_path):
     path = Unmixing(dataset).to_geotiff(tmp_path)[0]
     with rasterio.open(path) as file:
         assert file.descriptions == ("soil", "rmse (material)", "rock", "rmse")
+
+
+@pytest.mark.parametrize("text", ["+proj=utm +zone=33", "GEOGCS[" * 20_000, "EPSG:" + "9" * 400])
+def test_what_is_no_crs_is_an_error_that_says_so(tmp_path, text):
+    dataset = make_result(NORTH_UP).dataset
+    for attribute in ("crs_wkt", "spatial_ref"):
+        dataset["spatial_ref"].attrs[attribute] = text
+    for write in (Unmixing(dataset).to_geotiff, Unmixing(dataset).to_envi):
+        with pytest.raises(
+            ValueError, match="expected a CRS in WKT, got .*rio.write_crs"
+        ) as caught:
+            write(tmp_path / "maps")
+        assert len(str(caught.value)) < 300
+    assert not list(tmp_path.glob("maps/*"))

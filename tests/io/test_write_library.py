@@ -126,6 +126,8 @@ def test_files_that_are_there_are_kept(tmp_path: Path, caplog: pytest.LogCapture
         (lambda x: x.where(x.endmember != "oak"), "a.csv", "library must be finite"),
         (lambda x: x.assign_coords(endmember=["a", "b", "a"]), "a.csv", "must differ, got 'a' more"),
         (lambda x: x.assign_coords(endmember=["a", " ", "c"]), "a.csv", "must not be empty"),
+        (lambda x: x.assign_coords(endmember=["a", "b ", "c"]), "a.csv", "spaces at their ends.*'b '"),
+        (lambda x: x.assign_coords(endmember=["a", "\udcff", "c"]), "a.sli", "must be texts of UTF-8"),
         (lambda x: x.assign_coords(endmember=["a", "b,c", "d"]), "a.sli", "spectra names .*'b,c'"),
         (lambda x: x.assign_coords(label=("endmember", ["{", "b", "d"])), "a.sli", "classes .*'{'"),
     ],

@@ -351,3 +351,11 @@ def test_spectra_of_chosen_pixels_are_those_of_all(result: pu.Unmixing, plain: p
         all_of_them = each.endmembers(1).transpose("y", "x", "wavelength", "endmember").values
         np.testing.assert_allclose(row.values[0], all_of_them[places], rtol=1e-6, atol=1e-9)
         assert row["endmember"].identical(each.endmembers(1)["endmember"])
+
+
+def test_what_a_link_beside_the_page_leads_to_is_kept(tmp_path: Path, result: pu.Unmixing) -> None:
+    """Whoever may write to the folder could guess the name of an unfinished page."""
+    (tmp_path / "others").write_text("precious")
+    (tmp_path / ".page.html.part").symlink_to(tmp_path / "others")
+    plots.write_report(result, tmp_path / "page.html")
+    assert (tmp_path / "others").read_text() == "precious"

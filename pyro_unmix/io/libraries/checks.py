@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from pyro_unmix.data.bands import ranges_in_nm
+from pyro_unmix.data.checks import can_be_written
 from pyro_unmix.data.library_checks import (
     DARK,
     bright_spectra,
@@ -52,8 +53,8 @@ def _missing_in_all(spectra: list[Spectrum]) -> np.ndarray:
 
 def _check_form(path: Path, spectrum: Spectrum, missing: np.ndarray) -> None:
     for text in (spectrum.name, spectrum.label):
-        if not text.strip() or "\0" in text:
-            problem = f"must be texts without null characters, and not empty, got {text!r}"
+        if not can_be_written(text):
+            problem = f"must be texts of UTF-8 without null characters, and not empty, got {text!r}"
             raise FileError(path, "names of spectra and classes", problem)
     known = np.delete(spectrum.values, missing)
     if len(known) < 2:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from pyro_unmix.data.checks import can_be_written
 from pyro_unmix.data.libraries import checked_library
 from pyro_unmix.io.libraries.tables import SOURCE_COLUMN, UNIT_COLUMN
 from pyro_unmix.io.write.datasets import check_free, workshop
@@ -123,8 +124,11 @@ def _texts(library: xr.DataArray) -> tuple[list[str], dict[str, list[str]]]:
     if "source" in library.coords and library["source"].dims == ("endmember",):
         columns["sources"] = library["source"].to_numpy().astype(str).tolist()
     for text in [*names, *labels]:
-        if not text.strip():
-            raise ValueError("names and classes of spectra must not be empty, got an empty one")
+        if not can_be_written(text) or text != text.strip():
+            raise ValueError(
+                "names and classes of spectra must not be empty, and must be texts of UTF-8 without null characters "
+                f"and without spaces at their ends, which a table does not keep, got {text!r}: rename it"
+            )
     return names, columns
 
 

@@ -82,7 +82,7 @@ def write_geotiff(
     FileExistsError
         If one of the files exists and is not to be replaced; nothing is written then.
     ValueError
-        If x or y is not evenly spaced.
+        If x or y is not evenly spaced, or the CRS is no WKT that GDAL knows.
     """
     rasterio = need("rasterio", "io")
     directory = Path(directory)
@@ -132,10 +132,27 @@ def _profile(values: np.ndarray) -> dict[str, Any]:
 def _rasterio_grid(grid: Georeference) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if grid.crs is not None:
-        found["crs"] = need("rasterio.crs", "io").CRS.from_wkt(grid.crs)
+        found["crs"] = _crs(grid.crs)
     if grid.transform is not None:
         found["transform"] = need("rasterio.transform", "io").Affine(*grid.transform)
     return found
+
+
+def _crs(text: str) -> Any:
+    """The CRS of WKT.
+
+    Raises
+    ------
+    ValueError
+        If it is none that GDAL knows, as any text in a NetCDF file may be.
+    """
+    try:
+        return need("rasterio.crs", "io").CRS.from_wkt(text)
+    except need("rasterio.errors", "io").CRSError as error:
+        raise ValueError(
+            f"expected a CRS in WKT, got {text[:60]!r}: give the maps another one with rioxarray, "
+            "dataset.rio.write_crs(...), or drop it with dataset.drop_vars(...)"
+        ) from error
 
 
 def _tags(layer: _Layer, method: Any) -> dict[str, str]:
@@ -249,7 +266,7 @@ def _envi_place(
     keep, back = slice(None), slice(None, None, -1)
     place: dict[str, Any] = {}
     if grid.crs is not None:
-        crs = need("rasterio.crs", "io").CRS.from_wkt(grid.crs)
+        crs = _crs(grid.crs)
         # As one string: SPy replaces the commas of lists.
         place["coordinate system string"] = f"{{{crs.to_wkt(version='WKT1_ESRI')}}}"
     if grid.transform is None:

@@ -2,7 +2,8 @@
 
 What is written lies in a hidden folder beside the target, ``.pyro_unmix-...``, which is locked while somebody writes
 to it. One that is not locked is a leftover of a killed process: the next call puts back what was to be replaced, where
-nothing is in its place, and removes the rest.
+nothing is in its place, and removes the rest. An interrupt can come at any line, also in here, so that every call ends
+in the same way.
 """
 
 from __future__ import annotations
@@ -28,10 +29,17 @@ def workshop(folder: Path) -> Iterator[Path]:
     """A hidden folder beside the targets, from where finished files are renamed into place."""
     folder.mkdir(parents=True, exist_ok=True)
     clean(folder)
-    with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=folder) as name:
-        with locked(Path(name)):
-            (Path(name) / _MARK).mkdir()
-            yield Path(name)
+    room = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=folder))
+    with locked(room):
+        try:
+            (room / _MARK).mkdir()
+            yield room
+        finally:
+            try:
+                _put_back(room)
+                _remove(room)
+            except OSError as error:  # such as threads of Zarr that still write after an interrupt
+                logger.debug("%s is left for the next call: %s", room, error)
 
 
 def replace_folder(new: Path, path: Path, room: Path) -> None:
@@ -40,13 +48,15 @@ def replace_folder(new: Path, path: Path, room: Path) -> None:
         os.replace(new, path)
         return
     # By this name the next call knows where it belongs, should this one be killed here.
-    (room / _MARK / path.name).touch()
-    os.replace(path, room / _OLD)
+    mark = room / _MARK / path.name
+    mark.touch()
     try:
+        os.replace(path, room / _OLD)
         os.replace(new, path)
     except BaseException:
-        os.replace(room / _OLD, path)
+        _put_back(room)
         raise
+    mark.unlink()  # should the user remove the new one, the old one is not to come back
 
 
 def clean(folder: Path) -> None:
@@ -59,7 +69,7 @@ def clean(folder: Path) -> None:
             lock = take(room)
             if lock is not None:  # else nobody can know whether it is in use
                 _put_back(room)
-                shutil.rmtree(room)
+                _remove(room)
         except OSError as error:  # in use, or of another user
             logger.debug("%s is left alone: %s", room, error)
         finally:
@@ -67,9 +77,27 @@ def clean(folder: Path) -> None:
 
 
 def _put_back(room: Path) -> None:
-    names = [mark.name for mark in (room / _MARK).iterdir()]
+    names = [mark.name for mark in _marks(room)]
     target = room.parent / names[0] if len(names) == 1 else None
     if target is None or target.exists() or not (room / _OLD).exists():
         return
     os.replace(room / _OLD, target)
     logger.warning("%s was being replaced when that was broken off: it is what it was", target)
+
+
+def _remove(room: Path) -> None:
+    """Its mark last, by which the next call knows what is left if this is broken off, and has nothing to put back."""
+    for mark in _marks(room):
+        mark.unlink()
+    for entry in list(room.iterdir()):
+        if entry.is_symlink() or not entry.is_dir():
+            entry.unlink()
+        elif entry.name != _MARK:
+            shutil.rmtree(entry)
+    if (room / _MARK).exists():
+        (room / _MARK).rmdir()
+    room.rmdir()
+
+
+def _marks(room: Path) -> list[Path]:
+    return list((room / _MARK).iterdir()) if (room / _MARK).is_dir() else []
