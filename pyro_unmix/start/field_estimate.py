@@ -48,8 +48,8 @@ class FieldEstimate:
     >>> import numpy as np, torch, pyro_unmix as pu
     >>> estimate = pu.start.FieldEstimate(torch.tensor([[0.5, 0.5]]), np.ones((3, 2)))
     >>> draws = torch.tensor([[[0.2, 0.8]], [[0.4, 0.6]]])
-    >>> estimate.about(draws, slice(0, 1))[:, 0, 0].tolist()
-    [0.4, 0.6]
+    >>> estimate.about(draws, slice(0, 1))[:, 0, 0].numpy().round(3)
+    array([0.4, 0.6], dtype=float32)
     """
 
     abundances: Tensor
