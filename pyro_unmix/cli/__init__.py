@@ -69,6 +69,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         # the end, when it flushes what is left.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:  # of what is printed: that of files is BadInput
+        complain(error)
+        return 2
     except KeyboardInterrupt:
         return 130
     return int(code or 0)

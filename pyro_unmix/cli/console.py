@@ -21,6 +21,11 @@ _ARGUMENT = re.compile(
     r"\b(scale|offset|nodata|dates|wavelength_unit|unit|label|ignore|masks|field|layer|crs|all_touched)="
     r"(?:True\b|'([\w,.:-]+)'|(-?[\d.](?:\S*\d)?))?"
 )
+# What would move the cursor, colour or rename a terminal, or turn a text around, and halves of characters, which none
+# has. Lines may end.
+_CONTROL = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 
 
 class BadInput(Exception):
@@ -61,9 +66,16 @@ def complain(problem: object) -> None:
 
 
 def say(*lines: str, to_stderr: bool = False) -> None:
-    """Lines for the user."""
+    """Lines for the user; characters that control terminals, or that this one cannot show, by their numbers."""
+    stream = sys.stderr if to_stderr else sys.stdout
+    encoding = _encoding(stream)
     for line in lines:
-        print(line, file=sys.stderr if to_stderr else sys.stdout)
+        shown = _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", line)  # as JSON has it
+        print(shown.encode(encoding, "backslashreplace").decode(encoding), file=stream)
+
+
+def _encoding(stream: Any) -> str:
+    return getattr(stream, "encoding", None) or "utf-8"
 
 
 class _Notes(logging.Handler):
@@ -123,7 +135,8 @@ def kept_notes() -> Iterator[list[str]]:
 
 def say_json(content: Mapping[str, Any]) -> None:
     """One JSON object on stdout; what is not finite is null there."""
-    say(json.dumps(_plain(content), indent=1, allow_nan=False, ensure_ascii=False))
+    plain = not _encoding(sys.stdout).lower().startswith("utf")
+    say(json.dumps(_plain(content), indent=1, allow_nan=False, ensure_ascii=plain))
 
 
 def _plain(value: Any) -> Any:

@@ -103,7 +103,8 @@ def write_report(
         raise FileExistsError(f"{path} exists: pass overwrite=True to replace it")
     text = report_html(result, notes=notes, command=command)
     with workshop(path.absolute().parent) as folder:
-        (folder / path.name).write_text(text, encoding="utf-8")
+        # The command may name files in other encodings than UTF-8.
+        (folder / path.name).write_text(text, encoding="utf-8", errors="backslashreplace")
         os.replace(folder / path.name, path)
     return path
 

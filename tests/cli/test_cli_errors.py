@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -14,6 +19,7 @@ from cli_cases import PICTURES, assert_pictures, quick_scene, read, run
 
 import pyro_unmix as pu
 from pyro_unmix import cli
+from pyro_unmix.cli import console
 
 
 @pytest.fixture
@@ -192,3 +198,49 @@ def test_an_interrupt_before_exits_with_130(
 
     monkeypatch.setitem(cli.unmix.METHODS, "unmix", interrupted)
     assert run("unmix", images[0], "--endmembers", 2, "--out", tmp_path / "out") == 130
+
+
+# ------------------------------------------------------------------ what terminals would obey
+
+
+ESCAPE = "\x1b]0;mine\x07\x9b2J"
+
+
+def test_names_in_files_do_not_control_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(
+        f"class,500,600\n{ESCAPE}soil,.1,.2\n\u202etree,.3,.2\nTREE,.1,.1\ntree,.1,.1\n"
+    )
+    assert run("library", "info", path) == 0
+    assert run("info", tmp_path / ESCAPE) == 2
+    out, err = capsys.readouterr()
+    assert not set(out + err) & set("\x1b\x07\x9b\u202e")
+    assert r"\u001b]0;mine\u0007\u009b2Jsoil" in out and r"\u202etree" in out
+    assert r"no such file: " in err and r"\u009b2J" in err
+    assert run("library", "info", path, "--json") == 0
+    classes = json.loads(capsys.readouterr().out)["classes"]
+    assert {f"{ESCAPE}soil", "\u202etree"} < set(classes)
+
+
+def test_a_terminal_without_a_character_gets_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="strict")
+    monkeypatch.setattr("sys.stdout", stream)
+    console.say("Böden \udcff")
+    console.say_json({"Böden": "\x9b"})
+    stream.flush()
+    text, found = stream.buffer.getvalue().decode("ascii").split("\n", 1)  # type: ignore[attr-defined]
+    assert text == r"B\xf6den \udcff" and json.loads(found) == {"Böden": "\x9b"}
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_behind_stdout_is_one_line(images: list[Path]) -> None:
+    command = [sys.executable, "-m", "pyro_unmix", "info", str(images[0])]
+    with open("/dev/full", "w") as full:
+        unbuffered = os.environ | {"PYTHONUNBUFFERED": "1"}
+        done = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, env=unbuffered, text=True
+        )
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert f"error: [Errno {errno.ENOSPC}]" in done.stderr

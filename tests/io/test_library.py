@@ -281,3 +281,14 @@ def test_the_same_bands_are_not_resampled():
     np.testing.assert_array_equal(resample_library(library, centres + 0.05), library)
     wider = resample_library(library, centres, fwhm=np.full(20, 60.0))
     assert np.abs(wider.values - library.values).max() > 0.01
+
+
+def test_a_table_without_end_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    with path.open("wb") as file:
+        file.write(b"class,500,600\n")
+        file.truncate(2**30 + 1)  # a hole, which takes no place on the disk
+    with pytest.raises(
+        FileError, match=r"a.csv: size: expected at most 1073741824 bytes, got 10737"
+    ):
+        read_library(path)

@@ -359,3 +359,10 @@ def test_what_a_link_beside_the_page_leads_to_is_kept(tmp_path: Path, result: pu
     (tmp_path / ".page.html.part").symlink_to(tmp_path / "others")
     plots.write_report(result, tmp_path / "page.html")
     assert (tmp_path / "others").read_text() == "precious"
+
+
+def test_a_command_with_names_in_other_encodings_is_kept(
+    tmp_path: Path, result: pu.Unmixing
+) -> None:
+    path = plots.write_report(result, tmp_path / "page.html", command="unmix \udcff.npy")
+    assert r"unmix \udcff.npy" in path.read_text(encoding="utf-8")

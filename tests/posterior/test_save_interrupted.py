@@ -88,6 +88,19 @@ def test_threads_that_write_on_do_not_hide_the_interrupt(
     assert not hidden(tmp_path)
 
 
+def test_a_folder_that_never_got_its_mark_is_removed_when_it_is_old(tmp_path: Path) -> None:
+    """And none that holds something, is of somebody else, or was made this moment."""
+    old, new = tmp_path / ".pyro_unmix-abcd_123", tmp_path / ".pyro_unmix-abcd_124"
+    full, others = tmp_path / ".pyro_unmix-abcd_125", tmp_path / ".pyro_unmix-of-others"
+    for folder in (old, new, full, others):
+        folder.mkdir()
+    (full / "notes.txt").touch()
+    for folder in (old, full, others):
+        os.utime(folder, (1e9, 1e9))
+    replacing.clean(tmp_path)
+    assert set(tmp_path.iterdir()) == {new, full, others}
+
+
 def test_what_a_link_in_the_folder_leads_to_is_kept(tmp_path: Path) -> None:
     (tmp_path / "others").mkdir()
     (tmp_path / "others" / "file").write_text("precious")

@@ -22,6 +22,7 @@ CLASS_COLUMNS = ("class", "label", "material", "category", "type")
 NAME_COLUMNS = ("name", "id", "spectrum", "sample")
 #: Columns that say where a spectrum comes from, and in what unit the wavelengths of the header are.
 SOURCE_COLUMN, UNIT_COLUMN = "source", "wavelength_units"
+_MAX_CSV = 2**30  # bytes; as texts in memory they are five times as many
 #: A field that holds the classes, or the classes themselves.
 Label: TypeAlias = str | Sequence[str] | None
 
@@ -78,6 +79,9 @@ def import_spectral(module: str) -> Any:
 
 
 def read_csv(path: Path, *, unit: str | None, scale: float | None, label: Label) -> list[Spectrum]:
+    if (size := path.stat().st_size) > _MAX_CSV:
+        problem = f"expected at most {_MAX_CSV} bytes, got {size}: write large libraries as .sli"
+        raise FileError(path, "size", problem)
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = [row for row in csv.reader(file, strict=True) if any(map(str.strip, row))]

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +23,9 @@ from pyro_unmix.io.write.locks import free, locked, take
 logger = logging.getLogger(__name__)
 
 _PREFIX = ".pyro_unmix-"
-_OLD, _NEW, _MARK = "old", "new", "for"
+_OLD, _MARK = "old", "for"
+_EMPTY = re.compile(re.escape(_PREFIX) + "[a-z0-9_]{8}")  # as tempfile names them
+_MOMENT = 60.0  # seconds, in which a process sets the mark
 
 
 @contextmanager
@@ -62,10 +66,10 @@ def replace_folder(new: Path, path: Path, room: Path) -> None:
 def clean(folder: Path) -> None:
     """Put back and remove what killed processes left in a folder."""
     for room in folder.glob(f"{_PREFIX}*") if folder.is_dir() else ():
-        if room.is_symlink() or not (room / _MARK).is_dir():  # not of these functions
-            continue
         lock = None
         try:
+            if not _is_ours(room):
+                continue
             lock = take(room)
             if lock is not None:  # else nobody can know whether it is in use
                 _put_back(room)
@@ -74,6 +78,16 @@ def clean(folder: Path) -> None:
             logger.debug("%s is left alone: %s", room, error)
         finally:
             free(lock)
+
+
+def _is_ours(room: Path) -> bool:
+    """By its mark; or an empty folder of our names, of a process that was killed just before it set the mark."""
+    if room.is_symlink() or not room.is_dir():
+        return False
+    if (room / _MARK).is_dir():
+        return True
+    old = time.time() - room.stat().st_mtime > _MOMENT
+    return bool(_EMPTY.fullmatch(room.name)) and old and not any(room.iterdir())
 
 
 def _put_back(room: Path) -> None:
