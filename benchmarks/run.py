@@ -94,6 +94,12 @@ def _large_scene(options: argparse.Namespace, folder: Path) -> Any:
     return large_scene.main([*size, "--out", str(folder)])
 
 
+def _load(options: argparse.Namespace, folder: Path) -> Any:
+    import load
+
+    return load.main([*_quick(options), "--out", str(folder)])
+
+
 def _smooth_scene(options: argparse.Namespace, folder: Path) -> Any:
     import smooth_scene
 
@@ -129,6 +135,7 @@ BENCHMARKS: dict[str, tuple[Callable[[argparse.Namespace, Path], Any], bool]] = 
     "smooth_scene": (_smooth_scene, False),
     "choice": (_choice, False),
     "large_scene": (_large_scene, False),
+    "load": (_load, False),
 }
 
 
