@@ -102,3 +102,17 @@ def test_a_level_outside_is_refused(result: Unmixing, level: float) -> None:
 def test_without_a_posterior_there_are_no_intervals() -> None:
     with pytest.raises(ValueError, match="interval"):
         fcls(SCENE.cubes, 3).interval()
+
+
+@pytest.mark.parametrize(("shape", "at_zero"), [(1.95, True), (2.05, False)])
+def test_an_interval_begins_at_zero_where_the_beta_of_its_moments_does(
+    shape: float, at_zero: bool
+) -> None:
+    """Beta(alpha, beta) of mean m and variance v has ``alpha + beta = m (1 - m) / v - 1``."""
+    mean, size = 0.2, shape / 0.2
+    draws = np.random.default_rng(0).uniform(size=200)
+    draws = mean + (draws - draws.mean()) / draws.std(ddof=1) * np.sqrt(
+        mean * (1 - mean) / (size + 1)
+    )
+    low, high = credible_interval(torch.as_tensor(draws[:, None]), 0.9)
+    assert (float(low) == 0) == at_zero and float(high) < 1

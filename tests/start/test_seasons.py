@@ -162,3 +162,10 @@ def test_seasons_come_before_a_field_and_beside_what_lasts(monkeypatch):
             season_cubes(1.0, dates=LONG), endmembers=M, num_steps=0, progress=False
         )
         assert type(result.model.variability_prior.residual) is kind
+
+
+@pytest.mark.parametrize("wave", [np.sin, np.cos])
+def test_a_season_of_any_phase_is_predicted(wave: np.ufunc) -> None:
+    days = 16.0 * np.arange(90)
+    means = wave(2 * np.pi * days / 365.25)[:, np.newaxis]
+    assert _predicted_share(means, days, 365.25) > 0.99
