@@ -8,6 +8,7 @@ import xarray as xr
 
 from pyro_unmix import simulate
 from pyro_unmix.start import extract_endmembers, match_endmembers, nfindr, vca
+from pyro_unmix.start.extraction import _NUM_LENGTHS, _typical_lengths
 
 LIBRARY = simulate.library(np.linspace(450, 2400, 30)).values
 
@@ -271,3 +272,12 @@ def test_matching_undoes_a_shuffle_and_ignores_brightness():
 def test_matching_errors(ours, theirs, text):
     with pytest.raises(ValueError, match=text):
         match_endmembers(ours, theirs)
+
+
+def test_typical_lengths_are_those_of_the_purest_pixels() -> None:
+    """Half of the pixels are mixed and short."""
+    pure = np.repeat(np.eye(2), _NUM_LENGTHS, axis=0)
+    mixed = np.full_like(pure, 0.5)
+    lengths = np.concatenate([pure @ [2.0, 3.0], np.ones(len(mixed))])
+    typical = _typical_lengths(np.concatenate([pure, mixed]), np.eye(2), lengths)
+    np.testing.assert_array_equal(typical, [2.0, 3.0])
