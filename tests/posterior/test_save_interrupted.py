@@ -88,6 +88,25 @@ def test_threads_that_write_on_do_not_hide_the_interrupt(
     assert not hidden(tmp_path)
 
 
+def test_a_thread_that_writes_last_leaves_what_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rmdir = Path.rmdir
+
+    def late(path: Path) -> None:
+        if path.name.startswith(".pyro_unmix-"):
+            (path / "new").touch()
+        rmdir(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rmdir", late)
+        with replacing.workshop(tmp_path):
+            pass
+    assert len(hidden(tmp_path)) == 1
+    replacing.clean(tmp_path)
+    assert not hidden(tmp_path)
+
+
 def test_a_folder_that_never_got_its_mark_is_removed_when_it_is_old(tmp_path: Path) -> None:
     """And none that holds something, is of somebody else, or was made this moment."""
     old, new = tmp_path / ".pyro_unmix-abcd_123", tmp_path / ".pyro_unmix-abcd_124"

@@ -110,7 +110,11 @@ def _remove(room: Path) -> None:
             shutil.rmtree(entry)
     if (room / _MARK).exists():
         (room / _MARK).rmdir()
-    room.rmdir()
+    try:
+        room.rmdir()
+    except OSError:  # a thread of Zarr has written meanwhile
+        (room / _MARK).mkdir()
+        raise
 
 
 def _marks(room: Path) -> list[Path]:
