@@ -290,7 +290,7 @@ class ChainRun:
 
 
 def run_chains(run: ChainRun, keeper: Checkpoints | None, bar: Any) -> bool:
-    """Run all chains, or until somebody presses Ctrl-C; whether they came to their end. `bar` is told every round."""
+    """Run all chains, or until somebody presses Ctrl-C; whether nobody did. `bar` is told every round."""
     with nullcontext() if keeper is None else keeper.held(run.workers):
         # Outside of the try: what is half restored must neither be saved nor be a result.
         if keeper is not None and keeper.begin(run, run.total):
@@ -303,11 +303,13 @@ def run_chains(run: ChainRun, keeper: Checkpoints | None, bar: Any) -> bool:
                     if keeper is not None:
                         keeper.after_step(run)
                     release()
+            undisturbed = True
         except KeyboardInterrupt:
+            undisturbed = False
             logger.warning("interrupted after %d of %d rounds", run.num_done, run.total)
         if keeper is not None and run.num_done and run.between_rounds:
             keeper.save(run)
-    return run.num_done == run.total
+    return undisturbed
 
 
 def described(values: np.ndarray) -> dict[str, Any]:

@@ -169,11 +169,11 @@ def sample(
         num_kept=num_kept, kernels=kernels,
     )  # fmt: skip
     with progress_bar(total=run.total, shown=progress, desc="sample", unit="round") as bar:
-        ended = run_chains(run, keeper, bar)
+        run_chains(run, keeper, bar)
     chains = run.chains_so_far()
     if not chains:
         raise KeyboardInterrupt("the chains were interrupted before they had draws for a result")
-    if not ended:
+    if run.num_done < run.total:
         logger.warning(
             "the result is of %d of %d chains, of the last with %d of %d draws",
             len(chains), len(run.models), len(chains[-1].shared), run.num_draws,

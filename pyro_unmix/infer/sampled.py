@@ -22,7 +22,7 @@ from pyro_unmix.infer.block_draws import Drawn, blocks_of, nearest_dates
 from pyro_unmix.infer.chain_arviz import chains_to_arviz
 from pyro_unmix.infer.chain_checks import checks_of
 from pyro_unmix.infer.chains import BLOCK, Chain
-from pyro_unmix.infer.saved_chains import chains_of, field_of, parts_of
+from pyro_unmix.infer.saved_chains import chains_of, field_of, parts_of, parts_of_field
 from pyro_unmix.models.library_mixing import LibraryMixing
 from pyro_unmix.ops.checks import finite_array, in_range, positive_int
 from pyro_unmix.ops.threads import one_thread
@@ -270,13 +270,7 @@ class Sampled(Unmixing):
         how = {
             name: getattr(self, name) for name in ("weights", "orders", "num_samples", "num_warmup")
         }
-        of_field = {}
-        if self.field is not None:
-            of_field = {
-                "field abundances": self.field.abundances.cpu().numpy(),
-                "field endmembers": self.field.endmembers,
-            }
-        return {**how, **of_field, **parts_of(self.chains)}
+        return {**how, **parts_of_field(self.field), **parts_of(self.chains)}
 
     @classmethod
     def of_saved(cls, parts: dict[str, Any]) -> Sampled:

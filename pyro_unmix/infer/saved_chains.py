@@ -47,6 +47,15 @@ def chains_of(parts: dict[str, Any]) -> tuple[Chain, ...]:
     return tuple(chains)
 
 
+def parts_of_field(field: FieldEstimate | None) -> dict[str, Any]:
+    """Arrays of a field, none if there is none."""
+    if field is None:
+        return {}
+    return {
+        "field abundances": field.abundances.cpu().numpy(), "field endmembers": field.endmembers
+    }  # fmt: skip
+
+
 def field_of(parts: dict[str, Any], model: Any) -> FieldEstimate | None:
     """The field, taken out of the parts, if there is one.
 

@@ -50,6 +50,7 @@ from pyro_unmix.start import (
     choose_smooth_start,
     choose_start,
     estimate_num_endmembers,
+    field_coefficient,
     field_correlation,
     may_share_variability,
     misfit_factor,
@@ -325,7 +326,7 @@ def _choose_variability(
     if share <= MIN_SHARE:
         return start, chain
     smooth = choose_smooth_start.unchecked(
-        scene, start, length=length, coefficient=min(max(correlation, 0.0) / share, 0.95),
+        scene, start, length=length, coefficient=field_coefficient(correlation, share),
         train_endmembers=not endmembers_given, seed=seed, progress=progress,
     )  # fmt: skip
     return smooth, smooth.prior

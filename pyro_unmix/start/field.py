@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 import xarray as xr
+from numpy.typing import ArrayLike
 
 from pyro_unmix.bases.linear import DCT
 from pyro_unmix.data.cubes import tiles
@@ -30,6 +32,8 @@ _ROUNDS = 10  # of the chosen one
 _FIRST_SCALE = 0.3  # of the field
 _RESIDUAL = 0.02  # scale of what a pixel has for itself, at the start
 _LAGS = (1, 2, 3, 4, 6, 8)  # pixels
+_NUM_COMPONENTS = 6  # of the basis
+_LARGEST_COEFFICIENT = 0.95
 _LONGEST = 8.0  # length that is looked for
 _MOST_DATES = 8  # that are looked at
 _WIDEST = 100  # rows and columns that are looked at
@@ -104,8 +108,8 @@ def choose_smooth_start(
     >>> type(smooth.prior).__name__
     'SmoothVariability'
     """
-    num_bands, num_endmembers = start.endmembers.shape
-    basis = DCT(min(6, num_bands), scale=0.1 * num_bands**0.5)
+    num_endmembers = start.endmembers.shape[1]
+    num_bands = cubes.sizes["wavelength"]
     candidates = {"start": start.endmembers}
     if train_endmembers:
         for window, more in ((1, 0), (5, 0), (1, 4), (5, 4)):
@@ -119,13 +123,9 @@ def choose_smooth_start(
     rounds = _FIRST_ROUNDS * (len(candidates) if len(candidates) > 1 else 0) + _ROUNDS
     bar = progress_bar(total=rounds, shown=progress, desc="smooth start", unit="round")
     fitted: dict[str, tuple[SmoothFit, FitState]] = {}
-    sizes = {"num_endmembers": num_endmembers, "num_components": basis.num_components}
-    images = SmoothFit(
-        cubes, basis, start.noise_scale, field_prior(cubes, length, coefficient, **sizes)
-    )
+    begin = smooth_fits(cubes, num_endmembers, start.noise_scale, length, coefficient)
     for name, matrix in candidates.items():
-        fit = images.with_prior(field_prior(cubes, length, coefficient, **sizes))
-        state = fit.begin(torch.from_numpy(np.asarray(matrix, dtype=np.float64)))
+        fit, state = begin(matrix)
         if len(candidates) > 1:
             fit.run(
                 state,
@@ -153,14 +153,14 @@ def choose_smooth_start(
         **_layout(cubes),
         length=length,
         coefficient=coefficient,
-        scale=fit.prior.log_scale.exp().view(basis.num_components, num_endmembers).numpy(),
+        scale=fit.prior.log_scale.exp().view(fit.basis.num_components, num_endmembers).numpy(),
         residual=Independent(_RESIDUAL),
         start=state.innovations.numpy().astype(np.float32),
         start_scale=fit.spreads(state).numpy().astype(np.float32),
     )
     endmembers = start.endmembers.copy(data=state.endmembers.numpy())
     noise_scale, table = fit.variance**0.5, start.log_likelihoods
-    return SmoothStart(endmembers, basis, noise_scale, table, prior, objectives)
+    return SmoothStart(endmembers, fit.basis, noise_scale, table, prior, objectives)
 
 
 def may_share_variability(cubes: xr.DataArray) -> bool:
@@ -287,7 +287,44 @@ def _estimated_variability(sequence: xr.DataArray, start: Start) -> tuple[np.nda
     return rest, observed
 
 
-def field_prior(
+def smooth_fits(
+    cubes: xr.DataArray, num_endmembers: int, noise_scale: float, length: float, coefficient: float
+) -> Callable[[ArrayLike], tuple[SmoothFit, FitState]]:
+    """What begins fits of one sequence, whose spectra they share: from endmembers (L, P) and no field.
+
+    The basis is a DCT of six components.
+    """
+    num_bands = cubes.sizes["wavelength"]
+    basis = DCT(min(_NUM_COMPONENTS, num_bands), scale=0.1 * num_bands**0.5)
+
+    def prior() -> SmoothVariability:
+        return _field_prior(
+            cubes, length, coefficient,
+            num_endmembers=num_endmembers, num_components=basis.num_components,
+        )  # fmt: skip
+
+    images = SmoothFit(cubes, basis, noise_scale, prior())
+
+    def begin(endmembers: ArrayLike) -> tuple[SmoothFit, FitState]:
+        fit = images.with_prior(prior())
+        return fit, fit.begin(torch.from_numpy(np.array(endmembers, dtype=np.float64)))
+
+    return begin
+
+
+def field_coefficient(correlation: float, share: float) -> float:
+    """The field's persistence per date: the `temporal_correlation` of all variability over the field's share.
+
+    Examples
+    --------
+    >>> import pyro_unmix as pu
+    >>> pu.start.field_coefficient(0.3, 0.6)
+    0.5
+    """
+    return min(max(correlation, 0.0) / max(share, 1e-9), _LARGEST_COEFFICIENT)
+
+
+def _field_prior(
     sequence: xr.DataArray, length: float, coefficient: float, **sizes: int
 ) -> SmoothVariability:
     """The prior in double precision, with the dates of the sequence."""

@@ -12,23 +12,20 @@ import xarray as xr
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from pyro_unmix.bases.linear import DCT
 from pyro_unmix.io.opening import takes_images
 from pyro_unmix.ops.progress import progress_bar
 from pyro_unmix.ops.solvers import project_simplex
 from pyro_unmix.ops.threads import one_thread
-from pyro_unmix.priors import SmoothVariability
 from pyro_unmix.start.choice import Start, temporal_correlation
-from pyro_unmix.start.field import field_correlation, field_prior
-from pyro_unmix.start.field_fit import FitState, SmoothFit
+from pyro_unmix.start.field import field_coefficient, field_correlation, smooth_fits
+from pyro_unmix.start.field_fit import FitState
 from pyro_unmix.start.noise import estimate_noise_scale
 
 logger = logging.getLogger(__name__)
 
 _FIRST_ROUNDS, _ROUNDS = 4, 10  # with the scales of the field kept, and learned
-_NUM_COMPONENTS = 6
-_LARGEST_COEFFICIENT = 0.95
 _MOST_MISFIT = 1.03  # stds of the noise that a field leaves which is all there is
+_LEAST_LENGTH = 2.0  # pixels, below which neighbours say little
 _LEAST_BANDS = 10  # per unknown of a spectrum
 _MOST_PIXEL_DATES = 200_000  # which are in memory at once, some ten kilobytes each
 
@@ -100,8 +97,8 @@ def estimate_field(
     -------
     FieldEstimate, or None
         None where the field leaves more than 1.03 times the noise (`estimate_noise_scale`), and so is not all that
-        there is; where spectra have less than ten bands for each number that the fit finds of them; or of more than
-        200 000 pixel-dates, which a fit would hold in memory at once.
+        there is; where it is smooth over less than two pixels; where spectra have less than ten bands for each number
+        that the fit finds of them; or of more than 200 000 pixel-dates, which a fit would hold in memory at once.
 
     Examples
     --------
@@ -112,27 +109,22 @@ def estimate_field(
     >>> estimate is None  # as the variability of every pixel is its own there
     True
     """
-    num_bands, num_endmembers = start.endmembers.shape
+    num_endmembers, num_bands = start.endmembers.shape[1], cubes.sizes["wavelength"]
     if cubes[..., 0].size > _MOST_PIXEL_DATES:
         logger.info("no field is looked for: more than %d pixel-dates", _MOST_PIXEL_DATES)
         return None
-    basis = DCT(min(_NUM_COMPONENTS, num_bands), scale=0.1 * num_bands**0.5)
     share, length = field_correlation.unchecked(cubes, start)
-    correlation = temporal_correlation.unchecked(cubes, start)
-    coefficient = min(max(correlation, 0.0) / max(share, 1e-9), _LARGEST_COEFFICIENT)
+    if length < _LEAST_LENGTH:
+        logger.info("no field is looked for: variability is smooth over %.1f pixels only", length)
+        return None
+    coefficient = field_coefficient(temporal_correlation.unchecked(cubes, start), share)
     noise_scale = estimate_noise_scale.unchecked(cubes)
-    sizes = {"num_endmembers": num_endmembers, "num_components": basis.num_components}
-
-    def prior() -> SmoothVariability:
-        return field_prior(cubes, length, coefficient, **sizes)
-
-    images = SmoothFit(cubes, basis, noise_scale, prior())
+    begin = smooth_fits(cubes, num_endmembers, noise_scale, length, coefficient)
     states: list[FitState] = []
     total = len(endmembers) * (_FIRST_ROUNDS + _ROUNDS)
     with progress_bar(total=total, shown=progress, desc="field", unit="round") as bar:
         for matrix in endmembers:
-            fit = images.with_prior(prior())
-            state = fit.begin(torch.from_numpy(np.array(matrix, dtype=np.float64)))
+            fit, state = begin(matrix)
             fit.run(state, _FIRST_ROUNDS, True, learn_scales=False, seed=seed, advance=bar.update)
             fit.run(
                 state, _ROUNDS, True, learn_scales=True, seed=seed + _FIRST_ROUNDS, advance=bar.update
@@ -150,6 +142,6 @@ def estimate_field(
     if not (mean.isfinite().all() and spectra.isfinite().all()):
         logger.warning("the field is not finite, and is left out")
         return None
-    abundances = torch.where(images.valid.unsqueeze(-1), mean, torch.nan)
-    by_pixel = abundances.unflatten(0, images.shape).transpose(0, 1).flatten(0, 1)
+    abundances = torch.where(fit.valid.unsqueeze(-1), mean, torch.nan)
+    by_pixel = abundances.unflatten(0, fit.shape).transpose(0, 1).flatten(0, 1)
     return FieldEstimate(by_pixel, spectra.numpy())

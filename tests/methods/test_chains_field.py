@@ -18,6 +18,7 @@ from pyro_unmix.models.simplex import SimplexMixing
 from pyro_unmix.start import FieldEstimate
 
 chains_module = importlib.import_module("pyro_unmix.methods.unmix_by_chains")
+field_module = importlib.import_module("pyro_unmix.start.field_estimate")
 REFERENCE = np.array([[0.1, 0.6, 0.3], [0.2, 0.5, 0.7], [0.5, 0.3, 0.6], [0.6, 0.1, 0.2]])
 FEW: dict[str, Any] = {
     "num_rounds": 6, "num_spectra": 30, "num_held_out": 10, "num_kept": 2, "num_samples": 8,
@@ -105,3 +106,35 @@ def test_only_scenes_that_share_variability_are_asked_for_a_field(
     scene = pu.simulate.scaled_scene(num_dates=3, height=6, width=6, seed=0)
     found = unmix_by_chains(scene.cubes[..., ::32], 3, **FEW)
     assert found.field is None and asked == [1] * shares
+
+
+def test_a_scene_of_smooth_variability_is_moved_to_its_field(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The whole of it, with short chains from one start near the truth."""
+    library = pu.simulate.library(np.linspace(400, 2500, 60)).sel(
+        endmember=["vegetation", "soil", "snow"]
+    )
+    scene = pu.simulate.smooth_scene(
+        num_dates=3, height=38, width=36, num_endmembers=3, library=library, cloud_fraction=0.05, seed=1,
+    )  # fmt: skip
+    monkeypatch.setattr(chains_module, "_SHORT", 4)
+    monkeypatch.setattr(field_module, "_ROUNDS", 4)
+    truth = scene.reference_endmembers.transpose("wavelength", "endmember")
+    near = truth * (1 + 0.04 * np.linspace(-1, 1, 60)[:, None] * [1, -1, 1])
+    monkeypatch.setattr(chains_module, "several_starts", lambda *_, **__: [near])
+    settings = {**FEW, "num_rounds": 10, "num_spectra": 200, "seed": 1}
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            chains_module, "estimate_field", SimpleNamespace(unchecked=lambda *_, **__: None)
+        )
+        alone = unmix_by_chains(scene.cubes, 3, **settings)
+    moved = unmix_by_chains(scene.cubes, 3, **settings)
+    assert alone.field is None and moved.field is not None
+    seen = scene.cubes.notnull().all("wavelength").values
+    errors = []
+    for result in (moved, alone):
+        order = pu.match_endmembers(result.reference_endmembers.values, truth.values)
+        maps = result.abundances.values[..., order]
+        errors.append(np.linalg.norm((maps - scene.abundances.values)[seen]))
+    assert errors[0] < 0.9 * errors[1], errors

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -78,15 +79,30 @@ def test_both_folders_begin_anew_or_none(start: Any, tmp_path: Path) -> None:
     assert_same_chains(got, by_chains(start, seed=2)())
 
 
-def test_an_interrupt_of_the_short_chains_leaves_no_result(start: Any, tmp_path: Path) -> None:
-    def press() -> None:
-        raise KeyboardInterrupt
+def test_one_object_begins_anew_at_every_call(start: Any, tmp_path: Path) -> None:
+    anew = Checkpoints(tmp_path, every=3, resume=False)
+    by_chains(start, checkpoint=anew)()
+    crash_at(5, by_chains(start, checkpoint=anew, seed=2))
+    assert not list(tmp_path.glob("step-*.pt"))  # which would be of the first call
 
-    with pytest.MonkeyPatch.context() as patch:
-        rounds = Rounds(patch, 5, press)
-        with pytest.raises(KeyboardInterrupt):
-            by_chains(start, tmp_path)()
-    assert rounds.made == 4
+
+@pytest.mark.parametrize("at", [5, 2 * SHORT])
+def test_an_interrupt_of_the_short_chains_leaves_no_result(
+    at: int, start: Any, tmp_path: Path
+) -> None:
+    """The round is ended, the last one too, and kept."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            rounds = Rounds(patch, at, lambda: signal.raise_signal(signal.SIGINT))
+            with pytest.raises(KeyboardInterrupt):
+                by_chains(start, tmp_path)()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert rounds.made == at
+    got, made = rounds_of(by_chains(start, tmp_path))
+    assert made == 2 * SHORT + 16 - at
+    assert_same_chains(got, by_chains(start)())
 
 
 @pytest.mark.parametrize(("factor", "kind"), [(1.2, Unmixing), (3.0, Sampled)])

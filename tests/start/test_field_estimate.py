@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import logging
+import math
+import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +17,7 @@ from pyro_unmix import simulate
 from pyro_unmix.methods import fcls
 from pyro_unmix.simulate import Scene
 from pyro_unmix.start import FieldEstimate, Start, choose_start, estimate_field
+from pyro_unmix.start.field_fit import FitState, SmoothFit
 
 field_module = importlib.import_module("pyro_unmix.start.field_estimate")
 MATERIALS = ["vegetation", "soil", "snow"]
@@ -31,6 +36,7 @@ def smooth() -> tuple[Scene, Start]:
 @pytest.fixture(autouse=True)
 def few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(field_module, "_ROUNDS", 4)
+    monkeypatch.setattr(field_module, "_LEAST_LENGTH", 1.0)  # of these small images
 
 
 def test_draws_are_moved_and_keep_their_spread() -> None:
@@ -79,7 +85,7 @@ def test_neighbours_lower_the_error_of_abundances(smooth: tuple[Scene, Start]) -
 
 
 def test_a_field_that_is_not_all_there_is_is_none(
-    smooth: tuple[Scene, Start], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    smooth: tuple[Scene, Start], caplog: pytest.LogCaptureFixture
 ) -> None:
     scene, start = smooth
     truth = scene.reference_endmembers.transpose("wavelength", "endmember").values
@@ -87,11 +93,50 @@ def test_a_field_that_is_not_all_there_is_is_none(
     # What no smooth field makes, in spots.
     spots = 0.3 * (rng.uniform(size=(*scene.cubes.shape[:3], 1)) < 0.2)
     other = scene.cubes + spots * np.cos(2.0 * np.arange(60))
-    assert estimate_field(other, start, [truth], [1.0]) is None
-    monkeypatch.setattr(
-        field_module, "_LEAST_BANDS", 20
-    )  # for more than three unknowns of a spectrum
-    assert estimate_field(scene.cubes, start, [truth], [1.0]) is None
+    with caplog.at_level(logging.INFO):
+        assert estimate_field(other, start, [truth], [1.0]) is None
+    (left,) = re.findall(r"leaves ([\d.]+) times the noise", caplog.text)
+    assert float(left) > 1.03
+
+
+@pytest.mark.parametrize(
+    ("bound", "value", "says"),
+    [
+        ("_LEAST_BANDS", 20, "leaves"),  # for more than three unknowns of a spectrum
+        ("_MOST_PIXEL_DATES", 400, "more than 400 pixel-dates"),
+        ("_LEAST_LENGTH", 2.0, "smooth over 1.0 pixels"),
+    ],
+)
+def test_a_field_that_says_little_is_none(
+    bound: str,
+    value: object,
+    says: str,
+    smooth: tuple[Scene, Start],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    scene, start = smooth
+    truth = scene.reference_endmembers.transpose("wavelength", "endmember").values
+    monkeypatch.setattr(field_module, bound, value)
+    with caplog.at_level(logging.INFO):
+        assert estimate_field(scene.cubes, start, [truth], [1.0]) is None
+    assert says in caplog.text
+
+
+@pytest.mark.parametrize("what", ["variance", "abundances"])
+def test_a_field_that_has_diverged_is_none(
+    what: str, smooth: tuple[Scene, Start], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(fit: SmoothFit, state: FitState, *_: Any, **__: Any) -> None:
+        state.abundances = torch.full((len(fit.pixels), 3), 1 / 3, dtype=torch.float64)
+        if what == "variance":
+            fit.variance = math.nan
+        else:
+            state.abundances[0] = torch.nan
+
+    scene, start = smooth
+    monkeypatch.setattr(SmoothFit, "run", run)
+    assert estimate_field(scene.cubes, start, [start.endmembers], [1.0]) is None
 
 
 def test_shifting_all_dates_changes_nothing(
