@@ -77,7 +77,7 @@ def _of_chains(result: Sampled) -> Verdict:
     if result.field is not None:
         reasons.append(
             "Neighbouring pixels and dates say where the fractions are, by a field of variability that explains the "
-            "images to the noise; the spread is that of single spectra. On seven such simulated scenes intervals "
+            "images to the noise; the spread is that of single spectra. On eight such simulated scenes intervals "
             "of 90 % held 83 to 95 % of the true abundances."
         )
     checks = result.diagnose()

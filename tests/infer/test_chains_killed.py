@@ -15,18 +15,8 @@ HELPER = """
 import os, pathlib, signal, sys, threading, time
 import tqdm
 sys.path.insert(0, {tests!r})
+from forks import forked
 import chain_cases
-
-def forked(work):
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            work()
-            code = 0
-        finally:
-            os._exit(code)
-    return child
 
 def ended(child):
     return os.waitpid(child, 0)[1]

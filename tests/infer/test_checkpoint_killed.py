@@ -15,19 +15,9 @@ HELPER = """
 import os, pathlib, random, signal, sys, threading, time
 import tqdm
 sys.path.insert(0, {tests!r})
+from forks import forked
 import checkpoint_cases
 from pyro_unmix.infer import checkpoints
-
-def forked(work):
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            work()
-            code = 0
-        finally:
-            os._exit(code)
-    return child
 
 def died(child):
     return os.WIFSIGNALED(os.waitpid(child, 0)[1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -88,6 +89,25 @@ def test_without_a_field_or_after_an_interrupt_the_chains_stay(
     )
     monkeypatch.setattr(Sampled, "about", interrupted)
     assert chains_module._about_field(result, None, 0, False) is result
+
+
+def test_who_stops_chains_waits_for_no_field(
+    result: Sampled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One chain of two starts is done."""
+    broken_off = replace(
+        result, chains=result.chains[:1], weights=np.ones(1), orders=result.orders[:1]
+    )
+    several = chains_module.several_starts
+    monkeypatch.setattr(chains_module, "_SHORT", 2)
+    monkeypatch.setattr(chains_module, "several_starts", lambda *a, **k: several(*a, **k)[:2])
+    monkeypatch.setattr(chains_module, "sample", lambda *_, **__: broken_off)
+    monkeypatch.setattr(
+        chains_module, "shares_variability", SimpleNamespace(unchecked=lambda *_: True)
+    )
+    monkeypatch.setattr(chains_module, "estimate_field", None)
+    scene = pu.simulate.scaled_scene(num_dates=1, height=6, width=6, seed=0)
+    assert unmix_by_chains(scene.cubes[..., ::32], 3, **FEW).field is None
 
 
 @pytest.mark.parametrize("shares", [False, True])
