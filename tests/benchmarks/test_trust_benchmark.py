@@ -32,6 +32,18 @@ def test_the_table_has_a_row_per_record() -> None:
     assert lines[2] == "| mix | 0.123 |  |" and lines[3] == "| dlr |  | 0.05 |"
 
 
+def test_the_page_has_medians_over_seeds_and_every_row_with_its_commit() -> None:
+    rows = [
+        {"scene": "mix", "seed": n, "method": "unmix", "NRMSE_A": error, "commit": "abc"}
+        for n, error in ((3, 0.1), (4, 0.3), (5, 0.12))
+    ]
+    rows.append({"scene": "dlr", "seed": 3, "method": "unmix", "area 3 m": 0.05, "commit": "abd"})
+    lines = trust.page(rows).splitlines()
+    assert "| mix | unmix | 3, 4, 5 | 0.12 | 0.100 - 0.300 |" in lines
+    assert "| dlr | unmix | 3 | 0.05 |" in lines
+    assert sum("abc" in line for line in lines) == 3 and sum("abd" in line for line in lines) == 1
+
+
 @pytest.mark.parametrize("method", ["FCLS", "unmix_by_chains"])
 def test_a_row_on_the_data(data_dir: Path, method: str) -> None:
     known = trust.scenes(data_dir, quick=True)
