@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -26,7 +27,9 @@ class SmoothVariability(SharedVariability):
 
     for every component and material, with ``Cov(f(x), f(x')) = exp(-|x - x'|^2 / (4 l^2))``. The b_j are the
     principal components of that covariance, products of those of rows and columns; the weakest are left out, so that
-    their number falls with l^2. The residual r is a chain of its own, `residual`.
+    their number falls with l^2. The residual r is a chain of its own, `residual`. With `light`, one more field of the
+    same law, times s_light, is added to the first component of every material: where that is brightness, as of `DCT`
+    and `Brightness`, the illumination that all materials of a pixel have in common.
 
     The sites ``psi_t`` are those of the residual; the innovations e are the site ``field`` *outside* the plate
     of the pixels (event T J K P), which every batch of pixels sees a part of.
@@ -40,9 +43,11 @@ class SmoothVariability(SharedVariability):
     coefficient : float in [0, 1)
         phi, over one unit of time.
     scale, residual, start, start_scale
-        Of `SharedVariability`; there are T J K P innovations.
+        Of `SharedVariability`; there are T J K P innovations, or T J (K P + 1).
     learn : bool
-        Learn s and phi.
+        Learn s, s_light and phi.
+    light : float, optional
+        s_light at the start; None has no such field.
     tile_heights : sequence of int, optional
         Where the rows are those of several tiles below each other: their heights. Nothing crosses their borders.
     order : sequence of int (T,), optional
@@ -79,6 +84,7 @@ class SmoothVariability(SharedVariability):
         start: np.ndarray | None = None,
         start_scale: float | np.ndarray = 0.1,
         order: Sequence[int] | None = None,
+        light: float | None = None,
     ) -> None:
         super().__init__(scale, residual, learn, start, start_scale)
         if len(shape) != 3:
@@ -94,6 +100,10 @@ class SmoothVariability(SharedVariability):
         self.length = in_range(length, "length", low=1.0)
         phi = in_range(coefficient, "coefficient", low=0, high=0.9999)
         self.declare("logit", logit(min(max(phi, 1e-4), 1 - 1e-4)), learn=learn)
+        self.has_light = light is not None
+        if light is not None:
+            light = in_range(light, "light", low=0, open_low=True)
+            self.declare("log_light", math.log(light), learn=learn)
         self.order = list(range(self.num_dates)) if order is None else [int(t) for t in order]
         if sorted(self.order) != list(range(self.num_dates)):
             raise ValueError(f"order must hold the {self.num_dates} dates once each, got {order}")
@@ -109,10 +119,38 @@ class SmoothVariability(SharedVariability):
         columns = smooth_waves(self.width, self.length)
         self.register_buffer("columns", torch.as_tensor(columns, dtype=kind))
 
+    def setup(
+        self, *, num_endmembers: int, num_components: int, generator: torch.Generator
+    ) -> None:
+        super().setup(
+            num_endmembers=num_endmembers, num_components=num_components, generator=generator
+        )
+        self.num_endmembers = num_endmembers
+
     @property
     def num_innovations(self) -> int:
         waves = self.rows.shape[1] * self.columns.shape[1]
-        return self.num_dates * waves * self.log_scale.numel()
+        return self.num_dates * waves * self.log_scales().numel()
+
+    def log_scales(self) -> Tensor:
+        """Logarithms (K P,) of s, and that of s_light after them."""
+        if not self.has_light:
+            return self.log_scale
+        return torch.cat([self.log_scale, self.log_light.view(1)])
+
+    def rescale(self, log_factors: Tensor) -> None:
+        """Multiply s, and s_light after them, by the exponentials of these numbers."""
+        self.log_scale.data += log_factors[: self.log_scale.numel()]
+        if self.has_light:
+            self.log_light.data += log_factors[-1]
+
+    def first_variance(self) -> Tensor:
+        variance = super().first_variance()
+        return (
+            self._lit(torch.cat([variance, (2 * self.log_light).exp().view(1)]))
+            if self.has_light
+            else variance
+        )
 
     def memory(self) -> Tensor:
         """A square root (T, T) of the correlation of f between the dates: rows dates, columns innovations."""
@@ -166,11 +204,11 @@ class SmoothVariability(SharedVariability):
         field = plain(field)
         counts = self.rows.shape[1], self.columns.shape[1]
         waves = field.unflatten(-1, (self.num_dates, counts[0] * counts[1], -1))
-        waves = torch.einsum("ts,...sjk->...jtk", self.memory(), waves * self.log_scale.exp())
+        waves = torch.einsum("ts,...sjk->...jtk", self.memory(), waves * self.log_scales().exp())
         if index is None:
             waves = waves.movedim(-2, -3).unflatten(-2, counts)
             values = torch.einsum("yi,xj,...tijk->...yxtk", self.rows, self.columns, waves)
-            return values.flatten(-4, -3)
+            return self._lit(values.flatten(-4, -3))
         if len(index) and int(index.max()) >= self.height * self.width:
             raise ValueError(
                 f"pixel {int(index.max())} is outside of the {self.height} x {self.width} pixels "
@@ -178,7 +216,14 @@ class SmoothVariability(SharedVariability):
             )
         rows, columns = self.rows[index // self.width], self.columns[index % self.width]
         basis = (rows.unsqueeze(-1) * columns.unsqueeze(-2)).flatten(1)
-        return (basis @ waves.flatten(-2)).unflatten(-1, (self.num_dates, -1))
+        return self._lit((basis @ waves.flatten(-2)).unflatten(-1, (self.num_dates, -1)))
+
+    def _lit(self, values: Tensor) -> Tensor:
+        """What comes last of (..., K P + 1) added to the first component of all materials, (..., K P)."""
+        if not self.has_light:
+            return values
+        own, light, p = values[..., :-1], values[..., -1:], self.num_endmembers
+        return torch.cat([own[..., :p] + light, own[..., p:]], dim=-1)
 
 
 def smooth_waves(size: int, length: float) -> np.ndarray:

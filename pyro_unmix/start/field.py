@@ -154,6 +154,7 @@ def choose_smooth_start(
         length=length,
         coefficient=coefficient,
         scale=fit.prior.log_scale.exp().view(fit.basis.num_components, num_endmembers).numpy(),
+        light=float(fit.prior.log_light.exp()),
         residual=Independent(_RESIDUAL),
         start=state.innovations.numpy().astype(np.float32),
         start_scale=fit.spreads(state).numpy().astype(np.float32),
@@ -329,8 +330,9 @@ def _field_prior(
 ) -> SmoothVariability:
     """The prior in double precision, with the dates of the sequence."""
     prior = SmoothVariability(
-        **_layout(sequence), length=length, coefficient=coefficient, scale=_FIRST_SCALE
-    )
+        **_layout(sequence), length=length, coefficient=coefficient,
+        scale=_FIRST_SCALE, light=_FIRST_SCALE,
+    )  # fmt: skip
     prior.setup(**sizes, generator=torch.Generator())
     prior = prior.double().requires_grad_(False)
     if "time" in sequence.coords and sequence.sizes["time"] > 1:

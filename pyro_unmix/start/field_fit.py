@@ -150,11 +150,14 @@ class SmoothFit:
         p = state.abundances.shape[1]
         e = tile_components(state.abundances, self.num_components)
         information = e.square() * square[p:, p:].diagonal() / self.variance
+        if self.prior.has_light:
+            light = (e[:, :p] @ square[p : 2 * p, p : 2 * p] * e[:, :p]).sum(-1, keepdim=True)
+            information = torch.cat([information, light / self.variance], dim=1)
         prior = self.prior
         information = information.view(self.shape[0], prior.height, prior.width, -1)
         factors = [m.square() for m in (prior.memory(), prior.rows, prior.columns)]
         precision = torch.einsum("ts,yi,xj,tyxk->sijk", *factors, information)
-        return (1 + precision * (2 * prior.log_scale).exp()).rsqrt().flatten()
+        return (1 + precision * (2 * prior.log_scales()).exp()).rsqrt().flatten()
 
     def learn_scales(self, state: FitState, operator: Callable[[Tensor], Tensor]) -> None:
         """MacKay's fixed point of the scales; psi stays as it is."""
@@ -162,12 +165,12 @@ class SmoothFit:
             np.random.default_rng(0).choice([-1.0, 1.0], size=len(state.innovations))
         )
         solved = conjugate_gradients(operator, probe, torch.zeros_like(probe))
-        size = self.prior.log_scale.numel()
+        size = self.prior.log_scales().numel()
         effective = (1 - probe * solved).view(-1, size).sum(0)
         self.num_effective = float(effective.sum().clamp(min=0.0))
         squares = state.innovations.square().view(-1, size).sum(0)
         factor = (squares / effective.clamp(min=1.0)).clamp(1 / _LARGEST_CHANGE, _LARGEST_CHANGE)
-        self.prior.log_scale.data += 0.5 * factor.log()
+        self.prior.rescale(0.5 * factor.log())
         state.innovations = (state.innovations.view(-1, size) / factor.sqrt()).flatten()
 
     def step_endmembers(self, state: FitState, seed: int) -> None:

@@ -39,6 +39,28 @@ def test_field_has_the_covariance_that_its_docstring_states():
     assert np.allclose(covariance, expected, atol=4e-3)
 
 
+def test_light_scales_the_first_component_of_all_materials_alike():
+    prior = field_prior(light=0.4)
+    assert prior.num_innovations == field_prior().num_innovations // 4 * 5
+    units = torch.eye(prior.num_innovations)
+    maps = prior.offsets(units, None).detach().double()
+    maps = maps.reshape(len(units), -1, 4)  # component outer, material inner
+    covariance = torch.einsum("znk,znl->nkl", maps, maps) / 0.49
+    of_light = 0.16 / 0.49
+    expected = torch.eye(4, dtype=torch.float64)
+    expected[:2, :2] += of_light
+    assert torch.allclose(covariance, expected.expand_as(covariance), atol=1e-2)
+    assert torch.allclose(
+        prior.first_variance().detach().double(), field_prior().first_variance().detach().double()
+        + 0.16 * torch.tensor([1, 1, 0, 0])
+    )  # fmt: skip
+
+
+def test_light_must_be_positive():
+    with pytest.raises(ValueError, match="light"):
+        field_prior(light=0.0)
+
+
 def test_nothing_crosses_the_border_of_tiles():
     prior = field_prior(tile_heights=[2, 3])
     maps = prior.offsets(torch.eye(prior.num_innovations), None).detach()
