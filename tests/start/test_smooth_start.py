@@ -42,17 +42,18 @@ def independent():
     )
 
 
-def _fit(scene, scale=0.3):
-    cubes = as_cube_sequence(scene.cubes)
-    prior = SmoothVariability((3, 12, 11), length=3.0, scale=scale)
+def _fit(cubes, endmembers, scale=0.3, light=None):
+    cubes = as_cube_sequence(cubes)
+    prior = SmoothVariability((3, 12, 11), length=3.0, scale=scale, light=light)
     prior.setup(num_endmembers=3, num_components=2, generator=torch.Generator())
     prior = prior.double().requires_grad_(False)
     fit = SmoothFit(cubes, DCT(2, scale=0.5), 0.02, prior)
-    return fit, fit.begin(torch.from_numpy(scene.reference_endmembers.values.copy()))
+    return fit, fit.begin(torch.from_numpy(np.array(endmembers)))
 
 
-def test_gather_is_the_transpose_of_spread(smooth):
-    fit, state = _fit(smooth)
+@pytest.mark.parametrize("light", [None, 0.4])
+def test_gather_is_the_transpose_of_spread(smooth, light):
+    fit, state = _fit(smooth.cubes, smooth.reference_endmembers, light=light)
     draw = torch.Generator().manual_seed(0)
     field = torch.randn(len(state.innovations), generator=draw).double()
     values = torch.randn(fit.spread(field).shape, generator=draw).double()
@@ -62,7 +63,7 @@ def test_gather_is_the_transpose_of_spread(smooth):
 
 
 def test_misfit_is_that_of_the_best_abundances_by_scipy(smooth):
-    fit, state = _fit(smooth)
+    fit, state = _fit(smooth.cubes, smooth.reference_endmembers)
     state.innovations = (
         0.5
         * torch.randn(len(state.innovations), generator=torch.Generator().manual_seed(1)).double()
@@ -89,8 +90,9 @@ def test_misfit_is_that_of_the_best_abundances_by_scipy(smooth):
     assert float(residual.square().sum()) == pytest.approx(total, rel=1e-6)
 
 
-def test_steps_go_down_and_end_where_the_slope_is_zero(smooth):
-    fit, state = _fit(smooth)
+@pytest.mark.parametrize("light", [None, 0.4])
+def test_steps_go_down_and_end_where_the_slope_is_zero(smooth, light):
+    fit, state = _fit(smooth.cubes, smooth.reference_endmembers, light=light)
     values = []
     for _ in range(8):
         fit.step_field(state, learn_scales=False)
@@ -112,12 +114,31 @@ def test_steps_go_down_and_end_where_the_slope_is_zero(smooth):
     state.innovations = start
 
 
+def test_illumination_is_told_from_the_brightness_of_single_materials():
+    rng = np.random.default_rng(0)
+    field = ndimage.gaussian_filter(rng.normal(size=(3, 12, 11)), (0, 3.0, 3.0), mode="wrap")
+    light = 1 + 0.1 * field / field.std()
+    abundances = rng.dirichlet(np.ones(3), size=(3, 12, 11))
+    spectra = light[..., None] * abundances @ _library().values.T
+    cubes = xr.DataArray(
+        spectra + 0.02 * rng.normal(size=spectra.shape), dims=("time", "y", "x", "wavelength")
+    )
+    errors = []
+    for start in (None, 0.3):
+        fit, state = _fit(cubes, _library().values, light=start)
+        fit.run(state, 12, False, learn_scales=True, seed=0)
+        found = state.abundances.unflatten(0, (3, 12, 11)).numpy().reshape(abundances.shape)
+        errors.append(nrmse_abundances(found, abundances))
+    assert float(fit.prior.log_light.exp()) > 3 * float(fit.prior.log_scale.exp().max())
+    assert errors[1] < errors[0]
+
+
 def test_endmembers_move_towards_the_truth():
     scene = simulate.smooth_scene(
         num_dates=3, height=12, width=11, num_endmembers=3, library=_library(), snr_db=40.0,
         illumination_scale=0.0, variability_scale=0.0,
     )  # fmt: skip
-    fit, state = _fit(scene, scale=0.01)
+    fit, state = _fit(scene.cubes, scene.reference_endmembers, scale=0.01)
     true = state.endmembers.clone()
     mean = true.mean(1, keepdim=True)
     state.endmembers = mean + 0.8 * (true - mean)  # too small a simplex, as of few pure pixels
@@ -197,9 +218,10 @@ def test_unmix_models_the_field_where_there_is_one(smooth, independent):
     assert not isinstance(other.model.variability_prior, SmoothVariability)
 
 
-def test_spreads_are_those_of_the_precision(smooth):
+@pytest.mark.parametrize("light", [None, 0.4])
+def test_spreads_are_those_of_the_precision(smooth, light):
     """Against the matrix itself, built column by column from the Gauss-Newton step's ingredients."""
-    fit, state = _fit(smooth)
+    fit, state = _fit(smooth.cubes, smooth.reference_endmembers, light=light)
     fit.step_field(state, learn_scales=False)
     found = fit.spreads(state)
     _, gram, *_ = fit.project(state)
@@ -253,7 +275,7 @@ def test_large_images_are_looked_at_in_their_middle(smooth, monkeypatch):
 
 
 def test_learning_scales_leaves_the_variability_as_it_is(smooth):
-    fit, state = _fit(smooth)
+    fit, state = _fit(smooth.cubes, smooth.reference_endmembers)
     fit.step_field(state, learn_scales=False)
     before, scales = fit.spread(state.innovations), fit.prior.log_scale.clone()
     fit.learn_scales(state, lambda z: 2.0 * z)  # every innovation known by half
