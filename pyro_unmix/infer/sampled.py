@@ -320,7 +320,7 @@ class Sampled(Unmixing):
     # ---------------------------------------------------------------- reading out
 
     def about(self, field: FieldEstimate, *, progress: bool = True) -> Sampled:
-        """The same with all draws moved to what neighbouring pixels say besides.
+        """The same with all draws moved to what neighbouring pixels say, and nearer to it (`FieldEstimate.beside`).
 
         Parameters
         ----------
@@ -342,8 +342,14 @@ class Sampled(Unmixing):
             raise ValueError(
                 f"a field of these images must have {len(sources)} pixel-dates, got {len(field.abundances)}"
             )
+        alone = self
+        if self.field is not None:  # the maps are about another field
+            alone = replace(self, field=None, drawn=None).read_out(progress=progress)
+        maps = (alone.dataset[name] for name in ("abundances", "abundances_std"))
+        rows = [m.transpose("y", "x", "time", "endmember").values for m in maps]
+        field = field.beside(*(torch.from_numpy(m.reshape(field.abundances.shape)) for m in rows))
         moved = replace(self, field=field, drawn=None)
-        if self.drawn is None or self.field is not None:  # drawn about another field
+        if self.drawn is None or self.field is not None:
             return moved.read_out(progress=progress)
         parts = zip(self.drawn.split(BLOCK, dim=1), sources.split(BLOCK), strict=True)
         return moved.read_out(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyro_unmix.infer.chains import Chain
 from pyro_unmix.infer.programs import PROGRAMS, program_of
-from pyro_unmix.ops.checks import finite_array, positive_int
+from pyro_unmix.ops.checks import finite_array, in_range, positive_int
 from pyro_unmix.start.field_estimate import FieldEstimate
 
 
@@ -52,7 +52,8 @@ def parts_of_field(field: FieldEstimate | None) -> dict[str, Any]:
     if field is None:
         return {}
     return {
-        "field abundances": field.abundances.cpu().numpy(), "field endmembers": field.endmembers
+        "field abundances": field.abundances.cpu().numpy(), "field endmembers": field.endmembers,
+        "field remaining": field.remaining,
     }  # fmt: skip
 
 
@@ -73,7 +74,8 @@ def field_of(parts: dict[str, Any], model: Any) -> FieldEstimate | None:
     endmembers = finite_array(parts.pop("field endmembers"), "field endmembers", ndim=2)
     if endmembers.shape != (model.num_bands, size):
         raise ValueError(f"the endmembers of the field have the shape {endmembers.shape}")
-    return FieldEstimate(torch.as_tensor(abundances), endmembers)
+    remaining = in_range(parts.pop("field remaining", 1.0), "field remaining", low=0, high=1)
+    return FieldEstimate(torch.as_tensor(abundances), endmembers, remaining)
 
 
 def shared_draws(model: Any, draws: dict[str, np.ndarray]) -> tuple[dict[str, Tensor], ...]:

@@ -82,8 +82,8 @@ def unmix_by_chains(
     pixels share variability (`shares_variability`): there each is scaled by three cosines over wavelength, in sizes
     that are drawn. The chains do not link neighbours and dates. Where a smooth field of the materials' variability
     explains such a sequence to the noise, fitted from the endmembers of the heaviest three chains (`estimate_field`),
-    the draws are moved to the abundances that it leaves: neighbours say where the abundances are, single spectra how
-    much is left open.
+    the draws are moved to the abundances that it leaves: neighbours say where the abundances are, single spectra and
+    how far the field is from what they say how much is left open.
 
     Of a library that has several spectra of a class, every pixel and date holds a few, in amounts whose sum is free,
     and the abundance of a class is the sum of its spectra: `LibraryMixing`, three chains. The library is taken for

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ _FIRST_ROUNDS, _ROUNDS = 4, 10  # with the scales of the field kept, and learned
 _MOST_MISFIT = 1.03  # stds of the noise that a field leaves which is all there is
 _LEAST_LENGTH = 2.0  # pixels, below which neighbours say little
 _LEAST_BANDS = 10  # per unknown of a spectrum
+_LEAST_REMAINING = 0.75  # of the spread of draws, as the chains' own may be too small
 _MOST_PIXEL_DATES = 200_000  # which are in memory at once, some ten kilobytes each
 
 
@@ -39,6 +40,8 @@ class FieldEstimate:
     abundances : Tensor, shape (N, P)
         Of all pixel-dates in the order (pixel, date); NaN where nothing was observed.
     endmembers : ndarray (L, P), reflectance
+    remaining : float
+        Which share of the spread of draws is left about them, see `beside`.
 
     Examples
     --------
@@ -51,16 +54,31 @@ class FieldEstimate:
 
     abundances: Tensor
     endmembers: np.ndarray
+    remaining: float = 1.0
+
+    def beside(self, means: Tensor, deviations: Tensor) -> FieldEstimate:
+        """The same with `remaining` of what single spectra say, means and standard deviations (N, P).
+
+        By the law of total variance, what spectra leave open is what spectra and neighbours leave open, and how far the
+        one expectation is from the other: ``s^2 = r^2 s^2 + E (m - e)^2``, where r is `remaining`, one number of all
+        pixel-dates. It is no less than 0.75: the s of chains may be too small.
+        """
+        seen = self.abundances.isfinite().all(-1) & means.isfinite().all(-1)
+        if not bool(seen.any()):
+            return self
+        here, spread = self.abundances[seen], deviations[seen].to(self.abundances)
+        moved = (means[seen].to(here) - here).square().sum() / spread.square().sum()
+        left = max(1 - float(moved.nan_to_num(nan=0.0)), _LEAST_REMAINING**2)
+        return replace(self, remaining=left**0.5)
 
     def about(self, draws: Tensor, places: slice | Tensor) -> Tensor:
-        """Draws (D, B, P) of the pixel-dates at these places moved here: ``e + d - mean of d``, put onto the simplex.
+        """Draws (D, B, P) of these pixel-dates moved here: ``e + r (d - mean of d)``, put onto the simplex.
 
-        They keep their spread, what single spectra leave open: an upper bound of what spectra and neighbours do, as the
-        mode of the field does not say how sure it is. Those of no estimate stay where they are.
+        r is `remaining`; the mode of the field does not say how sure it is. Those of no estimate stay where they are.
         """
         here = self.abundances[places].to(draws)
         seen = here.isfinite().all(-1, keepdim=True)
-        moved = torch.where(seen, here, draws[0]) + draws - draws.mean(0)
+        moved = torch.where(seen, here, draws[0]) + self.remaining * (draws - draws.mean(0))
         return torch.where(seen, project_simplex(moved), draws)
 
 

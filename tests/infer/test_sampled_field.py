@@ -54,7 +54,8 @@ def test_draws_and_maps_are_where_the_field_is(
     at = field.abundances.numpy().reshape(*SHAPE, 3).transpose(2, 0, 1, 3)
     at[0, 0, 0] = at[1, 0, 0]  # filled from the other date
     draws = plain.drawn.double().reshape(12, *SHAPE, 3).permute(0, 3, 1, 2, 4).numpy()
-    expected = at + draws - draws.mean(0)
+    assert moved.field is not None and 0.75 <= moved.field.remaining <= 1
+    expected = at + moved.field.remaining * (draws - draws.mean(0))
     inside = expected.min((0, -1)) > 0  # where the projection does nothing
     assert inside.sum() > 5
     got = moved.sample().transpose("sample", "time", "y", "x", "endmember").values
@@ -86,9 +87,9 @@ def test_a_field_of_other_images_or_about_a_library_is_refused(
         replace(plain, chains=chains).about(field)
     other = FieldEstimate(field.abundances.flip(-1), field.endmembers)
     direct = plain.about(other, progress=False)
-    np.testing.assert_allclose(
-        moved.about(other, progress=False).abundances, direct.abundances, atol=1e-5
-    )
+    again = moved.about(other, progress=False)
+    np.testing.assert_allclose(again.abundances, direct.abundances, atol=1e-5)
+    np.testing.assert_allclose(again.abundances_std, direct.abundances_std, atol=1e-5)
 
 
 def test_endmembers_are_those_of_the_field(moved: Sampled) -> None:
@@ -104,6 +105,7 @@ def test_the_field_is_saved_and_is_not_for_other_images(moved: Sampled, tmp_path
     assert isinstance(loaded, Sampled) and loaded.field is not None and moved.field is not None
     np.testing.assert_array_equal(loaded.field.abundances, moved.field.abundances)
     np.testing.assert_allclose(loaded.interval(), moved.interval(), atol=1e-5)
+    assert loaded.field.remaining == moved.field.remaining
     cut = replace(moved, field=FieldEstimate(moved.field.abundances[1:], moved.field.endmembers))
     cut.save(tmp_path / "cut")
     with pytest.raises(FileError, match="not as many pixel-dates"):
@@ -115,7 +117,7 @@ def test_the_field_is_saved_and_is_not_for_other_images(moved: Sampled, tmp_path
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("field endmembers", [[1.0]]), ("field abundances", [1.0])],
+    [("field endmembers", [[1.0]]), ("field abundances", [1.0]), ("field remaining", 2.0)],
 )
 def test_a_damaged_field_is_refused(
     moved: Sampled, tmp_path: Path, name: str, value: object

@@ -47,7 +47,8 @@ def test_a_field_is_fitted_from_the_heaviest_chains(
 
     monkeypatch.setattr(chains_module, "estimate_field", SimpleNamespace(unchecked=estimate))
     moved = chains_module._about_field(result, "start", 7, False)
-    assert moved.field is field and result.field is None
+    assert moved.field is not None and result.field is None
+    assert moved.field.abundances is field.abundances
     ((start, endmembers, weights, how),) = asked
     assert start == "start" and how == {"seed": 7, "progress": False}
     assert result.weights is not None

@@ -56,6 +56,31 @@ def test_draws_are_moved_and_keep_their_spread() -> None:
     torch.testing.assert_close(field.about(draws[:, :2], torch.tensor([1, 2])), moved[:, :2])
 
 
+def test_what_stays_of_the_spread_follows_from_how_far_means_are_moved() -> None:
+    # Of normal numbers: one measurement says m, both say e; the truth varies about either by what they leave open.
+    rng = torch.Generator().manual_seed(0)
+    truth, one, two = torch.randn(3, 20_000, 2, generator=rng, dtype=torch.float64)
+    one, two = truth + 0.5 * one, truth + 0.7 * two
+    precisions = torch.tensor([1.0, 0.5**-2, 0.7**-2])
+    means = one * precisions[1] / precisions[:2].sum()
+    deviation = precisions[:2].sum() ** -0.5
+    both = (one * precisions[1] + two * precisions[2]) / precisions.sum()
+    field = FieldEstimate(both, np.ones((4, 2)))
+    left = precisions.sum() ** -0.5 / deviation
+    assert 0.75 < left < 0.9
+    found = field.beside(means, torch.full_like(means, float(deviation)))
+    assert found.remaining == pytest.approx(float(left), rel=0.02)
+    assert field.remaining == 1 and found.abundances is field.abundances
+    unseen = torch.full_like(means, torch.nan)
+    both[:100], means[:100] = torch.nan, 50.0  # of which one or the other says nothing
+    both[100:200], means[100:200] = 50.0, torch.nan
+    again = field.beside(means, torch.full_like(means, float(deviation)))
+    assert again.remaining == pytest.approx(float(left), rel=0.02)
+    assert field.beside(unseen, unseen) is field
+    # Means that are moved by more than they leave open were too sure: what stays has an end.
+    assert field.beside(means, torch.full_like(means, 1e-3)).remaining == 0.75
+
+
 def test_neighbours_lower_the_error_of_abundances(smooth: tuple[Scene, Start]) -> None:
     scene, start = smooth
     truth = scene.reference_endmembers.transpose("wavelength", "endmember").values
