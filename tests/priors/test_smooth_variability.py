@@ -78,8 +78,9 @@ def test_pixels_by_number_have_their_values():
     assert torch.allclose(prior.offsets(field, index), everywhere[:, index], atol=1e-6)
 
 
-def test_density_of_the_model_is_that_of_its_sites_by_hand():
-    model = field_model()
+@pytest.mark.parametrize("light", [None, 0.5])
+def test_density_of_the_model_is_that_of_its_sites_by_hand(light):
+    model = field_model(light=light)
     pixels, valid = field_pixels()
     pyro.set_rng_seed(0)
     with pyro.get_param_store().scope(), torch.no_grad():

@@ -14,9 +14,10 @@ from pyro_unmix.guides import ConjugateGuide
 from pyro_unmix.priors import Independent
 
 
-def test_fit_follows_a_smooth_field():
+@pytest.mark.parametrize("light", [None, 1.0])
+def test_fit_follows_a_smooth_field(light):
     """Scenes drawn with a field: its fitted mean resembles the truth, and so do endmembers."""
-    model = field_model(residual=Independent(0.02), scale=1.0, learn=False)
+    model = field_model(residual=Independent(0.02), scale=1.0, learn=False, light=light)
     pyro.set_rng_seed(0)
     with torch.no_grad(), pyro.get_param_store().scope():
         trace = poutine.trace(model).get_trace(None, torch.ones(NUM_PIXELS, 3, dtype=torch.bool))
@@ -34,8 +35,9 @@ def test_fit_follows_a_smooth_field():
     assert math.isfinite(result.losses[-1]) and result.losses[-1] < result.losses[0]
 
 
-def test_saved_result_comes_back(tmp_path):
-    model = field_model()
+@pytest.mark.parametrize("light", [None, 0.5])
+def test_saved_result_comes_back(tmp_path, light):
+    model = field_model(light=light)
     pixels, valid = field_pixels()
     cubes = np.where(valid[..., None], pixels, np.nan).swapaxes(0, 1).reshape(3, 5, 6, 8)
     result = pyro_unmix.fit(model, ConjugateGuide(model), cubes, num_steps=2, progress=False)
@@ -46,9 +48,9 @@ def test_saved_result_comes_back(tmp_path):
     assert result.diagnose(num_samples=8)["elbo"].notnull().sum() == NUM_PIXELS - 1
 
 
-@pytest.fixture(scope="module")
-def fitted():
-    model = field_model()
+@pytest.fixture(scope="module", params=[None, 0.5], ids=["own", "light"])
+def fitted(request):
+    model = field_model(light=request.param)
     pixels, _ = field_pixels()
     cubes = pyro_unmix.as_cube_sequence(
         pixels.swapaxes(0, 1).reshape(3, 5, 6, 8).numpy(), time=[0, 1, 3]
