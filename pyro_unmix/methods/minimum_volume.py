@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
-from scipy.optimize import nnls
 
 from pyro_unmix.data.bands import Ignore
 from pyro_unmix.data.checks import as_endmembers
@@ -126,7 +125,8 @@ def _corners_in_any_light(spectra: np.ndarray, start: np.ndarray, outside: float
     level = smallest_simplex(
         spectra / (spectra @ mean)[:, None], start / (mean @ start), outside=outside
     )
-    amounts = solve(spectra, level, Fractions(sum_to_one=False))
+    free = Fractions(sum_to_one=False)
+    amounts = solve(spectra, level, free)
     # amounts / brightness are fractions, which sum to one on average
-    inverse, _ = nnls(amounts, np.ones(len(amounts)))
+    inverse = solve(np.ones((1, len(amounts))), amounts, free)[0]
     return level / inverse.clip(inverse.max() / _MOST_CONTRAST)
