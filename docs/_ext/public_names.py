@@ -1,4 +1,4 @@
-"""What is public is in the reference: values have the comment of the module that defines them, and nothing is missing."""
+"""What is public is in the reference: values with the comment of the module that defines them, and nothing missing."""
 
 from __future__ import annotations
 
