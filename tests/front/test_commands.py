@@ -34,7 +34,9 @@ def commands() -> list[tuple[str, list[str]]]:
 COMMANDS = commands()
 
 
-@pytest.mark.parametrize("page, words", COMMANDS, ids=[" ".join(words)[:60] for _, words in COMMANDS])
+@pytest.mark.parametrize(
+    "page, words", COMMANDS, ids=[" ".join(words)[:60] for _, words in COMMANDS]
+)
 def test_the_shell_takes_a_command_of_a_page(
     page: str, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
