@@ -141,7 +141,7 @@ class Explorer:
                 "x", "y", source=self._curves[name], color=colour, line_dash=dash, line_width=2,
                 legend_label=name,
             )  # fmt: skip
-        _beside(self._spectrum, "right")
+        _beside(self._spectrum)
         self._build_fractions(plotting, source)
         self._build_controls()
 
@@ -169,7 +169,7 @@ class Explorer:
                 "x", "y", source=mean, color=colour, size=7, **({"legend_label": name} if many else {})
             )  # fmt: skip
         if many:
-            _beside(self._fractions, "below")
+            _beside(self._fractions)
             ticks = np.unique(np.linspace(0, len(labels) - 1, 6).round().astype(int)).tolist()
             self._fractions.xaxis.ticker = ticks
             self._fractions.xaxis.major_label_overrides = {t: labels[t] for t in ticks}
@@ -247,10 +247,7 @@ class Explorer:
         )
 
 
-def _beside(figure: Any, place: str) -> None:
+def _beside(figure: Any) -> None:
     """The legend out of the way of the curves, and no tools before the mouse is there."""
-    legend = figure.legend[0]
-    figure.add_layout(legend, place)
-    if place == "below":
-        legend.orientation, legend.ncols = "horizontal", 4
+    figure.add_layout(figure.legend[0], "right")
     figure.toolbar.autohide = True

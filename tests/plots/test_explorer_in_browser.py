@@ -133,4 +133,5 @@ def test_a_click_chooses_a_pixel(browser: Any, dates: int) -> None:
             assert wait(lambda: browser.execute_script(width) <= 400, 20)
             keep(browser, f"explorer_{dates}_narrow")
         finally:
+            browser.get("about:blank")  # before the server goes, of which the page would complain
             browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
