@@ -45,6 +45,7 @@ METHODS: dict[str, Callable[..., Unmixing]] = {
     "mesma": mesma,
     "mesma, best fit": partial(mesma, gain=0.0),
     "mesma, shade": partial(mesma, shade=True),
+    "mesma, normalised": partial(mesma, normalize=True),
     "monte_carlo_sma": monte_carlo_sma,
     "monte_carlo_sma, normalised": partial(monte_carlo_sma, normalize=True),
     "sparse_regression": sparse_regression,

@@ -29,6 +29,7 @@ extensions = [
     "sphinx_copybutton",
     "sphinx_design",
     "mathml",
+    "public_names",
     "repository_links",
 ]
 exclude_patterns = ["_build", "_templates", "jupyter_execute"]

@@ -37,7 +37,7 @@ _COMMANDS = {
 
 
 def __getattr__(name: str) -> Any:
-    if name in _COMMANDS or name == "results":
+    if name in _COMMANDS or name in ("results", "unmixing"):
         return importlib.import_module(f"pyro_unmix.cli.{name}")
     raise AttributeError(f"module 'pyro_unmix.cli' has no attribute {name!r}")
 

@@ -155,7 +155,7 @@ def add_out_folder(parser: argparse.ArgumentParser, default: str) -> None:
         type=Path,
         default=Path(default),
         metavar="DIR",
-        help="folder to write to; files of an earlier run are replaced (default: ./%(default)s)",
+        help="where to write, replacing files (default: ./%(default)s)",
     )
 
 
@@ -220,6 +220,9 @@ def add_library_reading(group: Any, prefix: str = "") -> None:
         f"--{prefix}label", metavar="COLUMN", help="the class (default: of the file)"
     )
     group.add_argument(
+        f"--{prefix}classes", type=_names, metavar="C,C", help="those to keep (default: all)"
+    )
+    group.add_argument(
         f"--{prefix}unit", choices=["nm", "um"], help="of its wavelengths (default: of the file)"
     )
     group.add_argument(
@@ -267,6 +270,13 @@ def _ignored(text: str) -> str:
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error).removeprefix("ignore must be ")) from error
     return text
+
+
+def _names(text: str) -> list[str]:
+    names = [part.strip() for part in text.split(",")]
+    if not all(names):
+        raise argparse.ArgumentTypeError(f"expected names with commas between, got {text!r}")
+    return names
 
 
 def _dates(text: str) -> list[Any]:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
 from pyro_unmix.cli.arguments import Commands, add_json, add_seed
 from pyro_unmix.cli.console import BadInput, bad_input, say, say_json, table
 from pyro_unmix.cli.results import load_result
-from pyro_unmix.metrics import side_by_side
-from pyro_unmix.posterior.comparison import compare
-from pyro_unmix.posterior.result import Unmixing
+
+if TYPE_CHECKING:
+    from pyro_unmix.posterior.result import Unmixing
 
 
 def add_command(commands: Commands) -> None:
@@ -43,6 +43,8 @@ def add_command(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    from pyro_unmix.metrics import side_by_side
+
     paths = arguments.results
     if len(paths) < 2:
         raise BadInput("expected two results or more, got one: pyro-unmix info shows a single one")
@@ -87,6 +89,8 @@ def _names(paths: list[Path]) -> list[str]:
 
 
 def _ranked(results: dict[str, Unmixing], seed: int) -> xr.Dataset:
+    from pyro_unmix.posterior.comparison import compare
+
     return compare(results, seed=seed, progress=sys.stderr.isatty())
 
 

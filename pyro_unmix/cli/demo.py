@@ -6,18 +6,15 @@ import argparse
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pyro_unmix.cli.arguments import Commands, add_out_folder, add_seed, make_folder
 from pyro_unmix.cli.console import bad_input, say, table
-from pyro_unmix.cli.pictures import write_pictures
 from pyro_unmix.cli.results import write_scene
-from pyro_unmix.methods import fcls
-from pyro_unmix.methods.unmix import unmix
-from pyro_unmix.metrics import score
-from pyro_unmix.posterior.result import Unmixing
-from pyro_unmix.simulate import Scene, scaled_scene
-from pyro_unmix.start.extraction import match_endmembers
+
+if TYPE_CHECKING:
+    from pyro_unmix.posterior.result import Unmixing
+    from pyro_unmix.simulate import Scene
 
 _SIZES = {"num_dates": 6, "height": 50, "width": 50, "num_endmembers": 3}
 _QUICK_SIZES = {"num_dates": 3, "height": 24, "width": 24, "num_endmembers": 3}
@@ -49,6 +46,11 @@ def add_command(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    from pyro_unmix.cli.pictures import write_pictures
+    from pyro_unmix.methods import fcls, unmix
+    from pyro_unmix.metrics import score
+    from pyro_unmix.simulate import scaled_scene
+
     out = make_folder(arguments.out)
     settings: dict[str, Any] = {"seed": arguments.seed, "progress": True}
     scene = scaled_scene(**(_QUICK_SIZES if arguments.quick else _SIZES), seed=arguments.seed)
@@ -81,6 +83,8 @@ def _timed(
 
 def _named_as(scene: Scene, result: Unmixing) -> Unmixing:
     """The result with the scene's names on its materials."""
+    from pyro_unmix.start import match_endmembers
+
     order = match_endmembers(result.reference_endmembers, scene.reference_endmembers)
     names = scene.reference_endmembers["endmember"].values[order.argsort()]
     return replace(result, dataset=result.dataset.assign_coords(endmember=names))

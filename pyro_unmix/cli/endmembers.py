@@ -17,8 +17,6 @@ from pyro_unmix.data.names import material_names
 from pyro_unmix.io.write.datasets import cf_dataset, workshop
 from pyro_unmix.io.write.libraries import write_sli
 from pyro_unmix.io.write.whole_files import write_netcdf4
-from pyro_unmix.start import choose_start
-from pyro_unmix.start.num_endmembers import estimate_num_endmembers
 
 _SUFFIXES = (".csv", ".nc", ".sli")
 
@@ -52,6 +50,8 @@ def add_command(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    from pyro_unmix.start import choose_start, estimate_num_endmembers
+
     path = options.out_file(arguments.out, _SUFFIXES)
     cubes = options.read_files(arguments)
     suffix = path.suffix.lower()

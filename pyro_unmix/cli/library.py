@@ -75,7 +75,9 @@ def _add_out(part: argparse.ArgumentParser) -> None:
 
 
 def _read(arguments: argparse.Namespace, path: Path) -> xr.DataArray:
-    given = {name: getattr(arguments, name) for name in ("label", "unit", "scale", "ignore")}
+    given = {
+        name: getattr(arguments, name) for name in ("label", "classes", "unit", "scale", "ignore")
+    }
     with bad_input():
         return read_library(path, **given)
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from pyro_unmix.cli.arguments import Commands, add_out_folder, make_folder
 from pyro_unmix.cli.console import BadInput, bad_input, say
-from pyro_unmix.cli.pictures import write_pictures
 from pyro_unmix.cli.results import load_result
 
 
@@ -29,6 +28,8 @@ def add_command(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    from pyro_unmix.cli.pictures import write_pictures
+
     result = load_result(arguments.result)
     if "valid" not in result.dataset:
         raise BadInput(

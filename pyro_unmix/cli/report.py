@@ -8,7 +8,6 @@ from pathlib import Path
 from pyro_unmix.cli.arguments import Commands, out_file
 from pyro_unmix.cli.console import BadInput, bad_input, say
 from pyro_unmix.cli.results import load_result
-from pyro_unmix.plots import write_report
 
 
 def add_command(commands: Commands) -> None:
@@ -36,6 +35,8 @@ def add_command(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    from pyro_unmix.plots import write_report
+
     out = out_file(arguments.out, (".html", ".htm"))
     result = load_result(arguments.result)
     if "valid" not in result.dataset:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pyro_unmix import metrics
 from pyro_unmix.cli.arguments import Commands, add_json
 from pyro_unmix.cli.console import bad_input, facts, say, say_json
 from pyro_unmix.cli.results import StoredTruth, load_result, load_truth
 from pyro_unmix.data.names import material_names
-from pyro_unmix.posterior.result import Unmixing
-from pyro_unmix.start.extraction import match_endmembers
+
+if TYPE_CHECKING:
+    from pyro_unmix.posterior.result import Unmixing
 
 _NAMES = ("NRMSE_A", "RMSE_A", "NRMSE_M", "SAM_M", "NRMSE_Y")
 
@@ -63,6 +63,8 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _order(result: Unmixing, truth: StoredTruth) -> Any:
     """As `metrics.score` matches: by the means over pixels and dates, where both have them."""
+    from pyro_unmix.start import match_endmembers
+
     if truth.spectra is None:
         return match_endmembers(result.reference_endmembers, truth.reference_endmembers)
     return match_endmembers(*(_mean_spectra(part) for part in (result, truth)))
@@ -75,6 +77,8 @@ def _mean_spectra(source: Unmixing | StoredTruth) -> Any:
 
 
 def _scores(result: Unmixing, truth: StoredTruth) -> dict[str, float | None]:
+    from pyro_unmix import metrics
+
     if truth.spectra is not None:
         return {**metrics.score(result, truth)}
     estimate = result.abundances.isel(endmember=_order(result, truth))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-# Seven of the eight colours of Okabe and Ito (2008): no black, which the truth is drawn in and
-# which has no darker shade for the median.
+#: The colours of materials in turn, seven of the eight of Okabe and Ito (2008): no black, which the truth is drawn in
+#: and which has no darker shade for the median.
 MATERIAL_COLOURS: tuple[str, ...] = (
     "#E69F00",  # orange
     "#56B4E9",  # sky blue

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import xarray as xr
 
+from pyro_unmix.io.companions import STAMP, companion, expected_companion, is_reflectance
 from pyro_unmix.io.errors import FileError, parsing
 from pyro_unmix.io.formats.envi import read_header
 from pyro_unmix.io.formats.metadata import parse_time
@@ -38,7 +39,6 @@ ENMAP_LAYERS = ("CLOUD", "CIRRUS", "HAZE", "CLOUDSHADOW")
 # Water is a material like others; the aggregate holds it, too.
 _KEPT_FLAGS = ("water", "aggregate")
 _SCL = re.compile(r"(^|[_.-])SCL([_.-]|$)")
-_STAMP = re.compile(r"(?<!\d)20\d{6}(?:T\d{6})?(?!\d)")
 _ADVICE = "read masks from GeoTIFF, ENVI, .npy, or EMIT's L2A_MASK"
 
 
@@ -62,9 +62,10 @@ def read_mask(
     - GeoTIFF, ENVI and ``.npy`` of one band: pixels above zero are left out; nodata and NaN are not. ``.npy`` may hold
       (T, H, W).
     - Sentinel-2's scene classification, a file with ``SCL`` in its name: the classes `SCENE_CLASSES` are left out.
-    - EMIT L2A mask (``EMIT_L2A_MASK_*.nc``), and other masks of several bands with names: every band whose name ends in
-      "flag", but those of water and the aggregate, in which water is.
-    - EnMAP's layers ``QL_QUALITY_CLOUD``, ``_CIRRUS``, ``_HAZE``, ``_CLOUDSHADOW``: above zero.
+    - EMIT L2A mask of any version (``EMIT_L2A_MASK_*.nc``), and other masks of several bands with names: every band
+      whose name ends in "flag", but those of water and the aggregate, in which water is.
+    - EnMAP's layers ``QL_QUALITY_CLOUD``, ``_CIRRUS``, ``_HAZE``, ``_CLOUDSHADOW``, cloud-optimised (``_COG``) or not:
+      above zero.
 
     Parameters
     ----------
@@ -161,7 +162,7 @@ def _dated(layers: Sequence[Path], image: Image, file: Path) -> list[tuple[int |
     dates = np.array(known, dtype="datetime64[s]").tolist()
     found = []
     for path in layers:
-        stamp = _STAMP.search(path.name)
+        stamp = STAMP.search(path.name)
         own = None
         if stamp is not None:
             own = parse_time(stamp.group()).astype("datetime64[s]").item()
@@ -183,10 +184,10 @@ def product_masks(file: Path) -> list[Path]:
         If there are none.
     """
     folder = file if file.is_dir() else file.parent
-    if "_RFL_" in file.name:
-        found = [file.with_name(file.name.replace("_RFL_", "_MASK_", 1))]
-        expected = found[0].name
-        found = [path for path in found if path.is_file()]
+    if is_reflectance(file):
+        mask = companion(file, "MASK")
+        found = [] if mask is None else [mask]
+        expected = expected_companion(file, "MASK").name
     elif layers := _enmap_layers(file, folder):
         return layers
     else:
@@ -200,7 +201,7 @@ def product_masks(file: Path) -> list[Path]:
 
 def _enmap_layers(file: Path, folder: Path) -> list[Path]:
     names = "|".join(ENMAP_LAYERS)
-    pattern = re.compile(rf"(.*?)[-_]?QL_QUALITY_({names})\.tiff?", re.I)
+    pattern = re.compile(rf"(.*?)[-_]?QL_QUALITY_({names})(?:_COG)?\.tiff?", re.I)
     stem = re.split(r"[-_]?(?:SPECTRAL_IMAGE|METADATA)", file.name, flags=re.I)[0]
     matches = [(path, pattern.fullmatch(path.name)) for path in sorted(folder.iterdir())]
     whole = file.is_dir()

@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 import xarray as xr
 
+from pyro_unmix.io.companions import companion, expected_companion, is_reflectance
 from pyro_unmix.io.errors import FileError
 from pyro_unmix.io.formats.metadata import attribute_text
 from pyro_unmix.io.integrity.hdf5 import check_stored, open_hdf5, read_dataset
@@ -32,6 +33,7 @@ def read_uncertainty(path: str | os.PathLike[str]) -> xr.DataArray:
     Parameters
     ----------
     path : path
+        Of the file, or of the granule's reflectance (``EMIT_L2A_RFL_*.nc``), beside which it lies.
 
     Returns
     -------
@@ -63,6 +65,8 @@ def read_uncertainty(path: str | os.PathLike[str]) -> xr.DataArray:
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"no such file: {path}")
+    if is_reflectance(path):
+        path = _beside(path)
     with open_hdf5(path, "a NetCDF-4 file") as file:
         cube, bands = file.get(_CUBE), file.get(_BANDS)
         if not isinstance(cube, h5py.Dataset) or not isinstance(bands, h5py.Group):
@@ -95,3 +99,11 @@ def read_uncertainty(path: str | os.PathLike[str]) -> xr.DataArray:
         "uncertainty",
         {"long_name": "std of reflectance", "units": "1"},
     )
+
+
+def _beside(path: Path) -> Path:
+    found = companion(path, "RFLUNCERT")
+    if found is None:
+        problem = f"there is none beside it (expected {expected_companion(path, 'RFLUNCERT').name})"
+        raise FileError(path, "uncertainty", problem)
+    return found

@@ -138,11 +138,14 @@ def solve(
     """
     if not normalize:
         return least_squares(torch.tensor(spectra), torch.tensor(members), how).numpy()
-    tiny = np.finfo(float).tiny
-    lengths = np.maximum(np.linalg.norm(spectra, axis=1, keepdims=True), tiny)
-    norms = np.maximum(np.linalg.norm(members, axis=0), tiny)
+    lengths, norms = lengths_of(spectra, axis=1)[:, None], lengths_of(members, axis=0)
     found = solve(spectra / lengths, members / norms, how)
     return found * lengths / norms
+
+
+def lengths_of(spectra: np.ndarray, *, axis: int) -> np.ndarray:
+    """By which spectra are divided to have length one; never zero."""
+    return np.asarray(np.maximum(np.linalg.norm(spectra, axis=axis), np.finfo(float).tiny))
 
 
 def scaled_to_one(fractions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

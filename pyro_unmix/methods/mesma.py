@@ -13,7 +13,13 @@ from numpy.typing import ArrayLike
 from pyro_unmix.data.bands import Ignore
 from pyro_unmix.data.types import ImagesLike
 from pyro_unmix.methods.arguments import judged
-from pyro_unmix.methods.members import Members, blocks, read_members, to_library_result
+from pyro_unmix.methods.members import (
+    Members,
+    blocks,
+    lengths_of,
+    read_members,
+    to_library_result,
+)
 from pyro_unmix.methods.weights import band_weights
 from pyro_unmix.ops.checks import in_range, positive_int, true_or_false
 from pyro_unmix.ops.progress import progress_bar
@@ -23,8 +29,8 @@ from pyro_unmix.posterior.result import Unmixing
 _BLOCK = 4_000  # spectra at once
 _NUMBERS = 2**21  # fractions of models at once
 _ADVICE = (
-    "give a library that holds what is in them, shade=True where they are darker than it, or wider limits "
-    "(min_fraction, max_fraction, max_shade)"
+    "give a library that holds what is in them, shade=True where they are darker than it, normalize=True where they "
+    "are brighter, or wider limits (min_fraction, max_fraction, max_shade)"
 )
 
 
@@ -47,6 +53,7 @@ def mesma(
     num_classes: tuple[int, ...] | None = None,
     max_models: int = 1000,
     shade: bool = False,
+    normalize: bool = False,
     min_fraction: float = -0.05,
     max_fraction: float = 1.05,
     max_shade: float = 0.8,
@@ -84,7 +91,11 @@ def mesma(
     max_models : int
         Models of each set of classes, drawn at random where there are more combinations.
     shade : bool
-        Whether every model has shade, and fractions are scaled to one afterwards.
+        Whether every model has shade, and fractions are scaled to one afterwards: it assumes that pixels are never
+        brighter than the library.
+    normalize : bool
+        Whether spectra are scaled to length one while they are compared, as in `fcls`: for pixels that are brighter
+        than the library, too. The limits are then of the fractions of these, the RMSE is of reflectance all the same.
     min_fraction, max_fraction, max_shade : float
         Limits, at most 0, at least 1 and at least 0; the defaults are those in use. With shade, it is at least
         `min_fraction`.
@@ -137,6 +148,7 @@ def mesma(
     in_range(max_fraction, "max_fraction", low=1)
     in_range(max_shade, "max_shade", low=0)
     true_or_false(shade, "shade")
+    true_or_false(normalize, "normalize")
     given = read_members(cubes, num_endmembers, endmembers, seed, ignore)
     sizes = _sizes(num_classes, given.num_classes)
     limits = _Limits(min_fraction, max_fraction, shade, max_shade)
@@ -147,7 +159,7 @@ def mesma(
     total = int(given.valid.sum())
     with progress_bar(total=total, shown=progress, desc="mesma", unit="spectrum") as bar:
         for place, spectra in blocks(given.pixels, given.valid, _BLOCK):
-            found, rmse = _best(weights * spectra, members, models, limits, gain)
+            found, rmse = _best(weights * spectra, members, models, limits, gain, normalize)
             if max_rmse is not None:
                 found[rmse > max_rmse] = np.nan
             fractions[place] = found
@@ -191,8 +203,13 @@ def _best(
     models: dict[int, list[np.ndarray]],
     limits: _Limits,
     gain: float,
+    normalize: bool,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Fractions of all members (n, S) and RMSE (n,); NaN where no model is within the limits."""
+    lengths, norms = np.ones(len(spectra)), np.ones(members.shape[1])
+    if normalize:
+        lengths, norms = lengths_of(spectra, axis=1), lengths_of(members, axis=0)
+        spectra, members = spectra / lengths[:, None], members / norms
     gram, linear = members.T @ members, spectra @ members
     energy = np.square(spectra).sum(1)
     fractions, rmse = np.full_like(linear, np.nan), np.full(len(spectra), np.inf)
@@ -203,11 +220,11 @@ def _best(
             step = max(1, _NUMBERS // (len(spectra) * indices.shape[1]))
             for start in range(0, len(indices), step):
                 _improve(cost, mine, gram, linear, energy, indices[start : start + step], limits)
-        own = np.sqrt(np.maximum(cost, 0) / spectra.shape[1])
+        own = lengths * np.sqrt(np.maximum(cost, 0) / spectra.shape[1])
         # The first model within the limits counts, however little it gains.
         taken = np.isfinite(own) & (own < rmse - gain)
         fractions[taken], rmse[taken] = mine[taken], own[taken]
-    return fractions, rmse
+    return fractions * lengths[:, None] / norms, rmse
 
 
 def _improve(

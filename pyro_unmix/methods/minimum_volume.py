@@ -14,12 +14,15 @@ from pyro_unmix.data.cubes import as_cube_sequence, to_pixels
 from pyro_unmix.data.types import ImagesLike
 from pyro_unmix.methods.arguments import count_materials, counted_bands, known_spectra
 from pyro_unmix.methods.fcls import fcls
-from pyro_unmix.ops.checks import in_range, positive_int
+from pyro_unmix.methods.members import solve
+from pyro_unmix.ops.checks import in_range, positive_int, true_or_false
+from pyro_unmix.ops.least_squares import Fractions
 from pyro_unmix.ops.threads import one_thread
 from pyro_unmix.posterior.result import Unmixing
 from pyro_unmix.start.extraction import extract_endmembers
 from pyro_unmix.start.several_starts import smallest_simplex
 
+_MOST_CONTRAST = 20  # of the brightest corner to the darkest
 _LEAST = 1e-3  # reflectance: a corner beyond the data may come out negative
 _MOST_SPECTRA = 20_000
 
@@ -31,6 +34,7 @@ def minimum_volume(
     *,
     endmembers: ArrayLike | xr.DataArray | None = None,
     outside: float = 0.1,
+    sum_to_one: bool = True,
     ignore: Ignore = None,
     seed: int = 0,
     progress: bool = True,
@@ -52,6 +56,12 @@ def minimum_volume(
         Where the search starts; default `extract_endmembers` without averaging.
     outside : float
         How many spectra may be outside: at the optimum ``mean_n sum_p [a_np < 0]`` is at most about `outside`.
+    sum_to_one : bool
+        Whether pixels are as bright as mixtures of the corners. Without it the brightness of every pixel is free, as in
+        `fcls`: the simplex is that of ``y / u'y``, u the mean spectrum, in which light does not count and mixtures stay
+        convex; corners are then as bright as it takes for fractions that sum to one on average. It assumes that the
+        light of a pixel has nothing to do with what is in it. There is no shade of its own: a dark corner at zero would
+        leave the sizes of the others open.
     ignore : str or sequence of pairs, optional
         Leave out the bands in these ranges, nm, as `read_sequence` does: ``"emit"``, ``"0-440,1310-1490"``.
     seed : int
@@ -85,6 +95,7 @@ def minimum_volume(
     """
     seed = positive_int(seed, "seed", minimum=0)
     in_range(outside, "outside", low=0, open_low=True)
+    true_or_false(sum_to_one, "sum_to_one")
     cubes, endmembers = counted_bands(cubes, endmembers, ignore)
     sequence = as_cube_sequence(cubes)
     known = known_spectra(endmembers, sequence)
@@ -95,7 +106,27 @@ def minimum_volume(
     spectra = pixels[valid]
     chosen = np.random.default_rng(seed).permutation(len(spectra))[:_MOST_SPECTRA]
     start = as_endmembers(known, sequence.sizes["wavelength"])
-    corners = smallest_simplex(spectra[chosen], start, outside=outside).clip(_LEAST, None)
+    find = _corners if sum_to_one else _corners_in_any_light
+    corners = find(spectra[chosen].astype(np.float64), start, outside).clip(_LEAST, None)
     named = known.copy(data=corners) if isinstance(known, xr.DataArray) else corners
-    result = fcls(sequence, endmembers=named, seed=seed, progress=progress)
+    result = fcls(sequence, endmembers=named, sum_to_one=sum_to_one, seed=seed, progress=progress)
     return replace(result, method="minimum_volume")
+
+
+def _corners(spectra: np.ndarray, start: np.ndarray, outside: float) -> np.ndarray:
+    return smallest_simplex(spectra, start, outside=outside)
+
+
+def _corners_in_any_light(spectra: np.ndarray, start: np.ndarray, outside: float) -> np.ndarray:
+    """Corners (L, P) of spectra (N, L) whose brightness tells nothing."""
+    mean = spectra.mean(axis=0)
+    lit = spectra @ mean > 0
+    spectra = spectra[lit]
+    level = smallest_simplex(
+        spectra / (spectra @ mean)[:, None], start / (mean @ start), outside=outside
+    )
+    free = Fractions(sum_to_one=False)
+    amounts = solve(spectra, level, free)
+    # amounts / brightness are fractions, which sum to one on average
+    inverse = solve(np.ones((1, len(amounts))), amounts, free)[0]
+    return level / inverse.clip(inverse.max() / _MOST_CONTRAST)

@@ -123,6 +123,9 @@ def unmix(
     simplex, a residual that all materials have in common. Its result, a `Sampled`, says nothing of dates between the
     images or after them.
 
+    Brightness needs no option: it is free where a library is given, has a spread that is learned in chains without one,
+    and is part of the variability of the materials where a model is trained (``basis=Brightness()``: all of it).
+
     Parameters
     ----------
     cubes

@@ -205,7 +205,7 @@ class MarginalMixing:
     Parameters
     ----------
     gram : Tensor, shape (Q, Q), Q = (K+1) P
-        ``design'design``.
+        ``design'design``; in double precision where its rounding would hide the noise, see `drowns_noise`.
     noise_scale : Tensor, scalar
         sigma.
     loc, scale : Tensor, shape (K P,)
@@ -218,12 +218,12 @@ class MarginalMixing:
         self, gram: Tensor, noise_scale: Tensor, loc: Tensor, scale: Tensor, num_endmembers: int
     ) -> None:
         p = num_endmembers
+        self.design_gram, gram = gram, gram.to(scale.dtype)
         eye = torch.eye(p, dtype=gram.dtype, device=gram.device)
         shift = loc.reshape(-1, p, 1) * eye
         self.combine = torch.cat([eye, shift.flatten(0, 1)])  # design @ combine = M
         self.num_endmembers, self.num_components = p, len(loc) // p
         self.noise_variance = noise_scale.square()
-        self.design_gram = gram
         self.gram = self.combine.mT @ gram @ self.combine
         self.cross = scale[:, None] * (gram[p:] @ self.combine)
         self.spread = scale[:, None] * gram[p:, p:] * scale
@@ -302,19 +302,34 @@ class MarginalDates:
         self.spread, self.scale = stacked("spread"), stacked("scale")
         self.combine = stacked("combine")
 
-    def _drowns_noise(self) -> bool:
+    def drowns_noise(self) -> bool:
         """Whether the rounding of ``V'V`` hides the noise variance that is added to it."""
         if not self.spread.numel():
             return False
         rounding = torch.finfo(self.spread.dtype).eps * self.spread.detach().amax()
         return self.spread.dtype != torch.float64 and bool(rounding > _HIDDEN * self.noise_variance)
 
-    def _in_double(self) -> MarginalDates:
+    def in_double(self) -> MarginalDates:
+        """The same in double precision, ``design'design`` positive semi-definite, as rounding need not have left it."""
         doubled = copy.copy(self)
         for name, value in vars(self).items():
             if isinstance(value, Tensor):
                 setattr(doubled, name, value.double())
+        values, vectors = torch.linalg.eigh(doubled.design_gram)
+        whole = (vectors * values.clamp(min=0)) @ vectors.mT
+        doubled.design_gram = whole
+        inner = whole[len(self.gram) :, len(self.gram) :, None, None]
+        doubled.spread = doubled.scale.unsqueeze(1) * inner * doubled.scale
+        doubled.cross, doubled.gram = doubled._mixed(doubled.combine)
         return doubled
+
+    def _mixed(self, combine: Tensor) -> tuple[Tensor, Tensor]:
+        """``V'M`` and ``M'M`` of ``M = design @ combine`` (Q, P, T, N)."""
+        mixed = (self.design_gram.to(combine.dtype) @ combine.flatten(1)).reshape(
+            -1, *combine.shape[1:]
+        )
+        cross = self.scale.unsqueeze(1) * mixed[combine.shape[1] :]
+        return cross, torch.einsum("qitn,qjtn->ijtn", combine, mixed)
 
     def shifted(self, offsets: Tensor) -> MarginalDates:
         """The same with endmembers of every pixel's own, ``psi`` about ``loc + offsets``, of shape (K P, T, N)."""
@@ -323,10 +338,9 @@ class MarginalDates:
         shift = offsets.unflatten(0, (-1, p)).unsqueeze(2) * eye
         combine = self.combine.expand(-1, -1, num_dates, count).clone()
         combine[p:] += shift.flatten(0, 1)
-        mixed = (self.design_gram @ combine.flatten(1)).reshape(-1, *combine.shape[1:])
         shifted = copy.copy(self)
-        shifted.combine, shifted.cross = combine, self.scale.unsqueeze(1) * mixed[p:]
-        shifted.gram = torch.einsum("qitn,qjtn->ijtn", combine, mixed)
+        shifted.combine = combine
+        shifted.cross, shifted.gram = self._mixed(combine)
         return shifted
 
     def information(self, projected: Tensor, abundances: Tensor) -> tuple[Tensor, Tensor]:
@@ -338,8 +352,8 @@ class MarginalDates:
             ``design'y``.
         abundances : Tensor, shape (P, T, N)
         """
-        if self._drowns_noise():
-            found = self._in_double().information(projected.double(), abundances.double())
+        if self.drowns_noise():
+            found = self.in_double().information(projected.double(), abundances.double())
             return found[0].to(projected), found[1].to(projected)
         p, num_dates, count = abundances.shape
         size = p * self.num_components
@@ -366,8 +380,8 @@ class MarginalDates:
 
     def solve(self, projected: Tensor, num_rounds: int = 3) -> Tensor:
         """Simplex-constrained generalised least squares, its covariance at the previous round's a: (P, T, N)."""
-        if self._drowns_noise():
-            return self._in_double().solve(projected.double(), num_rounds).to(projected)
+        if self.drowns_noise():
+            return self.in_double().solve(projected.double(), num_rounds).to(projected)
         shape = (-1, *projected.shape[1:])
         direct = self._direct(projected)
         gram = self.gram.expand(*self.gram.shape[:2], *direct.shape[1:])

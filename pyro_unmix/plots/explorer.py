@@ -39,7 +39,7 @@ class Explorer:
         (y, x).
     time, material : int
         Positions of the date and the material of the map.
-    layout : panel.Row
+    layout : panel.FlexBox
         To be put into a page of one's own.
 
     Raises
@@ -141,7 +141,7 @@ class Explorer:
                 "x", "y", source=self._curves[name], color=colour, line_dash=dash, line_width=2,
                 legend_label=name,
             )  # fmt: skip
-        _beside(self._spectrum, "right")
+        _beside(self._spectrum)
         self._build_fractions(plotting, source)
         self._build_controls()
 
@@ -169,7 +169,7 @@ class Explorer:
                 "x", "y", source=mean, color=colour, size=7, **({"legend_label": name} if many else {})
             )  # fmt: skip
         if many:
-            _beside(self._fractions, "below")
+            _beside(self._fractions)
             ticks = np.unique(np.linspace(0, len(labels) - 1, 6).round().astype(int)).tolist()
             self._fractions.xaxis.ticker = ticks
             self._fractions.xaxis.major_label_overrides = {t: labels[t] for t in ticks}
@@ -185,15 +185,22 @@ class Explorer:
         self._ask_date = widgets.Select(**{text: "date"}, options=dates, value=self.time, width=200)
         self._ask_material.param.watch(lambda event: self._asked(material=event.new), "value")
         self._ask_date.param.watch(lambda event: self._asked(time=event.new), "value")
-        self._said = self._panel.pane.HTML("", width=_WIDE)
+        self._said = self._panel.pane.HTML("", max_width=_WIDE)
         asked = [self._ask_material, *([self._ask_date] if len(dates) > 1 else [])]
-        left = self._panel.Column(self._panel.Row(*asked), self._panel.pane.Bokeh(self._map))
+        # Figures shrink with a window that is narrower than they are.
+        for figure in (self._map, self._spectrum, self._fractions):
+            figure.update(sizing_mode="scale_width", max_width=figure.width)
+        left = self._panel.Column(self._panel.FlexBox(*asked), self._panel.pane.Bokeh(self._map))
         right = self._panel.Column(
             self._said,
             self._panel.pane.Bokeh(self._spectrum),
             self._panel.pane.Bokeh(self._fractions),
         )
-        self.layout = self._panel.Row(left, right)
+        for part, figure in ((left, self._map), (right, self._spectrum)):
+            part.param.update(
+                sizing_mode="stretch_width", max_width=figure.width + 20, min_width=300
+            )
+        self.layout = self._panel.FlexBox(left, right)  # below each other where it is narrow
 
     def _clicked(self, event: Any) -> None:
         """A click on the map; beside it, nothing happens."""
@@ -240,10 +247,7 @@ class Explorer:
         )
 
 
-def _beside(figure: Any, place: str) -> None:
+def _beside(figure: Any) -> None:
     """The legend out of the way of the curves, and no tools before the mouse is there."""
-    legend = figure.legend[0]
-    figure.add_layout(legend, place)
-    if place == "below":
-        legend.orientation, legend.ncols = "horizontal", 4
+    figure.add_layout(figure.legend[0], "right")
     figure.toolbar.autohide = True

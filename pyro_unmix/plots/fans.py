@@ -13,7 +13,8 @@ from pyro_unmix.data.types import HasSpectra
 from pyro_unmix.plots.reading import align_materials, missing_pixels
 
 _Maps = TypeVar("_Maps", xr.DataArray, xr.Dataset)
-MAX_BAND_SPECTRA = 2_000  # spectra behind the median and the 5-95 % band of a fan
+#: Spectra behind the median and the 5-95 % band of a fan.
+MAX_BAND_SPECTRA = 2_000
 FEW_BANDS = 30  # fewer are those of a multispectral sensor, whose bands lie far apart by design
 
 

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from pyro_unmix.data.names import material_name
 from pyro_unmix.data.types import HasAbundances
 
-MAX_DATES = 8  # more columns than this are too small to read
+#: Dates that are drawn by default: more columns are too small to read.
+MAX_DATES = 8
 MAP_DIMS = ("time", "y", "x", "endmember")
 
 

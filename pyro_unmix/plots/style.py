@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from pyro_unmix.data.colours import MATERIAL_COLOURS as MATERIAL_COLOURS
 
-# Of the 56 triples of all eight, mixtures of these three stay furthest apart (CIELAB, the worst of
-# normal sight and simulated protanopia, deuteranopia and tritanopia): twice as far as those of any
-# triple without black.
+#: The colours of three materials in composites. Of the 56 triples of all eight of Okabe and Ito, mixtures of these stay
+#: furthest apart (CIELAB, the worst of normal sight and simulated protanopia, deuteranopia and tritanopia): twice as
+#: far as those of any triple without black.
 COMPOSITE_COLOURS: tuple[str, ...] = ("#E69F00", "#56B4E9", "#000000")  # orange, sky blue, black
 
 NO_DATA_COLOUR = "0.85"

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from pyro_unmix.ops.recipes import Recorded
 
+#: Of a state (..., P) and the number of a date, the distribution of the state at that date.
 Transition = Callable[[Tensor, int], TorchDistribution]
 
 

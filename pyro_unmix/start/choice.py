@@ -26,7 +26,9 @@ from pyro_unmix.start.noise import estimate_noise_scale
 from pyro_unmix.start.purity import learn_basis, refine_endmembers
 
 logger = logging.getLogger(__name__)
+#: Neighbourhoods, pixels to a side, in which `choose_start` looks for endmembers.
 WINDOWS = (1, 3, 5)
+#: Ranks of the bases of smooth curves that `choose_start` tries.
 RANKS = (4, 6, 8)
 
 

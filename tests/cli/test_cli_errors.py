@@ -25,8 +25,8 @@ from pyro_unmix.cli import console
 @pytest.fixture
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes most of the time of a small run."""
-    monkeypatch.setattr(cli.unmix, "write_pictures", lambda *_: [])
-    monkeypatch.setattr(cli.unmix, "write_report", lambda _, path, **__: path.touch() or path)
+    monkeypatch.setattr(cli.unmixing, "write_pictures", lambda *_: [])
+    monkeypatch.setattr(cli.unmixing, "write_report", lambda _, path, **__: path.touch() or path)
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_errors_are_one_line_and_exit_with_2(
             "hbun",
             "--checkpoint",
             "c",
-        ): "is for unmix, redsunn, redsunn_published, not",
+        ): "--checkpoint is for unmix, redsunn, redsunn_published, idnet, not",
         (
             "unmix",
             good,
@@ -91,7 +91,7 @@ def test_errors_are_one_line_and_exit_with_2(
             "--method",
             "fcls",
             "--polish",
-        ): "--polish and --no-polish are of the method unmix, not",
+        ): "--polish is for unmix, not for fcls",
         (
             "unmix",
             good,
@@ -99,7 +99,7 @@ def test_errors_are_one_line_and_exit_with_2(
             "--method",
             "fcls",
             "--trained",
-        ): "--trained and --no-trained are of the method unmix, not",
+        ): "--trained is for unmix, not for fcls",
         ("unmix", good, *two, "--resume"): "--resume and --no-resume need --checkpoint DIR",
         ("unmix", good, *two, "--no-resume"): "--resume and --no-resume need --checkpoint DIR",
         (
@@ -150,7 +150,7 @@ def test_a_fault_of_ours_is_not_hidden(
     def fail(*_: Any, **__: Any) -> None:
         raise ValueError("a bug")
 
-    monkeypatch.setattr("pyro_unmix.cli.unmix.summary_of", fail)
+    monkeypatch.setattr("pyro_unmix.cli.unmixing.summary_of", fail)
     with pytest.raises(ValueError, match="a bug"):
         run("unmix", images[0], "--endmembers", 2, "--steps", 0, "--out", tmp_path / "out")
 
@@ -164,7 +164,7 @@ def test_a_loss_that_is_not_finite_is_one_line(
     def diverge(*_: Any, **__: Any) -> None:
         raise pu.NonFiniteLossError("the loss is nan at step 3:\nlower learning_rate")
 
-    monkeypatch.setitem(cli.unmix.METHODS, "redsunn", diverge)
+    monkeypatch.setitem(cli.unmixing.METHODS, "redsunn", diverge)
     arguments = ("--endmembers", 2, "--method", "redsunn", "--out", tmp_path / "out")
     assert run("unmix", images[0], *arguments) == 2
     error = capsys.readouterr().err
@@ -183,7 +183,7 @@ def test_an_interrupt_keeps_what_is_trained(
         return pu.methods.fcls(cubes, num_endmembers, progress=False)
 
     before = signal.getsignal(signal.SIGINT)
-    monkeypatch.setitem(cli.unmix.METHODS, "redsunn", interrupted)
+    monkeypatch.setitem(cli.unmixing.METHODS, "redsunn", interrupted)
     arguments = ("--endmembers", 2, "--method", "redsunn", "--out", tmp_path / "out")
     assert run("unmix", images[0], *arguments) == 130
     assert (tmp_path / "out" / "result.nc").exists()
@@ -196,7 +196,7 @@ def test_an_interrupt_before_exits_with_130(
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(cli.unmix.METHODS, "unmix", interrupted)
+    monkeypatch.setitem(cli.unmixing.METHODS, "unmix", interrupted)
     assert run("unmix", images[0], "--endmembers", 2, "--out", tmp_path / "out") == 130
 
 

@@ -45,7 +45,7 @@ def test_endmembers_are_those_that_unmix_starts_from(
     start = pu.choose_start(cubes, 3, seed=5).endmembers
     path = tmp_path / "new" / f"found{suffix}"
     arguments = ("endmembers", tmp_path / "a.nc", "--out", path, "--seed", 5, "--json")
-    monkeypatch.setattr(cli.endmembers, "estimate_num_endmembers", lambda *_, **__: 3)
+    monkeypatch.setattr(pu.start, "estimate_num_endmembers", lambda *_, **__: 3)
     assert run(*arguments, "--number", "auto") == 0
     summary = json.loads(capsys.readouterr().out)
     printed = np.array(list(summary["reflectance"].values())).T
@@ -69,8 +69,8 @@ def test_endmembers_are_those_that_unmix_starts_from(
     np.testing.assert_allclose(found, start.values, rtol=1e-6)
     np.testing.assert_allclose(wavelength, cubes["wavelength"])
     # and by the command
-    monkeypatch.setattr(cli.unmix, "write_pictures", lambda *_: [])
-    monkeypatch.setattr(cli.unmix, "write_report", lambda _, path, **__: path.touch() or path)
+    monkeypatch.setattr(cli.unmixing, "write_pictures", lambda *_: [])
+    monkeypatch.setattr(cli.unmixing, "write_report", lambda _, path, **__: path.touch() or path)
     given = ("--endmembers", path, "--method", "fcls", "--out", tmp_path / "out")
     assert run("unmix", tmp_path / "a.nc", *given) == 0
     loaded = pu.Unmixing.load(tmp_path / "out" / "saved")
@@ -243,8 +243,8 @@ def test_unmix_of_real_files(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(cli.unmix, "write_pictures", lambda *_: [])
-    monkeypatch.setattr(cli.unmix, "write_report", lambda _, path, **__: path.touch() or path)
+    monkeypatch.setattr(cli.unmixing, "write_pictures", lambda *_: [])
+    monkeypatch.setattr(cli.unmixing, "write_report", lambda _, path, **__: path.touch() or path)
     arguments = ("--endmembers", 2, "--steps", 1, "--out", tmp_path, "--json")
     assert run("unmix", data_dir / "readers" / name, *arguments) == 0
     summary = json.loads(capsys.readouterr().out)
@@ -257,8 +257,8 @@ def test_unmix_of_sentinel2_dates_as_geotiffs(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rasterio = pytest.importorskip("rasterio")
-    monkeypatch.setattr(cli.unmix, "write_pictures", lambda *_: [])
-    monkeypatch.setattr(cli.unmix, "write_report", lambda _, path, **__: path.touch() or path)
+    monkeypatch.setattr(cli.unmixing, "write_pictures", lambda *_: [])
+    monkeypatch.setattr(cli.unmixing, "write_report", lambda _, path, **__: path.touch() or path)
     dates = np.load(data_dir / "sentinel2_5dates.npy", mmap_mode="r")[:, :12, :11]
     transform = rasterio.transform.from_origin(500000, 5000000, 10, 10)
     profile = {"driver": "GTiff", "count": 13, "height": 12, "width": 11, "dtype": "uint16"}

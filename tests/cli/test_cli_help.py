@@ -33,6 +33,7 @@ def images(tmp_path: Path) -> list[Path]:
 SCENE = {"--dates": "of the files", "--mask": "none", "--window": "all"}
 LIBRARY = {
     "--label": "of the file",
+    "--classes": "all",
     "--unit": "of the file",
     "--scale": "of the file",
     "--ignore": "none",
@@ -56,6 +57,8 @@ DEFAULTS: dict[str, dict[str, str]] = {
         "--out": "./pyro_unmix_result",
         "--method": "unmix",
         "--shade": "off",
+        "--normalize": "off",
+        "--set": "of the method",
         "--uncertainty": "none",
         "--steps": f"{NUM_STEPS} for unmix, {HBUN_STEPS} for hbun, {NUM_EPOCHS:g} passes over the "
         "pixels for redsunn",
@@ -66,6 +69,7 @@ DEFAULTS: dict[str, dict[str, str]] = {
         "--seed": "0",
         "--json": "off",
         "--library-label": "of the file",
+        "--library-classes": "all",
         "--library-unit": "of the file",
         "--library-scale": "of the file",
     },

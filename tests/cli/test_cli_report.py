@@ -20,7 +20,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.savez(folder / "images.npz", cubes=quick_scene().cubes.values[:, :12, :12, ::8])
     options = ("--endmembers", 3, "--steps", 1, "--no-polish", "--out", folder / "out")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cli.unmix, "write_pictures", lambda *_: [])
+        patch.setattr(cli.unmixing, "write_pictures", lambda *_: [])
         assert run("unmix", folder / "images.npz", *options) == 0
     return folder
 
@@ -77,8 +77,8 @@ def test_pictures_and_a_page_that_fail_leave_the_run_its_files_and_its_summary(
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("no\nink")
 
-    monkeypatch.setattr(cli.unmix, "write_pictures", fail)
-    monkeypatch.setattr(cli.unmix, "write_report", fail)
+    monkeypatch.setattr(cli.unmixing, "write_pictures", fail)
+    monkeypatch.setattr(cli.unmixing, "write_report", fail)
     (tmp_path / "report.html").write_text("of an earlier run")
     arguments = ("--endmembers", 3, "--method", "fcls", "--out", tmp_path)
     assert run("unmix", folder / "images.npz", *arguments) == 0

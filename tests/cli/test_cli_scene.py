@@ -21,9 +21,9 @@ VALUES = RNG.dirichlet(np.ones(2), (1, 6, 8)) @ SPECTRA.T
 
 @pytest.fixture
 def image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr("pyro_unmix.cli.unmix.write_pictures", lambda *_: [])
+    monkeypatch.setattr("pyro_unmix.cli.unmixing.write_pictures", lambda *_: [])
     monkeypatch.setattr(
-        "pyro_unmix.cli.unmix.write_report", lambda _, path, **__: path.touch() or path
+        "pyro_unmix.cli.unmixing.write_report", lambda _, path, **__: path.touch() or path
     )
     pu.as_cube_sequence(VALUES, wavelength=NM).to_netcdf(tmp_path / "a.nc", engine="h5netcdf")
     rows = [",".join(["class", *map(repr, NM.tolist())])]

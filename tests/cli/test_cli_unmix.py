@@ -28,13 +28,13 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, list[Any]
     given: list[Any] = []
     printed = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
-        solve = cli.demo.fcls
+        solve = pu.methods.fcls
 
         def recording_fcls(*inputs: Any, **settings: Any) -> Any:
             given.extend([*inputs, settings["endmembers"]])
             return solve(*inputs, **settings)
 
-        patch.setattr(cli.demo, "fcls", recording_fcls)
+        patch.setattr(pu.methods, "fcls", recording_fcls)
         assert run("demo", "--quick", "--seed", 1, "--out", out) == 0
     return out, printed.getvalue(), given
 
@@ -42,8 +42,8 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, list[Any]
 @pytest.fixture
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes most of the time of a small run."""
-    monkeypatch.setattr(cli.unmix, "write_pictures", lambda *_: [])
-    monkeypatch.setattr(cli.unmix, "write_report", lambda _, path, **__: path.touch() or path)
+    monkeypatch.setattr(cli.unmixing, "write_pictures", lambda *_: [])
+    monkeypatch.setattr(cli.unmixing, "write_report", lambda _, path, **__: path.touch() or path)
 
 
 def test_demo_writes_pictures_and_netcdf(demo: tuple[Path, str, list[Any]]) -> None:
@@ -152,13 +152,12 @@ def test_one_image_with_the_papers_method(method: str, images: list[Path], tmp_p
     assert_pictures(out, PICTURES - {"change", "endmembers_over_time"})
 
 
-@pytest.mark.parametrize("method", ["fcls", "online", "kalman-em"])
+@pytest.mark.parametrize("method", ["fcls", "online_unmixing", "kalman-em"])
 def test_classical_methods(method: str, images: list[Path], tmp_path: Path) -> None:
     out = tmp_path / "out"
     arguments = ("--endmembers", 2, "--method", method, "--seed", 4, "--out", out)
     assert run("unmix", images[0], *arguments) == 0
-    direct = {"fcls": pu.methods.fcls, "online": pu.methods.online_unmixing}
-    solve = direct.get(method, pu.methods.kalman_em)
+    solve = getattr(pu.methods, method.replace("-", "_"))
     expected = solve(np.load(images[0])["cubes"], 2, seed=4, progress=False)
     loaded = pu.Unmixing.load(out / "saved")
     np.testing.assert_array_equal(loaded.abundances, expected.abundances)
@@ -236,7 +235,7 @@ def test_json_is_all_of_stdout(
     out = tmp_path / "out"
     arguments = ("--endmembers", "auto", "--steps", 1, "--out", out, "--json")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cli.unmix, "estimate_num_endmembers", lambda *_, **__: 3)
+        patch.setattr(cli.unmixing, "estimate_num_endmembers", lambda *_, **__: 3)
         assert run("unmix", images[1], *arguments) == 0
     summary = json.loads(capsys.readouterr().out)
     assert summary["sizes"] == {"time": 1, "y": 8, "x": 9, "endmember": 3, "wavelength": 28}

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -55,6 +56,18 @@ def test_a_recipe_runs(
         assert there["draws"].posterior["abundances"].notnull().all()
     if package == "distributed":
         np.testing.assert_allclose(there["maps"], names["result"].abundances, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_processes_share_the_tiles_and_the_dashboard_answers(names: dict[str, Any]) -> None:
+    distributed = pytest.importorskip("distributed")
+    address: dict[str, Any] = {"dashboard_address": ":0"}
+    with distributed.Client(n_workers=2, threads_per_worker=1, **address) as client:
+        with urlopen(client.dashboard_link, timeout=30) as page:
+            assert page.status == 200
+        assert len(client.run(lambda: 0)) == 2
+        maps = names["result"].predict(names["cubes"].chunk(y=3)).abundances.compute()
+    np.testing.assert_allclose(maps, names["result"].abundances, atol=1e-5)
 
 
 def test_layers_of_napari_have_the_colours_of_pictures(

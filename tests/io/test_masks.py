@@ -143,6 +143,32 @@ def test_emit_flags_without_those_of_water(tmp_path: Path) -> None:
         read_mask(image)
 
 
+@pytest.mark.parametrize(
+    "image, mask",
+    [
+        ("EMIT_L2A_RFL_001_20220827T060753_2223904_013.nc", "EMIT_L2A_MASK_002_20220827T060753_2223904_013.nc"),
+        ("EMIT_L2A_RFL_002_20260919T145435.nc", "EMIT_L2A_MASK_003_20260919T145435.nc"),
+    ],
+)  # fmt: skip
+def test_emit_masks_of_a_later_version(tmp_path: Path, image: str, mask: str) -> None:
+    """Their bands are those of the product's user guide, of version 003 fewer; none but flags leave pixels out."""
+    names = [
+        "Cloud Flag", "Cirrus Flag", "Water Flag", "Dilated Cloud Flag", "SpecTf-Cloud Probability",
+        "SpecTf-Cloud Flag", "SpecTf-Buffer Distance",
+    ]  # fmt: skip
+    values = np.zeros((4, 5, 7), "f4")
+    values[..., 2], values[..., 4], values[..., 6] = 1, 0.7, 900
+    values[..., 5] = CLOUDS
+    path = write_emit(tmp_path / image, cube() / 1e3, NM)
+    for name, pixels in ((mask, values), (mask.replace("20220", "20230"), 1 - values)):
+        with h5py.File(tmp_path / name, "w") as file:
+            file["mask"] = pixels
+            file["sensor_band_parameters/mask_bands"] = np.array(names, dtype=h5py.string_dtype())
+        if mask.startswith("EMIT_L2A_MASK_003"):
+            break
+    np.testing.assert_array_equal(missing(read_sequence(path, masks="product"))[0], CLOUDS)
+
+
 def write_scl(path: Path, values: np.ndarray, resolution: int = 20, west: float = 600000.0) -> Path:
     grid = Affine(resolution, 0.0, west, 0.0, -resolution, 5100000.0)
     driver = {"driver": "JP2OpenJPEG", "QUALITY": "100", "REVERSIBLE": "YES"}
@@ -222,6 +248,15 @@ def test_enmap_layers(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.clear()
     read_sequence(image, masks="product")
     assert "not beside it" not in caplog.text
+
+
+def test_enmap_layers_as_cloud_optimised_files(tmp_path: Path) -> None:
+    """As EnMAP's archive offers them one by one."""
+    stem = write_enmap(tmp_path, cube(), NM).name.split("-METADATA")[0]
+    image = tmp_path / f"{stem}-SPECTRAL_IMAGE_COG.tiff"
+    (tmp_path / f"{stem}-SPECTRAL_IMAGE.TIF").rename(image)
+    write_tiff(tmp_path / f"{stem}-QL_QUALITY_CLOUD_COG.tiff", CLOUDS.astype("u1")[..., None])
+    np.testing.assert_array_equal(missing(read_sequence(image, masks="product"))[0], CLOUDS)
 
 
 # ------------------------------------------------------------------ what does not fit

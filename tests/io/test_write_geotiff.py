@@ -213,3 +213,17 @@ def test_what_is_no_crs_is_an_error_that_says_so(tmp_path, text):
             write(tmp_path / "maps")
         assert len(str(caught.value)) < 300
     assert not list(tmp_path.glob("maps/*"))
+
+
+def test_brightness_is_a_band_before_the_rmse(tmp_path):
+    result = make_result(names=["soil", "brightness", "rock"])
+    shape = result.dataset["valid"]
+    light = shape.copy(data=np.linspace(0.5, 1.5, shape.size).reshape(shape.shape))
+    dataset = result.dataset.assign(brightness=light, rmse=0.01 * light)
+    path = Unmixing(dataset).to_geotiff(tmp_path)[0]
+    with rasterio.open(path) as file:
+        assert file.descriptions == (
+            "soil", "brightness (material)", "rock", "brightness", "rmse"
+        )  # fmt: skip
+        seen = dataset["valid"].isel(time=0).values
+        np.testing.assert_allclose(file.read(4)[seen], light.values[0][seen], rtol=1e-6)

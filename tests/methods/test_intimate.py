@@ -180,3 +180,23 @@ def test_measured_powders_with_brightness_free(data_dir: Path) -> None:
             mean = result.abundances.mean(("y", "x"))
             errors.setdefault(name, []).append(rmse(mean, truth))
     assert np.mean(errors["powder"]) < 0.06 < 0.075 < np.mean(errors["area"])
+
+
+@pytest.mark.parametrize("given", ["other acquisition", "a third powder"])
+def test_measured_powders_whose_spectra_are_alike_have_a_posterior(
+    data_dir: Path, given: str
+) -> None:
+    """Albedos near one, and noise far below the rounding of single precision."""
+    with np.load(data_dir / "minerals.npz") as data:
+        images = data["FeSi_Y"][:, ::2, ::2]
+        parts = {
+            "other acquisition": [data["FeSi_pure_Fe"][1], data["FeSi_pure_Si"][0]],
+            "a third powder": [
+                data["FeSi_pure_Fe"][0], data["FeSi_pure_Si"][0], data["CaSi_pure_Ca"][0],
+            ],
+        }[given]  # fmt: skip
+    pure = np.stack([part.reshape(-1, 113).mean(0) for part in parts], axis=1)
+    result = pu.unmix(
+        images, endmembers=pure, mixing=Hapke(), num_steps=2, polish=False, progress=False
+    )
+    assert result.abundances.notnull().all() and result.abundances_std.notnull().all()

@@ -157,6 +157,12 @@ def test_the_uncertainty_of_an_emit_granule(
     with pytest.raises(
         pu.FileError, match="is no EMIT_L2A_RFLUNCERT file, .*: take that of the granule; in"
     ):
+        read_uncertainty(write_emit(tmp_path / "other.nc", cube() / 1e3, [*range(400, 1000, 100)]))
+    xr.testing.assert_identical(read_uncertainty(image), found)  # that beside it
+    path.unlink()
+    with pytest.raises(
+        pu.FileError, match=r"none beside it \(expected EMIT_L2A_RFLUNCERT_001.nc\)"
+    ):
         read_uncertainty(image)
     with pytest.raises(FileNotFoundError, match="no such file"):
         read_uncertainty(tmp_path / "none.nc")
@@ -166,8 +172,8 @@ def test_the_uncertainty_from_the_shell(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     image, path, spread = granule(tmp_path)
-    monkeypatch.setattr(cli.unmix, "write_pictures", lambda *_: [])
-    monkeypatch.setattr(cli.unmix, "write_report", lambda _, path, **__: path.touch() or path)
+    monkeypatch.setattr(cli.unmixing, "write_pictures", lambda *_: [])
+    monkeypatch.setattr(cli.unmixing, "write_report", lambda _, path, **__: path.touch() or path)
     given = [
         "unmix",
         str(image),
@@ -186,3 +192,7 @@ def test_the_uncertainty_from_the_shell(
     )
     assert cli.main([*given, "--method", "kalman-em"]) == 2
     assert "--uncertainty is for fcls, nnls, mesma" in capsys.readouterr().err
+    given[given.index("--uncertainty") + 1] = "product"
+    assert cli.main([*given, "--method", "nnls"]) == 0
+    same = pu.Unmixing.load(tmp_path / "out" / "saved").abundances
+    np.testing.assert_array_equal(same, found)

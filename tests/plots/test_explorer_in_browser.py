@@ -126,3 +126,12 @@ def test_a_click_chooses_a_pixel(browser: Any, dates: int) -> None:
         np.testing.assert_allclose(explorer._curves["measured"].data["y"], scene.cubes[0, 1, 9])
         severe = [e for e in browser.get_log("browser") if e["level"] == "SEVERE"]
         assert [e for e in severe if "favicon" not in e["message"]] == []
+        size = {"width": 400, "height": 1100, "deviceScaleFactor": 1, "mobile": False}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        try:  # on a phone all of it is below each other
+            width = "return document.documentElement.scrollWidth"
+            assert wait(lambda: browser.execute_script(width) <= 400, 20)
+            keep(browser, f"explorer_{dates}_narrow")
+        finally:
+            browser.get("about:blank")  # before the server goes, of which the page would complain
+            browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})

@@ -144,35 +144,46 @@ class ConjugateGuide(Declaring, Guide):
             spectra = spectra_of(pixels, block, wanted)
             projected = project(self.model.noise.whitened(spectra, plain)[0], design)
             likelihoods = dates if offsets is None else dates.shifted(_columns(offsets[block]))
-            # A quarter less overhead; `cat` makes ordinary tensors of what comes out.
-            with torch.inference_mode():
-                (curvature, pull), path = find_sites(
-                    likelihoods,
-                    projected,
-                    valid[block].mT,
-                    lambda states: Path(states, *self._walk()),
-                )
-            features = {
-                "curvature": curvature.movedim((0, 1), (-2, -1)).transpose(0, 1),
-                "pull": pull.permute(2, 1, 0),
-                "path": path.states.permute(2, 1, 0),
-                "mean_square": path.mean_square.mT,
-            }
+            features = self._sites(likelihoods, projected, valid[block])
+            if not _are_finite(
+                features
+            ):  # bright, alike materials and little noise: all is rounding
+                exact = self._sites(likelihoods.in_double(), projected.double(), valid[block])
+                features = {name: value.to(pixels.dtype) for name, value in exact.items()}
             parts.append({name: value[wanted] for name, value in features.items()})
         features = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-        if not all(bool(torch.isfinite(feature).all()) for feature in features.values()):
+        if not _are_finite(features):
             raise torch.linalg.LinAlgError("the approximations of the abundances are not finite")
         return {**features, **shared}
+
+    def _sites(self, dates: MarginalDates, projected: Tensor, valid: Tensor) -> dict[str, Tensor]:
+        """`find_sites` with the pixels first; in the precision of what is given."""
+        # A quarter less overhead; `cat` makes ordinary tensors of what comes out.
+        with torch.inference_mode():
+            (curvature, pull), path = find_sites(
+                dates, projected, valid.mT, lambda states: Path(states, *self._walk())
+            )
+        return {
+            "curvature": curvature.movedim((0, 1), (-2, -1)).transpose(0, 1),
+            "pull": pull.permute(2, 1, 0),
+            "path": path.states.permute(2, 1, 0),
+            "mean_square": path.mean_square.mT,
+        }
 
     def _marginal_dates(self, design: Tensor, noise: Tensor, num_dates: int) -> MarginalDates:
         """The marginal likelihood of every date under the variability's prior at that date."""
         model = self.model
         locs, variances = model.variability_prior.marginals(num_dates)
-        gram = design.mT @ design
-        pairs = zip(locs, variances.sqrt(), strict=True)
-        return MarginalDates(
-            [MarginalMixing(gram, noise, *pair, model.num_endmembers) for pair in pairs]
-        )
+        scales = variances.sqrt()
+
+        def of(gram: Tensor) -> MarginalDates:
+            pairs = zip(locs, scales, strict=True)
+            return MarginalDates(
+                [MarginalMixing(gram, noise, *pair, model.num_endmembers) for pair in pairs]
+            )
+
+        dates = of(design.mT @ design)
+        return of(design.double().mT @ design.double()) if dates.drowns_noise() else dates
 
     def _walk(self) -> tuple[StepVariance, Tensor, Tensor]:
         """The Gaussian walk that stands in for the prior's: variance of its steps, mean and precision of its start."""
@@ -409,3 +420,7 @@ class ConjugateGuide(Declaring, Guide):
 def _columns(values: Tensor) -> Tensor:
     """(B, T, Q) -> (Q, T, B)."""
     return values.permute(2, 1, 0).contiguous()
+
+
+def _are_finite(features: Mapping[str, Tensor]) -> bool:
+    return all(bool(torch.isfinite(feature).all()) for feature in features.values())

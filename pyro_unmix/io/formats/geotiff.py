@@ -59,7 +59,8 @@ def acquisition(raster: Raster) -> list[Any] | None:
         with suppress(ValueError):
             # Only our own writer is known to mean a date by a number.
             date = float(text) if ours and name == "time" and _is_number(text) else parse_time(text)
-            raster.notes.append(f"date {date} from the tag {name}")
+            shown = date if isinstance(date, float) else np.datetime_as_string(date, unit="s")
+            raster.notes.append(f"date {shown} from the tag {name}")
             return [date]
         raster.notes.append(f"the date {text!r} in the tag {name} is not understood")
     if _FILE_TIME in raster.tags:

@@ -41,6 +41,7 @@ def read_library(
     unit: str | None = None,
     scale: float | None = None,
     label: str | Sequence[str] | None = None,
+    classes: Sequence[str] | None = None,
     ignore: Ignore = None,
 ) -> xr.DataArray:
     """Read a spectral library as labelled reflectance, at the library's own bands or at a scene's.
@@ -80,6 +81,8 @@ def read_library(
         reflectance = stored x scale, where the file does not say it, for example 1e-4.
     label : str or sequence of str, optional
         Which column or field is the class; or the class of each spectrum in the order of the file.
+    classes : sequence of str, optional
+        Those to keep; default all.
     ignore : str or sequence of pairs, optional
         Leave out the bands with centres in these ranges, nm, as `read_sequence` does.
 
@@ -131,6 +134,8 @@ def read_library(
         raise FileError(path, "", "holds no reflectance spectrum")
     if label is not None and not isinstance(label, str):
         spectra = relabel(path, spectra, label)
+    if classes is not None:
+        spectra = _of_classes(path, spectra, classes)
     library = _assemble(path, spectra, wavelength, fwhm)
     if ignore is None:
         return library
@@ -165,6 +170,17 @@ def _reader(path: Path) -> Callable[..., list[Spectrum]]:
         "no known spectral library: expected ENVI .sli with its .hdr, .csv, ECOSTRESS .spectrum.txt, "
         "a folder of ECOSTRESS or USGS splib07 files, or a database of SPy",
     )
+
+
+def _of_classes(path: Path, spectra: list[Spectrum], classes: Sequence[str]) -> list[Spectrum]:
+    if isinstance(classes, str):
+        raise TypeError(f"classes must be a sequence of names, got {classes!r}: pass [{classes!r}]")
+    there = dict.fromkeys(spectrum.label for spectrum in spectra)
+    lacking = [name for name in classes if name not in there]
+    if lacking or not len(classes):
+        what = ", ".join(map(repr, lacking)) or "class asked for"
+        raise FileError(path, "classes", f"there is no {what}: the classes are {', '.join(there)}")
+    return [spectrum for spectrum in spectra if spectrum.label in set(classes)]
 
 
 def _assemble(

@@ -26,6 +26,7 @@ from pyro_unmix.ops.extras import need
 logger = logging.getLogger(__name__)
 
 _BLOCK = 256  # side of the tiles of a GeoTIFF, a multiple of 16
+_BESIDE = ("brightness", "rmse")  # variables that are bands of their own, in this order
 
 
 class _Layer(NamedTuple):
@@ -43,14 +44,15 @@ def write_geotiff(
     overwrite: bool = False,
     filled: bool = False,
 ) -> list[Path]:
-    """Write one GeoTIFF per date, one band per material and one of the RMSE.
+    """Write one GeoTIFF per date, one band per material, and brightness and RMSE.
 
-    ``abundances_<date>.tif`` holds the abundances and, where it is known, last the band ``rmse``, what they leave of
-    the image (reflectance); ``abundances_<date>_std.tif`` the posterior standard deviation of the abundances where the
-    dataset has one. The date is ``2021-07-31``; with
+    ``abundances_<date>.tif`` holds the abundances and, where they are known, the band ``brightness``, what fractions
+    summed to before they were scaled to one (one minus the shade), and last ``rmse``, what they leave of the image
+    (reflectance); ``abundances_<date>_std.tif`` the posterior standard deviation of the abundances where the dataset
+    has one. The date is ``2021-07-31``; with
     the time of day, ``2021-07-31T101500``, where a day has several; ``t`` and the number for
     numeric times; the position without any. Bands have the name of the material as description,
-    "material 0" and so on where materials have none; of a material "rmse", ``rmse (material)``.
+    "material 0" and so on where materials have none; of a material "rmse", ``rmse (material)``, alike "brightness".
     Numbers keep their precision (float32 or float64), and NaN is nodata: pixel-dates that were not observed, unless
     they are to be filled.
     Tags: ``time`` (ISO, UTC, or the number), which `read_sequence` takes for the date,
@@ -178,7 +180,7 @@ def write_envi(
     overwrite: bool = False,
     filled: bool = False,
 ) -> list[Path]:
-    """Write one ENVI image per date, one band per material and last the RMSE, and the endmembers as library.
+    """Write one ENVI image per date with the bands of `write_geotiff`, and the endmembers as library.
 
     ``abundances_<date>.hdr`` with ``.img`` (bsq), ``abundances_<date>_std.hdr`` where there is a
     posterior (names and missing pixels as in `write_geotiff`), and ``endmembers.hdr`` with ``.sli``: the reference
@@ -326,13 +328,14 @@ def _layers(dataset: xr.Dataset, filled: bool) -> Iterator[_Layer]:
             if not filled and "valid" in dataset:
                 maps = maps.where(dataset["valid"].isel(time=position))
             values = maps.transpose("endmember", "y", "x").to_numpy()
-            bands = material_names(dataset)
-            if "rmse" in dataset:  # the name of a band of its own
-                bands = ["rmse (material)" if name == "rmse" else name for name in bands]
-            if variable == "abundances" and "rmse" in dataset:
-                error = dataset["rmse"].isel(time=position).transpose("y", "x").to_numpy()
-                values = np.concatenate([values, error[None].astype(values.dtype)])
-                bands = [*bands, "rmse"]
+            beside = [name for name in _BESIDE if name in dataset]
+            bands = [
+                f"{name} (material)" if name in beside else name for name in material_names(dataset)
+            ]
+            for name in beside if variable == "abundances" else []:
+                extra = dataset[name].isel(time=position).transpose("y", "x").to_numpy()
+                values = np.concatenate([values, extra[None].astype(values.dtype)])
+                bands.append(name)
             title = str(dataset[variable].attrs.get("long_name", variable))
             yield _Layer(f"abundances_{label}{suffix}", title, date, bands, values)
 
