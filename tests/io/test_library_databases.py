@@ -120,7 +120,7 @@ def test_truncated_ecostress_spectra_and_databases_are_errors(tmp_path):
             read_library(path)
     broken = tmp_path / "a.db"
     broken.write_bytes(b"SQLite format 3\0" + bytes(500))
-    with pytest.raises(FileError, match="a.db: database: cannot be read as a database of SPy"):
+    with pytest.raises(FileError, match="a.db: content: cannot be read as a SQLite database"):
         read_library(broken)
 
 
