@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import xarray as xr
 from polygon_cases import BOXES, HEIGHT, NM, WIDTH, box, cubes, write
 
 import pyro_unmix as pu
-from pyro_unmix.io import library_from_pixels, read_library, write_library
+from pyro_unmix.io import FileError, library_from_pixels, read_library, write_library
 
 
 def mask(rows: slice, columns: slice) -> np.ndarray:
@@ -264,3 +265,21 @@ def test_other_files_are_refused(tmp_path: Path, name: str, content: str, text: 
     (tmp_path / name).write_text(content)
     with pytest.raises(pu.FileError, match=text):
         library_from_pixels(cubes(), tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "name", ["a.dbf", "a.shx", "a.prj", "a.cpg", "a.gpkg.aux.xml", "a.aux", "A.DBF"]
+)
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_what_is_no_file_beside_polygons_is_refused_at_once(
+    tmp_path: Path, name: str, kind: str
+) -> None:
+    path = write(tmp_path / ("a.gpkg" if "aux" in name else "a.shp"))
+    other = path.with_name(name)
+    other.unlink(missing_ok=True)
+    if kind == "pipe":
+        os.mkfifo(other)
+    else:
+        other.symlink_to("/dev/zero")
+    with pytest.raises(FileError, match=f"must be a file, as it lies beside {path.name}"):
+        library_from_pixels(cubes(), path)

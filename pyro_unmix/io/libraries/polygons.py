@@ -13,7 +13,7 @@ import xarray as xr
 
 from pyro_unmix.data.crs import same_crs
 from pyro_unmix.io.errors import FileError, parsing
-from pyro_unmix.io.integrity.kinds import check_kind
+from pyro_unmix.io.integrity.kinds import check_beside, check_kind
 from pyro_unmix.io.integrity.sqlite import check_sqlite
 from pyro_unmix.io.libraries.tables import CLASS_COLUMNS
 from pyro_unmix.io.write.datasets import grid_of
@@ -98,6 +98,7 @@ def _read(path: Path, field: str | None, layer: str | None) -> tuple[list[str], 
         begins = begins.removeprefix(codecs.BOM_UTF8).lstrip()
     if not begins.startswith(start):
         raise FileError(path, "format", f"is not {name}, in spite of its suffix")
+    check_beside(path)
     if path.suffix.lower() == ".gpkg":
         check_sqlite(path)
     pyogrio, raw = need("pyogrio", "vector"), need("pyogrio.raw", "vector")
