@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -282,4 +283,14 @@ def test_what_is_no_file_beside_polygons_is_refused_at_once(
     else:
         other.symlink_to("/dev/zero")
     with pytest.raises(FileError, match=f"must be a file, as it lies beside {path.name}"):
+        library_from_pixels(cubes(), path)
+
+
+def test_polygons_at_no_place_on_earth(tmp_path: Path) -> None:
+    pytest.importorskip("pyogrio")
+    path = write(tmp_path / "a.geojson", 4326)
+    path.write_text(re.sub(r"5[12]\.\d+ \]", "95.0 ]", path.read_text()))
+    with pytest.raises(
+        FileError, match="a.geojson: polygons: cannot be read as polygons in the CRS"
+    ):
         library_from_pixels(cubes(), path)

@@ -70,7 +70,8 @@ def polygon_masks(
         )
     geometries = _in_crs(path, geometries, _known_crs(path, own, crs), grid.crs)
     shape = cubes.sizes["y"], cubes.sizes["x"]
-    masks, empty = _burned(labels, geometries, shape, grid.transform, all_touched)
+    with parsing(path, "polygons", "polygons"):
+        masks, empty = _burned(labels, geometries, shape, grid.transform, all_touched)
     if empty == len(labels):
         raise FileError(path, "polygons", _apart(geometries, shape, grid.transform))
     if empty:
@@ -175,7 +176,8 @@ def _in_crs(path: Path, geometries: Sequence[Any], source: str, target: str) -> 
     except errors.CRSError as error:
         problem = f"is not known to PROJ: {source[:60]!r}: pass crs='EPSG:...'"
         raise FileError(path, "CRS", problem) from error
-    return list(warp.transform_geom(known, crs.from_user_input(target), mapping))
+    with parsing(path, "polygons", f"polygons in the CRS {source[:60]!r}"):
+        return list(warp.transform_geom(known, crs.from_user_input(target), mapping))
 
 
 def _burned(
