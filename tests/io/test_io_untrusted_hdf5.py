@@ -67,6 +67,22 @@ def test_heaps_in_which_hdf5_would_go_in_a_circle(
         check_heaps(path)
 
 
+def test_bytes_that_hdf5_does_not_look_at_hide_no_heap(tmp_path: Path) -> None:
+    """Reserved ones of the head; and a heap that ends where free space lies, in which the library goes on."""
+    path = texts(tmp_path / "texts.h5")
+    raw = bytearray(path.read_bytes())
+    heap = raw.index(b"GCOL")
+    raw[heap + 5 : heap + 10] = b"\0\0\xff\xff\x10"
+    path.write_bytes(raw + bytes(256))
+    with pytest.raises(FileError, match=f"at byte {heap} is broken"):
+        check_heaps(path)
+    raw[heap + 8 : heap + 16] = bytes([255] * 8)
+    path.write_bytes(raw)
+    check_heaps(path)
+    with pytest.raises(OSError), h5py.File(path) as file:
+        file.attrs["a"]
+
+
 @pytest.mark.parametrize("userblock", [0, 1024])
 def test_lengths_of_four_bytes(tmp_path: Path, userblock: int) -> None:
     path = texts(tmp_path / "texts.h5", width=4, userblock=userblock)

@@ -184,7 +184,8 @@ def read(kind: str, path: Path, lazily: bool) -> str:
     """Read a sample or a mutant of it; what is not plausible about it, or nothing."""
     maker = MAKERS[kind]
     if maker in LIBRARIES:
-        return _fault_of_library(read_library(path))
+        # Other programs may measure a channel twice, where detectors meet.
+        return _fault_of_library(read_library(path), unique=maker not in fuzz_beside.LIBRARIES)
     if maker in RESULTS:
         return _fault_of_result(RESULTS[maker](path))
     if maker in fuzz_beside.POLYGONS:
@@ -198,13 +199,14 @@ def read(kind: str, path: Path, lazily: bool) -> str:
     return _fault_of_cubes(read_sequence(path))
 
 
-def _fault_of_axis(array: xr.DataArray) -> str:
+def _fault_of_axis(array: xr.DataArray, unique: bool = True) -> str:
     if "wavelength" not in array.coords:
         return ""
     centres = np.asarray(array["wavelength"])
     if centres.dtype.kind != "f" or not (np.isfinite(centres) & (centres > 0)).all():
         return f"wavelengths {centres}"
-    return f"wavelengths {centres}" if len(np.unique(centres)) < len(centres) else ""
+    again = unique and len(np.unique(centres)) < len(centres)
+    return f"wavelengths {centres}" if again else ""
 
 
 def _fault_of_cubes(cubes: xr.DataArray) -> str:
@@ -221,14 +223,14 @@ def _fault_of_cubes(cubes: xr.DataArray) -> str:
     return _fault_of_axis(cubes)
 
 
-def _fault_of_library(spectra: xr.DataArray) -> str:
+def _fault_of_library(spectra: xr.DataArray, unique: bool = True) -> str:
     if spectra.dims != ("wavelength", "endmember") or not spectra.size:
         return f"sizes {dict(spectra.sizes)}"
     if spectra.dtype.kind != "f" or np.isinf(spectra).any():
         return f"{spectra.dtype}, infinite: {int(np.isinf(spectra).sum())}"
     if not all(str(label).strip() for label in spectra["label"].values):
         return "a label without a text"
-    return _fault_of_axis(spectra)
+    return _fault_of_axis(spectra, unique)
 
 
 def _fault_of_mask(marked: xr.DataArray) -> str:

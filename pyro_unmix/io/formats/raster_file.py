@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from pyro_unmix.io.errors import FileError
+from pyro_unmix.io.errors import FileError, parsing
 from pyro_unmix.io.image import assume
 from pyro_unmix.io.integrity.gdal import closed_world
 from pyro_unmix.io.integrity.tiff import check_jp2, check_tiff, is_jp2
@@ -98,9 +98,10 @@ def read_raster(path: Path, *, lazy: bool = False) -> Raster:
         check_tiff(path)
         driver = "GTiff"
     # Asked for IMAGERY, GDAL looks for files of many names in the folder, not only beside the image.
-    with _opened(path, driver, alone=True) as source:
+    what = "an image"  # not all errors of GDAL are rasterio's
+    with parsing(path, "content", what), _opened(path, driver, alone=True) as source:
         imagery = source.tags(ns="IMAGERY")
-    with _opened(path, driver) as source:
+    with parsing(path, "content", what), _opened(path, driver) as source:
         return _load(source, path, lazy, imagery)
 
 

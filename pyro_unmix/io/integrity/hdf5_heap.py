@@ -6,6 +6,7 @@ Superblock" and III.E "Disk Format: Level 1E - Global Heap".
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -13,11 +14,9 @@ from typing import BinaryIO
 from pyro_unmix.io.errors import FileError
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
-_SIGNATURE = b"GCOL\x01\0\0\0"
+_SIGNATURE = b"GCOL\x01"  # the library does not look at the three bytes after it
 _BLOCK = 2**18  # bytes that are searched at a time
-_LARGEST_HEAP = (
-    2**28
-)  # bytes; larger ones are searched this far, and are no heap that a program wrote
+_LARGEST_HEAP = 2**28  # bytes; no program writes larger ones
 _POINTER = 2**64
 
 
@@ -74,8 +73,12 @@ def _is_whole(file: BinaryIO, start: int, width: int) -> bool:
     head = -(-(8 + width) // 8) * 8
     file.seek(start + 8)
     size = int.from_bytes(file.read(width), "little")
+    if start + size > file.seek(0, os.SEEK_END):
+        return True  # which the library refuses, or no heap at all
+    if size > _LARGEST_HEAP:
+        return False
     file.seek(start)
-    raw = file.read(min(size, _LARGEST_HEAP))
+    raw = file.read(size)
     position = head
     while position + head <= len(raw):
         index = int.from_bytes(raw[position : position + 2], "little")
