@@ -348,7 +348,7 @@ MUTANTS = [
         "posterior/evidence.py",
         "ordered[-size:]) - np.exp(ordered[-size - 1])",
         "ordered[-size:]) - np.exp(ordered[-size])",
-        "posterior/test_evidence.py",
+        "posterior/test_pareto.py",
     ),
     # start
     Mutant(

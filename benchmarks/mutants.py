@@ -4,8 +4,8 @@
     python benchmarks/mutants.py priors start     # of these rooms
     python benchmarks/mutants.py --every 3        # a sample
 
-A mutant is killed when one of its tests fails. The exit code is 1 when fewer than 95 % are, and 2 when a mutant does
-not apply or the tests fail without one.
+A mutant is killed when one of its tests fails, or when they do not end (`endless`, as on a machine that is too busy).
+The exit code is 1 when fewer than 95 % are killed, and 2 when a mutant does not apply or the tests fail without one.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ ASKED = 0.95
 # Of the tests of one mutant: some end in a loop.
 SECONDS = 400.0
 _COPIED = ("pyro_unmix", "tests", "benchmarks", "setup.cfg", "pyproject.toml")
-_FAILED, _LEFT_OUT = 1, shutil.ignore_patterns("__pycache__", "*.png")
+_FAILED, _TOO_LONG = 1, 1000
+_LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.png")
 
 
 def mutated(text: str, mutant: Mutant) -> str:
@@ -57,8 +58,8 @@ def copied(folder: Path) -> Path:
     return folder
 
 
-def code_of(tests: str, folder: Path, seconds: float = SECONDS) -> int:
-    """Exit code of pytest in a copy, 1 if it lasts too long."""
+def code_of(tests: str, folder: Path, seconds: float) -> int:
+    """Exit code of pytest in a copy, `_TOO_LONG` if it does not end."""
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", "-p", "no:cacheprovider"]
     command += [f"tests/{name}" for name in tests.split()]
     settings = {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
@@ -67,21 +68,22 @@ def code_of(tests: str, folder: Path, seconds: float = SECONDS) -> int:
             command, cwd=folder, env=os.environ | settings, capture_output=True, timeout=seconds
         )
     except subprocess.TimeoutExpired:
-        return _FAILED
+        return _TOO_LONG
     return done.returncode
 
 
 def outcome(mutant: Mutant, folder: Path) -> str:
-    """`killed`, `survived`, or what else pytest ended with."""
+    """`killed`, `endless`, `survived`, or what else pytest ended with."""
     path = folder / "pyro_unmix" / mutant.file
     whole = path.read_text(encoding="utf-8")
     path.write_text(mutated(whole, mutant), encoding="utf-8")
     try:
-        code = code_of(mutant.tests, folder)
+        code = code_of(mutant.tests, folder, SECONDS)
     finally:
         path.write_text(whole, encoding="utf-8")
     # 2: a module of tests cannot even be imported
-    return {0: "survived", _FAILED: "killed", 2: "killed"}.get(code, f"pytest ended with {code}")
+    known = {0: "survived", _FAILED: "killed", 2: "killed", _TOO_LONG: "endless"}
+    return known.get(code, f"pytest ended with {code}")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -112,9 +114,9 @@ def main(arguments: list[str] | None = None) -> int:
             counts[status] += 1
             seconds = time.monotonic() - started
             print(f"{status:9} {seconds:4.0f} s  {mutant.file}: {mutant.new!r}", flush=True)
-    killed, total = counts["killed"], len(mutants)
-    print(f"{killed} of {total} killed")
-    if counts.keys() - {"killed", "survived"}:
+    killed, total = counts["killed"] + counts["endless"], len(mutants)
+    print(f"{killed} of {total} killed, {counts['endless']} of them by {SECONDS:.0f} s")
+    if counts.keys() - {"killed", "endless", "survived"}:
         return 2
     return int(total > 0 and killed < ASKED * total)
 

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import torch
 
 from pyro_unmix.infer.workers import Workers
+from pyro_unmix.io.integrity.kinds import check_kind
 from pyro_unmix.io.write.locks import free, take
 from pyro_unmix.io.write.whole_files import is_full
 from pyro_unmix.ops.checks import positive_int
@@ -217,8 +218,8 @@ class Checkpoints:
     def _prune(self) -> None:
         """Remove what earlier checkpoints, and writes that were broken off, left behind."""
         for path in self.folder.glob("step-*"):
-            ours = path.suffix == ".tmp" or _NAME.fullmatch(path.name)
-            if ours and path not in self._kept:
+            written = path.with_suffix(".pt") if path.suffix == ".tmp" else path
+            if _NAME.fullmatch(written.name) and path not in self._kept:
                 path.unlink(missing_ok=True)
 
     def _look(self) -> tuple[Path, bytes] | None:
@@ -234,6 +235,7 @@ class Checkpoints:
         if not paths:
             return None
         for path in sorted(paths, reverse=True):
+            check_kind(path, folder=False)
             content = path.read_bytes()
             if _digest(content) == path.stem.rpartition("-")[2]:
                 return path, content

@@ -15,9 +15,10 @@ import numpy as np
 import xarray as xr
 
 from pyro_unmix.io.companions import STAMP, companion, expected_companion, is_reflectance
-from pyro_unmix.io.errors import FileError, parsing
+from pyro_unmix.io.errors import FileError
 from pyro_unmix.io.formats.envi import read_header
 from pyro_unmix.io.formats.metadata import parse_time
+from pyro_unmix.io.formats.npz import load_array
 from pyro_unmix.io.formats.raster_file import read_raster
 from pyro_unmix.io.grid import check_same_grid
 from pyro_unmix.io.image import Image
@@ -275,8 +276,7 @@ def _is_envi(path: Path) -> bool:
 
 
 def _numpy_mask(path: Path) -> np.ndarray:
-    with parsing(path, "content", "a NumPy array"):
-        values = np.load(path, allow_pickle=False)
+    values = load_array(path)
     if values.ndim not in (2, 3) or values.dtype.kind not in "biuf":
         problem = (
             f"must hold (H, W) or (T, H, W) numbers or bool, got {values.dtype} {values.shape}"

@@ -68,20 +68,20 @@ def write_tiles(
     Raises
     ------
     FileExistsError
-        If `path` exists and is not to be replaced, or is no Zarr store.
+        If `path` exists and is not to be replaced, is no Zarr store, holds other files, or is a link.
     ValueError
         If the folder beside it holds tiles of something else.
     BlockingIOError
         If another process, or another call in this one, writes to the same store.
     """
     path = Path(path)
-    _check_free(path, overwrite)
+    writers.check_free_store(path, overwrite)
     num_workers = positive_int(num_workers, "num_workers")
     work = path.parent / f".{path.name}.tiles"
     dataset = writers.cf_dataset(dataset)
     work.mkdir(parents=True, exist_ok=True)
     with locked(work):
-        _check_free(path, overwrite)  # another call may have ended meanwhile
+        writers.check_free_store(path, overwrite)  # another call may have ended meanwhile
         _prepare(dataset, work, {"format": _FORMAT, **identity})
         _write_missing(dataset, images, work, num_workers, progress)
         if path.exists():
@@ -89,14 +89,6 @@ def write_tiles(
         os.replace(work / "store", path)
         shutil.rmtree(work)
     return path
-
-
-def _check_free(path: Path, overwrite: bool) -> None:
-    store = any((path / name).is_file() for name in (".zgroup", "zarr.json"))
-    if path.exists() and not (overwrite and store):
-        raise FileExistsError(
-            f"{path} exists: pass overwrite=True to replace a Zarr store, or another path"
-        )
 
 
 def _write_missing(

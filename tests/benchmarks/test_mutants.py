@@ -76,3 +76,14 @@ def test_the_run_says_what_it_finds(
     assert mutants.main([]) == code
     assert text in capsys.readouterr().out
     assert "x + 1" in (small / "pyro_unmix/ops/a.py").read_text()  # the original stays
+
+
+def test_tests_that_do_not_end_are_said_apart(
+    small: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (small / "tests/ops/test_a.py").write_text("import time\n\ndef test_f():\n    time.sleep(60)\n")
+    monkeypatch.setattr(mutants, "MUTANTS", [FAULT])
+    monkeypatch.setattr(mutants, "SECONDS", 1.0)
+    assert mutants.main([]) == 0
+    shown = capsys.readouterr().out
+    assert "endless" in shown and "1 of 1 killed, 1 of them by 1 s" in shown

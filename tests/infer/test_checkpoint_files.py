@@ -30,11 +30,25 @@ def test_the_newest_two_are_kept_and_nothing_else(tmp_path):
 
 def test_what_is_not_a_checkpoint_stays(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    (tmp_path / "step-by-step.pt").write_text("mine too")
+    own = {"notes.txt", "step-by-step.pt", "step-by-step.tmp", f"step-{0:09d}-{0:016x}.txt"}
+    for name in own:
+        (tmp_path / name).write_text("mine")
+    (tmp_path / f"step-{0:09d}-{0:016x}.tmp").write_text("broken off")
     run("ours", tmp_path)
     run("ours", tmp_path, resume=False)
-    assert {"notes.txt", "step-by-step.pt"} < set(files(tmp_path))
-    assert len(files(tmp_path)) == 4
+    assert own < set(files(tmp_path))
+    assert len(files(tmp_path)) == len(own) + 2
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_what_is_no_file_is_refused_at_once(kind, tmp_path):
+    path = tmp_path / f"step-{4:09d}-{0:016x}.pt"
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero")
+    with pytest.raises(pu.FileError, match=f"{path.name}: kind: must be a file"):
+        run("ours", tmp_path)
 
 
 def test_a_damaged_newest_file_falls_back_to_the_one_before(tmp_path, caplog):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -306,3 +308,18 @@ def test_parse_time(text: str, expected: str) -> None:
 def test_what_is_no_date(text: str) -> None:
     with pytest.raises(ValueError):
         parse_time(text)
+
+
+@pytest.mark.parametrize("tag", [256, 258, 277, 284, 339])
+def test_tags_without_a_value(tmp_path: Path, tag: int) -> None:
+    """Such as damage makes: each is an error of the file, or as if it were not there."""
+    path = write_tiff(tmp_path / "a.tif", cube() / 1e4, band_tags=_band_tags("nm", NM))
+    content = bytearray(path.read_bytes())
+    (first,) = struct.unpack("<I", content[4:8])
+    (number,) = struct.unpack("<H", content[first : first + 2])
+    places = [first + 2 + 12 * entry for entry in range(number)]
+    (place,) = [p for p in places if struct.unpack("<H", content[p : p + 2]) == (tag,)]
+    content[place + 4 : place + 8] = bytes(4)
+    path.write_bytes(content)
+    with contextlib.suppress(FileError):
+        assert read_sequence(path).sizes["wavelength"] == len(NM)

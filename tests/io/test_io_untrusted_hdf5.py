@@ -25,7 +25,9 @@ def texts(path: Path, width: int = 8, userblock: int = 0) -> Path:
     settings = h5py.h5p.create(h5py.h5p.FILE_CREATE)
     settings.set_sizes(8, width)
     settings.set_userblock(userblock)
-    h5py.h5f.create(bytes(path), h5py.h5f.ACC_TRUNC, settings).close()
+    access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
+    access.set_libver_bounds(h5py.h5f.LIBVER_EARLIEST, h5py.h5f.LIBVER_LATEST)
+    h5py.h5f.create(bytes(path), h5py.h5f.ACC_TRUNC, settings, access).close()
     with h5py.File(path, "r+") as file:
         file.attrs["a"] = "seven b"
         file.attrs["b"] = "some more text"
@@ -65,6 +67,62 @@ def test_heaps_in_which_hdf5_would_go_in_a_circle(
     heap = damaged(path, *objects)
     with pytest.raises(FileError, match=f"global heap: the heap of texts at byte {heap} is broken"):
         check_heaps(path)
+
+
+def test_bytes_that_hdf5_does_not_look_at_hide_no_heap(tmp_path: Path) -> None:
+    """Reserved ones of the head; and a heap that ends where free space lies, in which the library goes on."""
+    path = texts(tmp_path / "texts.h5")
+    raw = bytearray(path.read_bytes())
+    heap = raw.index(b"GCOL")
+    raw[heap + 5 : heap + 10] = b"\0\0\xff\xff\x10"
+    path.write_bytes(raw + bytes(256))
+    with pytest.raises(FileError, match=f"at byte {heap} is broken"):
+        check_heaps(path)
+    raw[heap + 8 : heap + 16] = bytes([255] * 8)
+    path.write_bytes(raw)
+    check_heaps(path)
+    with pytest.raises(OSError), h5py.File(path) as file:
+        file.attrs["a"]
+
+
+@pytest.mark.parametrize("width", [4, 8])
+@pytest.mark.parametrize("userblock", [0, 1024])
+def test_names_whose_free_places_go_in_a_circle(tmp_path: Path, width: int, userblock: int) -> None:
+    path = texts(tmp_path / "names.h5", width, userblock)
+    with h5py.File(path, "r+") as file:
+        file["a name"] = 1.0
+        file["another"] = 2.0
+        del file["a name"]
+    check_heaps(path)
+    raw = bytearray(path.read_bytes())
+    heap = raw.index(b"HEAP")
+    numbers = heap + 8 + width
+    first = int.from_bytes(raw[numbers : numbers + width], "little")
+    place = userblock + int.from_bytes(raw[numbers + width : numbers + width + 8], "little") + first
+    raw[heap + 5 : heap + 8] = b"abc"
+    raw[place : place + width] = first.to_bytes(width, "little")
+    path.write_bytes(raw)
+    with pytest.raises(FileError, match=f"local heap: the heap of names at byte {heap} is broken"):
+        check_heaps(path)
+    with pytest.raises(FileError, match="local heap"):
+        read_sequence(path)
+
+
+def test_a_large_file_is_searched_once_and_again_when_it_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = texts(tmp_path / "texts.h5")
+    os.utime(path, (1e9, 1e9))
+    check_heaps(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(hdf5_heap, "_found", None)
+        check_heaps(path)
+    damaged(path, (0, 0, 0))  # this moment: nothing is kept
+    for _ in range(2):
+        with pytest.raises(FileError, match="heap of texts"):
+            check_heaps(path)
+    texts(path)
+    check_heaps(path)
 
 
 @pytest.mark.parametrize("userblock", [0, 1024])

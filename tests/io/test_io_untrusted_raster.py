@@ -15,6 +15,7 @@ from products import write_tiff
 
 from pyro_unmix.data import crs as _crs
 from pyro_unmix.io import FileError, read_sequence
+from pyro_unmix.io.formats.raster_file import read_raster
 from pyro_unmix.io.integrity import gdal
 
 rasterio = pytest.importorskip("rasterio")
@@ -136,6 +137,33 @@ def test_what_is_no_file_beside_the_image_is_refused_at_once(
         (tmp_path / name).symlink_to("/dev/zero")
     with pytest.raises(FileError, match="must be a file, as it lies beside scene.tif"):
         read_sequence(path)
+
+
+@pytest.mark.parametrize(
+    ("image", "other"),
+    [
+        ("scene.tif", "METADATA.DIM"),
+        ("scene_B1.tif", "scene_MTL.txt"),
+        ("IMG_scene_R1C1.tif", "DIM_scene.XML"),
+        ("IMG-01-scene.tif", "summary.txt"),
+    ],
+)
+def test_metadata_of_satellites_in_the_folder_are_not_looked_for(
+    tmp_path: Path, image: str, other: str
+) -> None:
+    path = scene(tmp_path).rename(tmp_path / image)
+    os.mkfifo(tmp_path / other)
+    np.testing.assert_array_equal(read_sequence(path)[0], VALUES)
+
+
+def test_pipes_in_the_folder_of_jpeg_2000_are_refused(tmp_path: Path) -> None:
+    numbers = (10_000 * VALUES[..., :1]).astype("uint16")
+    settings = {"driver": "JP2OpenJPEG", "QUALITY": "100", "REVERSIBLE": "YES"}
+    path = write_tiff(tmp_path / "scene.jp2", numbers, **settings)
+    np.testing.assert_array_equal(read_raster(path).values, numbers)
+    os.mkfifo(tmp_path / "METADATA.DIM")
+    with pytest.raises(FileError, match="METADATA.DIM: kind: must be a file, as it lies beside"):
+        read_raster(path)
 
 
 def test_large_auxiliary_metadata_are_refused(tmp_path: Path) -> None:

@@ -4,36 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import xarray as xr
+from polygon_cases import BOXES, HEIGHT, NM, WIDTH, box, cubes, write
 
 import pyro_unmix as pu
-from pyro_unmix.io import library_from_pixels, read_library, write_library
-
-HEIGHT, WIDTH, SIZE = 6, 8, 30.0
-WEST, NORTH = 600_000.0, 5_800_000.0
-NM = np.array([450.0, 550.0, 850.0, 1600.0])
-
-
-def cubes(num_dates: int = 1, epsg: int | None = 32633) -> xr.DataArray:
-    """Images in which every spectrum tells its date, row and column."""
-    t, y, x = np.meshgrid(np.arange(num_dates), np.arange(HEIGHT), np.arange(WIDTH), indexing="ij")
-    first = 0.1 + 0.01 * x + 0.1 * y + 0.001 * t
-    values = np.stack([first, first / 2, first / 3, first / 4], axis=-1)
-    made = pu.as_cube_sequence(values, wavelength=NM)
-    made = made.assign_coords(
-        x=WEST + SIZE * (np.arange(WIDTH) + 0.5),
-        y=NORTH - SIZE * (np.arange(HEIGHT) + 0.5),
-        fwhm=("wavelength", [10.0, 11.0, 12.0, 13.0]),
-    )
-    if epsg is not None:
-        wkt = pytest.importorskip("rasterio.crs").CRS.from_epsg(epsg).to_wkt()
-        made = made.assign_coords(spatial_ref=xr.Variable((), 0, {"crs_wkt": wkt}))
-    return made
+from pyro_unmix.io import FileError, library_from_pixels, read_library, write_library
 
 
 def mask(rows: slice, columns: slice) -> np.ndarray:
@@ -157,40 +139,6 @@ def test_a_class_of_missing_pixels_is_an_error() -> None:
 
 
 # Polygons
-
-
-def box(rows: tuple[float, float], columns: tuple[float, float]) -> list[list[float]]:
-    """Corners of a rectangle, in rows and columns of the image."""
-    x = [WEST + SIZE * c for c in columns]
-    y = [NORTH - SIZE * r for r in rows]
-    return [[x[0], y[0]], [x[1], y[0]], [x[1], y[1]], [x[0], y[1]], [x[0], y[0]]]
-
-
-BOXES = [("soil", (0, 2), (0, 3)), ("leaf", (4.1, 6.4), (5.2, 8.9))]
-
-
-def write(
-    path: Path, epsg: int | None = 32633, boxes: list[Any] = BOXES, field: str = "Class"
-) -> Path:
-    """Rectangles in a CRS, in a file of its suffix."""
-    pyogrio = pytest.importorskip("pyogrio.raw")
-    shapely = pytest.importorskip("shapely")
-    warp = pytest.importorskip("rasterio.warp")
-    shapes = [{"type": "Polygon", "coordinates": [box(r, c)]} for _, r, c in boxes]
-    if epsg not in (None, 32633):
-        shapes = list(warp.transform_geom("EPSG:32633", f"EPSG:{epsg}", shapes))
-    geometry = np.array(shapely.to_wkb([shapely.geometry.shape(s) for s in shapes]), dtype=object)
-    labels = np.array([label for label, _, _ in boxes], dtype=object)
-    pyogrio.write(
-        path,
-        geometry,
-        [labels, np.arange(len(boxes))],
-        [field, "number"],
-        geometry_type="Polygon",
-        crs=None if epsg is None else f"EPSG:{epsg}",
-        append=path.exists(),
-    )
-    return path
 
 
 @pytest.mark.parametrize("suffix", [".geojson", ".shp", ".gpkg"])
@@ -318,3 +266,31 @@ def test_other_files_are_refused(tmp_path: Path, name: str, content: str, text: 
     (tmp_path / name).write_text(content)
     with pytest.raises(pu.FileError, match=text):
         library_from_pixels(cubes(), tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "name", ["a.dbf", "a.shx", "a.prj", "a.cpg", "a.gpkg.aux.xml", "a.aux", "A.DBF"]
+)
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_what_is_no_file_beside_polygons_is_refused_at_once(
+    tmp_path: Path, name: str, kind: str
+) -> None:
+    path = write(tmp_path / ("a.gpkg" if "aux" in name else "a.shp"))
+    other = path.with_name(name)
+    other.unlink(missing_ok=True)
+    if kind == "pipe":
+        os.mkfifo(other)
+    else:
+        other.symlink_to("/dev/zero")
+    with pytest.raises(FileError, match=f"must be a file, as it lies beside {path.name}"):
+        library_from_pixels(cubes(), path)
+
+
+def test_polygons_at_no_place_on_earth(tmp_path: Path) -> None:
+    pytest.importorskip("pyogrio")
+    path = write(tmp_path / "a.geojson", 4326)
+    path.write_text(re.sub(r"5[12]\.\d+ \]", "95.0 ]", path.read_text()))
+    with pytest.raises(
+        FileError, match="a.geojson: polygons: cannot be read as polygons in the CRS"
+    ):
+        library_from_pixels(cubes(), path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from products import GRID, cube, write_emit, write_enmap, write_safe, write_tiff
 from rasterio.transform import Affine
 
 import pyro_unmix as pu
-from pyro_unmix.io import read_mask, read_sequence
+from pyro_unmix.io import read_mask, read_sequence, read_uncertainty
 from pyro_unmix.io.masks import SCENE_CLASSES
 
 h5py = pytest.importorskip("h5py")
@@ -272,7 +273,7 @@ def test_enmap_layers_as_cloud_optimised_files(tmp_path: Path) -> None:
         (lambda p: write_tiff(p / "m.tif", np.zeros((4, 5, 2), "u1")), "bands: expected one, or names that end in"),
         (lambda p: np.save(p / "m.npy", np.zeros(4)), r"must hold \(H, W\) or \(T, H, W\)"),
         (lambda p: np.save(p / "m.npy", np.full((4, 5), "a")), r"must hold .* got <U1 \(4, 5\)"),
-        (lambda p: (p / "m.npy").write_text("x"), "content"),
+        (lambda p: (p / "m.npy").write_text("x"), "array: cannot be read as a NumPy array"),
         (lambda p: (p / "m.txt").write_text("x"), "format: is no mask: read masks from GeoTIFF, ENVI"),
     ],
 )  # fmt: skip
@@ -300,3 +301,20 @@ def test_a_mask_without_a_place_lies_on_any_image(tmp_path: Path) -> None:
     np.testing.assert_array_equal(
         missing(read_sequence(images(tmp_path / "a.tif"), masks=mask))[0], CLOUDS
     )
+
+
+def test_an_archive_or_a_pipe_in_the_place_of_a_mask(tmp_path: Path) -> None:
+    np.savez(tmp_path / "m.npz", CLOUDS)
+    (tmp_path / "m.npz").rename(tmp_path / "m.npy")
+    with pytest.raises(pu.FileError, match="m.npy: array: cannot be read as a NumPy array"):
+        read_mask(tmp_path / "m.npy")
+    with (tmp_path / "large.npy").open("wb") as file:
+        np.lib.format.write_array_header_1_0(
+            file, {"descr": "<f8", "fortran_order": False, "shape": (10**6, 10**4)}
+        )
+    with pytest.raises(pu.FileError, match="needs 80000000128 bytes with its header, but there"):
+        read_mask(tmp_path / "large.npy")
+    os.mkfifo(tmp_path / "EMIT_L2A_RFLUNCERT.nc")
+    for read in (read_mask, read_uncertainty):
+        with pytest.raises(pu.FileError, match="kind: must be a file, got a pipe"):
+            read(tmp_path / "EMIT_L2A_RFLUNCERT.nc")

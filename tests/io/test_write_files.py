@@ -13,6 +13,7 @@ from writer_cases import BANDS, DATES, NORTH_UP, WAVELENGTHS, make_result, maps_
 
 from pyro_unmix import SGLMM, ConjugateGuide, fit, simulate
 from pyro_unmix.bases import DCT
+from pyro_unmix.io.write import rasters
 from pyro_unmix.methods import fcls
 
 rasterio = pytest.importorskip("rasterio")
@@ -56,6 +57,24 @@ def test_files_are_replaced_only_on_demand_and_together(tmp_path):
     with pytest.raises(FileExistsError, match="is a folder"):
         new.to_netcdf(tmp_path, overwrite=True)
     assert left_over(tmp_path) == []
+
+
+@pytest.mark.parametrize("what", ["to_geotiff", "to_envi"])
+def test_maps_of_all_dates_are_replaced_when_all_are_written(tmp_path, monkeypatch, what):
+    old, new = make_result(), make_result(dtype="float64")
+    getattr(old, what)(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    layers = rasters._layers
+
+    def no_last(*args):
+        *first, _ = layers(*args)
+        yield from first
+        yield rasters._Layer("abundances_of_nothing", "", None, [], None)
+
+    monkeypatch.setattr(rasters, "_layers", no_last)
+    with pytest.raises((AttributeError, TypeError)):
+        getattr(new, what)(tmp_path, overwrite=True)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_a_failure_leaves_the_old_file_and_nothing_half_done(tmp_path, monkeypatch):

@@ -168,3 +168,23 @@ def test_a_store_that_another_call_has_finished_meanwhile_is_kept(result, tmp_pa
     monkeypatch.setattr(tile_store, "positive_int", other_call_first)
     with pytest.raises(FileExistsError, match=r"a.zarr exists: pass overwrite=True"):
         result.predict_to_zarr(scene(), path, **SETTINGS)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_is_refused_before_anything_is_computed(result, tmp_path, there):
+    target = tmp_path / "a.zarr"
+    if there:
+        result.predict_to_zarr(scene(), target, **SETTINGS)
+    (tmp_path / "link").symlink_to(target, target_is_directory=True)
+    with pytest.raises(FileExistsError, match="is a link: pass the store that it leads to"):
+        result.predict_to_zarr(scene(), tmp_path / "link", overwrite=True, **SETTINGS)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [*["a.zarr"] * there, "link"]
+
+
+def test_a_store_that_holds_other_files_is_not_replaced(result, tmp_path):
+    path = tmp_path / "a.zarr"
+    result.predict_to_zarr(scene(), path, **SETTINGS)
+    (path / "notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="also holds notes.txt, .* would be lost"):
+        result.predict_to_zarr(scene(), path, overwrite=True, **SETTINGS)
+    assert (path / "notes.txt").read_text() == "mine"

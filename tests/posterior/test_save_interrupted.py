@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import xarray as xr
 
 import pyro_unmix as pu
 from pyro_unmix.io.write import replacing
+from pyro_unmix.io.write.locks import free, locked, take
 
 
 def hidden(folder: Path) -> list[str]:
@@ -107,17 +109,41 @@ def test_a_thread_that_writes_last_leaves_what_is_known(
     assert not hidden(tmp_path)
 
 
-def test_a_folder_that_never_got_its_mark_is_removed_when_it_is_old(tmp_path: Path) -> None:
-    """And none that holds something, is of somebody else, or was made this moment."""
-    old, new = tmp_path / ".pyro_unmix-abcd_123", tmp_path / ".pyro_unmix-abcd_124"
+def test_a_folder_that_never_got_its_mark_is_removed(tmp_path: Path) -> None:
+    """And none that holds something, is of somebody else, or is in use."""
+    left, used = tmp_path / ".pyro_unmix-abcd_123", tmp_path / ".pyro_unmix-abcd_124"
     full, others = tmp_path / ".pyro_unmix-abcd_125", tmp_path / ".pyro_unmix-of-others"
-    for folder in (old, new, full, others):
+    for folder in (left, used, full, others):
         folder.mkdir()
     (full / "notes.txt").touch()
-    for folder in (old, full, others):
-        os.utime(folder, (1e9, 1e9))
+    with locked(used):
+        replacing.clean(tmp_path)
+    assert set(tmp_path.iterdir()) == {used, full, others}
+
+
+def test_a_folder_that_another_call_takes_for_a_leftover_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its making and its lock."""
+    make, made, held = tempfile.mkdtemp, list[Path](), list[int | None]()
+
+    def disturbed(**settings: Any) -> str:
+        made.append(Path(make(**settings)))
+        if len(made) == 1:
+            replacing.clean(tmp_path)
+            assert not made[0].exists()
+        if len(made) == 2:
+            held.append(take(made[1]))  # is about to remove it
+        return str(made[-1])
+
+    monkeypatch.setattr(tempfile, "mkdtemp", disturbed)
+    with replacing.workshop(tmp_path) as room:
+        (room / "new").touch()
+        os.replace(room / "new", tmp_path / "new")
+    free(*held)
+    assert len(made) == 3 and (tmp_path / "new").exists()
     replacing.clean(tmp_path)
-    assert set(tmp_path.iterdir()) == {new, full, others}
+    assert not hidden(tmp_path)
 
 
 def test_what_a_link_in_the_folder_leads_to_is_kept(tmp_path: Path) -> None:

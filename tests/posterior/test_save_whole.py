@@ -171,6 +171,26 @@ def test_a_store_that_is_a_link(tmp_path: Path) -> None:
         write_zarr(result().to_dataset(), tmp_path / "link", overwrite=True)
 
 
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_what_lies_in_a_store_and_is_none_of_it_is_kept(tmp_path: Path, zarr_format: int) -> None:
+    pytest.importorskip("zarr", minversion="3" if zarr_format == 3 else None)
+    path = tmp_path / "a.zarr"
+    settings = {"zarr_format": zarr_format} if zarr_format == 3 else {}
+    maps = xr.Dataset({"a": ("x", np.arange(3.0))})
+    maps.to_zarr(path, **settings)
+    maps.to_zarr(path, group="of/2021", mode="a", **settings)
+    (path / ".DS_Store").write_text("")
+    (path / "notes.txt").write_text("mine")
+    (path / "of" / "thesis").mkdir()
+    for name in ("notes.txt", "of/thesis"):
+        other = path / name
+        with pytest.raises(FileExistsError, match=f"holds .*{name}.* would be lost: move it"):
+            write_zarr(result().to_dataset(), path, overwrite=True)
+        other.rmdir() if other.is_dir() else other.unlink()
+    write_zarr(result().to_dataset(), path, overwrite=True)
+    assert "abundances" in xr.open_zarr(path)
+
+
 # ------------------------------------------------------------------ a full disk
 
 

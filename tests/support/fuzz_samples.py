@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import envi_files
+import fuzz_beside
 import h5py
 import numpy as np
+import polygon_cases
 import products
 import scipy.io
 import xarray as xr
@@ -16,7 +18,14 @@ import xarray as xr
 from pyro_unmix import SGLMM, Unmixing, fit, unmix
 from pyro_unmix.bases import DCT
 from pyro_unmix.guides import ConjugateGuide
-from pyro_unmix.io import read_library, read_sequence, write_library
+from pyro_unmix.io import (
+    library_from_pixels,
+    read_library,
+    read_mask,
+    read_sequence,
+    read_uncertainty,
+    write_library,
+)
 
 H, W, L = 3, 4, 5
 CENTRES = np.array([450.0, 550.0, 650.0, 850.0, 1600.0])
@@ -159,33 +168,45 @@ def checkpoint(folder: Path) -> Path:
 
 IMAGES: tuple[Maker, ...] = (envi, npy, npz, packed_npz, matlab_5, packed_matlab_5, matlab_73)
 IMAGES += (netcdf_4, netcdf_3, emit, prisma, geotiff, tiled_geotiff, zarr, zarr_2)
-LIBRARIES: tuple[Maker, ...] = (csv_library, sli_library)
+IMAGES += fuzz_beside.IMAGES
+LIBRARIES: tuple[Maker, ...] = (csv_library, sli_library, *fuzz_beside.LIBRARIES)
+BESIDE = (*fuzz_beside.POLYGONS, *fuzz_beside.MASKS, *fuzz_beside.UNCERTAINTIES)
 RESULTS: dict[Maker, Callable[[Path], Unmixing]] = {
     saved_result: Unmixing.load,
     checkpoint: _fitted,
 }
-MAKERS: dict[str, Maker] = {maker.__name__: maker for maker in (*IMAGES, *LIBRARIES, *RESULTS)}
+MAKERS: dict[str, Maker] = {
+    maker.__name__: maker for maker in (*IMAGES, *LIBRARIES, *BESIDE, *RESULTS)
+}
 
 
 def read(kind: str, path: Path, lazily: bool) -> str:
     """Read a sample or a mutant of it; what is not plausible about it, or nothing."""
     maker = MAKERS[kind]
     if maker in LIBRARIES:
-        return _fault_of_library(read_library(path))
+        # Other programs may measure a channel twice, where detectors meet.
+        return _fault_of_library(read_library(path), unique=maker not in fuzz_beside.LIBRARIES)
     if maker in RESULTS:
         return _fault_of_result(RESULTS[maker](path))
+    if maker in fuzz_beside.POLYGONS:
+        return _fault_of_library(library_from_pixels(polygon_cases.cubes(), path))
+    if maker in fuzz_beside.MASKS:
+        return _fault_of_mask(read_mask(path))
+    if maker in fuzz_beside.UNCERTAINTIES:
+        return _fault_of_uncertainty(read_uncertainty(path))
     if lazily:
         return _fault_of_cubes(read_sequence(path, chunks="auto").compute())
     return _fault_of_cubes(read_sequence(path))
 
 
-def _fault_of_axis(array: xr.DataArray) -> str:
+def _fault_of_axis(array: xr.DataArray, unique: bool = True) -> str:
     if "wavelength" not in array.coords:
         return ""
     centres = np.asarray(array["wavelength"])
     if centres.dtype.kind != "f" or not (np.isfinite(centres) & (centres > 0)).all():
         return f"wavelengths {centres}"
-    return f"wavelengths {centres}" if len(np.unique(centres)) < len(centres) else ""
+    again = unique and len(np.unique(centres)) < len(centres)
+    return f"wavelengths {centres}" if again else ""
 
 
 def _fault_of_cubes(cubes: xr.DataArray) -> str:
@@ -202,14 +223,29 @@ def _fault_of_cubes(cubes: xr.DataArray) -> str:
     return _fault_of_axis(cubes)
 
 
-def _fault_of_library(spectra: xr.DataArray) -> str:
+def _fault_of_library(spectra: xr.DataArray, unique: bool = True) -> str:
     if spectra.dims != ("wavelength", "endmember") or not spectra.size:
         return f"sizes {dict(spectra.sizes)}"
     if spectra.dtype.kind != "f" or np.isinf(spectra).any():
         return f"{spectra.dtype}, infinite: {int(np.isinf(spectra).sum())}"
     if not all(str(label).strip() for label in spectra["label"].values):
         return "a label without a text"
-    return _fault_of_axis(spectra)
+    return _fault_of_axis(spectra, unique)
+
+
+def _fault_of_mask(marked: xr.DataArray) -> str:
+    if marked.dims not in (("y", "x"), ("time", "y", "x")) or not marked.size:
+        return f"sizes {dict(marked.sizes)}"
+    return "" if marked.dtype == bool else f"dtype {marked.dtype}"
+
+
+def _fault_of_uncertainty(spread: xr.DataArray) -> str:
+    if spread.dims != ("wavelength",) or not spread.size:
+        return f"sizes {dict(spread.sizes)}"
+    values = spread.to_numpy()
+    if np.isinf(values).any() or (values < 0).any() or np.isnan(values).all():
+        return f"values {values}"
+    return _fault_of_axis(spread)
 
 
 def _fault_of_result(result: Unmixing) -> str:

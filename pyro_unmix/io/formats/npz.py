@@ -59,6 +59,13 @@ def _load_npy(path: Path) -> Any:
         shape, fortran, dtype = _check_header(file, path.stat().st_size, path, "array")
         if len(shape) in (3, 4) and 0 not in shape and not fortran:
             return flat_rows(path, "array", dtype, shape, offset=file.tell())
+    return load_array(path)
+
+
+def load_array(path: Path) -> np.ndarray:
+    """The array of an .npy file, after its size was compared with the file."""
+    with path.open("rb") as file:
+        _check_header(file, path.stat().st_size, path, "array")
         file.seek(0)
         with parsing(path, "array", "a NumPy array"):
             return np.lib.format.read_array(file, allow_pickle=False)

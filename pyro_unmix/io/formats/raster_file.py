@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from pyro_unmix.io.errors import FileError
+from pyro_unmix.io.errors import FileError, parsing
 from pyro_unmix.io.image import assume
 from pyro_unmix.io.integrity.gdal import closed_world
 from pyro_unmix.io.integrity.tiff import check_jp2, check_tiff, is_jp2
@@ -97,11 +97,15 @@ def read_raster(path: Path, *, lazy: bool = False) -> Raster:
     else:
         check_tiff(path)
         driver = "GTiff"
-    with _opened(path, driver) as source:
-        return _load(source, path, lazy)
+    # Asked for IMAGERY, GDAL looks for files of many names in the folder, not only beside the image.
+    what = "an image"  # not all errors of GDAL are rasterio's
+    with parsing(path, "content", what), _opened(path, driver, alone=True) as source:
+        imagery = source.tags(ns="IMAGERY")
+    with parsing(path, "content", what), _opened(path, driver) as source:
+        return _load(source, path, lazy, imagery)
 
 
-def _load(source: Any, path: Path, lazy: bool) -> Raster:
+def _load(source: Any, path: Path, lazy: bool, imagery: dict[str, str]) -> Raster:
     if np.dtype(source.dtypes[0]).kind not in "iuf" or len(set(source.dtypes)) > 1:
         problem = f"must be real numbers of one type, got {', '.join(sorted(set(source.dtypes)))}"
         raise FileError(path, "data type", problem)
@@ -138,8 +142,11 @@ def _load(source: Any, path: Path, lazy: bool) -> Raster:
         scales=np.array(source.scales, dtype=float)[chosen] * percent,
         offsets=np.array(source.offsets, dtype=float)[chosen] * percent,
         descriptions=tuple(source.descriptions[i] for i in chosen),
-        tags=_all_tags(source, None),
-        band_tags=[_all_tags(source, band) for band in bands],
+        tags=_merged(imagery, source.tags(ns="ENVI"), source.tags()),
+        band_tags=[
+            _merged(*(source.tags(bidx=band, ns=name) for name in ("IMAGERY", "ENVI", None)))
+            for band in bands
+        ],
         notes=notes,
     )
 
@@ -200,11 +207,8 @@ def _nodata(marks: list[float | None]) -> Any:
     return float(numbers[0]) if (numbers == numbers[0]).all() else numbers
 
 
-def _all_tags(source: Any, band: int | None) -> dict[str, str]:
-    """Tags of the dataset or of a band, names in lower case, ENVI's and IMAGERY's among them."""
-    bidx = {} if band is None else {"bidx": band}
-    merged: dict[str, str] = {}
-    for namespace in ("IMAGERY", "ENVI", None):
-        found = source.tags(ns=namespace, **bidx) if namespace else source.tags(**bidx)
-        merged |= {name.strip().lower().replace(" ", "_"): text for name, text in found.items()}
-    return merged
+def _merged(*tags: dict[str, str]) -> dict[str, str]:
+    """Tags with their names in lower case; of the same name, the last."""
+    return {
+        name.strip().lower().replace(" ", "_"): text for some in tags for name, text in some.items()
+    }

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from pyro_unmix.io.errors import FileError
+from pyro_unmix.io.integrity.kinds import check_beside
 from pyro_unmix.io.integrity.tiff import check_tiff, is_tiff
 
 _MASK = ".msk"
-_MAX_SIDECAR = 64 * 2**20  # bytes; what lies beside an image as text has some kB
 # A mask that is no TIFF is refused below. Should anything else name a file, it is not fetched.
 _SETTINGS = {"CPL_VSIL_CURL_ALLOWED_FILENAME": "/nothing", "GDAL_VRT_ENABLE_PYTHON": "NO"}
 
@@ -45,30 +43,13 @@ def closed_world(rasterio: Any, path: Path, *, alone: bool) -> Iterator[None]:
 
 
 def _check_sidecars(path: Path) -> None:
-    """GDAL opens the mask of an image by whatever driver fits; world files, .aux.xml and the like it reads as text."""
-    name, stem = path.name.casefold(), path.stem.casefold()
-    for entry in os.scandir(path.absolute().parent):
-        other = entry.name.casefold()
-        if other == name or not other.startswith(stem):
-            continue
-        beside = Path(entry.path)
-        try:
-            state = beside.stat()
-        except OSError:  # a link to nothing
-            continue
-        if stat.S_ISDIR(state.st_mode):
-            continue
-        if not stat.S_ISREG(state.st_mode):
-            raise FileError(beside, "kind", f"must be a file, as it lies beside {path.name}")
-        if other == name + _MASK:
+    """GDAL opens the mask of an image by whatever driver fits; world files, .aux.xml and the like it reads as text.
+
+    Of JPEG 2000 it asks for the metadata of satellites by itself, and these have many names (`METADATA.DIM`).
+    """
+    for beside in check_beside(path, whole_folder=not is_tiff(path)):
+        if beside.name.casefold() == path.name.casefold() + _MASK:
             _check_mask(beside, path)
-        elif (
-            other.startswith(f"{stem}.") and other.endswith(".xml") and state.st_size > _MAX_SIDECAR
-        ):
-            problem = (
-                f"expected at most {_MAX_SIDECAR} bytes beside {path.name}, got {state.st_size}"
-            )
-            raise FileError(beside, "size", problem)
 
 
 def _check_mask(mask: Path, path: Path) -> None:

@@ -13,7 +13,6 @@ import h5py
 import numpy as np
 
 from pyro_unmix.io.errors import FileError, parsing
-from pyro_unmix.io.integrity.hdf5_heap import check_heaps
 from pyro_unmix.io.integrity.hdf5_links import check_layout, without_links
 from pyro_unmix.io.rows import FileRows
 
@@ -25,7 +24,6 @@ _RATIO_KNOWN = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTE
 @contextmanager
 def open_hdf5(path: str | os.PathLike[str], what: str = "an HDF5 file") -> Iterator[h5py.File]:
     """Open for reading; what fails inside the block is a FileError of the field `content`."""
-    check_heaps(Path(path))
     with parsing(path, "content", what), without_links(path) as file:
         yield file
 

@@ -5,18 +5,23 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import h5py
 
 from pyro_unmix.io.errors import FileError
+from pyro_unmix.io.integrity.hdf5_heap import check_heaps
+from pyro_unmix.io.integrity.kinds import check_kind
 
 _INSIDE = (h5py.h5l.TYPE_HARD, h5py.h5l.TYPE_SOFT)
 
 
 @contextmanager
 def without_links(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
-    """Open for reading, after `check_links`."""
+    """Open for reading, after `check_heaps` and `check_links`."""
+    check_kind(path, folder=False)
+    check_heaps(Path(path))
     with h5py.File(path, "r") as file:
         check_links(path, file)
         yield file

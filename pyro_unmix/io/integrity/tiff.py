@@ -159,7 +159,7 @@ def _tags(
                 continue
             file.seek(start)
             raw = file.read(length)
-        if tag in _WANTED:
+        if tag in _WANTED and count:
             tags[tag] = np.frombuffer(raw[:length], dtype=dtype)
     return tags
 

@@ -31,15 +31,41 @@ _CODECS = frozenset(
     "numcodecs.packbits numcodecs.pcodec numcodecs.quantize numcodecs.shuffle numcodecs.zfpy "
     "numcodecs.zlib numcodecs.zstd".split()
 )
+#: What makes a folder a group.
+GROUP = (".zgroup", "zarr.json")
 _OF_ARRAYS = (".zarray", "zarr.json")
 _CONSOLIDATED = ".zmetadata"
+_METADATA = {*GROUP, *_OF_ARRAYS, _CONSOLIDATED, ".zattrs"}
+_OF_SYSTEMS = {".DS_Store", "Thumbs.db", "desktop.ini"}  # which nobody misses
 _MAX_METADATA = 64 * 2**20  # bytes; the largest real ones have some MB
 _SMALL_CHUNK = 2**28  # bytes; a chunk of so many is never refused
 
 
 def is_store(path: Path) -> bool:
     """Whether a folder is a Zarr store."""
-    return any((path / name).is_file() for name in ("zarr.json", ".zgroup", _CONSOLIDATED))
+    return any((path / name).is_file() for name in (*GROUP, _CONSOLIDATED))
+
+
+def foreign(store: Path) -> list[str]:
+    """What lies in the groups of a store and is none of it: other files, and folders that are no arrays or groups."""
+    found, groups = [], [store]
+    while groups:
+        for entry in os.scandir(groups.pop()):
+            path = Path(entry.path)
+            if entry.name in _METADATA | _OF_SYSTEMS:
+                continue
+            if is_store(path) and not _is_array(path):
+                groups.append(path)
+            elif not _is_array(path):
+                found.append(os.path.relpath(path, store))
+    return sorted(found)
+
+
+def _is_array(path: Path) -> bool:
+    if (path / ".zarray").is_file():
+        return True
+    described = path / "zarr.json"
+    return described.is_file() and _load(described).get("node_type") == "array"
 
 
 def open_store(path: Path) -> xr.Dataset:

@@ -12,6 +12,7 @@ import numpy as np
 
 from pyro_unmix.io.errors import FileError, parsing
 from pyro_unmix.io.integrity.kinds import check_kind
+from pyro_unmix.io.integrity.sqlite import open_sqlite
 from pyro_unmix.io.libraries.tables import Label, Spectrum, import_spectral, known_or_given, to_nm
 
 logger = logging.getLogger(__name__)
@@ -76,17 +77,18 @@ def read_database(
         import_spectral("spectral.database.usgs"),
         import_spectral("spectral.database.ecostress"),
     )
-    with parsing(path, "database", "a database of SPy"):
-        database = usgs.USGSDatabase(str(path))
-        with closing(database.db):
-            rows = database.query("SELECT name FROM sqlite_master WHERE type = 'table'")
-            tables = {row[0].lower() for row in rows}
-            if "spectrometerdata" in tables:
-                return list(_from_usgs(path, database, unit, scale, label))
+    with parsing(path, "database", "a database of SPy"), open_sqlite(path) as opened:
+        rows = opened.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        tables = {row[0].lower() for row in rows}
+        # SPy would open it for writing.
+        if "spectrometerdata" in tables:
+            database = usgs.USGSDatabase()
+            database.db, database.cursor = opened, opened.cursor()
+            return list(_from_usgs(path, database, unit, scale, label))
         if "spectra" in tables:
-            database = ecostress.EcostressDatabase(str(path))
-            with closing(database.db):
-                return list(_from_ecostress(path, database, unit, scale, label))
+            database = ecostress.EcostressDatabase()
+            database.db, database.cursor = opened, opened.cursor()
+            return list(_from_ecostress(path, database, unit, scale, label))
     raise FileError(
         path, "database", f"no ECOSTRESS or USGS database of SPy: tables {', '.join(tables)}"
     )

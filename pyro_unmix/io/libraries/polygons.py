@@ -13,7 +13,8 @@ import xarray as xr
 
 from pyro_unmix.data.crs import same_crs
 from pyro_unmix.io.errors import FileError, parsing
-from pyro_unmix.io.integrity.kinds import check_kind
+from pyro_unmix.io.integrity.kinds import check_beside, check_kind
+from pyro_unmix.io.integrity.sqlite import check_sqlite
 from pyro_unmix.io.libraries.tables import CLASS_COLUMNS
 from pyro_unmix.io.write.datasets import grid_of
 from pyro_unmix.ops.extras import need
@@ -69,7 +70,8 @@ def polygon_masks(
         )
     geometries = _in_crs(path, geometries, _known_crs(path, own, crs), grid.crs)
     shape = cubes.sizes["y"], cubes.sizes["x"]
-    masks, empty = _burned(labels, geometries, shape, grid.transform, all_touched)
+    with parsing(path, "polygons", "polygons"):
+        masks, empty = _burned(labels, geometries, shape, grid.transform, all_touched)
     if empty == len(labels):
         raise FileError(path, "polygons", _apart(geometries, shape, grid.transform))
     if empty:
@@ -97,6 +99,9 @@ def _read(path: Path, field: str | None, layer: str | None) -> tuple[list[str], 
         begins = begins.removeprefix(codecs.BOM_UTF8).lstrip()
     if not begins.startswith(start):
         raise FileError(path, "format", f"is not {name}, in spite of its suffix")
+    check_beside(path)
+    if path.suffix.lower() == ".gpkg":
+        check_sqlite(path)
     pyogrio, raw = need("pyogrio", "vector"), need("pyogrio.raw", "vector")
     shapely = need("shapely", "vector")
     with parsing(path, "content", name):
@@ -171,7 +176,8 @@ def _in_crs(path: Path, geometries: Sequence[Any], source: str, target: str) -> 
     except errors.CRSError as error:
         problem = f"is not known to PROJ: {source[:60]!r}: pass crs='EPSG:...'"
         raise FileError(path, "CRS", problem) from error
-    return list(warp.transform_geom(known, crs.from_user_input(target), mapping))
+    with parsing(path, "polygons", f"polygons in the CRS {source[:60]!r}"):
+        return list(warp.transform_geom(known, crs.from_user_input(target), mapping))
 
 
 def _burned(

@@ -16,6 +16,7 @@ import numpy as np
 import xarray as xr
 
 from pyro_unmix.data.crs import crs_coordinates, crs_text
+from pyro_unmix.io.integrity.zarr_store import GROUP, foreign
 from pyro_unmix.io.write.replacing import clean, replace_folder, workshop
 from pyro_unmix.io.write.whole_files import write_netcdf4
 from pyro_unmix.ops.extras import need
@@ -148,6 +149,23 @@ def check_free(paths: Sequence[Path], overwrite: bool) -> None:
             raise FileExistsError(f"{path} exists: pass overwrite=True, or another path")
 
 
+def check_free_store(path: Path, overwrite: bool) -> None:
+    """Refuse to write over anything that is there, unless asked to replace a Zarr store and nothing else."""
+    if path.is_symlink():
+        raise FileExistsError(f"{path} is a link: pass the store that it leads to, or another path")
+    if not path.exists():
+        return
+    if not (overwrite and any((path / name).is_file() for name in GROUP)):
+        raise FileExistsError(
+            f"{path} exists: pass overwrite=True to replace a Zarr store, or another path"
+        )
+    if found := foreign(path):
+        raise FileExistsError(
+            f"{path} also holds {', '.join(found[:5])}, which is no part of a Zarr store and would be lost: move it "
+            "away, or pass another path"
+        )
+
+
 def write_netcdf(
     dataset: xr.Dataset, path: str | os.PathLike[str], *, overwrite: bool = False
 ) -> Path:
@@ -201,18 +219,12 @@ def write_zarr(
     ImportError
         Without zarr (extra ``scale``).
     FileExistsError
-        If `path` exists and is not to be replaced, or is no Zarr store.
+        If `path` exists and is not to be replaced, is no Zarr store, holds other files, or is a link.
     """
     zarr = need("zarr", "scale")
     path = Path(path)
     clean(path.absolute().parent)
-    store = any((path / name).is_file() for name in (".zgroup", "zarr.json"))
-    if path.is_symlink():
-        raise FileExistsError(f"{path} is a link: pass the store that it leads to, or another path")
-    if path.exists() and not (overwrite and store):
-        raise FileExistsError(
-            f"{path} exists: pass overwrite=True to replace a Zarr store, or another path"
-        )
+    check_free_store(path, overwrite)
     # Zarr 2 knows no other format, and has no such setting.
     config = getattr(zarr, "config", None)
     format_2 = nullcontext() if config is None else config.set({"default_zarr_format": 2})

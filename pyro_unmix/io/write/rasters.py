@@ -97,7 +97,6 @@ def write_geotiff(
     with workshop(directory) as folder:
         for name, text in looks.items():
             (folder / name).write_text(text, encoding="utf-8")
-            os.replace(folder / name, directory / name)
         for layer, path in zip(layers, paths, strict=True):
             profile = {**georeference, **_profile(layer.values)}
             with warnings.catch_warnings():
@@ -107,7 +106,7 @@ def write_geotiff(
                     file.write(layer.values)
                     file.descriptions = layer.bands
                     file.update_tags(**_tags(layer, dataset.attrs.get("method")))
-            os.replace(folder / path.name, path)
+        _move(folder, directory, *looks, *(path.name for path in paths))
     return paths
 
 
@@ -243,16 +242,18 @@ def write_envi(
                 byteorder=0,
                 ext=".img",
             )
-            _move(folder, directory, f"{header.stem}.img", header.name)
-        if "reference_endmembers" not in dataset:
-            return headers
-        spectra = dataset["reference_endmembers"]
-        write_sli(spectra, names, folder / "endmembers.sli", "reference endmembers")
-        _move(folder, directory, "endmembers.sli", "endmembers.hdr")
-    return [*headers, library]
+        written = [name for h in headers for name in (f"{h.stem}.img", h.name)]
+        if "reference_endmembers" in dataset:
+            spectra = dataset["reference_endmembers"]
+            write_sli(spectra, names, folder / "endmembers.sli", "reference endmembers")
+            written += ["endmembers.sli", library.name]
+            headers.append(library)
+        _move(folder, directory, *written)
+    return headers
 
 
 def _move(folder: Path, directory: Path, *names: str) -> None:
+    """Put finished files into place, all at once as nearly as can be: they belong to each other."""
     for name in names:
         os.replace(folder / name, directory / name)
 

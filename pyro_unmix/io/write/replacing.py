@@ -13,19 +13,17 @@ import os
 import re
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pyro_unmix.io.write.locks import free, locked, take
+from pyro_unmix.io.write.locks import free, take
 
 logger = logging.getLogger(__name__)
 
 _PREFIX = ".pyro_unmix-"
 _OLD, _MARK = "old", "for"
 _EMPTY = re.compile(re.escape(_PREFIX) + "[a-z0-9_]{8}")  # as tempfile names them
-_MOMENT = 60.0  # seconds, in which a process sets the mark
 
 
 @contextmanager
@@ -33,17 +31,28 @@ def workshop(folder: Path) -> Iterator[Path]:
     """A hidden folder beside the targets, from where finished files are renamed into place."""
     folder.mkdir(parents=True, exist_ok=True)
     clean(folder)
-    room = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=folder))
-    with locked(room):
+    room, lock = _taken(folder)
+    try:
+        (room / _MARK).mkdir()
+        yield room
+    finally:
         try:
-            (room / _MARK).mkdir()
-            yield room
+            _put_back(room)
+            _remove(room)
+        except OSError as error:  # such as threads of Zarr that still write after an interrupt
+            logger.debug("%s is left for the next call: %s", room, error)
         finally:
-            try:
-                _put_back(room)
-                _remove(room)
-            except OSError as error:  # such as threads of Zarr that still write after an interrupt
-                logger.debug("%s is left for the next call: %s", room, error)
+            free(lock)
+
+
+def _taken(folder: Path) -> tuple[Path, int | None]:
+    """A new hidden folder, and its lock; before it is locked, another call may take it for a leftover and remove it."""
+    while True:
+        room = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=folder))
+        try:
+            return room, take(room)
+        except (FileNotFoundError, BlockingIOError):
+            continue
 
 
 def replace_folder(new: Path, path: Path, room: Path) -> None:
@@ -86,8 +95,7 @@ def _is_ours(room: Path) -> bool:
         return False
     if (room / _MARK).is_dir():
         return True
-    old = time.time() - room.stat().st_mtime > _MOMENT
-    return bool(_EMPTY.fullmatch(room.name)) and old and not any(room.iterdir())
+    return bool(_EMPTY.fullmatch(room.name)) and not any(room.iterdir())
 
 
 def _put_back(room: Path) -> None:
