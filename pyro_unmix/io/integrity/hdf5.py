@@ -13,11 +13,10 @@ import h5py
 import numpy as np
 
 from pyro_unmix.io.errors import FileError, parsing
+from pyro_unmix.io.integrity.deflate import MAX_DEFLATE
 from pyro_unmix.io.integrity.hdf5_links import check_layout, without_links
 from pyro_unmix.io.rows import FileRows
 
-# No deflated byte unpacks to more than 1032 (https://zlib.net/zlib_tech.html).
-MAX_DEFLATE = 1032
 _RATIO_KNOWN = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import xarray as xr
 
 from pyro_unmix.io.errors import FileError, parsing
-from pyro_unmix.io.integrity.hdf5 import MAX_DEFLATE
+from pyro_unmix.io.integrity.deflate import MAX_DEFLATE
 
 # Codecs that turn bytes into numbers or text and do nothing else. Others may run code: "pickle" does.
 _CODECS = frozenset(
