@@ -91,6 +91,10 @@ def read_uncertainty(path: str | os.PathLike[str]) -> xr.DataArray:
             known = part > 0  # fill is -9999
             squares += np.square(np.where(known, part, 0.0)).sum(axis=(0, 1))
             counts += known.sum(axis=(0, 1))
+    if not counts.any():
+        raise FileError(
+            path, _CUBE, "holds no positive number in any band: it is damaged, or all fill"
+        )
     values = np.sqrt(squares / np.where(counts > 0, counts, np.nan))
     return xr.DataArray(
         values,

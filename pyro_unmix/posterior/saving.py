@@ -193,6 +193,8 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
         seed = positive_int(recipe["seed"], "seed", minimum=0)
     if not isinstance(recipe["method"], str):
         raise FileError(recipe_file, "method", f"must be a text, got {recipe['method']!r:.80}")
+    with blaming(recipe_file, "method"):
+        recipe["method"].encode()  # JSON can name halves of characters, which no file can hold
     with blaming(recipe_file, "result"):
         described = dict(recipe.get("own", {}))
         own = {name: from_recipe(part, arrays, dict(parts)) for name, part in described.items()}
@@ -204,13 +206,15 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
         if not isinstance(how, mixing.Hapke | None):
             raise TypeError(f"expected Hapke or nothing, got {how!r:.80}")
     dataset = _read_netcdf(maps, ("abundances", "reference_endmembers", "losses"))
+    with blaming(maps, "content"):  # sizes of variables may contradict each other
+        losses, dataset = dataset["losses"].to_numpy(), dataset.drop_vars("losses")
     cubes = None
     if (path / "cubes.nc").exists():
         cubes = _read_netcdf(path / "cubes.nc", ("reflectance",))["reflectance"]
         _check_sizes(path / "cubes.nc", cubes, dataset)
     return dict(
-        dataset=dataset.drop_vars("losses"),
-        losses=dataset["losses"].to_numpy(),
+        dataset=dataset,
+        losses=losses,
         cubes=cubes,
         estimate=estimate,
         seed=seed,

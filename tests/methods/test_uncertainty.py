@@ -159,6 +159,10 @@ def test_the_uncertainty_of_an_emit_granule(
     ):
         read_uncertainty(write_emit(tmp_path / "other.nc", cube() / 1e3, [*range(400, 1000, 100)]))
     xr.testing.assert_identical(read_uncertainty(image), found)  # that beside it
+    with h5py.File(path, "r+") as file:
+        file["reflectance_uncertainty"][...] = -9999
+    with pytest.raises(pu.FileError, match="holds no positive number in any band"):
+        read_uncertainty(path)
     path.unlink()
     with pytest.raises(
         pu.FileError, match=r"none beside it \(expected EMIT_L2A_RFLUNCERT_001.nc\)"

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -83,6 +84,7 @@ def test_random_damage(folder: Path, whole: dict[str, bytes]) -> None:
         (lambda r: r.pop("guide"), "guide"),
         (lambda r: r.pop("method"), "method"),
         (lambda r: r.update(method=3), "method"),
+        (lambda r: r.update(method="\ud800"), "method"),
         (lambda r: r.update(seed=-1), "seed"),
         (lambda r: r.update(seed="1"), "seed"),
         (lambda r: r.update(estimate=["Elsewhere"]), "estimate"),
@@ -125,6 +127,15 @@ def test_weights_that_are_no_numbers(folder: Path, value: float) -> None:
 def test_images_of_another_scene(folder: Path) -> None:
     pu.as_cube_sequence(VALUES[:, :3]).to_netcdf(folder / "cubes.nc", engine="h5netcdf")
     refused(folder, "cubes.nc", "but the maps have")
+
+
+def test_maps_with_a_dim_twice(folder: Path) -> None:
+    with h5py.File(folder / "result.nc", "r+") as file:
+        dims = file["abundances"].dims
+        other = next(axis for axis in dims if file["time"] != axis[0])
+        other.detach_scale(other[0])
+        other.attach_scale(file["time"])
+    refused(folder, "result.nc", "content")
 
 
 def test_maps_that_lack_something(folder: Path) -> None:
