@@ -57,7 +57,7 @@ def as_options(text: str, prefix: str = "") -> str:
         name = "mask" if name == "masks" else name
         return f"--{before}{name.replace('_', '-')}" + (f" {value}" if value else "")
 
-    return _ARGUMENT.sub(option, text.replace(" to read_sequence", ""))
+    return _ARGUMENT.sub(option, re.sub(r" to read_(?:sequence|library)\b", "", text))
 
 
 def complain(problem: object) -> None:

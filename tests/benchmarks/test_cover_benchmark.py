@@ -11,7 +11,7 @@ import pytest
 
 def test_rows_with_and_without_truth(data_dir: Path) -> None:
     pytest.importorskip("earthlib")
-    names = ["fcls", "nnls", "monte_carlo_sma"]
+    names = ["fcls", "nnls", "monte_carlo_sma", "minimum_volume"]
     rows = list(cover.with_truth(names, *cover.patch(data_dir, quick=True)))
     assert [row["method"] for row in rows] == names
     assert all(0 < row["NRMSE_A"] < 1 and row["CPU s / 1e6"] > 0 for row in rows)

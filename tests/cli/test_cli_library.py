@@ -162,6 +162,18 @@ def test_info(library: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "no column 'colour'" in capsys.readouterr().err
 
 
+def test_advice_on_units_is_in_words_of_the_shell(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "micrometres.csv"
+    path.write_text("class,0.5,0.6,0.7\nsoil,0.1,0.2,0.3\nleaf,0.2,0.1,0.4\n")
+    assert run("library", "info", path) == 2
+    said = capsys.readouterr().err
+    assert "pass --unit nm or --unit um" in said and "read_library" not in said
+    assert run("library", "info", path, "--unit", "um") == 0
+    assert "500 to 700 nm" in capsys.readouterr().out
+
+
 def test_resample_and_merge(library: Path, tmp_path: Path) -> None:
     coarse = pu.as_cube_sequence(VALUES[..., ::2][..., 2:8], wavelength=NM[::2][2:8] + 20)
     coarse.to_netcdf(tmp_path / "coarse.nc", engine="h5netcdf")

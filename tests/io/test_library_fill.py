@@ -105,6 +105,16 @@ def test_spectra_in_different_scales_are_an_error_that_says_so(tmp_path: Path) -
         read_library(write(tmp_path, values))
 
 
+@pytest.mark.parametrize(("full", "scale"), [(100, "0.01"), (10_000, "1e-4")])
+def test_the_advised_scale_gives_reflectances(tmp_path: Path, full: float, scale: str) -> None:
+    path = write(tmp_path, full * np.outer([2e-4, 3e-4, 4e-4], NM))
+    with pytest.raises(FileError, match=f"for example scale={scale}$"):
+        read_library(path)
+    np.testing.assert_allclose(
+        read_library(path, scale=float(scale)), np.outer(NM, [2e-4, 3e-4, 4e-4])
+    )
+
+
 def test_a_spectrum_that_is_too_dark_is_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import rasterio
 import xarray as xr
+from scipy.optimize import minimize
 from scipy.optimize import nnls as scipy_nnls
 
 import pyro_unmix as pu
@@ -250,6 +251,36 @@ def test_the_smallest_simplex_is_found_where_no_pixel_is_pure() -> None:
     pure = fcls(shares @ BASES.T, 3, progress=False)
     order = pu.match_endmembers(pure.reference_endmembers, BASES)
     assert np.abs(pure.abundances.values[..., order] - shares).max() > 0.15
+
+
+def test_the_smallest_simplex_is_that_of_another_optimiser() -> None:
+    rng = np.random.default_rng(4)
+    shares = rng.dirichlet(np.ones(3), 1500)
+    shares = shares[shares.max(1) < 0.8][:600]
+    spectra = shares @ BASES.T + rng.normal(0, 0.002, (600, BANDS))
+    outside = 0.1
+    found = minimum_volume(
+        spectra.reshape(1, 20, 30, BANDS), 3, outside=outside, progress=False
+    ).reference_endmembers.values
+    mean = spectra.mean(0)
+    axes = np.linalg.svd(spectra - mean, full_matrices=False)[2][:2].T
+    ones = np.ones((1, 3))
+
+    def objective(corners: np.ndarray) -> float:
+        """That of the docstring, its hinge not rounded."""
+        square = np.vstack([corners.reshape(2, 3), ones])
+        inside = np.linalg.solve(square, np.vstack([((spectra - mean) @ axes).T, np.ones(600)]))
+        volume = np.log(np.abs(np.linalg.det(square)))
+        return volume + 2 / outside * np.maximum(-inside, 0).sum(0).mean()
+
+    start = ((BASES.T - mean) @ axes).T.ravel()
+    settings = {"maxiter": 20_000, "maxfev": 20_000, "xatol": 1e-7, "fatol": 1e-9, "adaptive": True}
+    best = minimize(objective, start, method="Nelder-Mead", options=settings)
+    corners = (mean[:, None] + axes @ best.x.reshape(2, 3)).clip(1e-3, None)
+    order = pu.match_endmembers(found, corners)
+    contrast = np.linalg.norm(corners[:, 0] - corners[:, 1])
+    assert np.linalg.norm(found[:, order] - corners, axis=0).max() < 0.05 * contrast
+    assert objective(((found.T - mean) @ axes).T.ravel()) < best.fun + 0.02
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from pyro_unmix.io.libraries.tables import Spectrum
 
 logger = logging.getLogger(__name__)
 
+_PERCENT = 150.0  # the largest number of a file in per cent, snow and glint included
 _CALLER = 4  # of read_library, seen from where a warning is given
 
 
@@ -78,7 +79,8 @@ def _check_scales(path: Path, spectra: list[Spectrum]) -> None:
                 "reflectance in the file"
             )
         else:
-            problem += "pass scale=, for example scale=1e-4"
+            percent = max(float(np.nanmax(spectrum)) for spectrum in values) <= _PERCENT
+            problem += f"pass scale=, for example scale={'0.01' if percent else '1e-4'}"
         raise FileError(path, "values", problem)
     dark = dark_spectra(values)
     if len(dark) == len(spectra):
