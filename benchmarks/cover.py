@@ -29,7 +29,14 @@ from _data import data_folder
 from trust import _honesty, table
 
 from pyro_unmix import Unmixing, as_cube_sequence, read_library, read_sequence, unmix
-from pyro_unmix.methods import fcls, mesma, monte_carlo_sma, nnls, sparse_regression
+from pyro_unmix.methods import (
+    fcls,
+    mesma,
+    minimum_volume,
+    monte_carlo_sma,
+    nnls,
+    sparse_regression,
+)
 from pyro_unmix.mixing import Hapke
 
 CLASSES = ("vegetation", "npv", "bare")  # of patch.npz, in its order
@@ -49,6 +56,7 @@ METHODS: dict[str, Callable[..., Unmixing]] = {
     "monte_carlo_sma": monte_carlo_sma,
     "monte_carlo_sma, normalised": partial(monte_carlo_sma, normalize=True),
     "sparse_regression": sparse_regression,
+    "minimum_volume": minimum_volume,  # which only starts from the library
     "unmix": unmix,
 }
 #: The same of images and spectra of powders.
