@@ -26,6 +26,7 @@ from pyro_unmix.data.libraries import library_endmembers
 from pyro_unmix.infer import Checkpoints
 from pyro_unmix.infer.settings import FitSettings
 from pyro_unmix.io import FileError, read_library, read_uncertainty
+from pyro_unmix.io.companions import is_reflectance
 from pyro_unmix.io.formats.own_netcdf import open_netcdf
 from pyro_unmix.plots import write_report
 from pyro_unmix.posterior.result import Unmixing
@@ -106,6 +107,12 @@ def _uncertainty(path: str, files: list[str]) -> xr.DataArray:
     """Of the file, or of those beside all images."""
     if path != "product":
         return read_uncertainty(path)
+    for file in files:
+        if not is_reflectance(Path(file)):
+            raise BadInput(
+                f"{file}: --uncertainty product is for EMIT_L2A_RFL_*.nc, beside which EMIT_L2A_RFLUNCERT_*.nc lies: "
+                "pass --uncertainty the file of the uncertainty"
+            )
     each = [read_uncertainty(file) for file in files]
     return xr.concat(each, "file", join="exact")  # whose root mean square counts
 

@@ -200,3 +200,6 @@ def test_the_uncertainty_from_the_shell(
     assert cli.main([*given, "--method", "nnls"]) == 0
     same = pu.Unmixing.load(tmp_path / "out" / "saved").abundances
     np.testing.assert_array_equal(same, found)
+    given[1] = str(image.rename(tmp_path / "crop.nc"))
+    assert cli.main([*given, "--method", "nnls"]) == 2
+    assert "crop.nc: --uncertainty product is for EMIT_L2A_RFL_*.nc" in capsys.readouterr().err
