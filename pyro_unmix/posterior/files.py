@@ -20,7 +20,7 @@ class Files:
     """What `Unmixing` has to be written, whole or as maps; `Unmixing.load` reads what `save` wrote."""
 
     def to_dataset(self) -> xr.Dataset:
-        """A copy of everything as one `xarray.Dataset`, with `rmse` where images and endmembers are in memory."""
+        """A copy of everything as one `xarray.Dataset`, with `rmse` where maps are in memory and images known."""
         this = cast("Unmixing", self)
         dataset = this.dataset.copy()
         dataset["abundances_std"] = this.abundances_std

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
-from pyro_unmix.data.lazy import is_lazy
+from pyro_unmix.data.lazy import is_lazy, tile_regions
 from pyro_unmix.posterior import spectra
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 FAR_ABOVE_NOISE = 5.0
 #: Reflectance beyond 0 and 1 that endmembers may have, whatever the noise: dark bands after a correction, and glint.
 MARGIN = 0.05
+_ALL = slice(None)
 _BLOCK = 2**22  # numbers that are in memory at once
 _MOST_PIXELS, _MOST_DATES = 4000, 3  # behind a warning
 
@@ -37,11 +38,10 @@ def residual(result: Unmixing, time: int) -> xr.DataArray:
 
 
 def has_rmse(result: Unmixing) -> bool:
-    """Whether the RMSE is known, or can be computed from images in memory."""
+    """Whether the RMSE is known, or can be computed for maps in memory; images may be in chunks."""
     if "rmse" in result.dataset:
         return True
-    in_memory = not (result.dataset.chunks or is_lazy(result.cubes))
-    return result.cubes is not None and in_memory and result.has_endmembers
+    return result.cubes is not None and not result.dataset.chunks and result.has_endmembers
 
 
 def rmse(result: Unmixing) -> xr.DataArray:
@@ -50,10 +50,10 @@ def rmse(result: Unmixing) -> xr.DataArray:
         return result.dataset["rmse"]
     maps = result.valid.transpose("time", "y", "x")
     values = np.full(maps.shape, np.nan)
-    for rows, part in _blocks(result):
+    for rows, columns, part in _blocks(result):
         for time in range(len(values)):
             squares = np.square(residual(part, time).to_numpy(), dtype=np.float64)
-            values[time, rows] = np.sqrt(squares.mean(-1))
+            values[time, rows, columns] = np.sqrt(squares.mean(-1))
     attributes = {"long_name": "root mean square error of the reconstruction", "units": "1"}
     array = maps.astype(float).copy(data=values).rename("rmse")
     array.attrs = attributes
@@ -82,23 +82,30 @@ def _images(result: Unmixing, what: str) -> xr.DataArray:
     return cubes
 
 
-def _blocks(result: Unmixing) -> Iterator[tuple[slice, Unmixing]]:
-    """Rows and the result of these rows alone, in memory."""
+def _blocks(result: Unmixing) -> Iterator[tuple[slice, slice, Unmixing]]:
+    """Rows, columns, and the result of these alone, in memory: of images in chunks, a chunk."""
     images = _images(result, "rmse")
+    if is_lazy(images):
+        for rows, columns in tile_regions(images):
+            yield rows, columns, _part(result, images, rows, columns)
+        return
     height = images.sizes["y"]
     step = max(1, int(_BLOCK // max(1, images.size // height)))
     for start in range(0, height, step):
         rows = slice(start, start + step)
-        yield rows, _part(result, images, rows)
+        yield rows, _ALL, _part(result, images, rows)
 
 
-def _part(result: Unmixing, images: xr.DataArray, rows: slice | np.ndarray) -> Unmixing:
+def _part(
+    result: Unmixing, images: xr.DataArray, rows: slice | np.ndarray, columns: slice = _ALL
+) -> Unmixing:
+    place = {"y": rows, "x": columns}
     maps = {
-        name: array.isel(y=rows) if "y" in array.dims else array
+        name: array.isel(place, missing_dims="ignore")
         for name, array in result.dataset.data_vars.items()
     }
     dataset = xr.Dataset(maps, attrs=result.dataset.attrs).load()
-    return replace(result, dataset=dataset, cubes=images.isel(y=rows).load())
+    return replace(result, dataset=dataset, cubes=images.isel(place).compute())
 
 
 def warn_of_misfit(result: Unmixing, noise_scale: float | None) -> None:

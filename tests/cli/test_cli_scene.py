@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray as xr
 from cli_file_cases import run
 from products import write_safe, write_tiff
 from rasterio.transform import Affine
@@ -86,6 +88,22 @@ def test_chunks_and_device_do_not_change_a_fit(image: Path) -> None:
     plain = unmixed(image, "--steps", 1, method="unmix")
     other = unmixed(image, "--steps", 1, "--chunks", 4, "--device", "cpu", method="unmix")
     np.testing.assert_array_equal(other.abundances, plain.abundances)
+
+
+def test_maps_of_images_in_chunks_have_the_rmse(
+    image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("dask")
+    rasterio = pytest.importorskip("rasterio")
+    module = importlib.import_module("pyro_unmix.methods.unmix")
+    monkeypatch.setattr(module, "MOST_PIXEL_DATES", 10)  # images stay in chunks
+    result = unmixed(image, "--steps", 1, "--trained", "--chunks", 4, method="unmix")
+    (path,) = image.with_name("out").glob("geotiff/abundances_*[0-9].tif")
+    with rasterio.open(path) as file:
+        assert file.descriptions[-1] == "rmse"
+        np.testing.assert_allclose(file.read(file.count), result.rmse[0], rtol=1e-5)
+    with xr.open_dataset(image.with_name("out") / "result.nc", engine="h5netcdf") as dataset:
+        assert dataset["rmse"].notnull().all()
 
 
 @pytest.mark.parametrize(

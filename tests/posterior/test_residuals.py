@@ -16,15 +16,15 @@ from pyro_unmix import plots
 from pyro_unmix.methods import fcls
 from pyro_unmix.posterior import residuals
 
-RNG = np.random.default_rng(0)
 NM = np.linspace(450.0, 2400.0, 12)
-SPECTRA = RNG.uniform(0.1, 0.6, (12, 3))
-NOISE = 0.01
+SPECTRA = np.random.default_rng(0).uniform(0.1, 0.6, (12, 3))
+NOISE = 0.005
 
 
 def scene(height: int = 12, spectra: np.ndarray = SPECTRA) -> xr.DataArray:
-    mixed = RNG.dirichlet(np.ones(spectra.shape[1]), (2, height, 5)) @ spectra.T
-    values = mixed + RNG.normal(0, NOISE, mixed.shape)
+    rng = np.random.default_rng(1)
+    mixed = rng.dirichlet(np.ones(spectra.shape[1]), (2, height, 5)) @ spectra.T
+    values = mixed + rng.normal(0, NOISE, mixed.shape)
     values[1, 2, 3, 4] = np.nan
     dates = np.array(["2021-05-01", "2021-06-01"], dtype="datetime64[ns]")
     return pu.as_cube_sequence(values, wavelength=NM, time=dates)
@@ -61,11 +61,28 @@ def test_blocks_and_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> No
     result = solved(scene())
     whole = result.rmse
     monkeypatch.setattr(residuals, "_BLOCK", 300)
-    again = replace(result, cubes=result.cubes.chunk(y=5))
-    np.testing.assert_array_equal(again.rmse, whole)
+    again = replace(result, cubes=result.cubes.chunk(y=5, x=2))
+    np.testing.assert_allclose(again.rmse, whole, rtol=1e-12)
+    np.testing.assert_array_equal(again.to_dataset()["rmse"], again.rmse)  # the maps are there
     lazy = replace(again, dataset=again.dataset.chunk(y=4))
-    np.testing.assert_array_equal(lazy.rmse, whole)
+    np.testing.assert_allclose(lazy.rmse, whole, rtol=1e-12)
     assert "rmse" not in lazy.to_dataset()  # nothing is computed before it is asked for
+
+
+def test_every_chunk_of_images_is_read_once() -> None:
+    dask_array = pytest.importorskip("dask.array")
+    result = solved(scene())
+    read = []
+
+    def counted(block: np.ndarray) -> np.ndarray:
+        read.append(block.shape)
+        return block
+
+    images = result.cubes.chunk(y=5, x=2)
+    lazy = dask_array.map_blocks(counted, images.data, dtype=images.dtype, meta=images.data._meta)
+    again = replace(result, cubes=images.copy(data=lazy))
+    assert "rmse" in again.to_dataset() and len(read) == 3 * 3
+    assert max(shape[1] for shape in read) == 5 and max(shape[2] for shape in read) == 2
 
 
 def test_residuals_follow_a_model_and_other_dates() -> None:
