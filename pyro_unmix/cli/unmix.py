@@ -20,7 +20,7 @@ METHODS = (
 OF_METHODS: dict[str, tuple[str, ...]] = {
     "shade": ("fcls", "mesma", "monte_carlo_sma"),
     "normalize": ("fcls", "mesma", "monte_carlo_sma"),
-    "uncertainty": ("fcls", "nnls", "mesma", "monte_carlo_sma", "sparse_regression"),
+    "uncertainty": ("unmix", "fcls", "nnls", "mesma", "monte_carlo_sma", "sparse_regression"),
     "steps": ("unmix", "redsunn", "redsunn_published", "idnet", "hbun"),
     "polish": ("unmix",),
     "trained": ("unmix",),
@@ -72,8 +72,8 @@ def add_command(commands: Commands) -> None:
     command.add_argument(
         "--uncertainty",
         metavar="FILE",
-        help="of the same, nnls, sparse_regression: weigh bands by EMIT's RFLUNCERT; 'product': "
-        "that beside FILE (default: none)",
+        help="of them, nnls, sparse_regression, unmix: weigh bands by EMIT's RFLUNCERT; "
+        "'product' finds it (default: none; unmix: product)",
     )
     command.add_argument(
         "--set",

@@ -22,12 +22,14 @@ from pyro_unmix.cli import arguments as options
 from pyro_unmix.cli.console import BadInput, bad_input, facts, kept_notes, say, say_json
 from pyro_unmix.cli.pictures import write_pictures
 from pyro_unmix.cli.results import summary_of, texts_of
-from pyro_unmix.data.libraries import library_endmembers
+from pyro_unmix.data.libraries import has_several, library_endmembers
 from pyro_unmix.infer import Checkpoints
 from pyro_unmix.infer.settings import FitSettings
 from pyro_unmix.io import FileError, read_library, read_uncertainty
-from pyro_unmix.io.companions import is_reflectance
+from pyro_unmix.io.companions import companion, is_reflectance
 from pyro_unmix.io.formats.own_netcdf import open_netcdf
+from pyro_unmix.methods.unmix import MOST_PIXEL_DATES
+from pyro_unmix.methods.weights import band_weights
 from pyro_unmix.plots import write_report
 from pyro_unmix.posterior.result import Unmixing
 from pyro_unmix.start.num_endmembers import estimate_num_endmembers
@@ -47,6 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
     with kept_notes() as notes:
         cubes = options.read_files(arguments, arguments.chunks)
         library = _library(arguments, cubes)
+        settings |= _weights_of_product(arguments, cubes, library)
         out = options.make_folder(arguments.out)
         started = time.perf_counter()
         with bad_input(), _our_words(), _interrupts() as interrupts:
@@ -93,7 +96,7 @@ def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.checkpoint is not None:
         resume = arguments.resume is not False
         settings["checkpoint"] = Checkpoints(arguments.checkpoint, resume=resume)
-    if arguments.uncertainty is not None:
+    if arguments.uncertainty not in (None, "none"):
         with bad_input():
             settings["uncertainty"] = _uncertainty(arguments.uncertainty, arguments.files)
     for name in ("polish", "trained", "device", "shade", "normalize"):
@@ -115,6 +118,28 @@ def _uncertainty(path: str, files: list[str]) -> xr.DataArray:
             )
     each = [read_uncertainty(file) for file in files]
     return xr.concat(each, "file", join="exact")  # whose root mean square counts
+
+
+def _weights_of_product(
+    arguments: argparse.Namespace, cubes: xr.DataArray, library: xr.DataArray | None
+) -> dict[str, Any]:
+    """The uncertainty beside all images, where `unmix` draws chains of a library and none was asked for."""
+    given = (arguments.uncertainty, arguments.trained, arguments.steps, arguments.polish)
+    asked = arguments.set or arguments.chunks or any(value is not None for value in given)
+    if arguments.method != "unmix" or asked or not has_several(library):
+        return {}
+    many = cubes.size // cubes.sizes["wavelength"] > MOST_PIXEL_DATES
+    files = [Path(file) for file in arguments.files]
+    if many or not all(is_reflectance(f) and companion(f, "RFLUNCERT") for f in files):
+        return {}
+    try:
+        found = _uncertainty("product", arguments.files)
+        band_weights(found, cubes)
+    except ValueError as error:  # FileError is one
+        logger.warning("bands are not weighed by the uncertainty of the product: %s", error)
+        return {}
+    logger.info("bands are weighed by the uncertainty of the product; not with --uncertainty none")
+    return {"uncertainty": found}
 
 
 def _named_settings(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -37,6 +37,11 @@ def is_library(x: object) -> TypeGuard[xr.DataArray]:
     return isinstance(x, xr.DataArray) and "label" in x.coords and x["label"].dims == ("endmember",)
 
 
+def has_several(x: object) -> TypeGuard[xr.DataArray]:
+    """Whether it is a library that has several spectra of a class."""
+    return is_library(x) and len(set(x["label"].values)) < x["label"].size
+
+
 def missing_bands(library: xr.DataArray) -> np.ndarray:
     """Which bands of a library hold nothing, NaN in every spectrum: (L,), bool."""
     values = library.transpose("wavelength", "endmember").to_numpy()

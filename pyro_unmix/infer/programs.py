@@ -147,7 +147,8 @@ def residual_of(left: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 
 def _start_of_library(model: LibraryMixing, values: Tensor) -> MemberState:
     """Non-negative least squares on the whole library, and the residual's covariance of what it leaves."""
-    left = values - fractions_of_library(model, values) @ model.spectra.mT
+    fitted = fractions_of_library(model, values) @ model.spectra.mT
+    left = model.whitened(values - fitted)
     factor, noise = residual_of(left, model.rank)
     shared = {
         "endmembers": model.class_means(),
@@ -182,8 +183,8 @@ def _shapes_of_library(model: LibraryMixing) -> dict[str, tuple[int, ...]]:
 
 def fractions_of_library(model: LibraryMixing, values: Tensor) -> Tensor:
     """Amounts (N, S) of all spectra of the library at once."""
-    spectra = model.spectra.cpu()
-    found = nonnegative_quadratic(spectra.mT @ spectra, values.cpu() @ spectra)
+    spectra = model.white_library().cpu()
+    found = nonnegative_quadratic(spectra.mT @ spectra, model.whitened(values).cpu() @ spectra)
     return found.to(values)
 
 

@@ -90,12 +90,12 @@ class MemberState:
         return MemberState(**moved)
 
     def design(self, model: Any) -> Tensor:
-        """What mixes, (L, S): the library."""
-        return model.spectra
+        """What mixes, (L, S): the library, whitened."""
+        return model.white_library()
 
     def explained(self, model: Any) -> Tensor:
-        """Spectra (N, L) without the residual."""
-        return model.explained(self.members, self.amounts)
+        """Whitened spectra (N, L) without the residual."""
+        return model.whitened(model.explained(self.members, self.amounts))
 
 
 class MemberMoves:

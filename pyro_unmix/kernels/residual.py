@@ -106,8 +106,8 @@ class NoiseDraws:
 
 
 def unexplained(state: Any, spectra: Spectra) -> Tensor:
-    """What is left of spectra for U r and noise, (N, L)."""
-    return spectra.values - state.explained(spectra.model)
+    """What is left of whitened spectra for U r and noise, (N, L)."""
+    return spectra.model.whitened(spectra.values) - state.explained(spectra.model)
 
 
 def drawn_residual(state: Any) -> Tensor:

@@ -210,7 +210,7 @@ class Whitened:
         solved = self.solve(self.design)
         gram = self.design.mT @ solved
         self.gram = (gram + gram.mT) / 2
-        self.projected = spectra.values @ solved
+        self.projected = spectra.model.whitened(spectra.values) @ solved
 
     def solve(self, columns: Tensor) -> Tensor:
         """``C^-1 X`` of X (L, n)."""

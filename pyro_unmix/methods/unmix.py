@@ -95,6 +95,7 @@ def unmix(
     polish: bool | None = None,
     trained: bool | None = None,
     mixing: Hapke | None = None,
+    uncertainty: ArrayLike | xr.DataArray | None = None,
     ignore: Ignore = None,
     seed: int = 0,
     progress: bool = True,
@@ -154,6 +155,9 @@ def unmix(
     mixing : Hapke, optional
         Materials are grains of one powder: all of this is done with single-scattering albedos, which mix linearly, in
         place of reflectances; noise and variability are of albedo. Fractions are of cross section, see `Hapke`.
+    uncertainty : array (L,) or DataArray, optional
+        Standard deviations of the bands, of which only the ratios count, as `io.read_uncertainty` reads it of a
+        product: chains are drawn with them. With a library that has several spectra of a class.
     ignore : str or sequence of pairs, optional
         Leave out the bands in these ranges, nm, as `read_sequence` does: ``"emit"``, ``"0-440,1310-1490"``.
     seed : int
@@ -183,6 +187,10 @@ def unmix(
     <Unmixing by unmix (time: 2, y: 10, x: 10, endmember: 3), 5 steps>
     """
     if mixing is not None:
+        if uncertainty is not None:
+            raise ValueError(
+                "uncertainty is of reflectances, not of the albedos of mixing: leave one out"
+            )
         return in_albedo(
             lambda albedo, spectra: unmix(
                 albedo, num_endmembers, endmembers=spectra, basis=basis, correction=correction, polish=polish,
@@ -214,6 +222,13 @@ def unmix(
                 "training has: remove them, or trained=False"
             )
         trained = True
+    if uncertainty is not None:
+        if trained or endmembers is None:
+            raise ValueError(
+                "uncertainty= weighs bands in chains of a library: pass endmembers=library, and nothing that only "
+                "training has"
+            )
+        trained = False
     cubes, endmembers = counted_bands(cubes, endmembers, ignore)
     images = _images(cubes)
     if trained is False and is_lazy(images):
@@ -230,7 +245,8 @@ def unmix(
     if not trained:
         of_what = "of the given spectra" if endmembers is not None else "about several starts"
         logger.info("nothing is trained: Markov chains are drawn, %s", of_what)
-        found = {"start": start} if endmembers is None else {"endmembers": endmembers}
+        found: dict[str, Any] = {"uncertainty": uncertainty}
+        found |= {"start": start} if endmembers is None else {"endmembers": endmembers}
         return unmix_by_chains(images, count, **found, seed=seed, progress=progress, **of_both)
     chosen, chain = _choose_variability(
         scene, start, num_pixel_dates=_pixel_dates(images), basis_given=basis is not None,

@@ -16,7 +16,13 @@ from numpy.typing import ArrayLike
 from pyro_unmix.data.bands import Ignore
 from pyro_unmix.data.checks import as_endmembers
 from pyro_unmix.data.cubes import as_cube_sequence
-from pyro_unmix.data.libraries import at_bands_of, classes_of, is_library, library_endmembers
+from pyro_unmix.data.libraries import (
+    at_bands_of,
+    classes_of,
+    has_several,
+    is_library,
+    library_endmembers,
+)
 from pyro_unmix.infer.chain_run import ChainRun, run_chains
 from pyro_unmix.infer.checkpoints import Checkpoints, as_checkpoints
 from pyro_unmix.infer.sample import NUM_HELD_OUT, sample, split_spectra
@@ -32,6 +38,7 @@ from pyro_unmix.methods.arguments import (
     known_spectra,
 )
 from pyro_unmix.methods.classical import names_of
+from pyro_unmix.methods.weights import band_weights
 from pyro_unmix.models.library_mixing import LibraryMixing
 from pyro_unmix.models.simplex import SimplexMixing
 from pyro_unmix.ops.progress import progress_bar
@@ -67,6 +74,7 @@ def unmix_by_chains(
     *,
     endmembers: ArrayLike | None = None,
     start: Start | None = None,
+    uncertainty: ArrayLike | xr.DataArray | None = None,
     ignore: Ignore = None,
     seed: int = 0,
     progress: bool = True,
@@ -100,6 +108,9 @@ def unmix_by_chains(
         A library (a DataArray with the coordinate ``label``) gives classes with the spectra that each may show.
     start : Start, optional
         What `choose_start` gives for these images, if it is there already. Not with `endmembers`.
+    uncertainty : array (L,) or DataArray, optional
+        Standard deviations of the bands, of which only the ratios count, with a library that has several spectra of a
+        class. As `io.read_uncertainty` reads it of a product.
     ignore : str or sequence of pairs, optional
         Leave out the bands in these ranges, nm, as `read_sequence` does: ``"emit"``, ``"0-440,1310-1490"``.
     seed : int
@@ -114,7 +125,8 @@ def unmix_by_chains(
     Raises
     ------
     ValueError
-        If neither P nor endmembers are given, or they do not agree, or both a start and endmembers are given.
+        If neither P nor endmembers are given, or they do not agree, or both a start and endmembers are given;
+        if there is an uncertainty, but no library of several spectra of a class.
     KeyboardInterrupt
         After an interrupt (Ctrl-C) during the short chains; later it is as in `sample`.
 
@@ -135,6 +147,11 @@ def unmix_by_chains(
     count = count_materials(num_endmembers, known_spectra(endmembers, cubes))
     if start is not None:
         _check_start(start, cubes.sizes["wavelength"], count, endmembers)
+    if uncertainty is not None and not has_several(endmembers):
+        raise ValueError(
+            "uncertainty= is for a library that has several spectra of a class: pass one, or use nnls, fcls, mesma, "
+            "monte_carlo_sma or sparse_regression, which take it with any spectra"
+        )
     if endmembers is None:
         found = start or choose_start.unchecked(cubes, count, seed=seed, progress=progress)
         settings["checkpoint"] = as_checkpoints(settings.get("checkpoint"))
@@ -145,8 +162,10 @@ def unmix_by_chains(
             result = _about_field(result, found, seed, progress)
         return judged(replace(result, method="unmix_by_chains"))
     chosen: SampleSettings
-    if is_library(endmembers) and len(set(endmembers["label"].values)) < len(endmembers["label"]):
-        program: SimplexMixing | LibraryMixing = _of_library(at_bands_of(endmembers, cubes))
+    if has_several(endmembers):
+        spread = None if uncertainty is None else 1 / band_weights(uncertainty, cubes)
+        library = at_bands_of(endmembers, cubes)
+        program: SimplexMixing | LibraryMixing = _of_library(library, spread)
         chosen = {"num_chains": _CHAINS_OF_GIVEN, **_OF_LIBRARY, **settings}
     else:
         program = _of_given(cubes, endmembers)
@@ -243,10 +262,11 @@ def _scalings(cubes: xr.DataArray, endmembers: xr.DataArray) -> np.ndarray:
     return np.asarray(_SCALING * waves[:, :, None] * endmembers.values[:, None, :])
 
 
-def _of_library(library: xr.DataArray) -> LibraryMixing:
+def _of_library(library: xr.DataArray, spread: np.ndarray | None) -> LibraryMixing:
     spectra, labels = classes_of(library)
     titles = [str(title) for title in names_of(library, spectra.shape[1])]
-    return LibraryMixing(spectra, [str(label) for label in labels], titles=titles)
+    names = [str(label) for label in labels]
+    return LibraryMixing(spectra, names, titles=titles, uncertainty=spread)
 
 
 def _of_given(cubes: xr.DataArray, endmembers: ArrayLike) -> SimplexMixing:

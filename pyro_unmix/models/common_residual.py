@@ -73,7 +73,7 @@ class CommonResidual(Recorded, PyroModule):
         batch, num_dates = valid.shape
         shared = self.sample_shared()
         own = {**self.own(shared), "residual": self.standard(self.rank)}
-        noise_scale = shared["noise_variance"].sqrt()
+        noise_scale = self.unwhitened(shared["noise_variance"].sqrt())
         index = torch.arange(batch, device=valid.device) if index is None else index
         masks: Any = valid.unbind(1)
         with pyro.plate("pixels", size or batch, subsample=index, dim=-1):
@@ -106,6 +106,14 @@ class CommonResidual(Recorded, PyroModule):
     @abstractmethod
     def mean(self, own: Mapping[str, Tensor], shared: Mapping[str, Tensor]) -> Tensor:
         """Noiseless spectra (..., L) of a date's sites (without their dates in the names) and the shared ones."""
+
+    def whitened(self, spectra: Tensor) -> Tensor:
+        """Spectra (..., L) in units in which the noise is alike in all bands: as they are."""
+        return spectra
+
+    def unwhitened(self, spectra: Tensor) -> Tensor:
+        """Reflectance of what is `whitened`."""
+        return spectra
 
     def standard(self, *size: int) -> dist.TorchDistribution:
         """Standard-normal numbers."""

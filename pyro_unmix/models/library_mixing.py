@@ -59,6 +59,10 @@ class LibraryMixing(CommonResidual):
         Q, of the residual.
     residual, noise : float
         Scales of U and of the noise, reflectance; their priors have heavy tails.
+    uncertainty : array (L,), optional
+        s, standard deviations of the noise in the bands, of which only the ratios count; default all alike. With
+        ``w_l = c / s_l`` and ``sum_l w_l^2 = L``, U and sigma are then of whitened spectra ``w * y``, so that
+        ``y_l ~ N((sum_k x_k e_(m_k))_l + (U r)_l / w_l, sigma^2 / w_l^2)``.
 
     Raises
     ------
@@ -84,6 +88,7 @@ class LibraryMixing(CommonResidual):
     spectra: Tensor
     classes: Tensor
     weights: Tensor
+    bands: Tensor
 
     def __init__(
         self,
@@ -97,6 +102,7 @@ class LibraryMixing(CommonResidual):
         rank: int = 8,
         residual: float = 0.01,
         noise: float = 0.001,
+        uncertainty: ArrayLike | None = None,
     ) -> None:
         super().__init__(rank, residual, noise)
         array = finite_array(spectra, "spectra", ndim=2)
@@ -133,6 +139,7 @@ class LibraryMixing(CommonResidual):
         self.register_buffer("spectra", torch.tensor(array))
         self.register_buffer("classes", torch.as_tensor(classes))
         self.register_buffer("weights", torch.tensor(shares))
+        self.register_buffer("bands", torch.tensor(_band_weights(uncertainty, self.num_bands)))
 
     @property
     def titles(self) -> np.ndarray:
@@ -140,11 +147,12 @@ class LibraryMixing(CommonResidual):
         return self._titles.copy()
 
     def has_library_of(self, other: LibraryMixing) -> bool:
-        """Whether spectra and classes are the same."""
+        """Whether spectra, classes and weights of the bands are the same."""
         return (
             self.endmember_names == other.endmember_names
             and torch.equal(self.classes, other.classes)
             and torch.equal(self.spectra, other.spectra)
+            and torch.equal(self.bands, other.bands)
         )
 
     def belongs(self) -> Tensor:
@@ -171,7 +179,19 @@ class LibraryMixing(CommonResidual):
     def mean(self, own: Mapping[str, Tensor], shared: Mapping[str, Tensor]) -> Tensor:
         """Noiseless spectra (..., L)."""
         common = own["residual"] @ shared["residual_factor"].mT
-        return self.explained(own["members"], own["amounts"]) + common
+        return self.explained(own["members"], own["amounts"]) + self.unwhitened(common)
+
+    def whitened(self, spectra: Tensor) -> Tensor:
+        """Spectra (..., L) times w, in which the noise is alike in all bands."""
+        return spectra * self.bands
+
+    def unwhitened(self, spectra: Tensor) -> Tensor:
+        """Reflectance (..., L) of what is `whitened`."""
+        return spectra / self.bands
+
+    def white_library(self) -> Tensor:
+        """The library (L, S), whitened."""
+        return self.spectra * self.bands.unsqueeze(-1)
 
     def explained(self, members: Tensor, amounts: Tensor) -> Tensor:
         """Spectra (..., L) of what is in slots (..., K), without the residual."""
@@ -207,3 +227,17 @@ class LibraryMixing(CommonResidual):
         members = torch.multinomial(self.weights, number, replacement=True, generator=generator)
         noise = torch.randn(slots, generator=generator, dtype=kind, device=self.device)
         return self.abundances(members.view(slots), self.amount * noise.abs())
+
+
+def _band_weights(uncertainty: ArrayLike | None, num_bands: int) -> np.ndarray:
+    """w (L,)."""
+    if uncertainty is None:
+        return np.ones(num_bands)
+    spread = finite_array(uncertainty, "uncertainty", ndim=1)
+    if len(spread) != num_bands or not (spread > 0).all():
+        raise ValueError(
+            f"uncertainty must be a positive standard deviation for each of {num_bands} bands, got {len(spread)} from "
+            f"{spread.min():g}"
+        )
+    weights = 1 / spread
+    return np.asarray(weights / np.sqrt(np.square(weights).mean()))

@@ -59,7 +59,7 @@ DEFAULTS: dict[str, dict[str, str]] = {
         "--shade": "off",
         "--normalize": "off",
         "--set": "of the method",
-        "--uncertainty": "none",
+        "--uncertainty": "none; unmix: product",
         "--steps": f"{NUM_STEPS} for unmix, {HBUN_STEPS} for hbun, {NUM_EPOCHS:g} passes over the "
         "pixels for redsunn",
         "--polish": f"in sequences of {MIN_DATES} dates or more, up to {MOST_POLISHED} pixels times dates",

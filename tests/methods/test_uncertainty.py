@@ -195,11 +195,46 @@ def test_the_uncertainty_from_the_shell(
         found, nnls(cubes, 2, uncertainty=spread, progress=False).abundances, atol=1e-9
     )
     assert cli.main([*given, "--method", "kalman-em"]) == 2
-    assert "--uncertainty is for fcls, nnls, mesma" in capsys.readouterr().err
+    assert "--uncertainty is for unmix, fcls, nnls, mesma" in capsys.readouterr().err
     given[given.index("--uncertainty") + 1] = "product"
     assert cli.main([*given, "--method", "nnls"]) == 0
     same = pu.Unmixing.load(tmp_path / "out" / "saved").abundances
     np.testing.assert_array_equal(same, found)
+    assert cli.main([*given, "--method", "nnls", "--uncertainty", "none"]) == 0
     given[1] = str(image.rename(tmp_path / "crop.nc"))
     assert cli.main([*given, "--method", "nnls"]) == 2
     assert "crop.nc: --uncertainty product is for EMIT_L2A_RFL_*.nc" in capsys.readouterr().err
+
+
+def test_unmix_weighs_by_the_product_that_has_an_uncertainty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image, path, spread = granule(tmp_path)
+    monkeypatch.setattr(cli.unmixing, "write_pictures", lambda *_: [])
+    monkeypatch.setattr(cli.unmixing, "write_report", lambda _, path, **__: path.touch() or path)
+    nm = pu.read_sequence(image)["wavelength"].values
+    rows = [",".join(["class", *map(str, nm)])]
+    rows += [f"{name}," + ",".join(f"{v:.3f}" for v in RNG.uniform(0.1, 0.6, 6)) for name in "aabb"]
+    (tmp_path / "library.csv").write_text("\n".join(rows))
+    library = pu.read_library(tmp_path / "library.csv")
+
+    def unmixed(*more: str) -> tuple[np.ndarray, str]:
+        given = ["unmix", str(image), "--endmembers", str(tmp_path / "library.csv")]
+        assert cli.main([*given, "--out", str(tmp_path / "out"), *more]) == 0
+        maps = pu.Unmixing.load(tmp_path / "out" / "saved").abundances
+        return maps.values, capsys.readouterr().err
+
+    expected = pu.unmix(
+        pu.read_sequence(image), endmembers=library, uncertainty=spread, progress=False
+    )
+    weighed, said = unmixed()
+    np.testing.assert_allclose(weighed, expected.abundances, atol=1e-6)
+    assert "weighed by the uncertainty of the product; not with --uncertainty none" in said
+    alike, said = unmixed("--uncertainty", "none")
+    assert "weighed" not in said and np.abs(alike - weighed).max() > 0.01
+    np.testing.assert_array_equal(unmixed("--uncertainty", str(path))[0], weighed)
+    with h5py.File(path, "r+") as file:
+        file["reflectance_uncertainty"][...] = -9999
+    same, said = unmixed()
+    np.testing.assert_array_equal(same, alike)
+    assert "not weighed by the uncertainty of the product: " in said
