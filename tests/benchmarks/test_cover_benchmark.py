@@ -29,3 +29,20 @@ def test_rows_of_powders(data_dir: Path) -> None:
     assert powder["mean (0)"] == pytest.approx(np.mean([powder[pair] for pair in pairs]))
     assert powder["mean (0)"] < 0.07 < area["mean (0)"]
     assert powder["mean (1)"] > powder["mean (0)"]
+    (both,) = cover.powders(["nnls, Hapke, both"], data_dir, quick=True)
+    assert both["mean (both)"] < 0.07 and cover.both_powders(data_dir, "CaSi").shape == (113, 4)
+
+
+def test_rows_over_seeds_are_medians() -> None:
+    pytest.importorskip("earthlib")
+    each = [next(cover.over_seeds(["nnls"], [seed], quick=True)) for seed in (0, 1, 2)]
+    (row,) = cover.over_seeds(["nnls"], [0, 1, 2], quick=True)
+    assert row["NRMSE_A"] == np.median([one["NRMSE_A"] for one in each])
+
+
+def test_the_uncertainty_of_bands_helps_chains() -> None:
+    plain, weighed = cover.of_uneven(["unmix"], (0.05,))
+    assert [plain["method"], weighed["method"]] == ["unmix", "unmix, uncertainty"]
+    for column in ("0.05, own spectra", "0.05, other spectra"):
+        assert weighed[column] < 0.85 * plain[column]
+        assert plain[f"held, {column}"] < 0.75 < weighed[f"held, {column}"]
