@@ -250,7 +250,7 @@ def powders(names: list[str], folder: Path, quick: bool = False) -> Iterator[dic
         for acquisition in ("both",) if name in BOTH else (0, 1):
             errors = []
             for pair in PAIRS:
-                images, truth, spectra = powder(folder, pair, acquisition == 1)
+                images, truth, spectra = powder(folder, pair, int(acquisition == 1))
                 images, known = images[:, step, step], spectra
                 if name in BOTH:
                     known = both_powders(folder, pair)
