@@ -417,7 +417,9 @@ class Sampled(Unmixing):
             factor = widening(of_starts) if apart else 1.0
             together = [torch.cat([parts[n] for n in own]) for own in starts]
             moved.append(spread_apart(together, factor, of_starts.tolist()))
-            weights += [np.full(len(parts[n]), self.weights[n] / len(parts[n])) for s in starts for n in s]
+            weights += [
+                np.full(len(parts[n]), self.weights[n] / len(parts[n])) for s in starts for n in s
+            ]
         drawn, of_draws = torch.cat(moved).clamp(min=0).numpy(), np.concatenate(weights)
         if self.field is not None:
             drawn = drawn - np.average(drawn, axis=0, weights=of_draws) + self.field.endmembers

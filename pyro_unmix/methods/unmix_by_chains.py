@@ -85,8 +85,8 @@ def unmix_by_chains(
     the draws are moved to the abundances that it leaves: neighbours say where the abundances are, single spectra and
     how far the field is from what they say how much is left open.
 
-    Everywhere else chains of a second kind stand beside these: the spectra of pure neighbourhoods (`choose_start`'s, and
-    windows of 1, 3 and 5 pixels) are kept, and the residual is outside of what they span
+    Everywhere else chains of a second kind stand beside these: the spectra of pure neighbourhoods (those of
+    `choose_start`, and of windows of 1, 3 and 5 pixels) are kept, and the residual is outside of what they span
     (``SimplexMixing(kept=True)``), so that abundances are near those of non-negative least squares. A residual that
     reaches into the span explains more of any image, and on real ones takes much of the abundances with it; how much
     it explains there sets the weight of either kind (`share_of_kept`). Kept spectra that were given are weighed in the
@@ -216,7 +216,7 @@ def _kept(
     settings: SampleSettings,
     seed: int,
 ) -> list[SimplexMixing]:
-    """Programs that keep the spectra of pure neighbourhoods, where every material of `models` varies with the others."""
+    """Programs that keep the spectra of pure neighbourhoods, where materials do not vary by themselves."""
     if models[0].num_components or models[0].num_endmembers >= models[0].num_bands:
         return []
     pure = several_starts(cubes, start, seed=seed, pure=True)

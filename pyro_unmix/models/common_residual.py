@@ -36,7 +36,7 @@ class NormalOutside(dist.TorchDistribution):
 
     def __init__(self, scale: Tensor, taken: Tensor) -> None:
         self.scale, self.taken = scale, taken
-        super().__init__(torch.Size(), (len(taken), len(scale)), validate_args=False)
+        super().__init__(torch.Size(), torch.Size((len(taken), len(scale))), validate_args=False)
 
     @property
     def support(self) -> constraints.Constraint:
@@ -53,7 +53,9 @@ class NormalOutside(dist.TorchDistribution):
         return -0.5 * squares - size * (self.scale.log() + _HALF_LOG_TURN).sum()
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
-        noise = torch.randn(*sample_shape, *self.event_shape, dtype=self.scale.dtype, device=self.scale.device)
+        noise = torch.randn(
+            *sample_shape, *self.event_shape, dtype=self.scale.dtype, device=self.scale.device
+        )
         return outside(noise * self.scale, self.taken)
 
 
@@ -73,8 +75,8 @@ class CommonResidual(Recorded, PyroModule):
         y ~ N(mean, sigma^2 I)                   mean of a date's own sites and the shared ones
 
     A subclass says what else is shared (`sample_shared`), what a spectrum has of its own (`own`), and `mean`. It sets
-    `num_bands`, and `taken`: an orthonormal B (L, n) of what the residual is to leave alone, by default n = 0. All is in
-    double precision.
+    `num_bands`, and `taken`: an orthonormal B (L, n) of what the residual leaves alone; n may be 0. All is in double
+    precision.
 
     Parameters
     ----------

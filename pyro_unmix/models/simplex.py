@@ -22,7 +22,6 @@ from pyro_unmix.ops.checks import finite_array, in_range
 from pyro_unmix.ops.simplex import tile_components
 from pyro_unmix.priors.bounded import BoundedEndmembers
 
-
 _LEAST = 1e-4  # reflectance of an endmember where chains start
 
 

@@ -1,4 +1,4 @@
-"""Endmembers that are kept, with a residual outside of what they span: the program, its kernels, and its chains' weight."""
+"""Endmembers that are kept, with a residual outside of what they span: the program, its kernels, its weight."""
 
 from __future__ import annotations
 
@@ -78,7 +78,9 @@ def test_the_density_of_the_residual_is_normal_in_the_dimensions_outside() -> No
     with pyro.get_param_store().scope():
         pyro.set_rng_seed(0)
         drawn = prior.sample((4000,))
-    torch.testing.assert_close((taken.mT @ drawn).abs().max(), torch.tensor(0.0).double(), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        (taken.mT @ drawn).abs().max(), torch.tensor(0.0).double(), rtol=0, atol=1e-12
+    )
     spread = (rest.mT @ drawn).std((0, 1))
     torch.testing.assert_close(spread, scale, rtol=0.05, atol=0)
     with pytest.raises(ValueError, match="for all pixels"):
@@ -92,7 +94,9 @@ def test_the_trace_holds_kept_endmembers_to_their_values() -> None:
     held = {name: value for name, value in sites.items() if name != "pixels"}
     with pyro.validation_enabled(False):
         valid = torch.ones(4, 1, dtype=torch.bool)
-        traced = poutine.trace(poutine.condition(model, data=held)).get_trace(sites["pixels"], valid)
+        traced = poutine.trace(poutine.condition(model, data=held)).get_trace(
+            sites["pixels"], valid
+        )
     traced.compute_log_prob()
     assert float(traced.nodes["endmembers"]["log_prob_sum"]) == 0
 

@@ -6,13 +6,12 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import numpy as np
 import pyro
 import pytest
 import torch
+from invariance_cases import largest_z
 from pyro import poutine
 from scipy import stats
-from invariance_cases import largest_z
 from simplex_cases import BANDS, COMPONENTS, MATERIALS, RANK, model_of, start_of
 from torch import Tensor
 

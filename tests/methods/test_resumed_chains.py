@@ -57,7 +57,10 @@ def by_chains(start: Any, folder: Path | None = None, **settings: Any) -> Callab
 
 
 def test_chains_of_several_starts_go_on_where_they_were(start: Any, tmp_path: Path) -> None:
-    """Short chains: eight rounds; then two of eight, and two that keep endmembers. Checkpoints after 3, 6, 8 rounds, and after 3, 6, 9, 12, 15."""
+    """Short chains: eight rounds; then two of eight, and two that keep endmembers.
+
+    Checkpoints after 3, 6, 8 rounds, and then after every third.
+    """
     expected, made = rounds_of(by_chains(start))
     assert made == 2 * SHORT + 32
     for number, done in ((2, 0), (5, 3), (8, 6), (9, 8), (12, 11), (20, 17), (24, 23), (30, 29)):

@@ -260,7 +260,9 @@ def pure_image(
     abundances = rng.dirichlet([0.4] * 3, size=(1, side, side))
     for p in range(3):
         abundances[0, : side // 3, p * side // 3 : (p + 1) * side // 3] = np.eye(3)[p]
-    bent = within * abundances[..., :1] * abundances[..., 1:2] * rng.exponential(1, (1, side, side, 1))
+    bent = (
+        within * abundances[..., :1] * abundances[..., 1:2] * rng.exponential(1, (1, side, side, 1))
+    )
     values = abundances @ spectra.T + bent * direction
     values = values + 0.002 * rng.standard_normal(values.shape)
     return pu.as_cube_sequence(values), abundances
@@ -275,7 +277,12 @@ def weight_of_kept(result: Sampled) -> float:
 def test_kept_endmembers_stand_beside_learned_ones(
     given: bool, spans: tuple[np.ndarray, np.ndarray], tmp_path: Path
 ) -> None:
-    few: dict[str, Any] = {"num_rounds": 30, "num_spectra": 300, "num_held_out": 60, "progress": False}
+    few: dict[str, Any] = {
+        "num_rounds": 30,
+        "num_spectra": 300,
+        "num_held_out": 60,
+        "progress": False,
+    }
     how: dict[str, Any] = {"endmembers": spans[0]} if given else {"num_endmembers": 3}
     weights = []
     for within in (0.0, 2.0):

@@ -44,7 +44,7 @@ def replicates(kept: bool) -> list[tuple[State, Tensor]]:
 
 
 def largest_z(kernels: tuple[Kernel, ...], kept: bool = False) -> float:
-    """Of the statistics before and after, where everything was drawn from the program, with its endmembers kept or not."""
+    """Of the statistics before and after, where everything was drawn from the program, its endmembers kept or not."""
     model, changes = model_of(kept=kept), []
     for seed, (state, y) in enumerate(replicates(kept)):
         spectra = Spectra(model, y, torch.Generator().manual_seed(seed))
