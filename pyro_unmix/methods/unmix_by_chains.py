@@ -146,7 +146,7 @@ def unmix_by_chains(
         found = start or choose_start.unchecked(cubes, count, seed=seed, progress=progress)
         settings["checkpoint"] = as_checkpoints(settings.get("checkpoint"))
         models = _models(cubes, found, settings, seed, progress)
-        models = [*models, *_kept(cubes, models, found, settings, seed)]
+        models = [*models, *_kept(cubes, models, found, seed)]
         result = sample(models, cubes, seed=seed, progress=progress, **settings)
         whole = len(result.chains) >= len(models)  # who stops chains waits for no field
         if whole and models[0].num_components:  # neighbouring pixels share variability
@@ -210,19 +210,13 @@ def _models(
 
 
 def _kept(
-    cubes: xr.DataArray,
-    models: list[SimplexMixing],
-    start: Start,
-    settings: SampleSettings,
-    seed: int,
+    cubes: xr.DataArray, models: list[SimplexMixing], start: Start, seed: int
 ) -> list[SimplexMixing]:
     """Programs that keep the spectra of pure neighbourhoods, where materials do not vary by themselves."""
     if models[0].num_components or models[0].num_endmembers >= models[0].num_bands:
         return []
     pure = several_starts(cubes, start, seed=seed, pure=True)
-    kept = [_model(cubes, endmembers, kept=True) for endmembers in pure]
-    device = settings.get("device")
-    return kept if device is None else [model.to(device_of_worker(device)) for model in kept]
+    return [_model(cubes, endmembers, kept=True) for endmembers in pure]
 
 
 def _before(checkpoint: Any) -> AbstractContextManager[Checkpoints | None]:
