@@ -226,6 +226,7 @@ def _weights(chains: Sequence[Chain], held_out: np.ndarray, shrink: float, seed:
     weights[~kept] = stacking_weights(densities[~kept], shrink=shrink)
     num_bands = chains[0].model.num_bands
     share = share_of_kept(densities[~kept], weights[~kept], densities[kept], num_bands)
+    logger.info("chains that keep their endmembers weigh %.0f %% in all", 100 * share)
     return (weights * torch.where(kept, share, 1 - share)).numpy()
 
 

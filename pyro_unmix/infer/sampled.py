@@ -434,7 +434,7 @@ class Sampled(Unmixing):
         found: dict[bool, dict[int, list[int]]] = {}
         for number, chain in enumerate(self.chains):
             if counts[number] > 0:
-                kind = found.setdefault(getattr(chain.model, "kept", False), {})
+                kind = found.setdefault(chain.model.kept, {})
                 kind.setdefault(id(chain.model), []).append(number)
         return [list(kind.values()) for kind in found.values()]
 

@@ -88,6 +88,7 @@ class CommonResidual(Recorded, PyroModule):
 
     num_bands: int
     taken: Tensor
+    kept = False  # whether its endmembers are those given
 
     def __init__(self, rank: int, residual: float, noise: float) -> None:
         super().__init__("model")
