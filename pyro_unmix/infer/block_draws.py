@@ -80,12 +80,13 @@ def _block(
         shape = tuple(drawn.shape[:-1])
         prior = chain.model.prior_abundances(chain.shared[-1], shape, generator)
         parts.append(torch.where(missing.unsqueeze(-1), prior, drawn)[..., list(order)])
-    starts = result.starts(counts)
-    together = [torch.cat([parts[n] for n in own]) for own in starts]
-    apart = spread_apart(together, widening(result.start_weights(starts)))
+    moved = []
+    for starts in result.kinds_of_starts(counts):
+        together = [torch.cat([parts[n] for n in own]) for own in starts]
+        moved.append(spread_apart(together, widening(result.start_weights(starts))))
     of_library = torch.stack(fractions).sum(0)
     of_library[missing] = torch.nan
-    return Drawn(project_simplex(apart), of_library)
+    return Drawn(project_simplex(torch.cat(moved)), of_library)
 
 
 def nearest_dates(valid: np.ndarray) -> np.ndarray:

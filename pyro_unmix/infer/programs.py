@@ -19,6 +19,7 @@ from pyro_unmix.kernels import (
     State,
 )
 from pyro_unmix.kernels.state import SHARED
+from pyro_unmix.models.common_residual import outside
 from pyro_unmix.models.library_mixing import LibraryMixing
 from pyro_unmix.models.simplex import SimplexMixing
 from pyro_unmix.ops.nonnegative import nonnegative_quadratic
@@ -82,9 +83,10 @@ def program_of(model: Any) -> Program:
 
 def _start_of_simplex(model: SimplexMixing, values: Tensor) -> State:
     """FCLS abundances at the centre of the endmembers, and the residual's covariance of what these leave."""
-    reference = model.reference.centre.to(values).clamp(1e-4, model.reference.high)
+    reference = model.first_endmembers().to(values)
     abundances = start_abundances(values, reference)
     factor, noise = residual_of(values - abundances @ reference.mT, model.rank)
+    factor = outside(factor, model.taken)
     count, num_scales = len(values), model.components.shape[1]
     return State(
         endmembers=reference,

@@ -17,7 +17,7 @@ from pyro_unmix.infer.chains import Chain
 from pyro_unmix.infer.checkpoints import Checkpoints, as_checkpoints
 from pyro_unmix.infer.programs import PROGRAMS
 from pyro_unmix.infer.sampled import Sampled
-from pyro_unmix.infer.stacking import log_predictive, stacking_weights
+from pyro_unmix.infer.stacking import log_predictive, share_of_kept, stacking_weights
 from pyro_unmix.infer.workers import device_of_worker
 from pyro_unmix.io.opening import open_images
 from pyro_unmix.kernels import Kernel
@@ -218,7 +218,16 @@ def _weights(chains: Sequence[Chain], held_out: np.ndarray, shrink: float, seed:
     for chain in chains:
         values = torch.as_tensor(held_out.astype(np.float64), device=chain.model.device)
         found.append(log_predictive(chain, values, seed=seed).cpu())
-    return stacking_weights(torch.stack(found), shrink=shrink).numpy()
+    densities = torch.stack(found)
+    kept = torch.tensor([chain.model.kept for chain in chains])
+    if kept.all() or not kept.any():
+        return stacking_weights(densities, shrink=shrink).numpy()
+    weights = torch.full((len(chains),), 1 / int(kept.sum()), dtype=torch.float64)
+    weights[~kept] = stacking_weights(densities[~kept], shrink=shrink)
+    num_bands = chains[0].model.num_bands
+    share = share_of_kept(densities[~kept], weights[~kept], densities[kept], num_bands)
+    logger.info("chains that keep their endmembers weigh %.0f %% in all", 100 * share)
+    return (weights * torch.where(kept, share, 1 - share)).numpy()
 
 
 def _orders(chains: Sequence[Chain], weights: np.ndarray) -> np.ndarray:

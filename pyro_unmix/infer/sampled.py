@@ -411,26 +411,32 @@ class Sampled(Unmixing):
             chain.stacked("endmembers").cpu()[..., list(order)]
             for chain, order in zip(self.chains, self.orders, strict=True)
         ]
-        starts = self.starts(self.weights)
-        weights = [
-            np.full(len(parts[n]), self.weights[n] / len(parts[n])) for s in starts for n in s
-        ]
-        of_starts = self.start_weights(starts)
-        factor = widening(of_starts) if apart else 1.0
-        together = [torch.cat([parts[n] for n in own]) for own in starts]
-        drawn = spread_apart(together, factor, of_starts.tolist()).clamp(min=0).numpy()
-        of_draws = np.concatenate(weights)
+        moved, weights = [], []
+        for starts in self.kinds_of_starts(self.weights):
+            of_starts = self.start_weights(starts)
+            factor = widening(of_starts) if apart else 1.0
+            together = [torch.cat([parts[n] for n in own]) for own in starts]
+            moved.append(spread_apart(together, factor, of_starts.tolist()))
+            weights += [
+                np.full(len(parts[n]), self.weights[n] / len(parts[n])) for s in starts for n in s
+            ]
+        drawn, of_draws = torch.cat(moved).clamp(min=0).numpy(), np.concatenate(weights)
         if self.field is not None:
             drawn = drawn - np.average(drawn, axis=0, weights=of_draws) + self.field.endmembers
         return drawn.clip(0), of_draws
 
-    def starts(self, counts: np.ndarray) -> list[list[int]]:
-        """Numbers of the chains of every program, which start at one place; those that count for something."""
-        found: dict[int, list[int]] = {}
+    def kinds_of_starts(self, counts: np.ndarray) -> list[list[list[int]]]:
+        """Numbers of the chains of every program, which start at one place, of those that count for something.
+
+        Programs that keep their endmembers are by themselves: how far they are from the others is no sample of
+        where chains of either kind may end.
+        """
+        found: dict[bool, dict[int, list[int]]] = {}
         for number, chain in enumerate(self.chains):
             if counts[number] > 0:
-                found.setdefault(id(chain.model), []).append(number)
-        return list(found.values())
+                kind = found.setdefault(chain.model.kept, {})
+                kind.setdefault(id(chain.model), []).append(number)
+        return [list(kind.values()) for kind in found.values()]
 
     def start_weights(self, starts: list[list[int]]) -> np.ndarray:
         """Weights of the programs, summing to one."""

@@ -170,3 +170,29 @@ def stacking_weights(
         weights = (share / share.sum(0)).mean(-1) + shrink / len(logs)
         weights = weights / weights.sum()
     return weights
+
+
+def share_of_kept(free: Tensor, weights: Tensor, kept: Tensor, num_bands: int) -> float:
+    """Weight of all chains that keep extracted endmembers (``SimplexMixing(kept=True)``) beside those that learn them.
+
+    Predictive density always prefers the ones that learn: their residual reaches into the span of the materials. How
+    much it explains there tells how far spectra are from mixtures with a residual that all materials share, which is
+    what the abundances of these chains rest on. With g the median over spectra of the gain in log-density, the part
+    ``s = 1 - exp(-2 g / L)`` of the variance that the kept ones leave is explained within the span; the kept chains
+    weigh in proportion to ``s^2``, the others to ``(1 - s)^2``. Where the model holds, s is nearly zero.
+
+    Parameters
+    ----------
+    free : Tensor, shape (C, N)
+        Log-densities of N spectra under every chain.
+    weights : Tensor, shape (C,)
+        Of these chains, summing to one.
+    kept : Tensor, shape (D, N)
+        The same under the chains that keep endmembers, which weigh alike.
+    num_bands : int
+        L.
+    """
+    mixed = (free + weights.log().unsqueeze(-1)).logsumexp(0)
+    gain = (mixed - kept.logsumexp(0) + math.log(len(kept))).median()
+    share = -math.expm1(-2 * max(float(gain), 0.0) / num_bands)
+    return share**2 / (share**2 + (1 - share) ** 2)

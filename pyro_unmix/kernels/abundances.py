@@ -11,6 +11,7 @@ from torch import Tensor
 from pyro_unmix.kernels.state import Spectra, State, Whitened
 from pyro_unmix.kernels.truncated import truncated_normal
 from pyro_unmix.kernels.variability import own_products
+from pyro_unmix.ops.factors import forward_solved
 
 _TINY = 1e-290  # abundances do not underflow, so that their logarithms stay finite
 _LIKELY, _CORNER = 0.6, 0.2  # shares of the proposals: the likelihood's, and each end's prior
@@ -57,7 +58,7 @@ class AbundanceLikelihood:
         """At abundances, with everything else of a state but psi, b and r."""
         count = abundances.shape[-1]
         factor, rows = own_products(abundances, state, products)
-        half = torch.linalg.solve_triangular(factor, rows, upper=False)
+        half = forward_solved(factor, rows)
         mixing, spectrum = half[..., :-1], half[..., -1:]
         gram, projected = products.gram[:count, :count], products.projected[:, :count]
         left = spectrum - mixing @ abundances.unsqueeze(-1)

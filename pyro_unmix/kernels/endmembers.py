@@ -35,6 +35,8 @@ class EllipticalEndmembers:
         return "EllipticalEndmembers()"
 
     def __call__(self, state: State, spectra: Spectra) -> State:
+        if spectra.model.kept:
+            return state
         prior = spectra.model.reference
         weights = state.lit
         rest = spectra.values - state.spread @ spectra.model.components.mT

@@ -55,7 +55,7 @@ class RescaleMoves:
         if state.residual is not None:
             residual = drawn_residual(state)
             square = state.residual_factor.square().sum(0) / state.residual_variance
-            by = self._factors(len(state.residual_factor), square, count, residual, spectra)
+            by = self._factors(spectra.model.factor_size, square, count, residual, spectra)
             values.update(residual_factor=state.residual_factor * by, residual=residual / by)
         return state.having(**values)
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pyro_unmix.kernels.state import Spectra
+from pyro_unmix.models.common_residual import outside
 from pyro_unmix.ops.factors import cholesky
 
 
@@ -73,8 +74,11 @@ class FactorDraws:
         loc = torch.cholesky_solve(residual.mT @ unexplained(state, spectra) / variance, root)
         noise = spectra.normal(*loc.shape)
         factor = (loc + torch.linalg.solve_triangular(root.mT, noise, upper=True)).mT
+        factor = outside(
+            factor, spectra.model.taken
+        )  # one precision for all bands: directions are independent
         rate = spectra.model.residual**2 + 0.5 * factor.square().sum(0)
-        shape = torch.full_like(rate, 1 + 0.5 * len(factor))
+        shape = torch.full_like(rate, 1 + 0.5 * spectra.model.factor_size)
         return state.having(residual_factor=factor, residual_variance=rate / spectra.gamma(shape))
 
 

@@ -93,6 +93,13 @@ def unmix_by_chains(
     the draws are moved to the abundances that it leaves: neighbours say where the abundances are, single spectra and
     how far the field is from what they say how much is left open.
 
+    Everywhere else chains of a second kind stand beside these: the spectra of pure neighbourhoods (those of
+    `choose_start`, and of windows of 1, 3 and 5 pixels) are kept, and the residual is outside of what they span
+    (``SimplexMixing(kept=True)``), so that abundances are near those of non-negative least squares. A residual that
+    reaches into the span explains more of any image, and on real ones takes much of the abundances with it; how much
+    it explains there sets the weight of either kind (`share_of_kept`). Kept spectra that were given are weighed in the
+    same way against the same spectra with a residual in all directions.
+
     Of a library that has several spectra of a class, every pixel and date holds a few, in amounts whose sum is free,
     and the abundance of a class is the sum of its spectra: `LibraryMixing`, three chains. The library is taken for
     what there is; the residual takes what is in the scene and in no spectrum of it, see ``.residual()``.
@@ -104,7 +111,7 @@ def unmix_by_chains(
     num_endmembers : int, optional
         P; may be left out if `endmembers` are given.
     endmembers : array (L, P) or library, optional
-        Spectra that are known and kept; default extracted. They vary in brightness only, besides the common residual.
+        Spectra that are known and kept; default extracted. They vary in brightness only, besides the residual.
         A library (a DataArray with the coordinate ``label``) gives classes with the spectra that each may show.
     start : Start, optional
         What `choose_start` gives for these images, if it is there already. Not with `endmembers`.
@@ -156,6 +163,7 @@ def unmix_by_chains(
         found = start or choose_start.unchecked(cubes, count, seed=seed, progress=progress)
         settings["checkpoint"] = as_checkpoints(settings.get("checkpoint"))
         models = _models(cubes, found, settings, seed, progress)
+        models = [*models, *_kept(cubes, models, found, seed)]
         result = sample(models, cubes, seed=seed, progress=progress, **settings)
         whole = len(result.chains) >= len(models)  # who stops chains waits for no field
         if whole and models[0].num_components:  # neighbouring pixels share variability
@@ -164,13 +172,12 @@ def unmix_by_chains(
     chosen: SampleSettings
     if has_several(endmembers):
         spread = None if uncertainty is None else 1 / band_weights(uncertainty, cubes)
-        library = at_bands_of(endmembers, cubes)
-        program: SimplexMixing | LibraryMixing = _of_library(library, spread)
+        programs: Any = _of_library(at_bands_of(endmembers, cubes), spread)
         chosen = {"num_chains": _CHAINS_OF_GIVEN, **_OF_LIBRARY, **settings}
     else:
-        program = _of_given(cubes, endmembers)
+        programs = _of_given(cubes, endmembers)
         chosen = {"num_chains": _CHAINS_OF_GIVEN, "kernels": _KEPT, **settings}
-    result = sample(program, cubes, seed=seed, progress=progress, **chosen)
+    result = sample(programs, cubes, seed=seed, progress=progress, **chosen)
     return judged(replace(result, method="unmix_by_chains"))
 
 
@@ -218,6 +225,16 @@ def _models(
             raise KeyboardInterrupt("interrupted before the chains began")
     refined = [chain.shared[-1]["endmembers"].cpu().numpy() for chain in run.chains]
     return [about(one.copy(data=data)) for one, data in zip(starts, refined, strict=True)]
+
+
+def _kept(
+    cubes: xr.DataArray, models: list[SimplexMixing], start: Start, seed: int
+) -> list[SimplexMixing]:
+    """Programs that keep the spectra of pure neighbourhoods, where materials do not vary by themselves."""
+    if models[0].num_components or models[0].num_endmembers >= models[0].num_bands:
+        return []
+    pure = several_starts(cubes, start, seed=seed, pure=True)
+    return [_model(cubes, endmembers, kept=True) for endmembers in pure]
 
 
 def _before(checkpoint: Any) -> AbstractContextManager[Checkpoints | None]:
@@ -269,8 +286,8 @@ def _of_library(library: xr.DataArray, spread: np.ndarray | None) -> LibraryMixi
     return LibraryMixing(spectra, names, titles=titles, uncertainty=spread)
 
 
-def _of_given(cubes: xr.DataArray, endmembers: ArrayLike) -> SimplexMixing:
-    """About spectra that are known, one of each material."""
+def _of_given(cubes: xr.DataArray, endmembers: ArrayLike) -> list[SimplexMixing]:
+    """About spectra that are known, one of each material: the residual anywhere, and outside of what they span."""
     if is_library(endmembers):
         matrix = library_endmembers(at_bands_of(endmembers, cubes))
     else:
@@ -279,13 +296,18 @@ def _of_given(cubes: xr.DataArray, endmembers: ArrayLike) -> SimplexMixing:
         matrix = xr.DataArray(
             values, dims=("wavelength", "endmember"), coords={"endmember": np.asarray(names)}
         )
-    return _model(cubes, matrix)
+    outside = [_model(cubes, matrix, kept=True)] if matrix.shape[1] < matrix.shape[0] else []
+    return [_model(cubes, matrix), *outside]
 
 
 def _model(
-    cubes: xr.DataArray, endmembers: xr.DataArray, components: np.ndarray | None = None
+    cubes: xr.DataArray,
+    endmembers: xr.DataArray,
+    components: np.ndarray | None = None,
+    *,
+    kept: bool = False,
 ) -> SimplexMixing:
     wavelength = cubes["wavelength"].values if "wavelength" in cubes.coords else None
     high = max(1.2, float(endmembers.max()) + _ABOVE)
     reference = BoundedEndmembers(endmembers, high=high, wavelength=wavelength)
-    return SimplexMixing(reference, components=components)
+    return SimplexMixing(reference, components=components, kept=kept)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any
@@ -10,12 +11,57 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
+from pyro.distributions import constraints
 from pyro.nn import PyroModule
 from torch import Tensor
 
 from pyro_unmix.ops.checks import in_range, positive_int
 from pyro_unmix.ops.recipes import Recorded
 from pyro_unmix.ops.seeding import seeded
+
+_HALF_LOG_TURN = 0.5 * math.log(2 * math.pi)
+
+
+class NormalOutside(dist.TorchDistribution):
+    """Columns ``U_q ~ N(0, scale_q^2 (I - B B'))``: normal within what is orthogonal to a subspace.
+
+    Parameters
+    ----------
+    scale : Tensor, shape (Q,)
+    taken : Tensor, shape (L, n), orthonormal
+        B; the density is with respect to the L - n dimensions outside.
+    """
+
+    arg_constraints = {}  # noqa: RUF012 (torch's own form)
+
+    def __init__(self, scale: Tensor, taken: Tensor) -> None:
+        self.scale, self.taken = scale, taken
+        super().__init__(torch.Size(), torch.Size((len(taken), len(scale))), validate_args=False)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        return constraints.independent(constraints.real, 2)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> NormalOutside:
+        if tuple(batch_shape):
+            raise ValueError(f"one residual for all pixels, got the plate {batch_shape}")
+        return self
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        size = self.taken.shape[0] - self.taken.shape[1]
+        squares = (value / self.scale).square().sum((-2, -1))
+        return -0.5 * squares - size * (self.scale.log() + _HALF_LOG_TURN).sum()
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        noise = torch.randn(
+            *sample_shape, *self.event_shape, dtype=self.scale.dtype, device=self.scale.device
+        )
+        return outside(noise * self.scale, self.taken)
+
+
+def outside(columns: Tensor, taken: Tensor) -> Tensor:
+    """What of columns (..., L, Q) is orthogonal to orthonormal ones (L, n)."""
+    return columns - taken @ (taken.mT @ columns)
 
 
 class CommonResidual(Recorded, PyroModule):
@@ -25,11 +71,12 @@ class CommonResidual(Recorded, PyroModule):
 
         g_q ~ InvGamma(1, residual^2)            residual_variance (Q,)
         sigma^2 ~ InvGamma(1, noise^2)           noise_variance
-        U_q ~ N(0, g_q I)                        residual_factor (L, Q)
+        U_q ~ N(0, g_q (I - B B'))               residual_factor (L, Q)
         y ~ N(mean, sigma^2 I)                   mean of a date's own sites and the shared ones
 
     A subclass says what else is shared (`sample_shared`), what a spectrum has of its own (`own`), and `mean`. It sets
-    `num_bands`. All is in double precision.
+    `num_bands`, and `taken`: an orthonormal B (L, n) of what the residual leaves alone; n may be 0. All is in double
+    precision.
 
     Parameters
     ----------
@@ -40,12 +87,19 @@ class CommonResidual(Recorded, PyroModule):
     """
 
     num_bands: int
+    taken: Tensor
+    kept = False  # whether its endmembers are those given
 
     def __init__(self, rank: int, residual: float, noise: float) -> None:
         super().__init__("model")
         self.rank = positive_int(rank, "rank")
         self.residual = in_range(residual, "residual", low=0, open_low=True)
         self.noise = in_range(noise, "noise", low=0, open_low=True)
+
+    @property
+    def factor_size(self) -> int:
+        """Dimensions that a column of U has."""
+        return self.num_bands - self.taken.shape[1]
 
     @property
     def device(self) -> torch.device:
@@ -94,8 +148,7 @@ class CommonResidual(Recorded, PyroModule):
                 "noise_variance", dist.InverseGamma(one, one * self.noise**2)
             ),
         }
-        scale = shared["residual_variance"].sqrt().expand(self.num_bands, self.rank)
-        factor = dist.Normal(torch.zeros_like(scale), scale).to_event(2)
+        factor = NormalOutside(shared["residual_variance"].sqrt(), self.taken)
         shared["residual_factor"] = pyro.sample("residual_factor", factor)
         return shared
 

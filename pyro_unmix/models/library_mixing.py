@@ -137,6 +137,7 @@ class LibraryMixing(CommonResidual):
         sizes = np.bincount(classes)[classes]
         shares = np.append(self.included / (self.num_endmembers * sizes), 1 - self.included)
         self.register_buffer("spectra", torch.tensor(array))
+        self.register_buffer("taken", self.spectra[:, :0], persistent=False)
         self.register_buffer("classes", torch.as_tensor(classes))
         self.register_buffer("weights", torch.tensor(shares))
         self.register_buffer("bands", torch.tensor(_band_weights(uncertainty, self.num_bands)))

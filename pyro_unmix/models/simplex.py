@@ -22,6 +22,8 @@ from pyro_unmix.ops.checks import finite_array, in_range
 from pyro_unmix.ops.simplex import tile_components
 from pyro_unmix.priors.bounded import BoundedEndmembers
 
+_LEAST = 1e-4  # reflectance of an endmember where chains start
+
 
 class LogUniform(dist.TorchDistribution):
     """``log x ~ U(log low, log high)``.
@@ -98,6 +100,11 @@ class SimplexMixing(CommonResidual):
         Scale of v.
     residual, noise : float
         Scales of U and of the noise, reflectance; their priors have heavy tails.
+    kept : bool
+        Whether the endmembers are those given, and the residual is outside of what they span: ``M = m`` and
+        ``U_q ~ N(0, g_q (I - B B'))``, B a basis of m. Within the span all is abundance and brightness then, as in
+        least squares; a residual that reaches into it takes part of the abundances where spectra do not follow the
+        model.
 
     Raises
     ------
@@ -125,6 +132,7 @@ class SimplexMixing(CommonResidual):
         brightness: float = 0.2,
         residual: float = 0.01,
         noise: float = 0.001,
+        kept: bool = False,
     ) -> None:
         super().__init__(rank, residual, noise)
         self.reference = (
@@ -140,6 +148,15 @@ class SimplexMixing(CommonResidual):
         self.register_buffer("components", self._checked(components))
         self.num_components = self.components.shape[1] // self.num_endmembers
         self.brightness = in_range(brightness, "brightness", low=0, open_low=True)
+        self.kept = bool(kept)
+        size = self.num_endmembers if self.kept else 0
+        if size >= self.num_bands:
+            raise ValueError(
+                f"kept=True leaves no residual outside of {size} endmembers at {self.num_bands} bands: give more "
+                "bands, or leave it out"
+            )
+        taken = torch.linalg.qr(self.first_endmembers()[:, :size])[0]
+        self.register_buffer("taken", taken, persistent=False)
 
     def _checked(self, components: ArrayLike | None) -> Tensor:
         """W, shape (L, K P), component outer and material inner."""
@@ -159,6 +176,10 @@ class SimplexMixing(CommonResidual):
         names = self.reference.names
         return None if names is None else list(names)
 
+    def first_endmembers(self) -> Tensor:
+        """M (L, P) where chains start: the centre of its prior, inside the bounds."""
+        return self.reference.centre.clamp(_LEAST, self.reference.high)
+
     # ---------------------------------------------------------------- the program
 
     def sample_shared(self) -> dict[str, Tensor]:
@@ -166,12 +187,17 @@ class SimplexMixing(CommonResidual):
         low, high = self.concentration_bounds.unbind()
         scale = self.brightness * torch.ones_like(low)
         return {
-            "endmembers": pyro.sample("endmembers", self.reference.distribution()),
+            "endmembers": pyro.sample("endmembers", self._endmembers()),
             "concentration": pyro.sample("concentration", LogUniform(low, high)),
             "scales": pyro.sample("scales", self.standard(self.components.shape[1])),
             "brightness_scale": pyro.sample("brightness_scale", dist.Normal(0 * scale, scale)),
             **super().sample_shared(),
         }
+
+    def _endmembers(self) -> dist.TorchDistribution:
+        if self.kept:
+            return dist.Delta(self.first_endmembers()).to_event(2)
+        return self.reference.distribution()
 
     def own(self, shared: Mapping[str, Tensor]) -> dict[str, dist.TorchDistribution]:
         """Priors of abundances, brightness and variability."""

@@ -30,9 +30,23 @@ def cholesky(matrix: Tensor) -> Tensor:
     >>> cholesky(torch.tensor([[4.0, 2.0], [2.0, 2.0]])).tolist()
     [[2.0, 0.0], [1.0, 1.0]]
     """
+    if matrix.shape[-1] == 1:  # many times faster than the general way
+        root = matrix.sqrt()
+        if looks(matrix) and not (root > 0).all():
+            raise torch.linalg.LinAlgError(
+                "expected positive definite matrices, got numbers that are not positive"
+            )
+        return root
     if looks(matrix):
         return torch.linalg.cholesky(matrix)
     return _or_nan(*torch.linalg.cholesky_ex(matrix))
+
+
+def forward_solved(factor: Tensor, right: Tensor) -> Tensor:
+    """``C^-1 X`` (..., n, m) of lower triangular factors C (..., n, n)."""
+    if factor.shape[-1] == 1:
+        return right / factor
+    return torch.linalg.solve_triangular(factor, right, upper=False)
 
 
 def inverse(matrix: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ _LEAST = 1e-3  # reflectance: an endmember beyond the data may come out negative
 
 @one_thread()
 def several_starts(
-    cubes: Any, start: Start, *, seed: int = 0, num_spectra: int = 3000
+    cubes: Any, start: Start, *, seed: int = 0, num_spectra: int = 3000, pure: bool = False
 ) -> list[xr.DataArray]:
     """Endmembers by the marginal likelihood, in pure neighbourhoods of three sizes, by direction, and by volume.
 
@@ -41,6 +41,8 @@ def several_starts(
     seed : int
     num_spectra : int
         Behind the simplex of least volume.
+    pure : bool
+        Leave out the last two, whose spectra need not be those of neighbourhoods in the images.
 
     Returns
     -------
@@ -55,6 +57,8 @@ def several_starts(
     windows = [window for window in (1, 3, 5) if window <= shortest]
     plain = [extract_endmembers(sequence, count, window=w, seed=seed) for w in windows]
     found = [first, *plain]
+    if pure:
+        return found
     found.append(extract_endmembers(sequence, count, window=1, directions=most, seed=seed))
     single = plain[0]
     pixels, valid = to_pixels(sequence)

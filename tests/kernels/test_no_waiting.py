@@ -187,4 +187,6 @@ def test_the_short_chains_are_sent_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SimplexMixing, "to", lambda self, device: sent.append(device) or self)
     few = {"num_rounds": 4, "num_spectra": 20, "num_held_out": 5, "num_samples": 4}
     unmix_by_chains(CUBES, 3, device="cuda", progress=False, **few)
-    assert len(sent) == 2 + 2 + 2  # short chains, chains, and `sample` once more
+    assert (
+        len(sent) == 2 + 2 + 4
+    )  # short chains, chains, and `sample` those and the ones that keep endmembers

@@ -40,7 +40,7 @@ CUBES = scene()
 
 @pytest.fixture(autouse=True)
 def two_starts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two short chains of four rounds."""
+    """Two short chains of four rounds, and two programs of either kind."""
     several = chains_module.several_starts
     monkeypatch.setattr(chains_module, "_SHORT", SHORT)
     monkeypatch.setattr(chains_module, "several_starts", lambda *a, **k: several(*a, **k)[:2])
@@ -57,14 +57,17 @@ def by_chains(start: Any, folder: Path | None = None, **settings: Any) -> Callab
 
 
 def test_chains_of_several_starts_go_on_where_they_were(start: Any, tmp_path: Path) -> None:
-    """Short chains: eight rounds; then two of eight. Checkpoints after 3, 6, 8 rounds, and after 3, 6, 9, 12, 15."""
+    """Short chains: eight rounds; then two of eight, and two that keep endmembers.
+
+    Checkpoints after 3, 6, 8 rounds, and then after every third.
+    """
     expected, made = rounds_of(by_chains(start))
-    assert made == 2 * SHORT + 16
-    for number, done in ((2, 0), (5, 3), (8, 6), (9, 8), (12, 11), (20, 17), (24, 23)):
+    assert made == 2 * SHORT + 32
+    for number, done in ((2, 0), (5, 3), (8, 6), (9, 8), (12, 11), (20, 17), (24, 23), (30, 29)):
         folder = tmp_path / str(number)
         crash_at(number, by_chains(start, folder))
         got, made = rounds_of(by_chains(start, folder))
-        assert made == 24 - done, number
+        assert made == 40 - done, number
         assert_same_chains(got, expected)
     assert rounds_of(by_chains(start, folder))[1] == 0
 
@@ -75,7 +78,7 @@ def test_both_folders_begin_anew_or_none(start: Any, tmp_path: Path) -> None:
     crash_at(5, by_chains(start, checkpoint=anew, seed=2))
     # what is there now is of the second call alone
     got, made = rounds_of(by_chains(start, tmp_path, seed=2))
-    assert made == 21
+    assert made == 37
     assert_same_chains(got, by_chains(start, seed=2)())
 
 
@@ -101,7 +104,7 @@ def test_an_interrupt_of_the_short_chains_leaves_no_result(
         signal.signal(signal.SIGINT, before)
     assert rounds.made == at
     got, made = rounds_of(by_chains(start, tmp_path))
-    assert made == 2 * SHORT + 16 - at
+    assert made == 2 * SHORT + 32 - at
     assert_same_chains(got, by_chains(start)())
 
 
@@ -131,7 +134,7 @@ def test_unmix_goes_on_with_chains(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
     crash_at(70, lambda: unmixed(checkpoint=tmp_path))
     got, made = rounds_of(lambda: unmixed(checkpoint=tmp_path))
-    assert made == 50  # of a hundred, with a checkpoint at every fiftieth
+    assert made == 150  # of two hundred, with a checkpoint at every fiftieth
     assert_same_chains(got, unmixed())
     with pytest.raises(ValueError, match="is a checkpoint of sample, not of fit"):
         pu.unmix(CUBES, endmembers=SPECTRA, trained=True, progress=False, checkpoint=tmp_path)

@@ -241,3 +241,60 @@ def test_foreign_parts_are_refused(
 def test_sampled_results_are_not_compared(sampled: Sampled) -> None:
     with pytest.raises(ValueError, match="not there for sampled results"):
         pu.compare({"one": sampled, "two": sampled}, progress=False)
+
+
+@pytest.fixture(scope="module")
+def spans() -> tuple[np.ndarray, np.ndarray]:
+    """Endmembers (12, 3), and a direction of what is mixed besides, half of it within their span."""
+    band = np.linspace(0, 1, 12)
+    spectra = np.stack([0.1 + 0.5 * band, 0.5 - 0.3 * band, 0.3 + 0.2 * np.sin(5 * band)], axis=1)
+    return spectra, spectra @ [0.5, -0.5, 0.0] + 0.1 * np.cos(9 * band)
+
+
+def pure_image(
+    spans: tuple[np.ndarray, np.ndarray], within: float, side: int = 30
+) -> tuple[xr.DataArray, np.ndarray]:
+    """An image with pure pixels of every material, in quarters; a residual along the direction of `within` size."""
+    rng = np.random.default_rng(1)
+    spectra, direction = spans
+    abundances = rng.dirichlet([0.4] * 3, size=(1, side, side))
+    for p in range(3):
+        abundances[0, : side // 3, p * side // 3 : (p + 1) * side // 3] = np.eye(3)[p]
+    bent = (
+        within * abundances[..., :1] * abundances[..., 1:2] * rng.exponential(1, (1, side, side, 1))
+    )
+    values = abundances @ spectra.T + bent * direction
+    values = values + 0.002 * rng.standard_normal(values.shape)
+    return pu.as_cube_sequence(values), abundances
+
+
+def weight_of_kept(result: Sampled) -> float:
+    assert result.weights is not None
+    return float(sum(w for w, c in zip(result.weights, result.chains, strict=True) if c.model.kept))
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_kept_endmembers_stand_beside_learned_ones(
+    given: bool, spans: tuple[np.ndarray, np.ndarray], tmp_path: Path
+) -> None:
+    few: dict[str, Any] = {
+        "num_rounds": 30,
+        "num_spectra": 300,
+        "num_held_out": 60,
+        "progress": False,
+    }
+    how: dict[str, Any] = {"endmembers": spans[0]} if given else {"num_endmembers": 3}
+    weights = []
+    for within in (0.0, 2.0):
+        cubes, truth = pure_image(spans, within)
+        result = unmix_by_chains(cubes, **how, **few)
+        weights.append(weight_of_kept(result))
+        assert result.weights is not None and result.weights.sum() == pytest.approx(1)
+        order = pu.match_endmembers(result.reference_endmembers.values, spans[0])
+        error = result.abundances.values[..., order] - truth
+        assert np.sqrt(np.mean(error**2)) < 0.1
+    assert weights[0] < 0.1 < weights[1] < 1
+    result.save(tmp_path / "result")
+    again = Sampled.load(tmp_path / "result")
+    assert [c.model.kept for c in again.chains] == [c.model.kept for c in result.chains]
+    xr.testing.assert_identical(again.abundances, result.abundances)
