@@ -20,6 +20,9 @@ MAX_MEDIAN_REFLECTANCE = 2.0
 # Fill values in use (-9999, -32768, 65535, 1e20, ...) are all far outside, reflectances far inside.
 _MAX_MAGNITUDE = 100.0
 
+# A hundredth of what the darkest water reflects; squares of still smaller numbers have no inverse at last.
+_FAINTEST = 1e-6
+
 # Noise and corrections of the atmosphere leave bands without light a little below zero, whole bands at a flag of -0.01.
 _DEEPEST_SHADE = -0.05
 
@@ -80,6 +83,11 @@ def as_endmembers(
         raise ValueError(
             f"{name} must be reflectances (about 0 to 1), got a median of {median:g}: divide by "
             "the scale of the data"
+        )
+    if np.abs(matrix).max() < _FAINTEST:
+        raise ValueError(
+            f"{name} must be reflectances (about 0 to 1), got none beyond {np.abs(matrix).max():g}: multiply by the "
+            "scale of the data"
         )
     # torch takes no array that runs backwards, such as endmembers[:, ::-1].
     return matrix.copy() if min(matrix.strides) < 0 else matrix
@@ -277,6 +285,11 @@ def plausible_reflectance(values: np.ndarray, *, whole_scene: bool = True) -> No
         raise ValueError(
             f"reflectance must be about 0 to 1, got no positive value ({low:g} to {high:g}): scale, "
             "offset or sign are wrong, or nodata is not marked as NaN"
+        )
+    if 0 < max(-low, high) < _FAINTEST and whole_scene:
+        raise ValueError(
+            f"reflectance must be about 0 to 1, got no value beyond {max(-low, high):g}: multiply by the scale of the "
+            "product, or look for an offset and a scale that were applied twice"
         )
     if max(-low, high) > _MAX_MAGNITUDE:
         odd = low if -low > high else high

@@ -40,6 +40,23 @@ def test_images_without_a_positive_value(tmp_path: Path, chunks: Any) -> None:
     pu.as_cube_sequence(some)
 
 
+@pytest.mark.parametrize("chunks", [None, "auto"])
+@pytest.mark.parametrize("scale", [1e-200, 1e-30, 1e-6])
+def test_images_of_no_scale(tmp_path: Path, chunks: Any, scale: float) -> None:
+    with pytest.raises(
+        ValueError, match="got no value beyond .*: multiply by the scale of the product"
+    ):
+        pu.as_cube_sequence(scale * VALUES)
+    with pytest.raises(ValueError, match="endmembers must be reflectances .*, got none beyond"):
+        as_endmembers(scale * VALUES[0, 0])
+    np.save(tmp_path / "a.npy", scale * VALUES)
+    with pytest.raises(
+        FileError, match="a.npy: values: .*(got no value beyond|closer to 0 than 1e-30)"
+    ):
+        read_sequence(tmp_path / "a.npy", chunks=chunks)
+    np.testing.assert_array_equal(pu.as_cube_sequence(1e-4 * VALUES), 1e-4 * VALUES)
+
+
 def test_a_tile_in_the_shade_is_no_reason_to_refuse_a_scene() -> None:
     tile = cubes(-VALUES)
     np.testing.assert_array_equal(cleaned(tile), tile)

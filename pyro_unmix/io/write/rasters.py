@@ -21,6 +21,7 @@ from pyro_unmix.data.names import material_names
 from pyro_unmix.io.write.datasets import Georeference, check_free, grid_of, workshop
 from pyro_unmix.io.write.libraries import write_sli
 from pyro_unmix.io.write.qgis import styles
+from pyro_unmix.io.write.replacing import replace_files
 from pyro_unmix.ops.extras import need
 
 logger = logging.getLogger(__name__)
@@ -106,7 +107,7 @@ def write_geotiff(
                     file.write(layer.values)
                     file.descriptions = layer.bands
                     file.update_tags(**_tags(layer, dataset.attrs.get("method")))
-        _move(folder, directory, *looks, *(path.name for path in paths))
+        replace_files([*looks, *(path.name for path in paths)], folder)
     return paths
 
 
@@ -248,14 +249,8 @@ def write_envi(
             write_sli(spectra, names, folder / "endmembers.sli", "reference endmembers")
             written += ["endmembers.sli", library.name]
             headers.append(library)
-        _move(folder, directory, *written)
+        replace_files(written, folder)
     return headers
-
-
-def _move(folder: Path, directory: Path, *names: str) -> None:
-    """Put finished files into place, all at once as nearly as can be: they belong to each other."""
-    for name in names:
-        os.replace(folder / name, directory / name)
 
 
 def _envi_place(

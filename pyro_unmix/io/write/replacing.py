@@ -1,4 +1,4 @@
-"""Folders that are replaced as a whole: the old one is kept until the new one is in its place.
+"""Folders, and files that belong together, that are replaced as a whole: the old is kept until the new is in place.
 
 What is written lies in a hidden folder beside the target, ``.pyro_unmix-...``, which is locked while somebody writes
 to it. One that is not locked is a leftover of a killed process: the next call puts back what was to be replaced, where
@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 _PREFIX = ".pyro_unmix-"
 _OLD, _MARK = "old", "for"
+#: Folders of finished files before and after those that they replace are set aside, and of the latter.
+_FINISHED, _GOING, _ASIDE = "finished", "going", "aside"
 _EMPTY = re.compile(re.escape(_PREFIX) + "[a-z0-9_]{8}")  # as tempfile names them
 
 
@@ -72,6 +74,25 @@ def replace_folder(new: Path, path: Path, room: Path) -> None:
     mark.unlink()  # should the user remove the new one, the old one is not to come back
 
 
+def replace_files(names: Sequence[str], room: Path) -> None:
+    """Put finished files of the workshop into place, which belong together: never some of them beside older ones.
+
+    The older ones are set aside first, all of them. Who is killed meanwhile leaves files out, and the next call puts
+    them there: the older ones where not all of these were aside, else the new ones.
+    """
+    finished, aside, directory = room / _FINISHED, room / _ASIDE, room.parent
+    finished.mkdir()
+    aside.mkdir()
+    for name in names:
+        os.replace(room / name, finished / name)
+    for name in names:
+        if (directory / name).exists() or (directory / name).is_symlink():
+            os.replace(directory / name, aside / name)
+    os.replace(finished, room / _GOING)
+    for name in names:
+        os.replace(room / _GOING / name, directory / name)
+
+
 def clean(folder: Path) -> None:
     """Put back and remove what killed processes left in a folder."""
     for room in folder.glob(f"{_PREFIX}*") if folder.is_dir() else ():
@@ -99,12 +120,31 @@ def _is_ours(room: Path) -> bool:
 
 
 def _put_back(room: Path) -> None:
+    _put_files_back(room)
     names = [mark.name for mark in _marks(room)]
     target = room.parent / names[0] if len(names) == 1 else None
     if target is None or target.exists() or not (room / _OLD).exists():
         return
     os.replace(room / _OLD, target)
     logger.warning("%s was being replaced when that was broken off: it is what it was", target)
+
+
+def _put_files_back(room: Path) -> None:
+    """Of files that were being put into place: on to the new ones where the older ones are all aside, else back."""
+    going = (room / _GOING).is_dir()
+    left = room / (_GOING if going else _ASIDE)
+    missing = [
+        file
+        for file in (left.iterdir() if left.is_dir() else ())
+        if not (room.parent / file.name).exists()
+    ]
+    for file in missing:
+        os.replace(file, room.parent / file.name)
+    if missing:
+        logger.warning(
+            "files of %s were being replaced when that was broken off: they are %s",
+            room.parent, "the new ones" if going else "what they were",
+        )  # fmt: skip
 
 
 def _remove(room: Path) -> None:
