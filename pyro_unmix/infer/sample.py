@@ -226,7 +226,10 @@ def _weights(chains: Sequence[Chain], held_out: np.ndarray, shrink: float, seed:
     weights[~kept] = stacking_weights(densities[~kept], shrink=shrink)
     num_bands = chains[0].model.num_bands
     share = share_of_kept(densities[~kept], weights[~kept], densities[kept], num_bands)
-    logger.info("chains that keep their endmembers weigh %.0f %% in all", 100 * share)
+    logger.info(
+        "%.0f %% of the weight is of chains that keep the spectra of pure pixels, or those given, and leave the "
+        "residual outside of them", 100 * share,
+    )  # fmt: skip
     return (weights * torch.where(kept, share, 1 - share)).numpy()
 
 

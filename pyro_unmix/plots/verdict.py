@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 LARGEST_R_HAT = 1.05
 #: What intervals of chains are known to hold.
 HELD_BY_CHAINS = (
-    "Intervals of 90 % of chains held 78 to 88 % of the true abundances of most simulated scenes, and 50 % of one "
+    "Intervals of 90 % of chains held 74 to 94 % of the true abundances of simulated scenes, and 72 to 77 % of two "
     "with two dark materials"
 )
 #: Up to this share of pixels with a large Pareto k, a guide counts as right.

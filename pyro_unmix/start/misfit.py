@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -17,6 +19,8 @@ from pyro_unmix.ops.threads import one_thread
 from pyro_unmix.posterior.programs import as_tensors, quiet_pyro
 
 _LEAST_NEGATIVE = 30  # values that a factor is told from
+#: Std to which drawn ones count: where a basis imitates a material, a few far ones, whose std is wrong, hide the rest.
+_FARTHEST = 3.0
 
 
 @one_thread()
@@ -27,8 +31,9 @@ def misfit_factor(
 
     Without the bound at zero, generalised least squares with the variability integrated out gives negative abundances
     where a material is absent, and what is negative is error alone. The factor is the root mean square of the negative
-    ones over their std, divided by the same of pixels drawn from the model: 1 where spectra are as the model says, more
-    where endmembers, basis or noise are not quite right, which no residual shows as long as another mixture fits.
+    ones over their std, divided by the same of pixels drawn from the model, none of which counts as more than three: 1
+    where spectra are as the model says, more where endmembers, basis or noise are not quite right, which no residual
+    shows as long as another mixture fits.
 
     Parameters
     ----------
@@ -72,11 +77,12 @@ def misfit_factor(
         chosen = np.random.default_rng(seed).permutation(len(pixels))[:num_pixels]
         pixels, valid = pixels[chosen], valid[chosen]
         drawn = model.sample_sequence(len(pixels), pixels.shape[1], seed=seed)["pixels"]
-        observed, expected = (_excess(model, y, valid) for y in (pixels, drawn))
+        observed = _excess(model, pixels, valid)
+        expected = _excess(model, drawn, valid, farthest=_FARTHEST)
     return max(1.0, observed / expected) if observed and expected else 1.0
 
 
-def _excess(model: SGLMM, pixels: Tensor, valid: Tensor) -> float:
+def _excess(model: SGLMM, pixels: Tensor, valid: Tensor, farthest: float = math.inf) -> float:
     """Root mean square of the negative abundances over their std; 0 where there are too few."""
     y, design, noise = model.noise.whitened(pixels.double(), model.design().double())
     gram, projected = design.mT @ design, y @ design
@@ -89,6 +95,7 @@ def _excess(model: SGLMM, pixels: Tensor, valid: Tensor) -> float:
             scores.append(_scores(*date.information(moments, date.solve(moments))).flatten())
     negative = torch.cat(scores) if scores else projected.new_zeros(0)
     negative = negative[negative < 0]
+    negative = negative.clamp(min=-farthest)
     return float(negative.square().mean().sqrt()) if len(negative) >= _LEAST_NEGATIVE else 0.0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 from functools import cache
 
 import numpy as np
@@ -13,6 +14,8 @@ from pyro_unmix import SGLMM, FixedEndmembers
 from pyro_unmix.bases import DCT
 from pyro_unmix.priors import Independent, JumpWalk, WhiteNoise
 from pyro_unmix.start import misfit_factor
+
+misfit_module = importlib.import_module("pyro_unmix.start.misfit")
 
 
 @cache
@@ -56,3 +59,16 @@ def test_a_scene_that_has_no_negative_abundances_has_a_factor_of_one() -> None:
     assert misfit_factor(model, cubes[:, :2, :2]) == 1.0
     with pytest.raises(ValueError, match="num_pixels must be"):
         misfit_factor(model, cubes, num_pixels=0)
+
+
+def test_a_few_drawn_values_whose_std_is_wrong_hide_no_misfit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A basis that imitates a material makes such ones: then what spectra show must not seem to be expected."""
+    model, cubes = scene()
+    normal = torch.randn(4000, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    drawn = normal.clone()
+    drawn[:40] = -100.0
+    shown = iter([*[3 * normal] * 3, *[drawn] * 3])  # of three dates each
+    monkeypatch.setattr(misfit_module, "_scores", lambda *_: next(shown))
+    assert misfit_factor(model, cubes) == pytest.approx(3.0, rel=0.1)
