@@ -41,7 +41,10 @@ def has_rmse(result: Unmixing) -> bool:
     """Whether the RMSE is known, or can be computed for maps in memory; images may be in chunks."""
     if "rmse" in result.dataset:
         return True
-    return result.cubes is not None and not result.dataset.chunks and result.has_endmembers
+    if result.cubes is None or not result.has_endmembers:
+        return False
+    # Coordinates in chunks, such as widths of bands that came with the images, are no maps.
+    return not any(maps.chunks for maps in result.dataset.data_vars.values())
 
 
 def rmse(result: Unmixing) -> xr.DataArray:

@@ -90,7 +90,7 @@ def test_what_needs_all_bands_says_which_to_ignore(tmp_path: Path) -> None:
         library_endmembers(library)
 
 
-def test_a_library_of_fill_alone_is_an_error(tmp_path: Path) -> None:
+def test_a_library_of_fill_at_nearly_all_bands_is_read_with_a_warning(tmp_path: Path) -> None:
     values = np.zeros((3, len(NM)))
     values[:, 1] = [0.1, 0.2, 0.3]
     with pytest.warns(UserWarning, match="30 of 31"):

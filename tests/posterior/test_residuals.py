@@ -67,6 +67,10 @@ def test_blocks_and_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> No
     lazy = replace(again, dataset=again.dataset.chunk(y=4))
     np.testing.assert_allclose(lazy.rmse, whole, rtol=1e-12)
     assert "rmse" not in lazy.to_dataset()  # nothing is computed before it is asked for
+    # coordinates in chunks, as images in chunks have them, are no maps
+    width = xr.DataArray(np.full(12, 8.0), dims="wavelength").chunk()
+    named = replace(again, dataset=again.dataset.assign_coords(fwhm=width))
+    assert named.dataset.chunks and "rmse" in named.to_dataset()
 
 
 def test_every_chunk_of_images_is_read_once() -> None:

@@ -102,7 +102,7 @@ def _warn_of_like_classes(path: Path, labels: Sequence[str]) -> None:
     if like:
         warnings.warn(
             f"{path}: the classes {', '.join(map(repr, like))} differ in case or spaces alone and are kept apart: "
-            "if they are one class, give them one name, in the file or by label=[...], one for each spectrum",
+            "if they are one class, give them one name in the file",
             UserWarning,
             stacklevel=_CALLER + 1,
         )
