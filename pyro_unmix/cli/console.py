@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -28,23 +29,30 @@ _CONTROL = re.compile(
 )
 
 
+# Of the options that notes name now, as errors do.
+_prefix: ContextVar[str] = ContextVar("prefix", default="")
+
+
 class BadInput(Exception):
     """Something that the caller can mend; its text is all that is shown."""
 
 
 @contextmanager
 def bad_input(prefix: str = "") -> Iterator[None]:
-    """What these errors say is meant for the user; anywhere else they would be a fault of ours.
+    """What these errors say is meant for the user; anywhere else they would be a fault of ours. Notes meanwhile, too.
 
     Parameters
     ----------
     prefix : str
         Of the options that the arguments named in the texts have here, such as "library-".
     """
+    before = _prefix.set(prefix)
     try:
         yield
     except (OSError, TypeError, ValueError, ImportError, NonFiniteLossError) as error:
         raise BadInput(as_options(str(error), prefix)) from error
+    finally:
+        _prefix.reset(before)
 
 
 def as_options(text: str, prefix: str = "") -> str:
@@ -81,7 +89,8 @@ def _encoding(stream: Any) -> str:
 class _Notes(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         level = "warning" if record.levelno >= logging.WARNING else "note"
-        say(f"pyro-unmix: {level}: {as_options(record.getMessage())}", to_stderr=True)
+        text = as_options(record.getMessage(), _prefix.get())
+        say(f"pyro-unmix: {level}: {text}", to_stderr=True)
 
 
 @contextmanager
@@ -118,7 +127,7 @@ class _NoteKeeper(logging.Handler):
         self.notes = notes
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.notes.append(as_options(record.getMessage()))
+        self.notes.append(as_options(record.getMessage(), _prefix.get()))
 
 
 @contextmanager

@@ -130,3 +130,14 @@ def test_a_library_scale_is_positive(
     assert "--library-scale: expected a positive number, got '-1'" in capsys.readouterr().err
     with pytest.raises(ValueError, match="scale must lie in"):
         pu.io.libraries.read_library(path, scale=-1)
+
+
+def test_a_warning_of_a_library_names_the_option_of_the_library(
+    image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_library(tmp_path, SPECTRA)
+    given = ("unmix", image, "--endmembers", path, "--out", tmp_path / "out", "--method", "nnls")
+    run(*given, "--library-scale", "1e-4")
+    said = capsys.readouterr().err
+    assert "warning" in said and "--library-scale" in said
+    assert "pass --scale" not in said
