@@ -22,6 +22,18 @@ _ARGUMENT = re.compile(
     r"\b(scale|offset|nodata|dates|wavelength_unit|unit|label|ignore|masks|field|layer|crs|all_touched)="
     r"(?:True\b|'([\w,.:-]+)'|(-?[\d.](?:\S*\d)?))?"
 )
+# What methods advise in Python, and what it is here.
+_ADVICE = {
+    "shade=True": "--shade",
+    "normalize=True": "--normalize",
+    "trained=True": "--trained",
+    "trained=False": "--no-trained",
+    "(min_fraction, max_fraction, max_shade": "(--set min_fraction=..., max_fraction=..., max_shade=...",
+    "a larger max_rmse": "a larger --set max_rmse=...",
+    "cubes.load(), or a part of it": "leave out --chunks, or take a --window",
+    "unmix_by_chains draws": "--no-trained without --chunks draws",
+    "result.rmse maps it, and .residual() shows at which wavelengths": "the maps of the RMSE show where",
+}
 # What would move the cursor, colour or rename a terminal, or turn a text around, and halves of characters, which none
 # has. Lines may end.
 _CONTROL = re.compile(
@@ -65,6 +77,8 @@ def as_options(text: str, prefix: str = "") -> str:
         name = "mask" if name == "masks" else name
         return f"--{before}{name.replace('_', '-')}" + (f" {value}" if value else "")
 
+    for in_python, here in _ADVICE.items():
+        text = text.replace(in_python, here)
     return _ARGUMENT.sub(option, re.sub(r" to read_(?:sequence|library)\b", "", text))
 
 

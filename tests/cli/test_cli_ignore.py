@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 
@@ -11,7 +12,9 @@ import xarray as xr
 from cli_file_cases import run
 
 import pyro_unmix as pu
+from pyro_unmix.cli.console import as_options
 
+mesma_module = importlib.import_module("pyro_unmix.methods.mesma")
 NM = np.linspace(400.0, 2400.0, 14)
 RNG = np.random.default_rng(0)
 SPECTRA = RNG.uniform(0.05, 0.6, (14, 2))
@@ -141,3 +144,18 @@ def test_a_warning_of_a_library_names_the_option_of_the_library(
     said = capsys.readouterr().err
     assert "warning" in said and "--library-scale" in said
     assert "pass --scale" not in said
+
+
+@pytest.mark.parametrize(
+    ("in_python", "here"),
+    [
+        ("pixels fit no model; " + mesma_module._ADVICE, "--set min_fraction=..., max_fraction"),
+        ("darker than it, shade=True, or normalize=True", "darker than it, --shade, or --normalize"),
+        ("trained=False: cubes.load(), or a part of it", "--no-trained: leave out --chunks, or take a --window"),
+        ("a scale: pass scale=1e-4 to read_sequence", "a scale: pass --scale 1e-4"),
+    ],
+)  # fmt: skip
+def test_what_methods_advise_is_said_in_options(in_python: str, here: str) -> None:
+    said = as_options(in_python)
+    assert here in said
+    assert "=True" not in said and "=False" not in said
