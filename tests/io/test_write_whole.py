@@ -15,6 +15,7 @@ from pyro_unmix.io.write import replacing
 from pyro_unmix.io.write.replacing import clean
 
 pytest.importorskip("rasterio")
+pytest.importorskip("rioxarray")
 pytest.importorskip("spectral.io.envi")
 WRITERS = ("to_geotiff", "to_envi")
 
