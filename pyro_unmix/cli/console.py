@@ -30,6 +30,7 @@ _ADVICE = {
     "trained=False": "--no-trained",
     "(min_fraction, max_fraction, max_shade": "(--set min_fraction=..., max_fraction=..., max_shade=...",
     "a larger max_rmse": "a larger --set max_rmse=...",
+    "pass masks, or write it with rioxarray, cubes.rio.write_crs(...)": "give masks, --classes soil=soil.tif",
     "cubes.load(), or a part of it": "leave out --chunks, or take a --window",
     "unmix_by_chains draws": "--no-trained without --chunks draws",
     "result.rmse maps it, and .residual() shows at which wavelengths": "the maps of the RMSE show where",

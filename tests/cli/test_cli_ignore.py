@@ -153,6 +153,7 @@ def test_a_warning_of_a_library_names_the_option_of_the_library(
         ("darker than it, shade=True, or normalize=True", "darker than it, --shade, or --normalize"),
         ("trained=False: cubes.load(), or a part of it", "--no-trained: leave out --chunks, or take a --window"),
         ("a scale: pass scale=1e-4 to read_sequence", "a scale: pass --scale 1e-4"),
+        ("pass masks, or write it with rioxarray, cubes.rio.write_crs(...)", "give masks, --classes soil=soil.tif"),
     ],
 )  # fmt: skip
 def test_what_methods_advise_is_said_in_options(in_python: str, here: str) -> None:
