@@ -74,9 +74,8 @@ class FactorDraws:
         loc = torch.cholesky_solve(residual.mT @ unexplained(state, spectra) / variance, root)
         noise = spectra.normal(*loc.shape)
         factor = (loc + torch.linalg.solve_triangular(root.mT, noise, upper=True)).mT
-        factor = outside(
-            factor, spectra.model.taken
-        )  # one precision for all bands: directions are independent
+        # All bands have one precision, so that directions are independent.
+        factor = outside(factor, spectra.model.taken)
         rate = spectra.model.residual**2 + 0.5 * factor.square().sum(0)
         shape = torch.full_like(rate, 1 + 0.5 * spectra.model.factor_size)
         return state.having(residual_factor=factor, residual_variance=rate / spectra.gamma(shape))

@@ -44,7 +44,7 @@ from pyro_unmix.models.simplex import SimplexMixing
 from pyro_unmix.ops.progress import progress_bar
 from pyro_unmix.ops.threads import one_thread
 from pyro_unmix.priors.bounded import BoundedEndmembers
-from pyro_unmix.start.choice import Start, choose_start
+from pyro_unmix.start.choice import Start, choose_start, windows_of
 from pyro_unmix.start.field import shares_variability
 from pyro_unmix.start.field_estimate import estimate_field
 from pyro_unmix.start.several_starts import several_starts
@@ -162,8 +162,9 @@ def unmix_by_chains(
     if endmembers is None:
         found = start or choose_start.unchecked(cubes, count, seed=seed, progress=progress)
         settings["checkpoint"] = as_checkpoints(settings.get("checkpoint"))
-        models = _models(cubes, found, settings, seed, progress)
-        models = [*models, *_kept(cubes, models, found, seed)]
+        starts = several_starts(cubes, found, seed=seed)
+        models = _models(cubes, found, starts, settings, seed, progress)
+        models = [*models, *_kept(cubes, models[0], starts)]
         result = sample(models, cubes, seed=seed, progress=progress, **settings)
         whole = len(result.chains) >= len(models)  # who stops chains waits for no field
         if whole and models[0].num_components:  # neighbouring pixels share variability
@@ -194,14 +195,18 @@ def _check_start(start: Start, num_bands: int, count: int, endmembers: Any) -> N
 
 
 def _models(
-    cubes: xr.DataArray, start: Start, settings: SampleSettings, seed: int, progress: bool
+    cubes: xr.DataArray,
+    start: Start,
+    starts: list[xr.DataArray],
+    settings: SampleSettings,
+    seed: int,
+    progress: bool,
 ) -> list[SimplexMixing]:
     """Programs about the endmembers of several starts, each refined by a short chain.
 
     The residual of endmembers that are far off holds much of the materials, and would keep them there: so a short
     chain, and the residual is found anew where the endmembers have come to.
     """
-    starts = several_starts(cubes, start, seed=seed)
     varied = shares_variability.unchecked(cubes, start)
     logger.info(
         "variability: %s",
@@ -228,13 +233,13 @@ def _models(
 
 
 def _kept(
-    cubes: xr.DataArray, models: list[SimplexMixing], start: Start, seed: int
+    cubes: xr.DataArray, other: SimplexMixing, starts: list[xr.DataArray]
 ) -> list[SimplexMixing]:
     """Programs that keep the spectra of pure neighbourhoods, where materials do not vary by themselves."""
-    if models[0].num_components or models[0].num_endmembers >= models[0].num_bands:
+    if other.num_components or other.num_endmembers >= other.num_bands:
         return []
-    pure = several_starts(cubes, start, seed=seed, pure=True)
-    return [_model(cubes, endmembers, kept=True) for endmembers in pure]
+    num_pure = 1 + len(windows_of(cubes))  # those of the start and of the windows, which come first
+    return [_model(cubes, endmembers, kept=True) for endmembers in starts[:num_pure]]
 
 
 def _before(checkpoint: Any) -> AbstractContextManager[Checkpoints | None]:

@@ -125,7 +125,7 @@ def choose_start(
     best: _Candidate | None = None
     starts = progress_bar(
         _starts(cubes, num_endmembers, endmembers, seed),
-        total=1 if endmembers is not None else len(_windows(cubes)),
+        total=1 if endmembers is not None else len(windows_of(cubes)),
         shown=progress, desc="start", unit="extraction",
     )  # fmt: skip
     for label, whence, matrix in starts:
@@ -216,13 +216,14 @@ def _starts(
         )
         yield "given endmembers", "those that were given", spectra
         return
-    for w in _windows(cubes):
+    for w in windows_of(cubes):
         found = extract_endmembers.unchecked(cubes, num_endmembers, window=w, seed=seed)
         whence = "single pixels" if w == 1 else f"neighbourhoods of {w} x {w} pixels"
         yield f"window {w}", f"taken from {whence}, {_BEST}", found
 
 
-def _windows(cubes: xr.DataArray) -> list[int]:
+def windows_of(cubes: xr.DataArray) -> list[int]:
+    """Those of `WINDOWS` that fit into the images."""
     shortest = min(cubes.sizes["y"], cubes.sizes["x"])
     return [w for w in WINDOWS if w == 1 or w <= shortest]
 

@@ -14,7 +14,7 @@ from pyro_unmix.data.cubes import as_cube_sequence, to_pixels
 from pyro_unmix.io.opening import open_images
 from pyro_unmix.ops.checks import finite_array, in_range, positive_int
 from pyro_unmix.ops.threads import one_thread
-from pyro_unmix.start.choice import Start
+from pyro_unmix.start.choice import Start, windows_of
 from pyro_unmix.start.extraction import extract_endmembers
 
 _MORE_DIRECTIONS = 3
@@ -25,7 +25,7 @@ _LEAST = 1e-3  # reflectance: an endmember beyond the data may come out negative
 
 @one_thread()
 def several_starts(
-    cubes: Any, start: Start, *, seed: int = 0, num_spectra: int = 3000, pure: bool = False
+    cubes: Any, start: Start, *, seed: int = 0, num_spectra: int = 3000
 ) -> list[xr.DataArray]:
     """Endmembers by the marginal likelihood, in pure neighbourhoods of three sizes, by direction, and by volume.
 
@@ -41,8 +41,6 @@ def several_starts(
     seed : int
     num_spectra : int
         Behind the simplex of least volume.
-    pure : bool
-        Leave out the last two, whose spectra need not be those of neighbourhoods in the images.
 
     Returns
     -------
@@ -53,12 +51,8 @@ def several_starts(
     first = start.endmembers
     count = positive_int(first.sizes["endmember"], "the number of materials", minimum=2)
     most = min(sequence.sizes["wavelength"], count + _MORE_DIRECTIONS)
-    shortest = min(sequence.sizes["y"], sequence.sizes["x"])
-    windows = [window for window in (1, 3, 5) if window <= shortest]
-    plain = [extract_endmembers(sequence, count, window=w, seed=seed) for w in windows]
+    plain = [extract_endmembers(sequence, count, window=w, seed=seed) for w in windows_of(sequence)]
     found = [first, *plain]
-    if pure:
-        return found
     found.append(extract_endmembers(sequence, count, window=1, directions=most, seed=seed))
     single = plain[0]
     pixels, valid = to_pixels(sequence)

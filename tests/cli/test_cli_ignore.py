@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import xarray as xr
 from cli_file_cases import run
 
 import pyro_unmix as pu
-from pyro_unmix.cli.console import as_options
+from pyro_unmix.cli.console import _ADVICE, as_options
 
 mesma_module = importlib.import_module("pyro_unmix.methods.mesma")
 NM = np.linspace(400.0, 2400.0, 14)
@@ -160,3 +161,11 @@ def test_what_methods_advise_is_said_in_options(in_python: str, here: str) -> No
     said = as_options(in_python)
     assert here in said
     assert "=True" not in said and "=False" not in said
+
+
+@pytest.mark.parametrize("in_python", _ADVICE)
+def test_what_is_said_in_options_is_something_that_is_said(in_python: str) -> None:
+    package = Path(pu.__file__).parent
+    texts = (p.read_text() for p in package.rglob("*.py") if p.parent.name != "cli")
+    joined = (re.sub(r'"\s*\n\s*f?"', "", text) for text in texts)  # as the compiler joins them
+    assert any(in_python in text for text in joined)

@@ -172,12 +172,17 @@ def test_the_uncertainty_of_an_emit_granule(
         read_uncertainty(tmp_path / "none.nc")
 
 
-def test_the_uncertainty_from_the_shell(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    image, path, spread = granule(tmp_path)
+@pytest.fixture
+def maps_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command draws nothing."""
     monkeypatch.setattr(cli.unmixing, "write_pictures", lambda *_: [])
     monkeypatch.setattr(cli.unmixing, "write_report", lambda _, path, **__: path.touch() or path)
+
+
+def test_the_uncertainty_from_the_shell(
+    tmp_path: Path, maps_alone: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image, path, spread = granule(tmp_path)
     given = [
         "unmix",
         str(image),
@@ -207,11 +212,9 @@ def test_the_uncertainty_from_the_shell(
 
 
 def test_unmix_weighs_by_the_product_that_has_an_uncertainty(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, maps_alone: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     image, path, spread = granule(tmp_path)
-    monkeypatch.setattr(cli.unmixing, "write_pictures", lambda *_: [])
-    monkeypatch.setattr(cli.unmixing, "write_report", lambda _, path, **__: path.touch() or path)
     nm = pu.read_sequence(image)["wavelength"].values
     rows = [",".join(["class", *map(str, nm)])]
     rows += [f"{name}," + ",".join(f"{v:.3f}" for v in RNG.uniform(0.1, 0.6, 6)) for name in "aabb"]
