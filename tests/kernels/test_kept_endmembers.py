@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 
 import numpy as np
@@ -14,6 +15,7 @@ from scipy import stats
 from simplex_cases import BANDS, MATERIALS, RANK, model_of, start_of
 
 import pyro_unmix as pu
+from pyro_unmix.infer.programs import program_of
 from pyro_unmix.infer.stacking import share_of_kept
 from pyro_unmix.kernels import (
     ROUND,
@@ -27,6 +29,7 @@ from pyro_unmix.kernels import (
 )
 from pyro_unmix.models.common_residual import NormalOutside, outside
 
+sample_module = importlib.import_module("pyro_unmix.infer.sample")
 KERNELS: dict[str, tuple[Kernel, ...]] = {
     "FactorDraws": (ResidualDraws(), FactorDraws()),
     "RescaleMoves": (ResidualDraws(), RescaleMoves()),
@@ -118,8 +121,42 @@ def test_the_weight_of_kept_endmembers_is_that_of_what_only_a_residual_within_ex
     assert share_of_kept(free, weights, kept, 10) == pytest.approx(share, abs=1e-12)
 
 
-def test_half_of_the_variance_is_the_middle() -> None:
+def test_the_weight_is_by_squares_and_of_the_median_spectrum() -> None:
     kept = torch.zeros(1, 3, dtype=torch.float64)
     one = torch.ones(1, dtype=torch.float64)
-    low, high = (share_of_kept(kept + g, one, kept, 10) for g in (2.0, 6.0))
-    assert 0 < low < 0.5 < high < 1
+    gains = torch.tensor(
+        [[0.0, -5 * math.log(0.75), 1000.0]], dtype=torch.float64
+    )  # s of 0, 1/4, 1
+    assert share_of_kept(gains, one, kept, 10) == pytest.approx(0.25**2 / (0.25**2 + 0.75**2))
+
+
+def test_chains_start_with_a_residual_outside_of_kept_endmembers() -> None:
+    model = model_of(kept=True)
+    _, spectra = start_of(model, 30, 0)
+    state = program_of(model).start(model, spectra.values)
+    assert state.residual_factor.abs().max() > 1e-3
+    within = state.endmembers.mT @ state.residual_factor
+    torch.testing.assert_close(within, torch.zeros_like(within), rtol=0, atol=1e-12)
+
+
+def test_either_kind_is_weighed_and_moved_apart_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that learn by stacking, those that keep alike, and the two kinds by what the first gain."""
+    models = [model_of(), model_of(), model_of(kept=True), model_of(kept=True)]
+    densities = {0: [5.0, 5.0, -20.0], 1: [-20.0, -20.0, 5.0], 2: [3.0] * 3, 3: [2.0] * 3}
+    told = iter(torch.tensor(value, dtype=torch.float64) for value in densities.values())
+    monkeypatch.setattr(sample_module, "log_predictive", lambda *_, **__: next(told))
+    images = model_of().simulate(30, seed=1)["pixels"].numpy().reshape(1, 5, 6, BANDS)
+    few = {"num_rounds": 4, "num_spectra": 20, "num_held_out": 3, "num_kept": 2, "num_samples": 8}
+    cubes = pu.as_cube_sequence(images.clip(-0.5, 1.5))
+    result = pu.sample(models, cubes, shrink=0.0, progress=False, **few)
+    w = result.weights
+    assert w is not None and w.sum() == pytest.approx(1)
+    assert w[0] / w[1] == pytest.approx(2, rel=1e-2)  # explains two spectra of three
+    assert w[2] == pytest.approx(w[3])
+    free = torch.tensor([densities[0], densities[1]], dtype=torch.float64)
+    own = torch.as_tensor(w[:2] / w[:2].sum())
+    kept = torch.tensor([densities[2], densities[3]], dtype=torch.float64)
+    assert w[2:].sum() == pytest.approx(share_of_kept(free, own, kept, BANDS))
+    assert 0.1 < w[2:].sum() < 0.9
+    assert result.kinds_of_starts(w) == [[[0], [1]], [[2], [3]]]
+    assert result.kinds_of_starts(np.array([1, 0, 1, 0])) == [[[0]], [[2]]]

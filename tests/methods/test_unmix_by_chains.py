@@ -289,6 +289,9 @@ def test_kept_endmembers_stand_beside_learned_ones(
         cubes, truth = pure_image(spans, within)
         result = unmix_by_chains(cubes, **how, **few)
         weights.append(weight_of_kept(result))
+        # blind, those of the start and of windows of 1, 3 and 5 pixels of six starts
+        assert sum(chain.model.kept for chain in result.chains) == (3 if given else 4)
+        assert len(result.chains) == (6 if given else 10)
         assert result.weights is not None and result.weights.sum() == pytest.approx(1)
         order = pu.match_endmembers(result.reference_endmembers.values, spans[0])
         error = result.abundances.values[..., order] - truth
